@@ -1,0 +1,205 @@
+"""The model's hyperparameters, read from Hugging Face's config.json in its 4.x and its 5.x form, and written as 4.x.
+
+Unknown keys are ignored on purpose: config.json carries much that belongs to other tools.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError
+from .quantization import Quantization
+from .rope import RopeScaling
+
+ROPE_TYPES = ("default", "linear", "dynamic", "llama3")
+_REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Hyperparameters of a Llama-family model under their Hugging Face names; defaults are transformers' own."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    max_position_embeddings: int = 2048
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    rope_scaling: RopeScaling = RopeScaling()
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    dtype: str | None = None
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    quantization: Quantization | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
+        """Read a config.json's content; raises ConfigError with every problem found."""
+        _check_family(values)
+        problems: list[str] = []
+
+        def whole(name: str, default: int | None = None) -> int:
+            value = values.get(name)
+            value = default if value is None else value
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                problems.append(f"{name} must be a positive whole number, not {value!r}")
+                return 1
+            return value
+
+        def number(name: str, default: float, source: Mapping[str, Any] = values) -> float:
+            value = source.get(name)
+            value = default if value is None else value
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                problems.append(f"{name} must be a positive number, not {value!r}")
+                return default
+            return float(value)
+
+        def flag(name: str) -> bool:
+            value = values.get(name)
+            if not isinstance(value, bool | None):
+                problems.append(f"{name} must be true or false, not {value!r}")
+            return bool(value)
+
+        missing = [name for name in _REQUIRED if values.get(name) is None]
+        if missing:
+            raise ConfigError(f"config.json lacks {', '.join(missing)}")
+        n_heads, hidden_size = whole("num_attention_heads"), whole("hidden_size")
+        max_positions = whole("max_position_embeddings", 2048)
+        rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+        if not isinstance(rope, Mapping):
+            raise ConfigError(f"the rope settings of config.json must be an object, not {rope!r}")
+        config = cls(
+            hidden_size=hidden_size,
+            intermediate_size=whole("intermediate_size"),
+            num_hidden_layers=whole("num_hidden_layers"),
+            num_attention_heads=n_heads,
+            num_key_value_heads=whole("num_key_value_heads", n_heads),
+            head_dim=whole("head_dim", hidden_size // n_heads or None),
+            vocab_size=whole("vocab_size"),
+            max_position_embeddings=max_positions,
+            rms_norm_eps=number("rms_norm_eps", 1e-6),
+            rope_theta=number("rope_theta", 10000.0, rope if "rope_theta" in rope else values),
+            rope_scaling=_rope_scaling(rope, max_positions, number),
+            tie_word_embeddings=flag("tie_word_embeddings"),
+            attention_bias=flag("attention_bias"),
+            mlp_bias=flag("mlp_bias"),
+            dtype=values.get("dtype") or values.get("torch_dtype"),
+            bos_token_id=_first(token_ids(values.get("bos_token_id"))),
+            eos_token_ids=token_ids(values.get("eos_token_id")),
+            quantization=_quantization(values),
+        )
+        problems += config._inconsistencies()
+        if problems:
+            raise ConfigError("config.json: " + "; ".join(problems))
+        return config
+
+    def _inconsistencies(self) -> list[str]:
+        problems = []
+        if self.num_attention_heads % self.num_key_value_heads:
+            problems.append(
+                f"num_attention_heads {self.num_attention_heads} is not a multiple of "
+                f"num_key_value_heads {self.num_key_value_heads}"
+            )
+        if self.head_dim % 2:
+            problems.append(f"head_dim must be even, not {self.head_dim}")
+        return problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of config.json in the 4.x form, which mlx-lm, Ollama and Swift MLX read."""
+        values: dict[str, Any] = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"}
+        values |= asdict(self)
+        values["rope_scaling"] = _rope_scaling_to_dict(self.rope_scaling)
+        eos = values.pop("eos_token_ids")
+        values["eos_token_id"] = eos[0] if len(eos) == 1 else list(eos) or None
+        values["torch_dtype"] = values.pop("dtype")
+        del values["quantization"]
+        if self.quantization:
+            values["quantization"] = values["quantization_config"] = self.quantization.to_dict()
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def load_config(folder: Path) -> ModelConfig:
+    """Read `folder`/config.json; raises ConfigError if it is missing, unreadable or of another family."""
+    return ModelConfig.from_dict(load_json_object(folder / "config.json"))
+
+
+def load_json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object; raises ConfigError naming the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path.parent} has no {path.name}: is it the folder of a model?") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} can't be read: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} must hold a JSON object, not a {type(value).__name__}")
+    return value
+
+
+def token_ids(value: Any) -> tuple[int, ...]:
+    """Return the ids of a config entry that is an id, a list of ids, or null."""
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if any(isinstance(token, bool) or not isinstance(token, int) for token in ids):
+        raise ConfigError(f"token ids must be whole numbers, not {value!r}")
+    return tuple(token for token in ids if token >= 0)
+
+
+def _first(ids: tuple[int, ...]) -> int | None:
+    return ids[0] if ids else None
+
+
+def _check_family(values: Mapping[str, Any]) -> None:
+    model_type = values.get("model_type")
+    if model_type != "llama":
+        raise ConfigError(
+            f"model_type is {model_type!r}, which this package does not run; accepted is 'llama' "
+            "(Llama 2, 3, 3.1, 3.2 text, 3.3, Llama Guard, SmolLM2 and other checkpoints of that type)"
+        )
+    activation = values.get("hidden_act", "silu")
+    if activation not in ("silu", "swish"):
+        raise ConfigError(f"hidden_act is {activation!r}; accepted is 'silu'")
+
+
+def _rope_scaling(rope: Mapping[str, Any], max_positions: int, number: Any) -> RopeScaling:
+    rope_type = rope.get("rope_type") or rope.get("type") or "default"
+    if rope_type not in ROPE_TYPES:
+        raise ConfigError(f"rope_type is {rope_type!r}; accepted are {', '.join(ROPE_TYPES)}")
+    if rope_type == "default":
+        return RopeScaling()
+    if rope.get("factor") is None:
+        raise ConfigError(f"rope_type {rope_type!r} needs a factor")
+    factor = number("factor", 1.0, rope)
+    if rope_type != "llama3":
+        return RopeScaling(rope_type, factor, original_max_position_embeddings=max_positions)
+    low, high = number("low_freq_factor", 1.0, rope), number("high_freq_factor", 4.0, rope)
+    if not high > low:
+        raise ConfigError(f"high_freq_factor {high} must be greater than low_freq_factor {low}")
+    return RopeScaling("llama3", factor, low, high, int(number("original_max_position_embeddings", 8192, rope)))
+
+
+def _rope_scaling_to_dict(scaling: RopeScaling) -> dict[str, Any] | None:
+    if scaling.rope_type == "default":
+        return None
+    if scaling.rope_type == "llama3":
+        return asdict(scaling)
+    return {"rope_type": scaling.rope_type, "type": scaling.rope_type, "factor": scaling.factor}
+
+
+def _quantization(values: Mapping[str, Any]) -> Quantization | None:
+    entry = values.get("quantization") or values.get("quantization_config")
+    if not entry:
+        return None
+    if not isinstance(entry, Mapping):
+        raise ConfigError(f"quantization must be an object, not {entry!r}")
+    if "bits" not in entry or entry.get("quant_method"):
+        method = entry.get("quant_method", "an unknown method")
+        raise ConfigError(f"weights quantised by {method!r} are not supported; take the original or an MLX folder")
+    return Quantization.from_dict(entry)

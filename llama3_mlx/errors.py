@@ -1,0 +1,41 @@
+"""The errors that a user of this package can meet: one tree, every message one readable line or list."""
+
+
+class Llama3MLXError(Exception):
+    """Base of every error that this package raises for something outside its own code."""
+
+
+class ConfigError(Llama3MLXError):
+    """A model's config.json is missing, unreadable or describes a model outside the Llama family."""
+
+
+class CheckpointError(Llama3MLXError):
+    """Weights are missing, damaged, misshapen or don't belong to their config."""
+
+
+class TokenizerError(Llama3MLXError):
+    """Tokenizer files are missing, unreadable or of a kind that isn't supported."""
+
+
+class DialogError(Llama3MLXError):
+    """Messages can't be rendered as a dialog: unknown role, malformed content, failing chat template."""
+
+
+class RequestError(Llama3MLXError, ValueError):
+    """A value asked for is out of range or of the wrong type."""
+
+
+class ContextLengthError(RequestError):
+    """A prompt, with the tokens asked for, doesn't fit the model's context."""
+
+
+class HubError(Llama3MLXError):
+    """A model can't be had from the Hub: not found, gated, offline or broken off."""
+
+
+class ConversionError(Llama3MLXError):
+    """A conversion can't start or can't go on: destination taken, disk full, option that doesn't fit."""
+
+
+class MissingExtraError(Llama3MLXError, ImportError):
+    """A feature needs a package that isn't installed; the message names the extra to install."""
