@@ -1,0 +1,72 @@
+"""What depends on the device that MLX runs on: compute dtype, memory limits. Nothing else asks for the device."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import mlx.core as mx
+
+from .errors import RequestError
+
+DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
+
+
+def on_gpu() -> bool:
+    """Return whether MLX computes on a GPU (Metal or CUDA)."""
+    return mx.default_device().type == mx.DeviceType.gpu
+
+
+def emulates_bfloat16() -> bool:
+    """Return whether the chip has no bfloat16 arithmetic of its own: M1 and M2 (GPU families 13 and 14).
+
+    Source: Metal feature set tables (bfloat from family Apple9); https://github.com/jundot/omlx/issues/604.
+    """
+    family = re.search(r"applegpu_g(\d+)", str(device_info().get("architecture", "")))
+    return family is not None and int(family[1]) < 15
+
+
+def device_info() -> dict[str, str | int]:
+    """Return MLX's description of the default device."""
+    return mx.device_info(mx.default_device())
+
+
+def compute_dtype(asked: str | None, stored: mx.Dtype, fits_float16: bool) -> mx.Dtype:
+    """Return the dtype to compute in: what was asked for, else what is fastest on this device.
+
+    The CPU back end emulates both half formats: float32. M1 and M2 emulate bfloat16: float16 if the weights fit
+    its range. Everywhere else the stored dtype.
+    """
+    if asked is not None:
+        if asked not in DTYPES:
+            raise RequestError(f"dtype must be one of {', '.join(DTYPES)}, not {asked!r}")
+        return DTYPES[asked]
+    if not on_gpu():
+        return mx.float32
+    if stored == mx.bfloat16 and fits_float16 and emulates_bfloat16():
+        return mx.float16
+    return stored
+
+
+def total_memory_bytes() -> int:
+    """Return the memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def working_memory_bytes() -> int:
+    """Return the memory that a model can use: Metal's recommended working set, else that of the machine."""
+    return int(device_info().get("max_recommended_working_set_size", 0)) or total_memory_bytes()
+
+
+@contextmanager
+def wired_memory() -> Iterator[None]:
+    """Keep the model's memory resident while the block runs (Metal, macOS 15 and newer); nothing elsewhere."""
+    if not mx.metal.is_available():
+        yield
+        return
+    before = mx.set_wired_limit(working_memory_bytes())
+    try:
+        yield
+    finally:
+        mx.synchronize()
+        mx.set_wired_limit(before)
