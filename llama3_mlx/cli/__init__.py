@@ -1,0 +1,68 @@
+"""The command `llama3-mlx`. A subcommand's code is imported only when it is called.
+
+Each module of a subcommand has `configure(parser)`, which adds its arguments, and `run(args) -> int`, the exit code.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from ..errors import Llama3MLXError
+from ..version import __version__
+
+# name: (module, one line of help)
+COMMANDS = {
+    "convert": ("convert", "turn weights (Hugging Face, GGUF, …) into a 4- or 8-bit MLX folder"),
+    "generate": ("generate", "answer one prompt, or continue a text"),
+    "chat": ("chat", "talk with a model in the terminal"),
+    "info": ("info", "show a model's architecture, sizes and what fits this machine"),
+}
+ERROR_CODE, INTERRUPT_CODE = 2, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line that ends with where help is."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and leave with code 2."""
+        sys.stderr.write(f"error: {message} (see {self.prog} --help)\n")
+        sys.exit(ERROR_CODE)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = _parse(arguments)
+        return int(args.run(args))
+    except Llama3MLXError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return ERROR_CODE
+    except BrokenPipeError:
+        # The reader of our output has gone; keep the interpreter from complaining while it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"error: {where}{error.strerror or error}\n")
+        return ERROR_CODE
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        return INTERRUPT_CODE
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = Parser(prog="llama3-mlx", description="Llama 3 on Apple's MLX: convert, generate, chat, fine-tune.")
+    parser.add_argument("--version", action="version", version=f"llama3-mlx {__version__}")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    for name, (module_name, summary) in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == chosen:
+            module = importlib.import_module(f".{module_name}", __name__)
+            module.configure(subparser)
+            subparser.set_defaults(run=module.run)
+    return parser.parse_args(arguments)

@@ -1,0 +1,46 @@
+"""Which model a command means: -m, LLAMA3_MLX_MODEL, the embedded model of scripts/demo, or a default Hub model."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from ..device import DTYPES
+from ..errors import HubError
+from ..home import EMBEDDED_MODEL, models_folder
+
+DEFAULT_HUB_MODEL = "mlx-community/Llama-3.2-3B-Instruct-4bit"
+VARIABLE = "LLAMA3_MLX_MODEL"
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Add -m, --adapter and --dtype."""
+    parser.add_argument(
+        "-m", "--model", metavar="MODEL", help=f"folder or Hub id of the model (default: ${VARIABLE}, see README)"
+    )
+    parser.add_argument("--adapter", metavar="FOLDER", help="LoRA adapter to apply")
+    parser.add_argument("--dtype", choices=DTYPES, help="dtype to compute in (default: what suits the device)")
+
+
+def choose_model(asked: str | None) -> Path:
+    """Return the folder of the model asked for, or of the default one, which is named on stderr."""
+    from ..hub import resolve_model
+    from .progress import download_progress
+
+    named = asked or os.environ.get(VARIABLE)
+    if named:
+        with download_progress() as progress:
+            return resolve_model(named, progress=progress)
+    embedded = models_folder() / EMBEDDED_MODEL
+    if (embedded / "config.json").exists():
+        sys.stderr.write(f"using the embedded {EMBEDDED_MODEL}; choose a Llama 3 with -m MODEL or ${VARIABLE}\n")
+        return embedded
+    sys.stderr.write(f"using {DEFAULT_HUB_MODEL}; choose another with -m MODEL or ${VARIABLE}\n")
+    try:
+        with download_progress() as progress:
+            return resolve_model(DEFAULT_HUB_MODEL, progress=progress)
+    except HubError as error:
+        raise HubError(
+            f"no model was named and the default can't be had ({error}). Three ways to one: name a folder or Hub id "
+            f"with -m MODEL; set {VARIABLE}; or run scripts/demo, which makes a small embedded model"
+        ) from None
