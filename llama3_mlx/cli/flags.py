@@ -48,3 +48,11 @@ def _without_none(hint: Any) -> Any:
 
 def _metavar(kind: Any) -> str:
     return {int: "N", float: "X", str: "TEXT"}.get(kind, "VALUE")
+
+
+def positive(text: str) -> int:
+    """Read a positive whole number, for argparse's `type`."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value

@@ -1,0 +1,142 @@
+"""`llama3-mlx info`: what a model is, what it needs, what fits this machine; nothing is loaded."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..config import ModelConfig, load_config
+from ..device import compute_dtype, device_info, working_memory_bytes
+from ..estimate import Needs, estimate
+from ..quantization import Quantization, Scheme
+from .flags import positive
+from .model_choice import choose_model
+
+_CONTEXTS = (2048, 8192, 32768, 131072)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `info`."""
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="folder or Hub id of the model")
+    parser.add_argument("-m", "--model", dest="named", metavar="MODEL", help="the same as a flag")
+    parser.add_argument("--context", type=positive, metavar="N", help="also count the memory with N tokens in context")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what is known of the model."""
+    folder = choose_model(args.model or args.named)
+    facts = describe(folder, args.context)
+    if args.json:
+        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+    else:
+        _print(facts)
+    return 0
+
+
+def describe(folder: Path, context: int | None) -> dict[str, Any]:
+    """Return the facts of a model folder as plain values, sizes in bytes."""
+    import mlx.core as mx
+
+    config = load_config(folder)
+    dtype = str(compute_dtype(None, getattr(mx, config.dtype or "float16"), fits_float16=True)).removeprefix("mlx.core.")
+    needs = estimate(config, dtype)
+    memory = working_memory_bytes()
+    limit = config.max_position_embeddings
+    contexts = sorted({*(n for n in _CONTEXTS if n < limit), limit, *([context] if context else [])})
+    return {
+        "folder": str(folder),
+        "architecture": _architecture(config),
+        "parameters": needs.parameters,
+        "bits_per_weight": round(estimate(config).weight_bytes * 8 / needs.parameters, 3),
+        "quantization": config.quantization.to_dict() if config.quantization else None,
+        "stored_dtype": config.dtype,
+        "compute_dtype": dtype,
+        "context": limit,
+        "file_bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+        "weight_bytes": needs.weight_bytes,
+        "kv_bytes_per_token": needs.kv_bytes_per_token,
+        "memory_bytes_at_context": {str(n): needs.at_context(n) for n in contexts},
+        "machine": {
+            "device": device_info().get("device_name", ""),
+            "memory_bytes": memory,
+            "longest_context": min(limit, needs.longest_context(memory)),
+            "fits": _what_fits(config, memory),
+        },
+    }
+
+
+def _architecture(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "heads": config.num_attention_heads,
+        "kv_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "vocab_size": config.vocab_size,
+        "tied_head": config.tie_word_embeddings,
+        "rope_theta": config.rope_theta,
+        "rope_type": config.rope_scaling.rope_type,
+        "rope_factor": config.rope_scaling.factor,
+    }
+
+
+def _what_fits(config: ModelConfig, memory: int) -> dict[str, int]:
+    """Return the longest context that fits this machine for the usual forms of this architecture (0: none)."""
+    from dataclasses import replace
+
+    forms: dict[str, tuple[Quantization | None, str]] = {
+        "4 bits": (Quantization(Scheme(4)), "float16"),
+        "8 bits": (Quantization(Scheme(8)), "float16"),
+        "16 bits": (None, "float16"),
+    }
+    limit = config.max_position_embeddings
+    needs: dict[str, Needs] = {
+        form: estimate(replace(config, quantization=quantization), dtype)
+        for form, (quantization, dtype) in forms.items()
+    }
+    return {form: min(limit, need.longest_context(memory)) for form, need in needs.items()}
+
+
+def _print(facts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    architecture, machine = facts["architecture"], facts["machine"]
+    scheme = facts["quantization"]
+    stored = f"{scheme['bits']} bits, groups of {scheme['group_size']}" if scheme else facts["stored_dtype"]
+    rope = f"theta {architecture['rope_theta']:g}, {architecture['rope_type']}"
+    if architecture["rope_type"] != "default":
+        rope += f" factor {architecture['rope_factor']:g}"
+    table = Table(show_header=False, box=None, pad_edge=False)
+    rows = [
+        ("model", facts["folder"]),
+        ("parameters", f"{facts['parameters']:,}"),
+        (
+            "layers",
+            f"{architecture['layers']} of {architecture['hidden_size']} x {architecture['intermediate_size']}, "
+            f"{architecture['heads']} query and {architecture['kv_heads']} key/value heads of "
+            f"{architecture['head_dim']}",
+        ),
+        ("vocabulary", f"{architecture['vocab_size']:,}, {'tied' if architecture['tied_head'] else 'own'} head"),
+        ("positions", rope),
+        ("stored as", f"{stored} ({facts['bits_per_weight']:.2f} bits a weight, {_size(facts['file_bytes'])})"),
+        ("computes in", facts["compute_dtype"]),
+        ("context", f"{facts['context']:,} tokens, {facts['kv_bytes_per_token']:,} bytes each"),
+        *(
+            (f"memory at {int(tokens):,}", _size(size))
+            for tokens, size in facts["memory_bytes_at_context"].items()
+        ),
+        ("this machine", f"{machine['device']}, {_size(machine['memory_bytes'])} for models"),
+        ("longest context here", f"{machine['longest_context']:,}" if machine["longest_context"] else "does not fit"),
+        *((f"  in {form}", f"{tokens:,}" if tokens else "does not fit") for form, tokens in machine["fits"].items()),
+    ]
+    for name, value in rows:
+        table.add_row(name, value)
+    Console().print(table, soft_wrap=True)
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
