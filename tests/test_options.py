@@ -1,0 +1,54 @@
+"""Generation options: limits, defaults of a checkpoint, flags."""
+
+import argparse
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from llama3_mlx.cli.flags import add_flags, from_flags
+from llama3_mlx.errors import RequestError
+from llama3_mlx.options import GenerationOptions, Settings, make_options
+
+
+def test_keyword_arguments_and_fields_are_the_same() -> None:
+    assert set(Settings.__annotations__) == {entry.name for entry in fields(GenerationOptions)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"temperature": -0.1}, "temperature must be from 0 to 100, not -0.1"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"top_k": 2.5}, "top_k must be a whole number"),
+        ({"max_tokens": -1}, "max_tokens must be at least 0"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"seed": -1}, "seed"),
+        ({"stop": ["a", ""]}, "stop"),
+        ({"stop": 3}, "stop"),
+        ({"tempreature": 1}, "unknown option tempreature; known are"),
+    ],
+)
+def test_values_out_of_range_are_refused_with_the_range(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        make_options(settings)
+
+
+def test_a_sampling_checkpoint_fills_what_was_left_open() -> None:
+    defaults = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "eos_token_id": 2}
+    options = make_options({"top_p": 0.5}).with_defaults(defaults)
+    assert (options.temperature, options.top_p) == (0.6, 0.5)
+
+
+def test_a_checkpoint_that_does_not_sample_is_greedy() -> None:
+    assert make_options({}).with_defaults({"temperature": 0.6}).temperature == 0.0
+    assert make_options({"temperature": 0.3}).with_defaults({}).temperature == 0.3
+
+
+def test_flags_come_from_the_fields() -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, GenerationOptions)
+    args = parser.parse_args(["--max-tokens", "5", "--top-p", "0.5", "--stop", "a", "--stop", "b"])
+    assert from_flags(args, GenerationOptions) == GenerationOptions(max_tokens=5, top_p=0.5, stop=("a", "b"))
+    assert from_flags(parser.parse_args([]), GenerationOptions) == GenerationOptions()
