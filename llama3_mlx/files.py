@@ -43,9 +43,9 @@ def save_text(path: Path, text: str) -> None:
     save_whole(path, lambda temporary: _write_text(temporary, text))
 
 
-def save_json(path: Path, value: Any) -> None:
-    """Write indented JSON with a final newline, whole or not at all."""
-    save_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+def save_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
+    """Write JSON with a final newline, whole or not at all."""
+    save_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
 def _write_text(path: Path, text: str) -> None:

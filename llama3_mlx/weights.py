@@ -8,13 +8,13 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .config import ModelConfig, load_config
-from .device import compute_dtype
+from .device import compute_dtype, emulates_bfloat16
 from .errors import CheckpointError
 from .joined import join_projections
 from .model import LlamaForCausalLM
 from .quantization import Scheme
 from .safetensors_files import TensorInfo, checkpoint_files, read_header
-from .weights_layout import check_tensors, expected_tensors
+from .weights_layout import check_tensors, stored_tensors
 
 _FLOATS = (mx.float16, mx.bfloat16, mx.float32)
 _FLOAT16_MAX = 65504.0
@@ -31,7 +31,7 @@ def load_model(folder: Path, *, dtype: str | None = None, join: bool = True) -> 
     headers = {path: read_header(path) for path in dict.fromkeys(files.values())}
     tensors = {name: headers[path][name] for name, path in files.items()}
     schemes = _schemes(config, tensors)
-    ignored = check_tensors(_stored_shapes(config, schemes), {n: t.shape for n, t in tensors.items()}, folder)
+    ignored = check_tensors(stored_tensors(config, schemes), {n: t.shape for n, t in tensors.items()}, folder)
     weights = _read(folder, headers, ignored)
     model = make_model(config, schemes)
     chosen = compute_dtype(dtype, _stored_dtype(weights), _fits_float16(weights) if dtype is None else True)
@@ -64,22 +64,6 @@ def _schemes(config: ModelConfig, tensors: Iterable[str]) -> dict[str, Scheme]:
     return {path: scheme for path, scheme in found.items() if scheme}
 
 
-def _stored_shapes(config: ModelConfig, schemes: Mapping[str, Scheme]) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor that the folder must hold: packed words, scales and biases if quantised."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, shape in expected_tensors(config).items():
-        scheme = schemes.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
-        if scheme is None:
-            shapes[name] = shape
-            continue
-        path, (rows, columns) = name.removesuffix(".weight"), shape
-        shapes[name] = (rows, columns * scheme.bits // 32)
-        shapes[f"{path}.scales"] = (rows, columns // scheme.group_size)
-        if scheme.mode == "affine":
-            shapes[f"{path}.biases"] = (rows, columns // scheme.group_size)
-    return shapes
-
-
 def _read(folder: Path, headers: Mapping[Path, Mapping[str, TensorInfo]], ignored: set[str]) -> dict[str, mx.array]:
     """Return the tensors, not evaluated."""
     weights: dict[str, mx.array] = {}
@@ -104,8 +88,6 @@ def _stored_dtype(weights: Mapping[str, mx.array]) -> mx.Dtype:
 
 def _fits_float16(weights: Mapping[str, mx.array]) -> bool:
     """Return, lazily where it can, whether every bfloat16 value is in float16's range."""
-    from .device import emulates_bfloat16
-
     if not emulates_bfloat16():
         return True
     wide = [w for w in weights.values() if w.dtype == mx.bfloat16]

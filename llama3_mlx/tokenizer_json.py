@@ -1,0 +1,105 @@
+"""Writes Hugging Face's tokenizer files for Llama 3 out of Meta's tokenizer.model, so that other tools can load them.
+
+Source of the layout: https://huggingface.co/docs/tokenizers; meta-llama's own tokenizer.json files have the same parts.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from .byte_level import from_bytes
+from .files import save_json
+from .llama3_dialog import CHAT_TEMPLATE
+from .llama3_tokens import SPLIT_PATTERN, special_tokens
+from .tiktoken_file import load_ranks
+
+
+def save_tokenizer_json(model_file: Path, folder: Path, *, context: int = 131072) -> None:
+    """Write tokenizer.json, tokenizer_config.json and a copy of tokenizer.model into `folder`.
+
+    `context` becomes `model_max_length`. Raises TokenizerError if `model_file` isn't Llama 3's.
+    """
+    tokens = load_ranks(model_file)
+    save_json(folder / "tokenizer.json", _tokenizer_json(list(tokens)), indent=None)
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|begin_of_text|>",
+        "eos_token": "<|eot_id|>",
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "model_max_length": context,
+        "chat_template": CHAT_TEMPLATE,
+    }
+    save_json(folder / "tokenizer_config.json", config)
+    if model_file != folder / "tokenizer.model":
+        shutil.copyfile(model_file, folder / "tokenizer.model")
+
+
+def _tokenizer_json(tokens: list[bytes]) -> dict[str, Any]:
+    specials = special_tokens()
+    added = [
+        {
+            "id": token,
+            "content": text,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+        for text, token in specials.items()
+    ]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    split = {"type": "Split", "pattern": {"Regex": SPLIT_PATTERN}, "behavior": "Isolated", "invert": False}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+        "post_processor": _beginning("<|begin_of_text|>", specials["<|begin_of_text|>"]),
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": True,
+            "vocab": {from_bytes(token): rank for rank, token in enumerate(tokens)},
+            "merges": make_merges(tokens),
+        },
+    }
+
+
+def _beginning(text: str, token: int) -> dict[str, Any]:
+    """Return the post-processor that puts the beginning of text before each sequence."""
+
+    def parts(*sequences: str) -> list[dict[str, Any]]:
+        bos = {"SpecialToken": {"id": text, "type_id": 0}}
+        return [part for name in sequences for part in (bos, {"Sequence": {"id": name, "type_id": 0}})]
+
+    return {
+        "type": "TemplateProcessing",
+        "single": parts("A"),
+        "pair": parts("A", "B"),
+        "special_tokens": {text: {"id": text, "ids": [token], "tokens": [text]}},
+    }
+
+
+def make_merges(tokens: list[bytes]) -> list[str]:
+    """Return the merges that make merge-ordered BPE equal to tiktoken's, which merges the pair of lowest rank.
+
+    Every way to split a token into two others is a merge; merges stand in the order of their results' ranks.
+    """
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    merges: list[str] = []
+    for token in tokens:
+        splits = [(token[:at], token[at:]) for at in range(1, len(token))]
+        known = [pair for pair in splits if pair[0] in ranks and pair[1] in ranks]
+        known.sort(key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
+        merges += [f"{from_bytes(left)} {from_bytes(right)}" for left, right in known]
+    return merges
