@@ -18,7 +18,8 @@ from .hub import resolve_model
 from .model import LlamaForCausalLM
 from .options import GenerationOptions, Settings, make_options
 from .stopping import StopTexts
-from .tokenizer import Tokenizer, load_tokenizer
+from .tokenizer import Tokenizer
+from .tokenizer_files import load_tokenizer
 from .weights import load_model
 
 Message = Mapping[str, Any]

@@ -9,7 +9,7 @@ from typing import Any
 
 from .byte_level import from_bytes
 from .files import save_json
-from .llama3_dialog import CHAT_TEMPLATE
+from .llama3_templates import LLAMA_3, LLAMA_3_1, without_marks
 from .llama3_tokens import SPLIT_PATTERN, special_tokens
 from .tiktoken_file import load_ranks
 
@@ -17,7 +17,7 @@ from .tiktoken_file import load_ranks
 def save_tokenizer_json(model_file: Path, folder: Path, *, context: int = 131072) -> None:
     """Write tokenizer.json, tokenizer_config.json and a copy of tokenizer.model into `folder`.
 
-    `context` becomes `model_max_length`. Raises TokenizerError if `model_file` isn't Llama 3's.
+    `context` becomes `model_max_length`; beyond 8192 the chat template is that of Llama 3.1. Raises TokenizerError if `model_file` isn't Llama 3's.
     """
     tokens = load_ranks(model_file)
     save_json(folder / "tokenizer.json", _tokenizer_json(list(tokens)), indent=None)
@@ -28,7 +28,7 @@ def save_tokenizer_json(model_file: Path, folder: Path, *, context: int = 131072
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": context,
-        "chat_template": CHAT_TEMPLATE,
+        "chat_template": without_marks(LLAMA_3_1 if context > 8192 else LLAMA_3),
     }
     save_json(folder / "tokenizer_config.json", config)
     if model_file != folder / "tokenizer.model":

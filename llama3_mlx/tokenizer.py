@@ -1,0 +1,97 @@
+"""Text to token ids and back. Text is always ordinary: no text becomes a control token unless a dialog writes it.
+
+Llama 3's vocabulary runs on tiktoken, whichever file holds it; any other tokenizer.json on the `tokenizers` package.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from .detokenizer import Detokenizer
+
+Encoder = Callable[[str], list[int]]
+
+
+class Tokenizer:
+    """A tokenizer of either kind; made by `load_tokenizer`."""
+
+    def __init__(
+        self,
+        encode: Encoder,
+        token_bytes: Sequence[bytes] | Mapping[int, bytes],
+        control_tokens: Mapping[str, int],
+        *,
+        vocab_size: int,
+        bos_id: int | None,
+        stop_ids: Iterable[int],
+        adds_bos: bool = True,
+        strips_first_space: bool = False,
+        patterns: Mapping[str, str] | None = None,
+    ) -> None:
+        self._encode, self._token_bytes = encode, token_bytes
+        self.control_tokens = dict(control_tokens)
+        self.vocab_size = vocab_size
+        self.bos_id = bos_id
+        self.stop_ids = tuple(sorted(set(stop_ids)))
+        self.adds_bos = adds_bos
+        self._strips_first_space = strips_first_space
+        self._control_text = {token: text for text, token in control_tokens.items()}
+        self._patterns = dict(patterns or {})
+
+    def encode(self, text: str, *, bos: bool = False) -> list[int]:
+        """Return the ids of `text`, every character of it ordinary; `bos` puts the beginning of text before.
+
+        A lone surrogate, which no encoding can carry, counts as U+FFFD.
+        """
+        ids = self._encode(_without_surrogates(text)) if text else []
+        return [self.bos_id, *ids] if bos and self.bos_id is not None and self.adds_bos else ids
+
+    def encode_rendered(self, text: str, sentinel: str = "") -> list[int]:
+        """Return the ids of a dialog that a template has rendered: control tokens in it are recognised.
+
+        `sentinel` is a character that was put inside what must stay ordinary; it is removed before encoding.
+        """
+        ids: list[int] = []
+        at = 0
+        for match in self._control_pattern().finditer(text):
+            ids += self.encode(_without(text[at : match.start()], sentinel))
+            ids.append(self.control_tokens[match[0].strip()])
+            at = match.end()
+        return ids + self.encode(_without(text[at:], sentinel))
+
+    def decode(self, ids: Sequence[int], *, control: bool = True) -> str:
+        """Return the text of `ids`; bytes that are no UTF-8 become U+FFFD. `control=False` leaves control tokens out."""
+        parts = [self.token_bytes(token) or (self._control_text.get(token, "").encode() if control else b"") for token in ids]
+        text = b"".join(parts).decode("utf-8", "replace")
+        return text.removeprefix(" ") if self._strips_first_space else text
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the bytes of an ordinary token; none for control tokens and ids out of use."""
+        if isinstance(self._token_bytes, Mapping):
+            return self._token_bytes.get(token, b"")
+        return self._token_bytes[token] if 0 <= token < len(self._token_bytes) else b""
+
+    def control_text(self, token: int) -> str | None:
+        """Return the text of a control token, None for ordinary ones."""
+        return self._control_text.get(token)
+
+    def make_detokenizer(self) -> Detokenizer:
+        """Return a fresh streaming decoder, whose text is that of `decode(ids, control=False)`."""
+        return Detokenizer(self.token_bytes, strips_first_space=self._strips_first_space)
+
+    def _control_pattern(self) -> re.Pattern[str]:
+        longest_first = sorted(self.control_tokens, key=len, reverse=True)
+        alternatives = [self._patterns.get(text) or re.escape(text) for text in longest_first]
+        return re.compile("|".join(alternatives) or r"(?!)")
+
+
+def _without(text: str, sentinel: str) -> str:
+    return text.replace(sentinel, "") if sentinel else text
+
+
+def _without_surrogates(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

@@ -1,0 +1,68 @@
+"""Tokenizers other than Llama 3's (SmolLM2, Llama 2, …), run by the `tokenizers` package."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from .byte_level import to_bytes
+from .errors import TokenizerError
+from .tokenizer import Tokenizer
+from .tokenizer_files import AddedToken
+
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>\Z")
+
+
+def load_other(path: Path, added: list[AddedToken], bos: int | None, stops: set[int]) -> Tokenizer:
+    """Load a BPE tokenizer.json, byte-level or with byte fallback; raises TokenizerError for other kinds."""
+    import tokenizers
+
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the package raises bare Exception
+        raise TokenizerError(f"{path} can't be read: {error}") from None
+    decoder = json.dumps(_decoder(backend))
+    kind = "byte level" if '"ByteLevel"' in decoder else "byte fallback" if '"ByteFallback"' in decoder else None
+    if kind is None or not isinstance(backend.model, tokenizers.models.BPE):
+        raise TokenizerError(
+            f"{path} is a {type(backend.model).__name__} tokenizer that is not supported; accepted is BPE, byte-level "
+            "or with byte fallback"
+        )
+    # Control tokens in a text are ordinary characters; the other added tokens stay words of the vocabulary.
+    backend.encode_special_tokens = True
+    words = {token.id: token.text for token in added if not token.special}
+    control = {token.id for token in added if token.special}
+    token_bytes = {}
+    for text, token in backend.get_vocab(with_added_tokens=True).items():
+        if token not in control:
+            token_bytes[token] = text.encode() if token in words else _bytes(text, kind)
+    return Tokenizer(
+        lambda text: backend.encode(text, add_special_tokens=False).ids,
+        token_bytes,
+        {token.text: token.id for token in added if token.special},
+        vocab_size=max([*token_bytes, *control]) + 1,
+        bos_id=bos,
+        stop_ids=stops,
+        adds_bos=bos is not None and bos in backend.encode("", add_special_tokens=True).ids,
+        strips_first_space='"Strip"' in decoder,
+        patterns={
+            token.text: (r"\s*" if token.lstrip else "") + re.escape(token.text) + (r"\s*" if token.rstrip else "")
+            for token in added
+            if token.special
+        },
+    )
+
+
+def _decoder(backend: Any) -> Any:
+    return json.loads(backend.to_str())["decoder"]
+
+
+def _bytes(text: str, kind: str) -> bytes:
+    """Return the bytes of a vocabulary entry; characters outside a byte-level alphabet stand for themselves."""
+    if kind == "byte level":
+        try:
+            return to_bytes(text)
+        except ValueError:
+            return text.encode()
+    byte = _BYTE.match(text)
+    return bytes([int(byte[1], 16)]) if byte else text.replace("▁", " ").encode()
