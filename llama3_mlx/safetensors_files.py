@@ -70,23 +70,28 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
-def read_rows(file: int, info: TensorInfo, start: int = 0, stop: int | None = None) -> mx.array:
-    """Read rows start:stop of a tensor from an open file descriptor."""
-    dtype, raw = mlx_dtype(info), _DTYPES[info.dtype][1]
+def read_rows(file: int, info: TensorInfo, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Read rows start:stop of a tensor from an open file descriptor, bfloat16 as uint16 (see `as_mlx`)."""
+    raw = raw_dtype(info.dtype)
     rows = info.shape[0] if info.shape else 1
     stop = rows if stop is None else min(stop, rows)
     row_bytes = info.nbytes // rows if rows else 0
     buffer = np.empty((stop - start) * row_bytes // np.dtype(raw).itemsize, raw)
     _read_into(file, memoryview(buffer).cast("B"), info.start + start * row_bytes)
-    array = mx.array(buffer)
-    return array.view(dtype).reshape((stop - start, *info.shape[1:]) if info.shape else ())
+    return buffer.reshape((stop - start, *info.shape[1:]) if info.shape else ())
 
 
-def mlx_dtype(info: TensorInfo) -> mx.Dtype:
-    """Return the MLX dtype of a tensor; raises CheckpointError for those that aren't read here."""
-    if info.dtype not in _DTYPES:
-        raise CheckpointError(f"tensors of dtype {info.dtype} are not supported; accepted are {', '.join(_DTYPES)}")
-    return _DTYPES[info.dtype][0]
+def raw_dtype(dtype: str) -> Any:
+    """Return the numpy dtype that tensors of the file's `dtype` are read as; raises CheckpointError for others."""
+    if dtype not in _DTYPES:
+        raise CheckpointError(f"tensors of dtype {dtype} are not supported; accepted are {', '.join(_DTYPES)}")
+    return _DTYPES[dtype][1]
+
+
+def as_mlx(raw: np.ndarray, dtype: str) -> mx.array:
+    """Return the MLX array of what `read_rows` read."""
+    array = mx.array(raw)
+    return array.view(mx.bfloat16) if dtype == "BF16" else array
 
 
 def checkpoint_files(folder: Path) -> dict[str, Path]:

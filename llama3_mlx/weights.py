@@ -30,7 +30,7 @@ def load_model(folder: Path, *, dtype: str | None = None, join: bool = True) -> 
     files = checkpoint_files(folder)
     headers = {path: read_header(path) for path in dict.fromkeys(files.values())}
     tensors = {name: headers[path][name] for name, path in files.items()}
-    schemes = _schemes(config, tensors)
+    schemes = quantised_modules(config, tensors)
     ignored = check_tensors(stored_tensors(config, schemes), {n: t.shape for n, t in tensors.items()}, folder)
     weights = _read(folder, headers, ignored)
     model = make_model(config, schemes)
@@ -55,7 +55,7 @@ def make_model(config: ModelConfig, schemes: Mapping[str, Scheme]) -> LlamaForCa
     return model
 
 
-def _schemes(config: ModelConfig, tensors: Iterable[str]) -> dict[str, Scheme]:
+def quantised_modules(config: ModelConfig, tensors: Iterable[str]) -> dict[str, Scheme]:
     """Return the scheme of each module that has scales; those are the quantised ones, as in mlx-lm."""
     paths = [name.removesuffix(".scales") for name in tensors if name.endswith(".scales")]
     if paths and config.quantization is None:

@@ -1,0 +1,93 @@
+"""Hugging Face safetensors, plain or already quantised by MLX, as a source."""
+
+import os
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ..config import ModelConfig, load_config
+from ..errors import CheckpointError
+from ..quantization import Scheme
+from ..safetensors_files import TensorInfo, as_mlx, checkpoint_files, read_header, read_rows
+from ..weights import quantised_modules
+from ..weights_layout import check_tensors, expected_tensors, stored_tensors
+from .side_files import copy_side_files
+from .tensors import FLOAT_DTYPES, TensorRef, file_facts
+
+
+class HFSource:
+    """A folder of safetensors with config.json. Quantised modules are dequantised as they are read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config: ModelConfig = load_config(folder)
+        self.description = f"Hugging Face folder {folder.name}"
+        self.extra_config: dict[str, Any] = {}
+        self._files = checkpoint_files(folder)
+        headers = {path: read_header(path) for path in dict.fromkeys(self._files.values())}
+        self._infos: dict[str, TensorInfo] = {name: headers[path][name] for name, path in self._files.items()}
+        self._schemes: Mapping[str, Scheme] = quantised_modules(self.config, self._infos)
+        expected = stored_tensors(self.config, self._schemes)
+        check_tensors(expected, {name: info.shape for name, info in self._infos.items()}, folder)
+        odd = [f"{name} ({info.dtype})" for name in expected if (info := self._infos[name]).dtype not in self._allowed(name)]
+        if odd:
+            raise CheckpointError(f"{folder}: tensors of a dtype that is not supported: {', '.join(odd[:20])}")
+        self._open = {path: os.open(path, os.O_RDONLY) for path in headers}
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the source has quantised weights already."""
+        return bool(self._schemes)
+
+    def _allowed(self, name: str) -> tuple[str, ...]:
+        path, _, part = name.rpartition(".")
+        if path not in self._schemes:
+            return FLOAT_DTYPES
+        if part == "weight":
+            return ("U32",)
+        return FLOAT_DTYPES if self._schemes[path].mode == "affine" else ("U8",)
+
+    def tensors(self) -> Iterator[TensorRef]:
+        """Yield the tensors in the model's order."""
+        for name, shape in expected_tensors(self.config).items():
+            path = name.removesuffix(".weight")
+            if name.endswith(".weight") and path in self._schemes:
+                yield self._quantised_ref(path, shape)
+            else:
+                info = self._infos[name]
+                read = partial(self._read, name)
+                yield TensorRef(name, shape, info.dtype, info.dtype, info.nbytes, read)
+
+    def _read(self, name: str, start: int, stop: int) -> np.ndarray:
+        return read_rows(self._open[self._files[name]], self._infos[name], start, stop)
+
+    def _quantised_ref(self, path: str, shape: tuple[int, ...]) -> TensorRef:
+        scheme = self._schemes[path]
+        parts = [f"{path}.{part}" for part in ("weight", "scales", "biases") if f"{path}.{part}" in self._infos]
+
+        def read(start: int, stop: int) -> np.ndarray:
+            arrays = [as_mlx(self._read(part, start, stop), self._infos[part].dtype) for part in parts]
+            arrays = [a.astype(mx.float32) if a.dtype in (mx.float16, mx.bfloat16) else a for a in arrays]
+            rows = mx.dequantize(*arrays, **scheme.to_dict())
+            return np.array(rows.astype(mx.float32))
+
+        nbytes = sum(self._infos[part].nbytes for part in parts)
+        return TensorRef(f"{path}.weight", shape, "F32", f"{scheme.mode} {scheme.bits} bits", nbytes, read)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return names, sizes and times of the weight files and the config."""
+        return {"files": [file_facts(path) for path in [self.folder / "config.json", *self._open]]}
+
+    def save_side_files(self, folder: Path) -> None:
+        """Copy tokenizer, template, generation config and licence."""
+        copy_side_files(self.folder, folder)
+
+    def close(self) -> None:
+        """Close the weight files."""
+        for file in self._open.values():
+            os.close(file)
+        self._open.clear()

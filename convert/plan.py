@@ -1,0 +1,110 @@
+"""What a conversion will write, known before a weight is read: tensors, their bytes, their shards."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+from ..config import ModelConfig
+from ..quantization import Quantization, Scheme
+from ..weights_layout import expected_tensors, stored_tensors
+
+SHARD_BYTES = 5_000_000_000
+ITEM_BYTES = {"U32": 4, "F32": 4, "F16": 2, "BF16": 2, "U8": 1}
+
+
+@dataclass(frozen=True)
+class OutputTensor:
+    """A tensor to be written: `dtype` as safetensors names it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The output of a conversion: each module's scheme (None: kept in `dtype`), tensors by shard file."""
+
+    config: ModelConfig
+    schemes: Mapping[str, Scheme]
+    dtype: str
+    shards: Mapping[str, tuple[OutputTensor, ...]]
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensors in self.shards.values() for tensor in tensors)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights of the model."""
+        return sum(map(prod, expected_tensors(self.config).values()))
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits written for each weight, everything counted."""
+        return self.total_bytes * 8 / self.parameters
+
+    @property
+    def weight_map(self) -> dict[str, str]:
+        """The file of each tensor, sorted by tensor."""
+        return dict(sorted((tensor.name, file) for file, tensors in self.shards.items() for tensor in tensors))
+
+
+def make_plan(config: ModelConfig, quantization: Quantization | None, dtype: str, shard_bytes: int = SHARD_BYTES) -> Plan:
+    """Lay out the output. A matrix whose rows a group size doesn't divide stays unquantised."""
+    schemes = module_schemes(config, quantization)
+    tensors = []
+    for name, shape in stored_tensors(config, schemes).items():
+        path, _, part = name.rpartition(".")
+        scheme = schemes.get(path)
+        kept = dtype
+        if scheme and part == "weight":
+            kept = "U32"
+        elif scheme and scheme.mode != "affine" and part == "scales":
+            kept = "U8"
+        tensors.append(OutputTensor(name, kept, shape))
+    return Plan(config, schemes, dtype, _shards(tensors, shard_bytes))
+
+
+def module_schemes(config: ModelConfig, quantization: Quantization | None) -> dict[str, Scheme]:
+    """Return the scheme of each matrix that will be quantised, by module path."""
+    if quantization is None:
+        return {}
+    schemes = {}
+    for name, shape in expected_tensors(config).items():
+        scheme = quantization.scheme_for(name.removesuffix(".weight")) if len(shape) == 2 else None
+        if scheme and shape[1] % scheme.group_size == 0:
+            schemes[name.removesuffix(".weight")] = scheme
+    return schemes
+
+
+def quantization_entry(config: ModelConfig, default: Scheme, schemes: Mapping[str, Scheme]) -> Quantization:
+    """Return the config entry that tells loaders every module's scheme, exceptions only where they are needed."""
+    matrices = [name.removesuffix(".weight") for name, shape in expected_tensors(config).items() if len(shape) == 2]
+    return Quantization(default, {path: schemes.get(path) for path in matrices if schemes.get(path) != default})
+
+
+def _shards(tensors: Iterable[OutputTensor], shard_bytes: int) -> dict[str, tuple[OutputTensor, ...]]:
+    """Fill shards in order; the parts of one quantised module stay together."""
+    groups: dict[str, list[OutputTensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.name.rpartition(".")[0], []).append(tensor)
+    shards: list[list[OutputTensor]] = [[]]
+    used = 0
+    for group in groups.values():
+        size = sum(tensor.nbytes for tensor in group)
+        if shards[-1] and used + size > shard_bytes:
+            shards.append([])
+            used = 0
+        shards[-1] += group
+        used += size
+    if len(shards) == 1:
+        return {"model.safetensors": tuple(shards[0])}
+    n = len(shards)
+    return {f"model-{i:05d}-of-{n:05d}.safetensors": tuple(shard) for i, shard in enumerate(shards, start=1)}

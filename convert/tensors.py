@@ -1,0 +1,72 @@
+"""Tensors of a source that are not read yet, and what every source gives."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..config import ModelConfig
+from ..errors import CheckpointError
+
+FLOAT_DTYPES = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class TensorRef:
+    """A tensor under its Hugging Face name and layout. `read(start, stop)` gives those rows as numpy.
+
+    `dtype` is that of the values as read: F32, F16, or BF16, which numpy holds as uint16. `stored` names the
+    source's own format for reports. Reading needs no more memory than a small multiple of the rows asked for.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    stored: str
+    nbytes: int
+    read: Callable[[int, int], np.ndarray]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows; a vector is read whole and has its length."""
+        return self.shape[0]
+
+
+class Source(Protocol):
+    """Weights with their config and side files, wherever they come from."""
+
+    config: ModelConfig
+    description: str
+    extra_config: dict[str, Any]
+
+    def tensors(self) -> Iterator[TensorRef]:
+        """Yield every tensor that the model needs, in the model's order."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what changes when the source's files do."""
+
+    def save_side_files(self, folder: Path) -> None:
+        """Write tokenizer, generation config and licence files into `folder`."""
+
+    def close(self) -> None:
+        """Close the source's files."""
+
+
+def check_finite(name: str, raw: np.ndarray, dtype: str) -> None:
+    """Raise CheckpointError if the rows hold NaN or infinity. Works on the exponent bits, in one pass."""
+    bits, exponent = {
+        "F32": (np.uint32, 0x7F800000),
+        "F16": (np.uint16, 0x7C00),
+        "BF16": (np.uint16, 0x7F80),
+    }[dtype]
+    sign_free = raw.view(bits) & np.array(~(1 << (8 * np.dtype(bits).itemsize - 1)), dtype=np.int64).astype(bits)
+    if raw.size and int(sign_free.max()) >= exponent:
+        raise CheckpointError(f"{name} holds NaN or infinity: the source is damaged")
+
+
+def file_facts(path: Path) -> list[Any]:
+    """Return name, size and time of a file, for fingerprints."""
+    stat = path.stat()
+    return [path.name, stat.st_size, stat.st_mtime_ns]

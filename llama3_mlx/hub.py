@@ -1,0 +1,108 @@
+"""Models by path or Hub id. Files come through huggingface_hub, which resumes, checks and caches them."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from .errors import CheckpointError, HubError
+
+_ID = re.compile(r"(?P<id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?\Z", re.ASCII)
+_WANTED = [
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.*",
+    "LICENSE*",
+    "USE_POLICY*",
+    "NOTICE*",
+]
+# Meta's own files in a subfolder double the download; nothing that we read is in one.
+_UNWANTED = ["*/*", "consolidated*"]
+
+
+def resolve_model(path_or_id: str | Path, *, progress: bool = False) -> Path:
+    """Return the folder of a model: an existing one, else a Hub id `owner/name[@revision]`, downloaded if need be.
+
+    Raises CheckpointError for what is neither, HubError if the Hub can't give it.
+    """
+    path = Path(path_or_id).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CheckpointError(f"{path} is a file, not the folder of a model; convert it first: llama3-mlx convert")
+    match = _ID.match(str(path_or_id))
+    if not match:
+        raise CheckpointError(f"there is no folder {path_or_id}, and a Hub id has the form owner/name[@revision]")
+    return _snapshot(match["id"], match["revision"], progress)
+
+
+def _snapshot(repo_id: str, revision: str | None, progress: bool) -> Path:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    arguments: dict[str, Any] = {
+        "repo_id": repo_id,
+        "revision": revision,
+        "allow_patterns": _WANTED,
+        "ignore_patterns": _UNWANTED,
+    }
+    quiet = not progress and not are_progress_bars_disabled()
+    if quiet:
+        disable_progress_bars()
+    try:
+        folder = Path(snapshot_download(**arguments, local_files_only=constants.HF_HUB_OFFLINE))
+    except LocalEntryNotFoundError:
+        folder = None
+    except Exception as error:
+        raise _as_hub_error(repo_id, revision, error) from None
+    finally:
+        if quiet:
+            enable_progress_bars()
+    if folder is None or not (folder / "config.json").exists():
+        raise HubError(_absent(repo_id, folder))
+    return folder
+
+
+def _absent(repo_id: str, folder: Path | None) -> str:
+    if folder is None:
+        return f"{repo_id} is not in the local cache and the Hub can't be reached: check the network, or name a folder"
+    return f"{repo_id} has no config.json at its root, so it is no model in Hugging Face's form"
+
+
+def _as_hub_error(repo_id: str, revision: str | None, error: Exception) -> Exception:
+    """Return the error that says in one line what the Hub's answer means; what is no answer of its own comes back."""
+    import httpx
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(error, GatedRepoError):
+        return HubError(
+            f"{repo_id} is gated: accept its licence at https://huggingface.co/{repo_id}, then log in with "
+            "'hf auth login' or set HF_TOKEN"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return HubError(
+            f"there is no model {repo_id} on the Hub, or it is private: check the name, or log in with 'hf auth login'"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return HubError(f"{repo_id} has no revision {revision!r}")
+    if isinstance(error, HFValidationError):
+        return HubError(f"{repo_id!r} is no Hub id: {error}")
+    if isinstance(error, HfHubHTTPError | httpx.HTTPError):
+        return HubError(f"the Hub broke off the download of {repo_id}: {_one_line(error)}; call again to go on")
+    return error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
