@@ -4,6 +4,7 @@ Source of the layout: https://huggingface.co/docs/tokenizers; meta-llama's own t
 """
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,45 +38,56 @@ def save_tokenizer_json(model_file: Path, folder: Path, *, context: int = 131072
 
 def _tokenizer_json(tokens: list[bytes]) -> dict[str, Any]:
     specials = special_tokens()
-    added = [
-        {
-            "id": token,
-            "content": text,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": True,
-        }
-        for text, token in specials.items()
-    ]
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    split = {"type": "Split", "pattern": {"Regex": SPLIT_PATTERN}, "behavior": "Isolated", "invert": False}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    content = byte_level_json(
+        [{"type": "Split", "pattern": {"Regex": SPLIT_PATTERN}, "behavior": "Isolated", "invert": False}],
+        {from_bytes(token): rank for rank, token in enumerate(tokens)},
+        make_merges(tokens),
+        [{"id": token, "content": text, **flags} for text, token in specials.items()],
+        beginning("<|begin_of_text|>", specials["<|begin_of_text|>"]),
+    )
+    content["model"]["ignore_merges"] = True
+    return content
+
+
+def byte_level_json(
+    split_steps: list[dict[str, Any]],
+    vocab: Mapping[str, int],
+    merges: Sequence[str],
+    added_tokens: list[dict[str, Any]],
+    post_processor: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Return the content of tokenizer.json for byte-level BPE. Without split steps GPT-2's own pattern splits."""
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    # The merges stand last, so that a reader who doesn't need them can stop before.
+    model = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
+        "vocab": dict(vocab),
+        "merges": list(merges),
+    }
+    own_split = any(step["type"] == "Split" for step in split_steps)
+    steps = [*split_steps, {**byte_level, "use_regex": not own_split}]
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": added,
+        "added_tokens": added_tokens,
         "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
-        "post_processor": _beginning("<|begin_of_text|>", specials["<|begin_of_text|>"]),
-        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": True,
-            "vocab": {from_bytes(token): rank for rank, token in enumerate(tokens)},
-            "merges": make_merges(tokens),
-        },
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
+        "post_processor": post_processor,
+        "decoder": {**byte_level, "add_prefix_space": True, "use_regex": True},
+        "model": model,
     }
 
 
-def _beginning(text: str, token: int) -> dict[str, Any]:
+def beginning(text: str, token: int) -> dict[str, Any]:
     """Return the post-processor that puts the beginning of text before each sequence."""
 
     def parts(*sequences: str) -> list[dict[str, Any]]:

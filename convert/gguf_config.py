@@ -1,0 +1,101 @@
+"""A model's config out of GGUF metadata. Source: llama.cpp `docs/gguf` and `convert_hf_to_gguf.py` (LlamaModel)."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import ModelConfig
+from ..errors import CheckpointError
+from ..rope import RopeScaling, rope_periods
+
+_FACTORS = (8.0, 32.0)
+_TOLERANCE = 1e-3
+
+
+def read_config(
+    field: Callable[..., Any],
+    *,
+    rope_factors: np.ndarray | None,
+    has_head: bool,
+    has_attention_bias: bool,
+    has_mlp_bias: bool,
+    where: Path,
+) -> ModelConfig:
+    """Return the config that the metadata describes; raises CheckpointError for other architectures."""
+    architecture = field("general.architecture")
+    if architecture != "llama":
+        raise CheckpointError(f"{where} holds a model of architecture {architecture!r}; accepted is 'llama'")
+    if field("llama.expert_count"):
+        raise CheckpointError(f"{where} holds a mixture of experts, which is not supported")
+    names = {
+        "hidden_size": "llama.embedding_length",
+        "intermediate_size": "llama.feed_forward_length",
+        "num_hidden_layers": "llama.block_count",
+        "num_attention_heads": "llama.attention.head_count",
+        "max_position_embeddings": "llama.context_length",
+    }
+    values: dict[str, Any] = {name: field(key) for name, key in names.items()}
+    missing = [key for name, key in names.items() if values[name] is None]
+    if missing:
+        raise CheckpointError(f"{where} lacks the metadata {', '.join(missing)}")
+    heads, theta = values["num_attention_heads"], float(field("llama.rope.freq_base", 10000.0))
+    head_dim = field("llama.attention.key_length") or values["hidden_size"] // heads
+    values |= {
+        "model_type": "llama",
+        "num_key_value_heads": field("llama.attention.head_count_kv") or heads,
+        "head_dim": head_dim,
+        "vocab_size": field("llama.vocab_size") or len(field("tokenizer.ggml.tokens", [])),
+        # float32 in the file; the shortest decimal is what was meant.
+        "rms_norm_eps": float(str(np.float32(field("llama.attention.layer_norm_rms_epsilon", 1e-6)))),
+        "rope_theta": theta,
+        "rope_scaling": _rope_scaling(field, rope_factors, head_dim, theta, where),
+        "tie_word_embeddings": not has_head,
+        "attention_bias": has_attention_bias,
+        "mlp_bias": has_mlp_bias,
+        "torch_dtype": "float16",
+        "bos_token_id": field("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": _end_tokens(field),
+    }
+    return ModelConfig.from_dict(values)
+
+
+def _end_tokens(field: Callable[..., Any]) -> list[int]:
+    """Return every id that ends a turn: the metadata's, and Llama 3's three where the vocabulary has them."""
+    named = (field(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
+    tokens = field("tokenizer.ggml.tokens", [])
+    texts = {"<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"}
+    return sorted({token for token in named if token is not None} | {i for i, t in enumerate(tokens) if t in texts})
+
+
+def _rope_scaling(
+    field: Callable[..., Any], factors: np.ndarray | None, head_dim: int, theta: float, where: Path
+) -> dict[str, Any] | None:
+    """Return the scaling entry: linear from the metadata, llama3 from the tensor of factors by pair."""
+    if factors is not None:
+        return _llama3_scaling(factors.astype(np.float64).reshape(-1), head_dim, theta, where)
+    kind = field("llama.rope.scaling.type")
+    if kind in (None, "none"):
+        return None
+    factor = field("llama.rope.scaling.factor")
+    if kind != "linear" or not factor:
+        raise CheckpointError(f"{where} has rope scaling of type {kind!r}; accepted are none, linear and llama3")
+    return {"rope_type": "linear", "factor": float(factor)}
+
+
+def _llama3_scaling(factors: np.ndarray, head_dim: int, theta: float, where: Path) -> dict[str, Any]:
+    """Find the llama3 factor whose periods are the unscaled ones times `factors`."""
+    plain = np.array(rope_periods(head_dim, theta, RopeScaling()))
+    for factor in (*_FACTORS, float(round(factors.max(), 3))):
+        scaling = RopeScaling("llama3", factor)
+        expected = np.array(rope_periods(head_dim, theta, scaling)) / plain
+        if factors.shape == expected.shape and np.allclose(factors, expected, rtol=_TOLERANCE):
+            return {
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": scaling.low_freq_factor,
+                "high_freq_factor": scaling.high_freq_factor,
+                "original_max_position_embeddings": scaling.original_max_position_embeddings,
+            }
+    raise CheckpointError(f"{where}: rope_freqs.weight isn't Llama 3's scaling by 8 or 32, which is what is supported")

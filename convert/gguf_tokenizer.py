@@ -1,0 +1,131 @@
+"""tokenizer.json and tokenizer_config.json out of GGUF metadata.
+
+Source of the pre-tokenizers: llama.cpp `src/llama-vocab.cpp`; of merges out of scores: transformers
+`convert_slow_tokenizer.py` (`generate_merges`).
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+from ..llama3_tokens import SPLIT_PATTERN
+from ..tokenizer_json import beginning, byte_level_json
+from .side_files import write_json
+
+_CONTROL, _USER_DEFINED, _BYTE = 3, 4, 6
+_LLAMA_3 = ("llama-bpe", "llama3", "llama-v3")
+_DIGITS = {"type": "Digits", "individual_digits": True}
+
+
+def save_tokenizer(field: Callable[..., Any], folder: Path) -> None:
+    """Write the tokenizer's files; raises CheckpointError for a kind that isn't known here."""
+    kind, tokens = field("tokenizer.ggml.model"), field("tokenizer.ggml.tokens")
+    if not tokens:
+        raise CheckpointError("the GGUF file has no tokenizer: take one that has, or convert the original weights")
+    kinds = field("tokenizer.ggml.token_type") or [1] * len(tokens)
+    bos = field("tokenizer.ggml.bos_token_id")
+    adds_bos = field("tokenizer.ggml.add_bos_token", kind == "llama" or field("tokenizer.ggml.pre") in _LLAMA_3)
+    added = [
+        added_token(i, text, special=kinds[i] == _CONTROL)
+        for i, text in enumerate(tokens)
+        if kinds[i] in (_CONTROL, _USER_DEFINED)
+    ]
+    post = beginning(tokens[bos], bos) if bos is not None and adds_bos else None
+    if kind == "gpt2":
+        merges = field("tokenizer.ggml.merges") or []
+        content = byte_level_json(_split_steps(field("tokenizer.ggml.pre")), _vocabulary(tokens, kinds), merges, added, post)
+        content["model"]["ignore_merges"] = field("tokenizer.ggml.pre") in _LLAMA_3
+    elif kind == "llama":
+        content = _sentencepiece_json(tokens, field("tokenizer.ggml.scores") or [], kinds, added, post)
+    else:
+        raise CheckpointError(f"the GGUF file's tokenizer is of type {kind!r}; accepted are 'gpt2' and 'llama'")
+    write_json(folder / "tokenizer.json", content)
+    named = {"bos_token": bos, "eos_token": field("tokenizer.ggml.eos_token_id")}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **{name: tokens[token] for name, token in named.items() if token is not None},
+        "model_max_length": field("llama.context_length"),
+        "clean_up_tokenization_spaces": False,
+        "chat_template": field("tokenizer.chat_template"),
+    }
+    write_json(folder / "tokenizer_config.json", {name: value for name, value in config.items() if value is not None})
+
+
+def added_token(token: int, text: str, *, special: bool) -> dict[str, Any]:
+    """Return an entry of `added_tokens`."""
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {"id": token, "content": text, **plain, "special": special}
+
+
+def _vocabulary(tokens: Sequence[str], kinds: Sequence[int]) -> dict[str, int]:
+    """Return the model's own vocabulary. Control tokens behind it, as in Llama 3, are added tokens alone."""
+    last = max((i for i, kind in enumerate(kinds) if kind not in (_CONTROL, _USER_DEFINED)), default=-1)
+    return {text: i for i, text in enumerate(tokens[: last + 1])}
+
+
+def _split_steps(pre: str | None) -> list[dict[str, Any]]:
+    """Return the pre-tokenizer's steps before the byte-level one."""
+    if pre in _LLAMA_3:
+        return [{"type": "Split", "pattern": {"Regex": SPLIT_PATTERN}, "behavior": "Isolated", "invert": False}]
+    if pre == "smollm":
+        return [_DIGITS]
+    if pre in (None, "gpt-2", "default"):
+        return []
+    raise CheckpointError(
+        f"the GGUF file's pre-tokenizer is {pre!r}; accepted are {', '.join(_LLAMA_3)}, smollm and gpt-2"
+    )
+
+
+def _sentencepiece_json(
+    tokens: Sequence[str], scores: Sequence[float], kinds: Sequence[int], added: list[Any], post: Any
+) -> dict[str, Any]:
+    """Return a BPE with byte fallback: pieces merge in the order of their scores."""
+    if len(scores) != len(tokens):
+        raise CheckpointError("the GGUF file's tokenizer has no score for each token")
+    ids = {text: i for i, text in enumerate(tokens)}
+    merges: list[tuple[float, int, int, str, str]] = []
+    for text, token in ids.items():
+        if kinds[token] in (_CONTROL, _BYTE):
+            continue
+        for at in range(1, len(text)):
+            left, right = text[:at], text[at:]
+            if left in ids and right in ids:
+                merges.append((-scores[token], ids[left], ids[right], left, right))
+    merges.sort()
+    space = "\u2581"
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": space},
+                {"type": "Replace", "pattern": {"String": " "}, "content": space},
+            ],
+        },
+        "pre_tokenizer": None,
+        "post_processor": post,
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": space}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ],
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": next((tokens[i] for i, kind in enumerate(kinds) if kind == 2), None),
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "vocab": ids,
+            "merges": [[left, right] for *_, left, right in merges],
+        },
+    }
