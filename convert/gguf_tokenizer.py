@@ -34,7 +34,9 @@ def save_tokenizer(field: Callable[..., Any], folder: Path) -> None:
     post = beginning(tokens[bos], bos) if bos is not None and adds_bos else None
     if kind == "gpt2":
         merges = field("tokenizer.ggml.merges") or []
-        content = byte_level_json(_split_steps(field("tokenizer.ggml.pre")), _vocabulary(tokens, kinds), merges, added, post)
+        content = byte_level_json(
+            _split_steps(field("tokenizer.ggml.pre")), _vocabulary(tokens, kinds), merges, added, post
+        )
         content["model"]["ignore_merges"] = field("tokenizer.ggml.pre") in _LLAMA_3
     elif kind == "llama":
         content = _sentencepiece_json(tokens, field("tokenizer.ggml.scores") or [], kinds, added, post)

@@ -33,7 +33,11 @@ class HFSource:
         self._schemes: Mapping[str, Scheme] = quantised_modules(self.config, self._infos)
         expected = stored_tensors(self.config, self._schemes)
         check_tensors(expected, {name: info.shape for name, info in self._infos.items()}, folder)
-        odd = [f"{name} ({info.dtype})" for name in expected if (info := self._infos[name]).dtype not in self._allowed(name)]
+        odd = [
+            f"{name} ({info.dtype})"
+            for name in expected
+            if (info := self._infos[name]).dtype not in self._allowed(name)
+        ]
         if odd:
             raise CheckpointError(f"{folder}: tensors of a dtype that is not supported: {', '.join(odd[:20])}")
         self._open = {path: os.open(path, os.O_RDONLY) for path in headers}
@@ -72,7 +76,10 @@ class HFSource:
         def read(start: int, stop: int) -> np.ndarray:
             arrays = [as_mlx(self._read(part, start, stop), self._infos[part].dtype) for part in parts]
             arrays = [a.astype(mx.float32) if a.dtype in (mx.float16, mx.bfloat16) else a for a in arrays]
-            rows = mx.dequantize(*arrays, **scheme.to_dict())
+            weight, scales, biases = arrays[0], arrays[1], arrays[2] if len(arrays) > 2 else None
+            rows = mx.dequantize(
+                weight, scales, biases, group_size=scheme.group_size, bits=scheme.bits, mode=scheme.mode
+            )
             return np.array(rows.astype(mx.float32))
 
         nbytes = sum(self._infos[part].nbytes for part in parts)

@@ -56,7 +56,9 @@ class Plan:
         return dict(sorted((tensor.name, file) for file, tensors in self.shards.items() for tensor in tensors))
 
 
-def make_plan(config: ModelConfig, quantization: Quantization | None, dtype: str, shard_bytes: int = SHARD_BYTES) -> Plan:
+def make_plan(
+    config: ModelConfig, quantization: Quantization | None, dtype: str, shard_bytes: int = SHARD_BYTES
+) -> Plan:
     """Lay out the output. A matrix whose rows a group size doesn't divide stays unquantised."""
     schemes = module_schemes(config, quantization)
     tensors = []

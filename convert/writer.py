@@ -72,7 +72,7 @@ class ShardWriter:
         """Write the rows of a tensor that begin at row `start`."""
         file, offset, tensor = self._places[name]
         row_bytes = tensor.nbytes // tensor.shape[0]
-        data = memoryview(np.ascontiguousarray(rows)).cast("B")
+        data = memoryview(np.ascontiguousarray(rows).data).cast("B")
         with _disk_errors(self.folder):
             at = 0
             while at < len(data):

@@ -80,7 +80,7 @@ def _environment() -> Any:
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)  # noqa: DTZ005
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return environment
 
 

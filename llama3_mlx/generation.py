@@ -4,6 +4,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import mlx.core as mx
 
@@ -52,7 +53,7 @@ def prefill(
 
     The head runs for that one position alone.
     """
-    tokens = mx.array(prompt, mx.int32)[None]
+    tokens = mx.array(list(prompt), mx.int32)[None]
     for start in range(0, len(prompt) - PREFILL_CHUNK, PREFILL_CHUNK):
         model.hidden(tokens[:, start : start + PREFILL_CHUNK], cache)
         mx.eval([array for layer in cache for array in layer.arrays])
@@ -108,10 +109,12 @@ def generate_tokens(
         if limit is None or step < limit:
             ahead = choose(model.head(model.hidden(token[:, None], cache)[:, -1]), step)
             mx.async_eval(ahead)
-        value = int(token.item())
+        value = int(cast(int, token.item()))
         if step == 1:
             if not finite.item():
-                raise CheckpointError("the model's logits are not finite: its weights are damaged or overflow the dtype")
+                raise CheckpointError(
+                    "the model's logits are not finite: its weights are damaged or overflow the dtype"
+                )
             timing.prompt_s = time.perf_counter() - began
             began = time.perf_counter()
         timing.decode_s = time.perf_counter() - began

@@ -44,7 +44,7 @@ def resolve_model(path_or_id: str | Path, *, progress: bool = False) -> Path:
 def _snapshot(repo_id: str, revision: str | None, progress: bool) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     arguments: dict[str, Any] = {
         "repo_id": repo_id,

@@ -91,9 +91,7 @@ class Llama:
             raise RequestError(f"token id {wrong[0]} is outside the vocabulary of {self.config.vocab_size}")
         return list(prompt)
 
-    def _start(
-        self, prompt: list[int], options: GenerationOptions, progress: PrefillProgress | None = None
-    ) -> Stream:
+    def _start(self, prompt: list[int], options: GenerationOptions, progress: PrefillProgress | None = None) -> Stream:
         options = options.with_defaults(self._defaults)
         limit = check_length(prompt, options.max_tokens, self.config.max_position_embeddings)
         run = _Run(self, prompt, replace(options, max_tokens=limit), progress)

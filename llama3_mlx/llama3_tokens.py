@@ -4,6 +4,7 @@ Source: meta-llama/llama-models `models/llama3/tokenizer.py`; ids checked agains
 """
 
 import hashlib
+import itertools
 from collections.abc import Iterable
 
 SPLIT_PATTERN = (
@@ -28,9 +29,8 @@ _NAMED = {
 
 def special_tokens() -> dict[str, int]:
     """Return the 256 special tokens of Llama 3.1 and newer by text, as Hugging Face's tokenizer names them."""
-    names: list[str] = []
-    for place in range(N_SPECIAL):
-        names.append(_NAMED.get(place) or f"<|reserved_special_token_{place - len(_NAMED.keys() & set(range(place)))}|>")
+    reserved = itertools.count()
+    names = [_NAMED.get(place) or f"<|reserved_special_token_{next(reserved)}|>" for place in range(N_SPECIAL)]
     return {name: N_ORDINARY + place for place, name in enumerate(names)}
 
 

@@ -10,7 +10,7 @@ Source: https://github.com/meta-llama/llama3 (llama/model.py) for the mathematic
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -48,16 +48,14 @@ class Rope:
         self.config = config
         kind = config.rope_scaling.rope_type
         self.base = config.rope_theta if kind in ("default", "dynamic") else None
-        self.periods = (
-            None if self.base else rope_periods(config.head_dim, config.rope_theta, config.rope_scaling)
-        )
+        self.periods = None if self.base else rope_periods(config.head_dim, config.rope_theta, config.rope_scaling)
 
     def for_length(self, length: int | mx.array) -> "Rope":
         """Return the rotation for sequences of `length` positions; only dynamic scaling depends on it."""
         config = self.config
         if config.rope_scaling.rope_type != "dynamic":
             return self
-        length = length if isinstance(length, int) else int(length.max().item())
+        length = length if isinstance(length, int) else int(cast(int, length.max().item()))
         if length <= config.max_position_embeddings:
             return self
         scaled = Rope.__new__(Rope)

@@ -77,7 +77,7 @@ def read_rows(file: int, info: TensorInfo, start: int = 0, stop: int | None = No
     stop = rows if stop is None else min(stop, rows)
     row_bytes = info.nbytes // rows if rows else 0
     buffer = np.empty((stop - start) * row_bytes // np.dtype(raw).itemsize, raw)
-    _read_into(file, memoryview(buffer).cast("B"), info.start + start * row_bytes)
+    _read_into(file, memoryview(buffer.data).cast("B"), info.start + start * row_bytes)
     return buffer.reshape((stop - start, *info.shape[1:]) if info.shape else ())
 
 

@@ -5,7 +5,6 @@ Llama 3's vocabulary runs on tiktoken, whichever file holds it; any other tokeni
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 
 from .detokenizer import Detokenizer
 
@@ -60,10 +59,15 @@ class Tokenizer:
         return ids + self.encode(_without(text[at:], sentinel))
 
     def decode(self, ids: Sequence[int], *, control: bool = True) -> str:
-        """Return the text of `ids`; bytes that are no UTF-8 become U+FFFD. `control=False` leaves control tokens out."""
-        parts = [self.token_bytes(token) or (self._control_text.get(token, "").encode() if control else b"") for token in ids]
-        text = b"".join(parts).decode("utf-8", "replace")
-        return text.removeprefix(" ") if self._strips_first_space else text
+        """Return the text of `ids`; bytes that are no UTF-8 become U+FFFD.
+
+        `control=False` leaves control tokens out.
+        """
+        text = b"".join(self.token_bytes(token) or self._control_bytes(token, control) for token in ids)
+        return text.decode("utf-8", "replace").removeprefix(" " if self._strips_first_space else "")
+
+    def _control_bytes(self, token: int, shown: bool) -> bytes:
+        return self._control_text.get(token, "").encode() if shown else b""
 
     def token_bytes(self, token: int) -> bytes:
         """Return the bytes of an ordinary token; none for control tokens and ids out of use."""

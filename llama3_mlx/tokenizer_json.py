@@ -18,7 +18,8 @@ from .tiktoken_file import load_ranks
 def save_tokenizer_json(model_file: Path, folder: Path, *, context: int = 131072) -> None:
     """Write tokenizer.json, tokenizer_config.json and a copy of tokenizer.model into `folder`.
 
-    `context` becomes `model_max_length`; beyond 8192 the chat template is that of Llama 3.1. Raises TokenizerError if `model_file` isn't Llama 3's.
+    `context` becomes `model_max_length`; beyond 8192 the chat template is that of Llama 3.1.
+    Raises TokenizerError if `model_file` isn't Llama 3's.
     """
     tokens = load_ranks(model_file)
     save_json(folder / "tokenizer.json", _tokenizer_json(list(tokens)), indent=None)

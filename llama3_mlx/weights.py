@@ -44,7 +44,8 @@ def load_model(folder: Path, *, dtype: str | None = None, join: bool = True) -> 
     for layer in model.model.layers:
         mx.eval(layer.parameters())
     mx.eval(model.parameters())
-    return model.eval()
+    model.eval()
+    return model
 
 
 def make_model(config: ModelConfig, schemes: Mapping[str, Scheme]) -> LlamaForCausalLM:
@@ -91,4 +92,4 @@ def _fits_float16(weights: Mapping[str, mx.array]) -> bool:
     if not emulates_bfloat16():
         return True
     wide = [w for w in weights.values() if w.dtype == mx.bfloat16]
-    return all(mx.abs(w).max().item() < _FLOAT16_MAX for w in wide)
+    return all(bool((mx.abs(w).max() < _FLOAT16_MAX).item()) for w in wide)

@@ -87,6 +87,8 @@ def test_llama3_scaling_holds_beyond_8192_positions(factor: float, head_dim: int
 
 def jump_to(cache: KVCache, position: int) -> None:
     """Make the next token of `cache` stand at `position` by hiding the empty place in between."""
+    assert cache.keys is not None
+    assert cache.values is not None
     kept_keys, kept_values = cache.keys[..., :1, :], cache.values[..., :1, :]
     cache.offset = position
 

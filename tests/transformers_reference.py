@@ -42,7 +42,8 @@ def small_config(**changes: Any) -> LlamaConfig:
 
 def reference_model(config: LlamaConfig) -> ReferenceLlama:
     """A transformers model with random weights of a size that makes attention and biases matter."""
-    model = ReferenceLlama(config).eval().float()
+    model = ReferenceLlama(config).float()
+    model.eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -59,7 +60,8 @@ def our_model(reference: ReferenceLlama) -> LlamaForCausalLM:
     if reference.config.tie_word_embeddings:
         weights.pop("lm_head.weight", None)
     model.load_weights(list(weights.items()), strict=True)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def reference_logits(reference: ReferenceLlama, tokens: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:

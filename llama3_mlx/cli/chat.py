@@ -1,6 +1,7 @@
 """`llama3-mlx chat`: a dialog in the terminal."""
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -143,10 +144,8 @@ def _read_message() -> str:
 def _use_line_editing() -> None:
     """Give `input` arrow keys and history where the platform has readline."""
     if sys.stdin.isatty():
-        try:
+        with contextlib.suppress(ImportError):
             import readline  # noqa: F401
-        except ImportError:
-            pass
 
 
 def _say(text: str) -> None:

@@ -40,7 +40,9 @@ def describe(folder: Path, context: int | None) -> dict[str, Any]:
     import mlx.core as mx
 
     config = load_config(folder)
-    dtype = str(compute_dtype(None, getattr(mx, config.dtype or "float16"), fits_float16=True)).removeprefix("mlx.core.")
+    dtype = str(compute_dtype(None, getattr(mx, config.dtype or "float16"), fits_float16=True)).removeprefix(
+        "mlx.core."
+    )
     needs = estimate(config, dtype)
     memory = working_memory_bytes()
     limit = config.max_position_embeddings
@@ -125,10 +127,7 @@ def _print(facts: dict[str, Any]) -> None:
         ("stored as", f"{stored} ({facts['bits_per_weight']:.2f} bits a weight, {_size(facts['file_bytes'])})"),
         ("computes in", facts["compute_dtype"]),
         ("context", f"{facts['context']:,} tokens, {facts['kv_bytes_per_token']:,} bytes each"),
-        *(
-            (f"memory at {int(tokens):,}", _size(size))
-            for tokens, size in facts["memory_bytes_at_context"].items()
-        ),
+        *((f"memory at {int(tokens):,}", _size(size)) for tokens, size in facts["memory_bytes_at_context"].items()),
         ("this machine", f"{machine['device']}, {_size(machine['memory_bytes'])} for models"),
         ("longest context here", f"{machine['longest_context']:,}" if machine["longest_context"] else "does not fit"),
         *((f"  in {form}", f"{tokens:,}" if tokens else "does not fit") for form, tokens in machine["fits"].items()),

@@ -25,20 +25,17 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 def choose_model(asked: str | None) -> Path:
     """Return the folder of the model asked for, or of the default one, which is named on stderr."""
     from ..hub import resolve_model
-    from .progress import download_progress
 
     named = asked or os.environ.get(VARIABLE)
     if named:
-        with download_progress() as progress:
-            return resolve_model(named, progress=progress)
+        return resolve_model(named, progress=True)
     embedded = models_folder() / EMBEDDED_MODEL
     if (embedded / "config.json").exists():
         sys.stderr.write(f"using the embedded {EMBEDDED_MODEL}; choose a Llama 3 with -m MODEL or ${VARIABLE}\n")
         return embedded
     sys.stderr.write(f"using {DEFAULT_HUB_MODEL}; choose another with -m MODEL or ${VARIABLE}\n")
     try:
-        with download_progress() as progress:
-            return resolve_model(DEFAULT_HUB_MODEL, progress=progress)
+        return resolve_model(DEFAULT_HUB_MODEL, progress=True)
     except HubError as error:
         raise HubError(
             f"no model was named and the default can't be had ({error}). Three ways to one: name a folder or Hub id "
