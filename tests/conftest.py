@@ -6,3 +6,22 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+
+import pytest
+
+from .llama3_tokenizer import save_llama3_tokenizer
+from .smollm2 import save_smollm2
+
+
+@pytest.fixture(scope="session")
+def llama3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with Llama 3's tokenizer.json and tokenizer_config.json."""
+    return save_llama3_tokenizer(tmp_path_factory.mktemp("llama3"))
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct in float32 as a Hugging Face folder, built without this package."""
+    return save_smollm2(tmp_path_factory.mktemp("smollm2"))
