@@ -13,6 +13,7 @@ import pytest
 
 from .llama3_tokenizer import save_llama3_tokenizer
 from .smollm2 import save_smollm2
+from .tiny_model import save_tiny
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +26,12 @@ def llama3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def smollm2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2-135M-Instruct in float32 as a Hugging Face folder, built without this package."""
     return save_smollm2(tmp_path_factory.mktemp("smollm2"))
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory, llama3_folder: Path) -> Path:
+    """A tiny random model with Llama 3's tokenizer."""
+    folder = save_tiny(tmp_path_factory.mktemp("tiny"))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).symlink_to(llama3_folder / name)
+    return folder
