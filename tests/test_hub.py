@@ -1,0 +1,128 @@
+"""Downloads from a local fake Hub through HF_ENDPOINT, in processes of their own as the variable is read at import."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llama3_mlx import CheckpointError
+from llama3_mlx.hub import resolve_model
+
+from .fake_hub import FakeHub, running_hub
+from .tiny_model import save_tiny
+
+SMALL = {"vocab_size": 512, "eos_token_id": [1], "bos_token_id": 0}
+
+
+@pytest.fixture
+def hub() -> Iterator[tuple[FakeHub, str]]:
+    with running_hub() as running:
+        yield running
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = save_tiny(tmp_path / "repository", **SMALL)
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "LICENSE.txt").write_text("licence")
+    (folder / "original").mkdir()
+    (folder / "original" / "consolidated.00.pth").write_text("large")
+    (folder / "pytorch_model.bin").write_text("large")
+    return folder
+
+
+def run_command(
+    tmp_path: Path, address: str, *arguments: str, offline: bool = False
+) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": address,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_OFFLINE": "1" if offline else "0",
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    command = [sys.executable, "-m", "llama3_mlx", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
+
+
+def test_a_hub_id_is_downloaded_with_only_the_files_needed(
+    hub: tuple[FakeHub, str], repository: Path, tmp_path: Path
+) -> None:
+    fake, address = hub
+    fake.repositories["owner/name"] = repository
+    result = run_command(tmp_path, address, "convert", "owner/name", str(tmp_path / "out"), "--bits", "4")
+    assert result.returncode == 0, result.stderr
+    assert {name for name, _ in fake.fetched} == {"config.json", "model.safetensors", "tokenizer.json", "LICENSE.txt"}
+    assert (tmp_path / "out" / "LICENSE.txt").read_text() == "licence"
+    fake.fetched.clear()
+    result = run_command(tmp_path, address, "info", "owner/name@main", "--json", offline=True)
+    assert json.loads(result.stdout)["architecture"]["layers"] == 2, result.stderr
+    assert fake.fetched == [], "the cache serves what it has"
+
+
+def test_a_broken_download_goes_on_where_it_stopped(hub: tuple[FakeHub, str], repository: Path, tmp_path: Path) -> None:
+    fake, address = hub
+    # huggingface_hub keeps what it has in steps of 10 MB.
+    fake.repositories["owner/name"] = save_tiny(repository, **{**SMALL, "vocab_size": 200_000})
+    fake.break_once["model.safetensors"] = 15_000_000
+    results = [run_command(tmp_path, address, "convert", "owner/name", str(tmp_path / "out")) for _ in range(2)]
+    assert any(result.returncode == 0 for result in results), results[-1].stderr
+    starts = [start for name, start in fake.fetched if name == "model.safetensors"]
+    assert starts[0] == 0
+    assert starts[-1] > 0, "the second request asks for the rest only"
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ("owner/absent", "there is no model owner/absent on the Hub, or it is private"),
+        ("owner/gated", "owner/gated is gated: accept its licence at https://huggingface.co/owner/gated"),
+        ("owner/name@nowhere", "owner/name has no revision 'nowhere'"),
+        ("owner/empty", "has no config.json"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_line(
+    hub: tuple[FakeHub, str], repository: Path, tmp_path: Path, asked: str, words: str
+) -> None:
+    fake, address = hub
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "LICENSE").write_text("x")
+    fake.repositories |= {"owner/name": repository, "owner/gated": repository, "owner/empty": tmp_path / "empty"}
+    fake.gated.add("owner/gated")
+    result = run_command(tmp_path, address, "convert", asked, str(tmp_path / "out"))
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert result.stderr.strip().count("\n") == 0 or "Fetching" in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unreachable_hub_is_one_line(tmp_path: Path) -> None:
+    result = run_command(tmp_path, "http://127.0.0.1:9", "info", "owner/name")
+    assert result.returncode == 2
+    assert "owner/name" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_without_a_model_all_three_ways_to_one_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMA3_MLX_HOME", str(tmp_path / "nothing"))
+    monkeypatch.delenv("LLAMA3_MLX_MODEL", raising=False)
+    result = run_command(tmp_path, "http://127.0.0.1:9", "generate", "-p", "x", offline=True)
+    assert result.returncode == 2
+    assert all(way in result.stderr for way in ("-m MODEL", "LLAMA3_MLX_MODEL", "scripts/demo"))
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./x", "a/b/c", "owner", "../owner/name", "owner/na me", ""])
+def test_what_is_neither_folder_nor_id_is_refused(name: str) -> None:
+    with pytest.raises(CheckpointError, match="owner/name"):
+        resolve_model(name or "x y")
+
+
+def test_a_file_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_text("x")
+    with pytest.raises(CheckpointError, match="convert it first"):
+        resolve_model(tmp_path / "model.gguf")
