@@ -46,7 +46,7 @@ class Llama:
         CheckpointError, TokenizerError or HubError.
         """
         folder = resolve_model(path_or_id)
-        model = load_model(folder, dtype=dtype)
+        model = load_model(folder, dtype=dtype, join=adapter is None)
         if adapter is not None:
             from .finetune.adapters import load_adapter
 

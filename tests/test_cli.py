@@ -17,7 +17,7 @@ from llama3_mlx import __version__
 from .smollm2 import gguf_path
 from .tiny_model import save_tiny
 
-SMALL = {"vocab_size": 512, "eos_token_id": [1], "bos_token_id": 0}
+SMALL: dict[str, Any] = {"vocab_size": 512, "eos_token_id": [1], "bos_token_id": 0}
 
 
 def run(*arguments: str, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:

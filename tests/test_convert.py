@@ -21,7 +21,7 @@ from llama3_mlx.weights import load_model
 from .smollm2 import gguf_path
 from .tiny_model import CONFIG, save_tiny, tiny_weights
 
-SMALL = {"vocab_size": 512, "eos_token_id": [1], "bos_token_id": 0}
+SMALL: dict[str, Any] = {"vocab_size": 512, "eos_token_id": [1], "bos_token_id": 0}
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_mlx_lm_loads_every_affine_output_with_our_logits(
     theirs.set_dtype(mx.float32)
     tokens = mx.array([[3, 5, 300, 7]])
     expected, ours = theirs(tokens), load_model(tmp_path / "out")(tokens)
-    assert mx.abs(expected - ours).max().item() < 1e-4 * mx.abs(expected).max().item()
+    assert (mx.abs(expected - ours).max() < 1e-4 * mx.abs(expected).max()).item()
 
 
 @pytest.mark.parametrize("mode", ["mxfp4", "nvfp4", "mxfp8"])
@@ -83,7 +83,7 @@ def test_floating_point_modes_load_here_and_in_mlx_lm(source: Path, tmp_path: Pa
     theirs.set_dtype(mx.float32)
     tokens = mx.array([[3, 5, 300, 7]])
     expected, ours = theirs(tokens), load_model(tmp_path / "out")(tokens)
-    assert mx.abs(expected - ours).max().item() < 1e-4 * mx.abs(expected).max().item()
+    assert (mx.abs(expected - ours).max() < 1e-4 * mx.abs(expected).max()).item()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
@@ -100,7 +100,9 @@ def test_shards_of_the_output_hold_what_one_file_would(
 ) -> None:
     convert(source, tmp_path / "whole", bits=4)
     plan = plan_module.make_plan
-    monkeypatch.setattr("llama3_mlx.convert.make_plan", lambda *args: plan(*args, shard_bytes=25_000))
+    monkeypatch.setattr(
+        "llama3_mlx.convert.make_plan", lambda *args: plan(args[0], args[1], args[2], shard_bytes=25_000)
+    )
     convert(source, tmp_path / "sharded", bits=4)
     files = sorted((tmp_path / "sharded").glob("model-*.safetensors"))
     assert len(files) > 2

@@ -14,7 +14,7 @@ from llama3_mlx.llama3_templates import LLAMA_3, LLAMA_3_1, without_marks
 from llama3_mlx.tokenizer import Tokenizer
 from llama3_mlx.tokenizer_files import load_tokenizer
 
-TOOLS = [
+TOOLS: list[dict[str, Any]] = [
     {
         "type": "function",
         "function": {
@@ -24,8 +24,8 @@ TOOLS = [
         },
     }
 ]
-CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Zürich"}}}
-PLAIN = [
+CALL: dict[str, Any] = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Zürich"}}}
+PLAIN: list[list[dict[str, Any]]] = [
     [{"role": "user", "content": " Hi there "}],
     [
         {"role": "system", "content": "Be nice.\n"},
@@ -34,7 +34,7 @@ PLAIN = [
         {"role": "user", "content": "12345 ok?"},
     ],
 ]
-WITH_TOOLS = [
+WITH_TOOLS: list[dict[str, Any]] = [
     {"role": "user", "content": "Weather?"},
     {"role": "assistant", "content": "", "tool_calls": [CALL]},
     {"role": "tool", "content": "25 C"},
@@ -91,7 +91,11 @@ def test_our_templates_and_the_checkpoints_give_the_ids_of_transformers(
 @pytest.mark.parametrize("template", [LLAMA_3_1, without_marks(LLAMA_3_1)])
 def test_tools_and_their_results_render_as_in_transformers(llama3_folder: Path, template: str) -> None:
     for tools_in_user_message in (True, False):
-        options = {"tools": TOOLS, "date_string": "01 Nov 2026", "tools_in_user_message": tools_in_user_message}
+        options: dict[str, Any] = {
+            "tools": TOOLS,
+            "date_string": "01 Nov 2026",
+            "tools_in_user_message": tools_in_user_message,
+        }
         expected = reference_ids(llama3_folder, trl_template("llama3_1"), WITH_TOOLS, **options)
         assert make_dialog(llama3_folder, template).encode(WITH_TOOLS, **options) == expected
 
@@ -115,7 +119,7 @@ def test_smollm2s_own_template_renders_as_in_transformers(smollm2_folder: Path) 
 
 def test_openai_shapes_mean_the_same(llama3_folder: Path) -> None:
     dialog = make_dialog(llama3_folder, LLAMA_3_1)
-    openai = [
+    openai: list[dict[str, Any]] = [
         {"role": "user", "content": [{"type": "text", "text": "Wea"}, {"type": "text", "text": "ther?"}], "name": None},
         {
             "role": "assistant",
@@ -150,7 +154,7 @@ def test_content_gives_no_control_token(llama3_folder: Path, smollm2_folder: Pat
     control = set(dialog.tokenizer.control_tokens.values())
 
     def controls(text: str) -> list[int]:
-        messages = [
+        messages: list[dict[str, Any]] = [
             {"role": "system", "content": text},
             {"role": "user", "content": text},
             {"role": "assistant", "content": text},
@@ -171,7 +175,7 @@ def test_tools_names_and_arguments_give_no_control_token(llama3_folder: Path) ->
         def controls(text: str, dialog: Dialog = dialog, control: set[int] = control) -> list[int]:
             tool = {"type": "function", "function": {"name": text, "description": text, "parameters": {text: [text]}}}
             call = {"function": {"name": text, "arguments": {text: {"a": [text]}}}}
-            messages = [
+            messages: list[dict[str, Any]] = [
                 {"role": "user", "content": "x"},
                 {"role": "assistant", "tool_calls": [call]},
                 {"role": "tool", "content": text},

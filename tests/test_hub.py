@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from llama3_mlx.hub import resolve_model
 from .fake_hub import FakeHub, running_hub
 from .tiny_model import save_tiny
 
-SMALL = {"vocab_size": 512, "eos_token_id": [1], "bos_token_id": 0}
+SMALL: dict[str, Any] = {"vocab_size": 512, "eos_token_id": [1], "bos_token_id": 0}
 
 
 @pytest.fixture
