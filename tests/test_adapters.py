@@ -76,8 +76,8 @@ def test_half_an_adapter_is_refused(tmp_path: Path) -> None:
     model = load_model(save_tiny(tmp_path / "source", **SMALL), join=False)
     adapter = save_adapter(tmp_path / "adapter")
     save_file({"model.layers.0.self_attn.q_proj.lora_a": np.ones((64, 4))}, adapter / "adapters.safetensors")
-    with pytest.raises(CheckpointError, match="no whole LoRA pairs for: model.layers.0.self_attn.q_proj"):
+    with pytest.raises(CheckpointError, match="no whole LoRA pairs for: model"):
         load_adapter(model, adapter)
     (adapter / "adapters.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="has no adapters"):
+    with pytest.raises(CheckpointError, match="is it the folder of an adapter"):
         load_adapter(model, adapter)
