@@ -1,0 +1,50 @@
+"""`llama3-mlx serve`: OpenAI's, Ollama's and Anthropic's protocols, and a page to chat on."""
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+from ..errors import CheckpointError, MissingExtraError
+from ..server.settings import ServerSettings
+from .flags import add_flags, from_flags
+from .model_choice import choose_model
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `serve`."""
+    parser.add_argument(
+        "-m", "--model", metavar="MODEL", action="append",
+        help="folder or Hub id of a model to serve, first of all; repeatable (default: as for generate)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--adapter", metavar="NAME=FOLDER", action="append", default=[],
+        help="LoRA adapter that requests can name as MODEL:NAME; repeatable",
+    )  # fmt: skip
+    add_flags(parser, ServerSettings, "server")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until stopped."""
+    settings = from_flags(args, ServerSettings)
+    missing = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(f"serve needs {' and '.join(missing)}: pip install 'llama3-mlx[server]'")
+    models = dict(_named(choice, choose_model(choice)) for choice in args.model or [None])
+    adapters = dict(_adapter(text) for text in args.adapter)
+    from ..server.running import serve
+
+    return serve(settings, models, adapters)
+
+
+def _named(asked: str | None, folder: Path) -> tuple[str, Path]:
+    """Return the name of a model: the Hub id that was asked for, else the folder's name."""
+    is_id = asked is not None and not Path(asked).expanduser().is_dir()
+    return (asked or "").partition("@")[0] if is_id else folder.resolve().name, folder.resolve()
+
+
+def _adapter(text: str) -> tuple[str, Path]:
+    name, found, folder = text.partition("=")
+    path = Path(folder if found else text).expanduser().resolve()
+    if not (path / "adapter_config.json").is_file():
+        raise CheckpointError(f"{path} has no adapter_config.json: is it the folder of an adapter?")
+    return name if found else path.name, path

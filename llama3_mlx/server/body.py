@@ -1,0 +1,94 @@
+"""A request's body: read whole under limits of size, time and nesting before any handler sees it."""
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping
+
+from starlette.types import Message, Receive
+
+from .errors import ApiError
+from .settings import ServerSettings
+
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_BRACKET = re.compile(rb"[\[\]{}]")
+
+
+async def read_body(receive: Receive, headers: Mapping[str, str], settings: ServerSettings) -> bytes:
+    """Return the body; raises ApiError 413 past the size, 408 past the time, 400 if the client breaks off."""
+    limit = int(settings.max_body_mb * 1e6)
+    declared = headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > limit:
+        raise _too_large(limit)
+    try:
+        async with asyncio.timeout(settings.body_timeout_s):
+            return await _collect(receive, limit)
+    except TimeoutError:
+        raise ApiError(
+            408, f"the body didn't arrive within {settings.body_timeout_s:g} s", headers={"connection": "close"}
+        ) from None
+
+
+async def _collect(receive: Receive, limit: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ApiError(400, "the client broke off before the body was whole")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise _too_large(limit)
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def check_json(body: bytes, max_depth: int) -> None:
+    """Raise ApiError 400 unless the body is one JSON value in UTF-8, nested at most `max_depth` deep."""
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ApiError(400, f"the body is not UTF-8: byte {error.start} can't be read") from None
+    depth = _depth(body)
+    if depth > max_depth:
+        raise ApiError(400, f"the JSON is nested {depth} deep; at most {max_depth} is accepted")
+    try:
+        json.loads(body, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise ApiError(400, f"the body is no JSON: {error.msg} at character {error.pos}") from None
+    except ValueError as error:
+        raise ApiError(400, f"the body is no JSON: {error}") from None
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that gives the body that was read, then what the client does next."""
+    sent = False
+
+    async def again() -> Message:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+def _depth(body: bytes) -> int:
+    """Return the deepest nesting of JSON, found without recursion so that no depth can overflow the stack."""
+    deepest = depth = 0
+    for bracket in _BRACKET.findall(_STRING.sub(b"", body)):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(
+        413, f"the body is larger than the {limit} bytes that are accepted", headers={"connection": "close"}
+    )

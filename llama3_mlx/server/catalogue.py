@@ -1,0 +1,175 @@
+"""Which models and adapters a request can name: those found in known folders, never a path out of a request."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ..config import ModelConfig, load_config, load_json_object
+from ..errors import ConfigError
+from ..estimate import Needs, estimate
+from ..home import home_folder, models_folder
+from .errors import ApiError
+
+_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?\Z", re.ASCII)
+DEFAULT_TAG = "latest"
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model folder and the name that requests call it by."""
+
+    name: str
+    folder: Path
+
+    @cached_property
+    def config(self) -> ModelConfig:
+        """The model's config; raises ConfigError where it is no Llama."""
+        return load_config(self.folder)
+
+    @cached_property
+    def needs(self) -> Needs:
+        """What the model needs in memory."""
+        return estimate(self.config)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its files."""
+        return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
+
+    @property
+    def modified_s(self) -> float:
+        """When its config was last written, in seconds since 1970."""
+        return (self.folder / "config.json").stat().st_mtime
+
+    @property
+    def digest(self) -> str:
+        """A hash of the folder's file names, sizes and times; it changes when the model does."""
+        files = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in self.folder.iterdir() if p.is_file())
+        return sha256(repr(files).encode()).hexdigest()
+
+    @property
+    def quantization_level(self) -> str:
+        """The kind of its weights in a word: Q4, or F16."""
+        if self.config.quantization is not None:
+            return f"Q{self.config.quantization.default.bits}" if self.config.quantization.default else "mixed"
+        return {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}.get(self.config.dtype or "", "F16")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a request's `model` means: a model, and an adapter over it if one is named."""
+
+    model: ModelEntry
+    adapter: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The full name, `model` or `model:adapter`."""
+        return f"{self.model.name}:{self.adapter}" if self.adapter else self.model.name
+
+
+class Catalogue:
+    """The models that can be served, looked up anew each time so that a new folder is there at once."""
+
+    def __init__(self, served: Mapping[str, Path], adapters: Mapping[str, Path], *, with_home: bool = True) -> None:
+        self._served, self._adapters, self._with_home = dict(served), dict(adapters), with_home
+
+    def models(self) -> dict[str, ModelEntry]:
+        """Return all models by name, those named at the start first."""
+        found = dict(self._served)
+        if self._with_home:
+            for name, folder in (*_in_home(models_folder()), *_in_hub_cache()):
+                found.setdefault(name, folder)
+        return {name: ModelEntry(name, folder) for name, folder in found.items()}
+
+    def adapters(self) -> dict[str, Path]:
+        """Return all adapter folders by name."""
+        found = dict(self._adapters)
+        if self._with_home:
+            for folder in _sub_folders(home_folder() / "adapters", "adapter_config.json"):
+                found.setdefault(folder.name, folder)
+        return found
+
+    def choose(self, name: str | None) -> Choice:
+        """Return what `name` means, the first model if it is empty; raises ApiError 404 for a name that isn't there."""
+        models = self.models()
+        if not name:
+            if not models:
+                raise ApiError(404, "there is no model: get one with llama3-mlx pull", code="model_not_found")
+            return Choice(next(iter(models.values())))
+        if name in models:
+            return Choice(models[name])
+        base, found, tag = name.rpartition(":")
+        if found and base in models:
+            if tag == DEFAULT_TAG:
+                return Choice(models[base])
+            if tag in self.adapters():
+                return Choice(models[base], tag)
+            raise ApiError(404, _absent("adapter", tag, self.adapters()), param="model", code="model_not_found")
+        raise ApiError(404, _absent("model", name, models), param="model", code="model_not_found")
+
+    def add(self, name: str, folder: Path) -> None:
+        """Serve a further folder under `name`."""
+        self._served[name] = folder
+
+    def remove(self, name: str) -> None:
+        """Forget a model that was served by name."""
+        self._served.pop(name, None)
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it can be the name of a new model; raises ApiError 400."""
+    plain = name.removesuffix(f":{DEFAULT_TAG}")
+    if not _NAME.match(plain) or ".." in plain or len(plain) > 200:
+        raise ApiError(400, f"{name[:80]!r} can't be a model's name: use letters, digits, '.', '_', '-' and one '/'")
+    return plain
+
+
+def _absent(kind: str, name: str, there: Mapping[str, Any]) -> str:
+    known = ", ".join(list(there)[:20]) or "none"
+    return f"there is no {kind} {name[:80]!r}; there are: {known}"
+
+
+def _sub_folders(folder: Path, marker: str) -> Sequence[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and (path / marker).is_file())
+
+
+def _in_home(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the models of our own folder: NAME or OWNER/NAME."""
+    for path in _sub_folders(folder, "config.json"):
+        yield path.name, path
+    if folder.is_dir():
+        for owner in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+            for path in _sub_folders(owner, "config.json"):
+                yield f"{owner.name}/{path.name}", path
+
+
+def _in_hub_cache() -> Iterator[tuple[str, Path]]:
+    """Yield the Llama models that are whole in the Hub's local cache. Source: huggingface_hub's cache layout."""
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    if not cache.is_dir():
+        return
+    for repository in sorted(cache.glob("models--*--*")):
+        reference = repository / "refs" / "main"
+        if not reference.is_file():
+            continue
+        folder = repository / "snapshots" / reference.read_text().strip()
+        if _is_whole_llama(folder):
+            yield repository.name.removeprefix("models--").replace("--", "/", 1), folder
+
+
+def _is_whole_llama(folder: Path) -> bool:
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        return False
+    try:
+        return load_json_object(folder / "config.json").get("model_type") == "llama"
+    except ConfigError:
+        return False

@@ -1,0 +1,88 @@
+"""A chat in no protocol's words: messages in, events out."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..completion import Completion
+from .errors import ApiError
+from .events import End, Event, Text
+from .served import Ask, Replies, Served
+from .settings import ServerSettings
+
+_MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chat:
+    """A dialog that wants `n` answers.
+
+    `tool_choice` is "auto", "none", "required" or the name of a tool. `schema` is a JSON schema that the answer has
+    to follow; an empty one means any JSON.
+    """
+
+    messages: Sequence[Mapping[str, Any]]
+    settings: dict[str, Any] = field(default_factory=dict)
+    n: int = 1
+    tools: Sequence[Mapping[str, Any]] = ()
+    tool_choice: str = "auto"
+    named_tool: bool = False
+    parallel_calls: bool = True
+    schema: Mapping[str, Any] | None = None
+    template: Mapping[str, Any] = field(default_factory=dict)
+    top_logprobs: int | None = None
+    continue_final: bool = False
+
+
+def prompt_of(chat: Chat, served: Served) -> list[int]:
+    """Return the token ids of the dialog up to where the answer begins."""
+    dialog = served.llama.dialog
+    if dialog is None:
+        raise ApiError(
+            400, f"{served.choice.model.name} is a base model without a dialog format: use /v1/completions",
+            code="no_dialog_format",
+        )  # fmt: skip
+    messages = [known_keys(message) for message in chat.messages]
+    tools = [dict(tool) for tool in chat.tools] if chat.tool_choice != "none" else []
+    return dialog.encode(messages, tools=tools or None, continue_final=chat.continue_final, **chat.template)
+
+
+def known_keys(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message without the keys that clients send along and no dialog format has a place for."""
+    return {key: message[key] for key in _MESSAGE_KEYS if message.get(key) is not None}
+
+
+def converse(chat: Chat, served: Served, limits: ServerSettings, stack: AsyncExitStack) -> AsyncIterator[Event]:
+    """Start all answers to a chat and return their events as they come; raises at once what is refused.
+
+    What runs ends when `stack` does.
+    """
+    prompt = prompt_of(chat, served)
+    settings = limited(chat.settings, limits)
+    asks = [Ask(prompt=prompt, settings=seeded(settings, index)) for index in range(chat.n)]
+    replies = served.start(asks, limits.timeout_s)
+    stack.callback(replies.close)
+    return _events(replies)
+
+
+async def _events(replies: Replies) -> AsyncIterator[Event]:
+    async for index, item in replies:
+        if isinstance(item, Completion):
+            yield End(index, item.finish_reason, item)
+        else:
+            yield Text(index, item.text)
+
+
+def limited(settings: Mapping[str, Any], limits: ServerSettings) -> dict[str, Any]:
+    """Return the settings with the server's limit on an answer's length."""
+    if limits.max_tokens is None:
+        return dict(settings)
+    asked = settings.get("max_tokens")
+    return {**settings, "max_tokens": limits.max_tokens if asked is None else min(asked, limits.max_tokens)}
+
+
+def seeded(settings: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """Return the settings of the answer `index`: each gets a seed of its own out of the one that was asked for."""
+    seed = settings.get("seed")
+    return dict(settings) if seed is None or not index else {**settings, "seed": (seed + index) % 2**64}

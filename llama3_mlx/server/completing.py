@@ -1,0 +1,62 @@
+"""Continuing texts in no protocol's words: prompts in, events out."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..completion import Completion
+from ..errors import RequestError
+from .chatting import limited, seeded
+from .events import End, Event, Text
+from .served import Ask, Replies, Served
+from .settings import ServerSettings
+
+Prompt = str | Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """Prompts of which each wants `n` continuations; the answers to the first prompt come first."""
+
+    prompts: Sequence[Prompt]
+    settings: dict[str, Any] = field(default_factory=dict)
+    n: int = 1
+    schema: Mapping[str, Any] | None = None
+
+
+def prompt_ids(prompt: Prompt, served: Served) -> list[int]:
+    """Return the token ids of a prompt; a text gets the beginning-of-text token, ids are taken as they are."""
+    llama = served.llama
+    if isinstance(prompt, str):
+        return llama.tokenizer.encode(prompt, bos=True)
+    wrong = [token for token in prompt if not 0 <= token < llama.config.vocab_size]
+    if wrong:
+        raise RequestError(f"token id {wrong[0]} is outside the vocabulary of {llama.config.vocab_size}")
+    return list(prompt)
+
+
+def complete(
+    asked: Continuation, served: Served, limits: ServerSettings, stack: AsyncExitStack
+) -> AsyncIterator[Event]:
+    """Start all continuations and return their events as they come; raises at once what is refused.
+
+    What runs ends when `stack` does.
+    """
+    settings = limited(asked.settings, limits)
+    asks = [
+        Ask(prompt=ids, settings=seeded(settings, index))
+        for ids in (prompt_ids(prompt, served) for prompt in asked.prompts)
+        for index in range(asked.n)
+    ]
+    replies = served.start(asks, limits.timeout_s)
+    stack.callback(replies.close)
+    return _events(replies)
+
+
+async def _events(replies: Replies) -> AsyncIterator[Event]:
+    async for index, item in replies:
+        if isinstance(item, Completion):
+            yield End(index, item.finish_reason, item)
+        else:
+            yield Text(index, item.text)

@@ -1,0 +1,108 @@
+"""What comes back from a chat or a completion, in no protocol's words."""
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..completion import Completion
+
+Reason = Literal["stop", "length", "tool_calls"]
+
+
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """A token's text, bytes and log-probability, with the likeliest alternatives at its place."""
+
+    token_id: int
+    data: bytes
+    logprob: float
+    alternatives: tuple["Chance", ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The token as text; U+FFFD stands for bytes that are no character of their own."""
+        return self.data.decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """New text of one answer; `chances` belong to the tokens that came in with it, where they were asked for."""
+
+    choice: int
+    text: str
+    chances: tuple[Chance, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A whole tool call of one answer, the `position`-th of it."""
+
+    choice: int
+    position: int
+    name: str
+    arguments: Mapping[str, Any]
+    id: str = field(default_factory=lambda: f"call_{secrets.token_hex(12)}")
+
+    @property
+    def arguments_json(self) -> str:
+        """The arguments as OpenAI writes them: an object in JSON, as a string."""
+        return json.dumps(self.arguments, ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The end of one answer, and why."""
+
+    choice: int
+    reason: Reason
+    completion: Completion
+    stop_text: str | None = None
+
+
+Event = Text | Call | End
+
+
+@dataclass
+class Answer:
+    """One answer as it adds up from its events."""
+
+    text: str = ""
+    chances: list[Chance] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    end: End | None = None
+
+    def add(self, event: Event) -> None:
+        """Take the next event."""
+        if isinstance(event, Text):
+            self.text += event.text
+            self.chances += event.chances
+        elif isinstance(event, Call):
+            self.calls.append(event)
+        else:
+            self.end = event
+
+    @property
+    def reason(self) -> Reason:
+        """Why it ended."""
+        return self.end.reason if self.end else "length"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of a request: the prompt counted once, the answers added up."""
+
+    prompt: int
+    cached: int
+    written: int
+
+
+def usage(answers: Sequence[Answer], n: int = 1) -> Usage:
+    """Return the usage of answers of which `n` in a row have one prompt; it counts once."""
+    ends = [answer.end.completion for answer in answers if answer.end]
+    return Usage(
+        prompt=sum(end.prompt_tokens for end in ends[::n]),
+        cached=sum(end.cached_tokens for end in ends[::n]),
+        written=sum(len(end.token_ids) for end in ends),
+    )

@@ -1,0 +1,163 @@
+"""The models in memory: loaded when first asked for, under one memory budget, least recently used out first."""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from ..device import working_memory_bytes
+from .catalogue import Catalogue, Choice
+from .errors import ApiError
+from .logs import log
+from .metrics import Gauge, Metrics
+from .served import Served
+from .settings import ServerSettings
+
+# Left for the system and other applications where no budget is given.
+_SHARE = 0.75
+# Key/value positions that a loaded model's budget counts beside its weights.
+_CONTEXT = 4096
+_SWEEP_S = 1.0
+
+
+@dataclass
+class Place:
+    """A model in memory, or on its way there."""
+
+    served: Served
+    needed_bytes: int
+    ready: asyncio.Task[None]
+    users: int = 0
+    used_s: float = field(default_factory=time.monotonic)
+    keep_alive_s: float = 0.0
+
+    @property
+    def expires_s(self) -> float:
+        """When it may go, on the monotonic clock; infinity for never."""
+        if self.users or self.keep_alive_s < 0:
+            return math.inf
+        return self.used_s + self.keep_alive_s
+
+
+class LoadedModels:
+    """Gives out loaded models by name and takes them out of memory again."""
+
+    def __init__(self, catalogue: Catalogue, settings: ServerSettings, metrics: Metrics) -> None:
+        self.catalogue, self._settings, self._metrics = catalogue, settings, metrics
+        budget = settings.memory_gb * 1e9 if settings.memory_gb else working_memory_bytes() * _SHARE
+        self.budget_bytes = int(budget)
+        self.places: dict[str, Place] = {}
+        self._freed, self._making_room = asyncio.Event(), asyncio.Lock()
+        metrics.gauges += [
+            Gauge("running", "Generations that run or wait", "model", lambda: self._count("active")),
+            Gauge("queued", "Generations that wait for a place", "model", lambda: self._count("waiting")),
+            Gauge("model_memory_bytes", "Memory set aside for loaded models", "model", self._memory),
+        ]
+
+    @asynccontextmanager
+    async def use(self, name: str | None, keep_alive_s: float | None = None) -> AsyncIterator[Served]:
+        """Give the model called `name`, loaded, and keep it in memory while it is used.
+
+        Raises ApiError 404 if there is none of that name, 503 if there is no memory for it now, 400 if never.
+        """
+        choice = self.catalogue.choose(name)
+        place = await self._place(choice)
+        place.users += 1
+        place.keep_alive_s = self._settings.keep_alive_s if keep_alive_s is None else keep_alive_s
+        try:
+            await asyncio.shield(place.ready)
+            yield place.served
+        finally:
+            place.users -= 1
+            place.used_s = time.monotonic()
+            if not place.users:
+                self._freed.set()
+
+    async def unload(self, name: str) -> bool:
+        """Take a model out of memory if nobody uses it; return whether it was there and is gone."""
+        place = self.places.get(name)
+        if place is None or place.users:
+            return False
+        del self.places[name]
+        await place.served.close()
+        log("model unloaded", model=name)
+        return True
+
+    async def sweep(self) -> None:
+        """Take expired models out of memory, until cancelled."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now = time.monotonic()
+            for name in [name for name, place in self.places.items() if place.expires_s <= now]:
+                await self.unload(name)
+
+    async def close(self) -> None:
+        """Let go of all models."""
+        for place in list(self.places.values()):
+            place.ready.cancel()
+            await place.served.close()
+        self.places.clear()
+
+    async def _place(self, choice: Choice) -> Place:
+        place = self.places.get(choice.name)
+        if place is not None and place.ready.done() and not place.ready.cancelled() and place.ready.exception():
+            del self.places[choice.name]
+            place = None
+        if place is None:
+            needed = choice.model.needs.at_context(min(_CONTEXT, choice.model.config.max_position_embeddings))
+            async with self._making_room:
+                await self._make_room(choice.name, needed)
+                place = self.places.get(choice.name) or self._start(choice, needed)
+        return place
+
+    def _start(self, choice: Choice, needed: int) -> Place:
+        adapter = self.catalogue.adapters()[choice.adapter] if choice.adapter else None
+        served = Served(choice, adapter, self._settings.max_running, self._settings.max_queue)
+        place = Place(served, needed, asyncio.ensure_future(self._load(served)))
+        self.places[choice.name] = place
+        return place
+
+    async def _load(self, served: Served) -> None:
+        await served.load()
+        self._metrics.loads.add(model=served.choice.name)
+        log("model loaded", model=served.choice.name, seconds=round(served.load_s, 2))
+
+    async def _make_room(self, name: str, needed: int) -> None:
+        """Take out models that nobody uses, the least recently used first, until `needed` bytes are free."""
+        if needed > self.budget_bytes:
+            raise ApiError(
+                400,
+                f"{name} needs {needed / 1e9:.2f} GB, but the memory for models is {self.budget_bytes / 1e9:.2f} GB: "
+                "take a smaller model, or give the server more with --memory-gb",
+                code="insufficient_memory",
+            )
+        while name not in self.places and self._used() + needed > self.budget_bytes:
+            idle = [(place.used_s, other) for other, place in self.places.items() if not place.users]
+            if not idle:
+                await self._wait_for_room(name, needed)
+            else:
+                await self.unload(min(idle)[1])
+
+    async def _wait_for_room(self, name: str, needed: int) -> None:
+        self._freed.clear()
+        try:
+            async with asyncio.timeout(self._settings.timeout_s):
+                await self._freed.wait()
+        except TimeoutError:
+            raise ApiError(
+                503,
+                f"{name} needs {needed / 1e9:.2f} GB, but other models are in use: try again later",
+                code="insufficient_memory",
+                headers={"retry-after": "10"},
+            ) from None
+
+    def _used(self) -> int:
+        return sum(place.needed_bytes for place in self.places.values())
+
+    def _count(self, attribute: str) -> dict[str, float]:
+        return {name: getattr(place.served, attribute) for name, place in self.places.items()}
+
+    def _memory(self) -> dict[str, float]:
+        return {name: float(place.needed_bytes) for name, place in self.places.items()}

@@ -1,0 +1,155 @@
+"""POST /v1/chat/completions. Source: https://platform.openai.com/docs/api-reference/chat."""
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from .chatting import Chat, converse
+from .errors import ApiError
+from .events import Answer, Call, Chance, Event, Text, Usage, usage
+from .openai_schema import ChatRequest, NamedTool
+from .openai_stream import failing_softly
+from .sse import COMMENT, DONE, EVENT_STREAM, kept_alive, sse
+from .turn import Turn
+
+router = APIRouter(tags=["OpenAI"])
+
+
+@router.post("/v1/chat/completions")
+@router.post("/chat/completions", include_in_schema=False)
+async def chat_completions(body: ChatRequest, request: Request) -> Response:
+    """Answer a dialog."""
+    chat = chat_of(body)
+    async with Turn(request) as turn:
+        turn.ignore(body.ignored())
+        limit_choices(turn, chat.n)
+        served = await turn.use(body.model, body.keep_alive)
+        events = converse(chat, served, turn.server.settings, turn.stack)
+        head = _Head(served.choice.name)
+        if body.stream:
+            include_usage = bool(body.stream_options and body.stream_options.include_usage)
+            parts = _stream(head, turn.counted(events), chat, include_usage)
+            return turn.stream(kept_alive(failing_softly(parts, request), COMMENT), EVENT_STREAM)
+        answers = await turn.gather(events, chat.n)
+        return turn.reply(head.whole(answers, chat))
+
+
+def chat_of(body: ChatRequest) -> Chat:
+    """Return what the request asks for; raises ApiError 400 for what fits no answer."""
+    if body.top_logprobs is not None and not body.logprobs:
+        raise ApiError(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
+    choice = body.tool_choice
+    return Chat(
+        messages=[message.model_dump(exclude_none=True) for message in body.messages],
+        settings=body.settings(),
+        n=body.n or 1,
+        tools=[tool.model_dump(exclude_none=True) for tool in body.tools or ()],
+        tool_choice=choice.function.name if isinstance(choice, NamedTool) else choice or "auto",
+        named_tool=isinstance(choice, NamedTool),
+        parallel_calls=body.parallel_tool_calls is not False,
+        schema=_schema(body),
+        template=body.chat_template_kwargs or {},
+        top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+    )
+
+
+def limit_choices(turn: Turn, count: int) -> None:
+    """Refuse a request for more answers than the server gives."""
+    limit = turn.server.settings.max_choices
+    if count > limit:
+        raise ApiError(400, f"the request asks for {count} answers; at most {limit} are given", param="n")
+
+
+def _schema(body: ChatRequest) -> dict[str, Any] | None:
+    """Return the schema that the answer has to follow."""
+    form = body.response_format
+    if form is None or form.type == "text":
+        return None
+    if form.type == "json_object":
+        return {"type": "object"}
+    if form.json_schema is None or form.json_schema.schema_ is None:
+        raise ApiError(400, "response_format json_schema needs json_schema.schema", param="response_format")
+    return form.json_schema.schema_
+
+
+class _Head:
+    """What all chunks of one answer have in common."""
+
+    def __init__(self, model: str) -> None:
+        self.id = f"chatcmpl-{secrets.token_hex(12)}"
+        self.created, self.model = int(time.time()), model
+
+    def __call__(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        return {
+            "id": self.id, "object": kind, "created": self.created, "model": self.model,
+            "system_fingerprint": None, "choices": choices, **more,
+        }  # fmt: skip
+
+    def whole(self, answers: Sequence[Answer], chat: Chat) -> dict[str, Any]:
+        """Return the answers as one object."""
+        choices = [_choice(index, answer, chat) for index, answer in enumerate(answers)]
+        return self("chat.completion", choices, usage=usage_object(usage(answers, chat.n)))
+
+
+def _choice(index: int, answer: Answer, chat: Chat) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+    if answer.calls:
+        message["content"] = answer.text or None
+        message["tool_calls"] = [_call(call) for call in answer.calls]
+    logprobs = _logprobs(answer.chances) if chat.top_logprobs is not None else None
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": answer.reason}
+
+
+async def _stream(head: _Head, events: AsyncIterator[Event], chat: Chat, include_usage: bool) -> AsyncIterator[bytes]:
+    chunk = "chat.completion.chunk"
+    later: dict[str, Any] = {"usage": None} if include_usage else {}
+    answers = [Answer() for _ in range(chat.n)]
+    for index in range(chat.n):
+        yield sse(head(chunk, [_delta(index, {"role": "assistant", "content": "", "refusal": None})], **later))
+    async for event in events:
+        answers[event.choice].add(event)
+        if isinstance(event, Text):
+            logprobs = _logprobs(event.chances) if chat.top_logprobs is not None else None
+            choice = _delta(event.choice, {"content": event.text}, logprobs=logprobs)
+        elif isinstance(event, Call):
+            choice = _delta(event.choice, {"tool_calls": [{"index": event.position, **_call(event)}]})
+        else:
+            choice = _delta(event.choice, {}, event.reason)
+        yield sse(head(chunk, [choice], **later))
+    if include_usage:
+        yield sse(head(chunk, [], usage=usage_object(usage(answers, chat.n))))
+    yield DONE
+
+
+def _delta(
+    index: int, delta: dict[str, Any], reason: str | None = None, logprobs: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+
+
+def _call(call: Call) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments_json}}
+
+
+def _logprobs(chances: Sequence[Chance]) -> dict[str, Any]:
+    content = [
+        {**_chance(chance), "top_logprobs": [_chance(other) for other in chance.alternatives]} for chance in chances
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _chance(chance: Chance) -> dict[str, Any]:
+    return {"token": chance.text, "bytes": list(chance.data), "logprob": chance.logprob}
+
+
+def usage_object(count: Usage) -> dict[str, Any]:
+    """Return token counts as OpenAI writes them."""
+    return {
+        "prompt_tokens": count.prompt,
+        "completion_tokens": count.written,
+        "total_tokens": count.prompt + count.written,
+        "prompt_tokens_details": {"cached_tokens": count.cached},
+    }

@@ -1,0 +1,44 @@
+"""GET /v1/models. Source: https://platform.openai.com/docs/api-reference/models."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from .catalogue import Catalogue, Choice, ModelEntry
+
+router = APIRouter(tags=["OpenAI"])
+
+
+@router.get("/v1/models")
+def list_models(request: Request) -> dict[str, Any]:
+    """List the models, and each with each adapter."""
+    return {
+        "object": "list",
+        "data": [_model(choice) for choice in all_choices(request.app.state.server.models.catalogue)],
+    }
+
+
+@router.get("/v1/models/{name:path}")
+def show_model(name: str, request: Request) -> dict[str, Any]:
+    """Show one model; 404 if there is none of that name."""
+    return _model(request.app.state.server.models.catalogue.choose(name))
+
+
+def all_choices(catalogue: Catalogue) -> list[Choice]:
+    """Return everything that a request can name."""
+    adapters = catalogue.adapters()
+    return [Choice(model, adapter) for model in catalogue.models().values() for adapter in (None, *adapters)]
+
+
+def _model(choice: Choice) -> dict[str, Any]:
+    return {
+        "id": choice.name,
+        "object": "model",
+        "created": int(choice.model.modified_s),
+        "owned_by": owner(choice.model),
+    }
+
+
+def owner(model: ModelEntry) -> str:
+    """Return the first half of OWNER/NAME, else "local"."""
+    return model.name.partition("/")[0] if "/" in model.name else "local"

@@ -1,0 +1,193 @@
+"""Bodies of OpenAI's requests as their clients send them: null counts as absent, wrong types are refused.
+
+Source: https://platform.openai.com/docs/api-reference and the types of the `openai` package. Fields that OpenAI has and
+that mean nothing here are accepted; which ones a request sent stands in the header `x-ignored-parameters`.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..options import GenerationOptions
+
+
+class Body(BaseModel):
+    """A request's body."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    def ignored(self) -> list[str]:
+        """Return the names of fields that were sent and mean nothing here."""
+        return sorted(name for name, value in (self.model_extra or {}).items() if value is not None)
+
+
+def option(name: str) -> Any:
+    """Return the field of a generation setting, its text and limits taken from GenerationOptions."""
+    limits = GenerationOptions.__dataclass_fields__[name].metadata
+    return Field(default=None, description=limits["help"], ge=limits.get("low"), le=limits.get("high"))
+
+
+class StreamOptions(Body):
+    """`stream_options`."""
+
+    include_usage: bool | None = None
+
+
+class Sampling(Body):
+    """The settings that all of OpenAI's generating requests share, and those of ours beside them."""
+
+    model: str | None = Field(None, description="model, or model:adapter; absent: the server's first model")
+    max_tokens: int | None = option("max_tokens")
+    temperature: float | None = option("temperature")
+    top_p: float | None = option("top_p")
+    seed: Annotated[int, Field(ge=-(2**63), le=2**64 - 1)] | None = None
+    stop: str | list[str] | None = Field(None, description="the answer ends before any of these texts")
+    n: int | None = Field(None, ge=1, description="answers to write")
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: dict[str, float] | None = Field(None, description="token id to what is added to its logit")
+    top_k: int | None = option("top_k")
+    min_p: float | None = option("min_p")
+    repetition_penalty: float | None = option("repetition_penalty")
+    keep_alive: float | str | None = Field(None, description="how long the model stays loaded, as Ollama takes it")
+    user: str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return what was given by the names of GenerationOptions."""
+        given = {name: getattr(self, name) for name in _PLAIN if getattr(self, name) is not None}
+        if self.seed is not None:
+            given["seed"] = self.seed % 2**64
+        if self.stop is not None:
+            given["stop"] = tuple([self.stop] if isinstance(self.stop, str) else self.stop)
+        for name in ("presence_penalty", "frequency_penalty"):
+            if getattr(self, name):
+                given[name] = getattr(self, name)
+        if self.logit_bias:
+            given["logit_bias"] = self.logit_bias
+        return given
+
+
+_PLAIN = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+
+class ContentPart(Body):
+    """A part of a message's content; of all kinds there are, a model of text reads text."""
+
+    type: str
+    text: str | None = None
+
+
+class FunctionCall(Body):
+    """The function of a tool call, its arguments JSON in a string."""
+
+    name: str
+    arguments: str | dict[str, Any] | None = None
+
+
+class ToolCall(Body):
+    """A tool call in an assistant's message."""
+
+    id: str | None = None
+    type: str | None = None
+    function: FunctionCall
+
+
+class Message(Body):
+    """A message of a dialog."""
+
+    role: str
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+
+
+class FunctionSpec(Body):
+    """A function that the model may call; `parameters` is a JSON schema."""
+
+    name: str = Field(min_length=1, max_length=128)
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Body):
+    """A tool: functions are the one kind there is."""
+
+    type: Literal["function"]
+    function: FunctionSpec
+
+
+class NamedFunction(Body):
+    """The name of a function."""
+
+    name: str
+
+
+class NamedTool(Body):
+    """The tool that has to be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class JsonSchema(Body):
+    """A schema for the answer."""
+
+    name: str | None = None
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """The form of the answer: text, any JSON object, or JSON of a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class ChatRequest(Sampling):
+    """Body of /v1/chat/completions."""
+
+    messages: list[Message]
+    max_completion_tokens: int | None = option("max_tokens")
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="values for the checkpoint's chat template")
+
+    def settings(self) -> dict[str, Any]:
+        """Return what was given by the names of GenerationOptions."""
+        given = super().settings()
+        if self.max_completion_tokens is not None:
+            given["max_tokens"] = self.max_completion_tokens
+        return given
+
+
+class CompletionRequest(Sampling):
+    """Body of /v1/completions."""
+
+    prompt: str | list[str] | list[int] | list[list[int]] | None = Field(
+        None, description="text, texts, token ids, or lists of token ids; absent: the beginning of a text"
+    )
+    suffix: str | None = None
+    echo: bool | None = None
+    logprobs: int | None = Field(None, ge=0, le=20)
+    best_of: int | None = Field(None, ge=1)
+
+
+class EmbeddingRequest(Body):
+    """Body of /v1/embeddings."""
+
+    model: str | None = None
+    input: str | list[str] | list[int] | list[list[int]]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = Field(None, ge=1)
+    keep_alive: float | str | None = None
+    user: str | None = None

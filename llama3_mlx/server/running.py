@@ -1,0 +1,58 @@
+"""Runs the application on uvicorn until a signal; what is being answered is finished first."""
+
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import uvicorn
+
+from ..errors import Llama3MLXError
+from .app import make_app
+from .catalogue import Catalogue
+from .logs import start_logging
+from .settings import ServerSettings
+
+_STOP_S = 30
+
+
+class ListenError(Llama3MLXError):
+    """The address to listen on can't be had."""
+
+
+def serve(settings: ServerSettings, models: Mapping[str, Path], adapters: Mapping[str, Path]) -> int:
+    """Serve the models until SIGINT or SIGTERM, and return the exit code."""
+    start_logging(settings.log_format)
+    catalogue = Catalogue(models, adapters)
+    server = make_server(settings, catalogue)
+    listening = listen(settings)
+    shown = listening.getsockname()[1]
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    sys.stderr.write(f"llama3-mlx serves {', '.join(models)} on http://{host}:{shown} (Ctrl-C stops it)\n")
+    server.run([listening])
+    return 0 if server.started else 1
+
+
+def make_server(settings: ServerSettings, catalogue: Catalogue) -> uvicorn.Server:
+    """Return a uvicorn server of the application."""
+    config = uvicorn.Config(
+        make_app(settings, catalogue), log_config=None, access_log=False, server_header=False, date_header=False,
+        http="h11", ws="none", lifespan="on", timeout_graceful_shutdown=_STOP_S, timeout_keep_alive=75,
+    )  # fmt: skip
+    return uvicorn.Server(config)
+
+
+def listen(settings: ServerSettings) -> socket.socket:
+    """Return the listening socket; raises ListenError in one line."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+    except OSError as error:
+        listening.close()
+        raise ListenError(
+            f"can't listen on {settings.host} port {settings.port}: {error.strerror}; choose another with --port"
+        ) from None
+    listening.listen(256)
+    return listening

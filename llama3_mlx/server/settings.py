@@ -1,0 +1,69 @@
+"""What the server can be told at its start: each setting once, with its help; flags come from here."""
+
+import ipaddress
+import os
+from dataclasses import dataclass
+
+from ..errors import RequestError
+from ..options import setting
+
+API_KEY_VARIABLE = "LLAMA3_MLX_API_KEY"
+LOG_FORMATS = ("text", "json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """Settings of one server."""
+
+    host: str = setting("127.0.0.1", "address to listen on; beyond loopback an API key is required")
+    port: int = setting(8080, "port to listen on (0: any free one)", low=0, high=65535)
+    api_key: str | None = setting(None, f"key that requests must carry (better: ${API_KEY_VARIABLE})")
+    allow_origin: tuple[str, ...] = setting((), "web origin that may call the server from a browser; repeatable")
+    allow_host: tuple[str, ...] = setting((), "further host name that requests may be addressed to; repeatable")
+    memory_gb: float | None = setting(
+        None, "memory for models and their contexts, in GB (default: 75%% of what this machine can use)", low=0.001
+    )
+    keep_alive_s: float = setting(300.0, "seconds an unused model stays in memory (-1: for ever)", low=-1)
+    max_running: int = setting(16, "requests of one model that run in one batch", low=1, high=256)
+    max_queue: int = setting(64, "requests that may wait for a place; further ones are refused with 429", low=0)
+    max_tokens: int | None = setting(None, "tokens an answer has at most (default: what the context allows)", low=1)
+    max_choices: int = setting(16, "answers that one request may ask for (n, prompts in a list)", low=1)
+    timeout_s: float = setting(600.0, "seconds a request may take; its answer ends there", low=0.1)
+    body_timeout_s: float = setting(30.0, "seconds that sending a request's body may take", low=0.1)
+    max_body_mb: float = setting(16.0, "size of a request's body at most, in MB", low=0.001)
+    max_depth: int = setting(64, "nesting of a request's JSON, schemas included, at most", low=4, high=150)
+    log_format: str = setting("text", "form of the log on stderr: text, or json (one object a line)")
+    log_prompts: bool = setting(False, "write prompts and answers to the log")
+
+    def __post_init__(self) -> None:
+        from dataclasses import fields
+
+        for entry in fields(self):
+            value, low, high = getattr(self, entry.name), entry.metadata.get("low"), entry.metadata.get("high")
+            if isinstance(value, int | float) and not (
+                (low is None or value >= low) and (high is None or value <= high)
+            ):
+                accepted = f"at least {low}" if high is None else f"from {low} to {high}"
+                raise RequestError(f"{entry.name} must be {accepted}, not {value}")
+        if self.log_format not in LOG_FORMATS:
+            raise RequestError(f"log_format must be one of {', '.join(LOG_FORMATS)}, not {self.log_format!r}")
+        if not self.on_loopback and not self.key:
+            raise RequestError(
+                f"listening on {self.host} lets other machines in, so an API key is required: set ${API_KEY_VARIABLE}, "
+                "or keep to the default 127.0.0.1"
+            )
+
+    @property
+    def key(self) -> str | None:
+        """The API key: the setting's, else the environment's."""
+        return self.api_key or os.environ.get(API_KEY_VARIABLE) or None
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False

@@ -1,0 +1,51 @@
+"""Server-sent events and JSON lines as bytes, kept alive while nothing comes.
+
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+EVENT_STREAM, JSON_LINES = "text/event-stream", "application/x-ndjson"
+STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+KEEP_ALIVE_S = 15.0
+COMMENT = b": still here\n\n"
+DONE = b"data: [DONE]\n\n"
+
+
+def sse(value: Mapping[str, Any], event: str | None = None) -> bytes:
+    """Return one event; `event` is its name where the protocol has names."""
+    data = f"data: {to_json(value)}\n\n".encode()
+    return f"event: {event}\n".encode() + data if event else data
+
+
+def json_line(value: Mapping[str, Any]) -> bytes:
+    """Return one line of newline-delimited JSON."""
+    return to_json(value).encode() + b"\n"
+
+
+def to_json(value: Any) -> str:
+    """Return compact JSON that keeps all characters."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+async def kept_alive(parts: AsyncIterator[bytes], sign: bytes, every_s: float = KEEP_ALIVE_S) -> AsyncIterator[bytes]:
+    """Yield the parts, and `sign` whenever none came for a while, so that no proxy or client gives up waiting."""
+    following: asyncio.Task[bytes] | None = None
+    try:
+        while True:
+            following = asyncio.ensure_future(anext(parts))
+            while not (await asyncio.wait({following}, timeout=every_s))[0]:
+                yield sign
+            try:
+                part = following.result()
+            except StopAsyncIteration:
+                return
+            yield part
+    finally:
+        if following is not None and not following.done():
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+        await parts.aclose()  # type: ignore[attr-defined]

@@ -1,0 +1,159 @@
+"""One generating request from its arrival to its last byte: its model, its counts, its end when the client goes."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from .durations import duration_s
+from .events import Answer, End, Event
+from .loaded import LoadedModels
+from .metrics import Metrics
+from .served import Served
+from .settings import ServerSettings
+from .sse import STREAM_HEADERS
+
+T = TypeVar("T")
+CLIENT_GONE = 499
+
+
+@dataclass(frozen=True)
+class Server:
+    """What all requests share; `app.state.server`."""
+
+    settings: ServerSettings
+    models: LoadedModels
+    metrics: Metrics
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection before its answer was ready."""
+
+
+class Turn:
+    """A request that uses a model. Leaving its `async with` lets go of the model and cancels what still runs."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.server: Server = request.app.state.server
+        self.stack = AsyncExitStack()
+        self.began: float = request.state.began
+        self.headers: dict[str, str] = {}
+        self.served: Served
+        self._first_seen = False
+
+    async def __aenter__(self) -> "Turn":
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self.stack.aclose()
+
+    async def use(self, model: str | None, keep_alive: float | str | None = None) -> Served:
+        """Return the model, loaded, for as long as this turn lasts."""
+        keep_alive_s = duration_s(keep_alive)
+        self.served = await self.stack.enter_async_context(self.server.models.use(model, keep_alive_s))
+        self.note(model=self.served.choice.name)
+        return self.served
+
+    def ignore(self, names: list[str]) -> None:
+        """Tell the client which of the fields it sent mean nothing here."""
+        if names:
+            self.headers["x-ignored-parameters"] = ", ".join(names).encode("ascii", "replace").decode()[:500]
+
+    def note(self, **values: Any) -> None:
+        """Add values to the request's line in the log."""
+        self.request.state.log.update(values)
+
+    async def counted(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+        """Pass the events on and count them."""
+        async for event in events:
+            if not self._first_seen and not isinstance(event, End):
+                self._first_seen = True
+                waited = time.perf_counter() - self.began
+                self.server.metrics.first_token.observe(waited)
+                self.note(first_token_s=round(waited, 4))
+            if isinstance(event, End):
+                self._count(event)
+            yield event
+
+    async def gather(self, events: AsyncIterator[Event], count: int) -> list[Answer]:
+        """Return `count` whole answers; raises ClientGoneError, and nothing goes on, if the client goes away."""
+        answers = [Answer() for _ in range(count)]
+
+        async def collect() -> list[Answer]:
+            async for event in self.counted(events):
+                answers[event.choice].add(event)
+            return answers
+
+        return await self.unless_gone(collect())
+
+    async def unless_gone(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return what `work` does; cancel it and raise ClientGoneError if the client goes away first."""
+        working = asyncio.ensure_future(work)
+        gone = asyncio.ensure_future(_disconnected(self.request.receive))
+        try:
+            await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                self.server.metrics.cancelled.add()
+                raise ClientGoneError
+            return working.result()
+        finally:
+            for task in (working, gone):
+                task.cancel()
+            await asyncio.gather(working, gone, return_exceptions=True)
+
+    def reply(self, value: Mapping[str, Any]) -> Response:
+        """Return a JSON response."""
+        return JSONResponse(value, headers=self.headers)
+
+    def stream(self, parts: AsyncIterator[bytes], media_type: str) -> Response:
+        """Return a streaming response that keeps this turn open to its end."""
+        return _TurnResponse(parts, self, media_type)
+
+    def _count(self, end: End) -> None:
+        metrics, model, done = self.server.metrics, self.served.choice.name, end.completion
+        metrics.prompt_tokens.add(done.prompt_tokens, model=model)
+        metrics.cached_tokens.add(done.cached_tokens, model=model)
+        metrics.written_tokens.add(len(done.token_ids), model=model)
+        said = self.request.state.log
+        self.note(
+            prompt_tokens=said.get("prompt_tokens", 0) + done.prompt_tokens,
+            cached_tokens=said.get("cached_tokens", 0) + done.cached_tokens,
+            written_tokens=said.get("written_tokens", 0) + len(done.token_ids),
+        )
+        if self.server.settings.log_prompts:
+            self.note(answer=done.text)
+
+
+class _TurnResponse(StreamingResponse):
+    """A stream whose turn ends with it, even if it never began."""
+
+    def __init__(self, parts: AsyncIterator[bytes], turn: Turn, media_type: str) -> None:
+        super().__init__(parts, headers={**STREAM_HEADERS, **turn.headers}, media_type=media_type)
+        self._stack, self._turn = turn.stack.pop_all(), turn
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        whole = False
+
+        async def sent(message: Any) -> None:
+            nonlocal whole
+            await send(message)
+            whole = message["type"] == "http.response.body" and not message.get("more_body")
+
+        try:
+            await super().__call__(scope, receive, sent)
+        finally:
+            if not whole:
+                self._turn.server.metrics.cancelled.add()
+            await self._stack.aclose()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
