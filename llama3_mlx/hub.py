@@ -25,9 +25,10 @@ _WANTED = [
 _UNWANTED = ["*/*", "consolidated*"]
 
 
-def resolve_model(path_or_id: str | Path, *, progress: bool = False) -> Path:
+def resolve_model(path_or_id: str | Path, *, progress: bool = False, bar: type[Any] | None = None) -> Path:
     """Return the folder of a model: an existing one, else a Hub id `owner/name[@revision]`, downloaded if need be.
 
+    `progress` shows bars on stderr; `bar` is a tqdm class that they are made of, in place of the usual one.
     Raises CheckpointError for what is neither, HubError if the Hub can't give it.
     """
     path = Path(path_or_id).expanduser()
@@ -38,10 +39,10 @@ def resolve_model(path_or_id: str | Path, *, progress: bool = False) -> Path:
     match = _ID.match(str(path_or_id))
     if not match:
         raise CheckpointError(f"there is no folder {path_or_id}, and a Hub id has the form owner/name[@revision]")
-    return _snapshot(match["id"], match["revision"], progress)
+    return _snapshot(match["id"], match["revision"], progress or bar is not None, bar)
 
 
-def _snapshot(repo_id: str, revision: str | None, progress: bool) -> Path:
+def _snapshot(repo_id: str, revision: str | None, progress: bool, bar: type[Any] | None = None) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -51,6 +52,7 @@ def _snapshot(repo_id: str, revision: str | None, progress: bool) -> Path:
         "revision": revision,
         "allow_patterns": _WANTED,
         "ignore_patterns": _UNWANTED,
+        "tqdm_class": bar,
     }
     quiet = not progress and not are_progress_bars_disabled()
     if quiet:

@@ -33,11 +33,11 @@ class Running:
 
 @contextmanager
 def running_server(
-    models: Mapping[str, Path], adapters: Mapping[str, Path] | None = None, **settings: Any
+    models: Mapping[str, Path], adapters: Mapping[str, Path] | None = None, *, with_home: bool = False, **settings: Any
 ) -> Iterator[Running]:
     """Run a server of the models on a free port."""
     chosen = ServerSettings(**{"port": 0, **settings})
-    server = make_server(chosen, Catalogue(models, adapters or {}, with_home=False))
+    server = make_server(chosen, Catalogue(models, adapters or {}, with_home=with_home))
     listening = listen(chosen)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()

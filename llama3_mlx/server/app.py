@@ -14,7 +14,16 @@ from starlette.responses import Response
 
 from ..errors import Llama3MLXError
 from ..version import __version__
-from . import openai_chat, openai_completions, openai_models, operations
+from . import (
+    anthropic,
+    ollama_generate,
+    ollama_manage,
+    ollama_models,
+    openai_chat,
+    openai_completions,
+    openai_models,
+    operations,
+)
 from .catalogue import Catalogue
 from .errors import ApiError, as_api_error, error_response
 from .gate import Gate
@@ -24,6 +33,16 @@ from .metrics import Metrics
 from .settings import ServerSettings
 from .turn import CLIENT_GONE, ClientGoneError, Server
 
+ROUTES = (
+    openai_chat,
+    openai_completions,
+    openai_models,
+    ollama_generate,
+    ollama_models,
+    ollama_manage,
+    anthropic,
+    operations,
+)
 STATIC = Path(__file__).parent / "static"
 
 
@@ -47,7 +66,7 @@ def make_app(settings: ServerSettings, catalogue: Catalogue) -> FastAPI:
         description="Llama 3 on MLX behind OpenAI's, Ollama's and Anthropic's protocols.",
     )  # fmt: skip
     app.state.server = server
-    for module in (openai_chat, openai_completions, openai_models, operations):
+    for module in ROUTES:
         app.include_router(module.router)
     _answer_errors(app)
     app.add_middleware(Gate, settings=settings, metrics=metrics)

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ModelConfig, load_config, load_json_object
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError, RequestError
 from ..estimate import Needs, estimate
 from ..home import home_folder, models_folder
-from .errors import ApiError
 
 _NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?\Z", re.ASCII)
 DEFAULT_TAG = "latest"
+
+
+class UnknownModelError(CheckpointError):
+    """There is no model or adapter of the name that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class ModelEntry:
     def quantization_level(self) -> str:
         """The kind of its weights in a word: Q4, or F16."""
         if self.config.quantization is not None:
-            return f"Q{self.config.quantization.default.bits}" if self.config.quantization.default else "mixed"
+            return f"Q{self.config.quantization.default.bits}"
         return {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}.get(self.config.dtype or "", "F16")
 
 
@@ -95,11 +98,11 @@ class Catalogue:
         return found
 
     def choose(self, name: str | None) -> Choice:
-        """Return what `name` means, the first model if it is empty; raises ApiError 404 for a name that isn't there."""
+        """Return what `name` means, the first model if it is empty; raises UnknownModelError if there is none."""
         models = self.models()
         if not name:
             if not models:
-                raise ApiError(404, "there is no model: get one with llama3-mlx pull", code="model_not_found")
+                raise UnknownModelError("there is no model: get one with llama3-mlx pull")
             return Choice(next(iter(models.values())))
         if name in models:
             return Choice(models[name])
@@ -109,8 +112,8 @@ class Catalogue:
                 return Choice(models[base])
             if tag in self.adapters():
                 return Choice(models[base], tag)
-            raise ApiError(404, _absent("adapter", tag, self.adapters()), param="model", code="model_not_found")
-        raise ApiError(404, _absent("model", name, models), param="model", code="model_not_found")
+            raise UnknownModelError(_absent("adapter", tag, self.adapters()))
+        raise UnknownModelError(_absent("model", name, models))
 
     def add(self, name: str, folder: Path) -> None:
         """Serve a further folder under `name`."""
@@ -122,10 +125,10 @@ class Catalogue:
 
 
 def check_name(name: str) -> str:
-    """Return `name` if it can be the name of a new model; raises ApiError 400."""
+    """Return `name` if it can be the name of a new model; raises RequestError."""
     plain = name.removesuffix(f":{DEFAULT_TAG}")
     if not _NAME.match(plain) or ".." in plain or len(plain) > 200:
-        raise ApiError(400, f"{name[:80]!r} can't be a model's name: use letters, digits, '.', '_', '-' and one '/'")
+        raise RequestError(f"{name[:80]!r} can't be a model's name: use letters, digits, '.', '_', '-' and one '/'")
     return plain
 
 

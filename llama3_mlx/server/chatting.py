@@ -5,10 +5,10 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..completion import Completion
+from .answering import as_events, limited, seeded
 from .errors import ApiError
-from .events import End, Event, Text
-from .served import Ask, Replies, Served
+from .events import Event
+from .served import Ask, Served
 from .settings import ServerSettings
 
 _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
@@ -63,26 +63,4 @@ def converse(chat: Chat, served: Served, limits: ServerSettings, stack: AsyncExi
     asks = [Ask(prompt=prompt, settings=seeded(settings, index)) for index in range(chat.n)]
     replies = served.start(asks, limits.timeout_s)
     stack.callback(replies.close)
-    return _events(replies)
-
-
-async def _events(replies: Replies) -> AsyncIterator[Event]:
-    async for index, item in replies:
-        if isinstance(item, Completion):
-            yield End(index, item.finish_reason, item)
-        else:
-            yield Text(index, item.text)
-
-
-def limited(settings: Mapping[str, Any], limits: ServerSettings) -> dict[str, Any]:
-    """Return the settings with the server's limit on an answer's length."""
-    if limits.max_tokens is None:
-        return dict(settings)
-    asked = settings.get("max_tokens")
-    return {**settings, "max_tokens": limits.max_tokens if asked is None else min(asked, limits.max_tokens)}
-
-
-def seeded(settings: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """Return the settings of the answer `index`: each gets a seed of its own out of the one that was asked for."""
-    seed = settings.get("seed")
-    return dict(settings) if seed is None or not index else {**settings, "seed": (seed + index) % 2**64}
+    return as_events(replies, asks, served)

@@ -5,11 +5,10 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..completion import Completion
 from ..errors import RequestError
-from .chatting import limited, seeded
-from .events import End, Event, Text
-from .served import Ask, Replies, Served
+from .answering import as_events, limited, seeded
+from .events import Event
+from .served import Ask, Served
 from .settings import ServerSettings
 
 Prompt = str | Sequence[int]
@@ -23,6 +22,7 @@ class Continuation:
     settings: dict[str, Any] = field(default_factory=dict)
     n: int = 1
     schema: Mapping[str, Any] | None = None
+    top_logprobs: int | None = None
 
 
 def prompt_ids(prompt: Prompt, served: Served) -> list[int]:
@@ -51,12 +51,4 @@ def complete(
     ]
     replies = served.start(asks, limits.timeout_s)
     stack.callback(replies.close)
-    return _events(replies)
-
-
-async def _events(replies: Replies) -> AsyncIterator[Event]:
-    async for index, item in replies:
-        if isinstance(item, Completion):
-            yield End(index, item.finish_reason, item)
-        else:
-            yield Text(index, item.text)
+    return as_events(replies, asks, served)

@@ -6,7 +6,8 @@ from typing import Any
 
 from starlette.responses import Response
 
-from ..errors import ContextLengthError, HubError, Llama3MLXError
+from ..errors import ContextLengthError, ConversionError, DialogError, HubError, Llama3MLXError, RequestError
+from .catalogue import UnknownModelError
 
 _TYPES = {
     400: "invalid_request_error",
@@ -50,9 +51,11 @@ def as_api_error(error: Llama3MLXError) -> ApiError:
     """Return how an error of the package is answered: the caller's fault is 400, a missing model 404."""
     if isinstance(error, ContextLengthError):
         return ApiError(400, str(error), param="messages", code="context_length_exceeded")
+    if isinstance(error, UnknownModelError):
+        return ApiError(404, str(error), param="model", code="model_not_found")
     if isinstance(error, HubError):
         return ApiError(404, str(error), code="model_not_found")
-    if isinstance(error, ValueError) or type(error).__name__ == "DialogError":
+    if isinstance(error, RequestError | DialogError | ConversionError):
         return ApiError(400, str(error))
     return ApiError(500, str(error))
 

@@ -58,6 +58,7 @@ class End:
     choice: int
     reason: Reason
     completion: Completion
+    prompt: Sequence[int] = ()
     stop_text: str | None = None
 
 

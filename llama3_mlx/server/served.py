@@ -16,6 +16,7 @@ from .catalogue import Choice
 from .errors import ApiError
 
 T = TypeVar("T")
+_ENDS_OF_TURN = ("<|eot_id|>", "<|im_end|>")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,12 @@ class Served:
         await asyncio.to_thread(self.thread.shutdown, wait=True)
         if hasattr(self, "llama"):
             del self.llama
+
+    @property
+    def end_of_turn(self) -> list[int]:
+        """The control token that the dialog format writes after an answer, if it has one."""
+        control = self.llama.tokenizer.control_tokens
+        return [control[text] for text in _ENDS_OF_TURN if text in control][:1]
 
     @property
     def active(self) -> int:

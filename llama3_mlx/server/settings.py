@@ -32,6 +32,7 @@ class ServerSettings:
     body_timeout_s: float = setting(30.0, "seconds that sending a request's body may take", low=0.1)
     max_body_mb: float = setting(16.0, "size of a request's body at most, in MB", low=0.001)
     max_depth: int = setting(64, "nesting of a request's JSON, schemas included, at most", low=4, high=150)
+    manage: bool = setting(True, "let requests pull, make, copy and delete models")
     log_format: str = setting("text", "form of the log on stderr: text, or json (one object a line)")
     log_prompts: bool = setting(False, "write prompts and answers to the log")
 

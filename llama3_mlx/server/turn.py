@@ -46,6 +46,7 @@ class Turn:
         self.began: float = request.state.began
         self.headers: dict[str, str] = {}
         self.served: Served
+        self.load_s = 0.0
         self._first_seen = False
 
     async def __aenter__(self) -> "Turn":
@@ -57,9 +58,16 @@ class Turn:
     async def use(self, model: str | None, keep_alive: float | str | None = None) -> Served:
         """Return the model, loaded, for as long as this turn lasts."""
         keep_alive_s = duration_s(keep_alive)
+        asked = time.perf_counter()
         self.served = await self.stack.enter_async_context(self.server.models.use(model, keep_alive_s))
+        self.load_s = time.perf_counter() - asked
         self.note(model=self.served.choice.name)
         return self.served
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the request came."""
+        return time.perf_counter() - self.began
 
     def ignore(self, names: list[str]) -> None:
         """Tell the client which of the fields it sent mean nothing here."""

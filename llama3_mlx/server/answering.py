@@ -1,0 +1,43 @@
+"""From settings to what a model is asked, and from its pieces to events; shared by chats and continuations."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from ..completion import Completion
+from .events import End, Event, Text
+from .served import Ask, Replies, Served
+from .settings import ServerSettings
+
+
+async def as_events(replies: Replies, asks: Sequence[Ask], served: Served) -> AsyncIterator[Event]:
+    """Yield the events of replies to `asks` as their pieces come."""
+    async for index, item in replies:
+        if isinstance(item, Completion):
+            ask = asks[index]
+            yield End(index, item.finish_reason, item, ask.prompt, _stop_text(item, ask, served))
+        elif item.text:
+            yield Text(index, item.text)
+
+
+def limited(settings: Mapping[str, Any], limits: ServerSettings) -> dict[str, Any]:
+    """Return the settings with the server's limit on an answer's length."""
+    if limits.max_tokens is None:
+        return dict(settings)
+    asked = settings.get("max_tokens")
+    return {**settings, "max_tokens": limits.max_tokens if asked is None else min(asked, limits.max_tokens)}
+
+
+def seeded(settings: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """Return the settings of the answer `index`: each gets a seed of its own out of the one that was asked for."""
+    seed = settings.get("seed")
+    return dict(settings) if seed is None or not index else {**settings, "seed": (seed + index) % 2**64}
+
+
+def _stop_text(completion: Completion, ask: Ask, served: Served) -> str | None:
+    """Return the stop text that ended the answer: it stands in the tokens after the text that was given out."""
+    stops = ask.settings.get("stop") or ()
+    if completion.finish_reason != "stop" or not stops:
+        return None
+    whole = served.llama.tokenizer.decode(completion.token_ids, control=False)
+    rest = whole[len(completion.text) :]
+    return next((stop for stop in stops if rest.startswith(stop)), None)

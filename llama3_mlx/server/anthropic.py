@@ -1,0 +1,159 @@
+"""POST /v1/messages and /v1/messages/count_tokens. Source: https://docs.anthropic.com/en/api/messages."""
+
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from .anthropic_schema import AnthropicTool, Block, CountRequest, MessagesRequest
+from .chatting import Chat, converse, prompt_of
+from .errors import ApiError
+from .events import Call, End, Event, Text
+from .openai_stream import failing_softly
+from .sse import EVENT_STREAM, kept_alive, sse
+from .turn import Turn
+
+router = APIRouter(tags=["Anthropic"])
+_STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+_TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+_PING = sse({"type": "ping"}, "ping")
+
+
+@router.post("/v1/messages")
+async def messages(body: MessagesRequest, request: Request) -> Response:
+    """Answer a dialog."""
+    form = body.output_config.format if body.output_config else None
+    chat = _chat(body, body.settings(), form.schema_ if form else None)
+    async with Turn(request) as turn:
+        turn.ignore(body.ignored())
+        served = await turn.use(body.model)
+        prompt_tokens = len(prompt_of(chat, served))
+        events = turn.counted(converse(chat, served, turn.server.settings, turn.stack))
+        head = _head(served.choice.name)
+        if body.stream:
+            parts = _stream(head, events, prompt_tokens)
+            return turn.stream(kept_alive(failing_softly(parts, request, event="error"), _PING), EVENT_STREAM)
+        [answer] = await turn.gather(events, 1)
+        assert answer.end is not None, "a gathered answer has ended"
+        content: list[dict[str, Any]] = [{"type": "text", "text": answer.text}] if answer.text else []
+        content += [_tool_use(call, call.arguments) for call in answer.calls]
+        return turn.reply({**head, "content": content, **_stopped(answer.end), "usage": _usage(answer.end)})
+
+
+@router.post("/v1/messages/count_tokens")
+async def count_tokens(body: CountRequest, request: Request) -> Response:
+    """Count the tokens of a dialog."""
+    async with Turn(request) as turn:
+        turn.ignore(body.ignored())
+        served = await turn.use(body.model)
+        return turn.reply({"input_tokens": len(prompt_of(_chat(body, {}, None), served))})
+
+
+def _chat(body: CountRequest, settings: dict[str, Any], schema: Mapping[str, Any] | None) -> Chat:
+    choice = body.tool_choice
+    named = choice is not None and choice.type == "tool"
+    if choice is not None and named and not choice.name:
+        raise ApiError(400, "tool_choice of type tool needs a name", param="tool_choice")
+    system = [{"role": "system", "content": _text(body.system)}] if body.system else []
+    return Chat(
+        messages=[*system, *(part for m in body.messages for part in _messages(m.role, m.content))],
+        settings=settings,
+        tools=[_tool(tool) for tool in body.tools or ()],
+        tool_choice=(choice.name or "") if choice and named else _TOOL_CHOICES[choice.type if choice else "auto"],
+        named_tool=named,
+        parallel_calls=not (choice and choice.disable_parallel_tool_use),
+        schema=schema,
+        continue_final=bool(body.messages) and body.messages[-1].role == "assistant",
+    )
+
+
+def _tool(tool: AnthropicTool) -> dict[str, Any]:
+    if tool.input_schema is None:
+        raise ApiError(400, f"the tool {tool.name} has no input_schema; tools of Anthropic's own are not supported")
+    function = {"name": tool.name, "description": tool.description or "", "parameters": tool.input_schema}
+    return {"type": "function", "function": function}
+
+
+def _messages(role: str, content: str | Sequence[Block]) -> list[dict[str, Any]]:
+    """Return one of Anthropic's messages as those of a dialog: tool results stand on their own."""
+    if isinstance(content, str):
+        return [{"role": role, "content": content}]
+    results = [
+        {"role": "tool", "content": _text(block.content or ""), "tool_call_id": block.tool_use_id}
+        for block in content
+        if block.type == "tool_result"
+    ]
+    calls = [
+        {"id": block.id, "function": {"name": block.name or "", "arguments": block.input or {}}}
+        for block in content
+        if block.type == "tool_use"
+    ]
+    texts = [block for block in content if block.type not in ("tool_result", "tool_use", "thinking")]
+    if not texts and not calls:
+        return results or [{"role": role, "content": ""}]
+    return [*results, {"role": role, "content": _text(texts), "tool_calls": calls or None}]
+
+
+def _text(content: str | Sequence[Block] | None) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    for block in content:
+        if block.type != "text" or block.text is None:
+            raise ApiError(400, f"content of type {block.type[:40]!r} is not supported here: these models read text")
+    return "".join(block.text or "" for block in content)
+
+
+def _head(model: str) -> dict[str, Any]:
+    return {"id": f"msg_{secrets.token_hex(12)}", "type": "message", "role": "assistant", "model": model}
+
+
+def _tool_use(call: Call, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "tool_use", "id": f"toolu_{call.id.removeprefix('call_')}", "name": call.name, "input": arguments}
+
+
+def _stopped(end: End) -> dict[str, Any]:
+    reason = "stop_sequence" if end.stop_text else _STOP_REASONS[end.reason]
+    return {"stop_reason": reason, "stop_sequence": end.stop_text}
+
+
+def _usage(end: End) -> dict[str, Any]:
+    done = end.completion
+    return {
+        "input_tokens": done.prompt_tokens - done.cached_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": done.cached_tokens,
+        "output_tokens": len(done.token_ids),
+    }
+
+
+async def _stream(head: Mapping[str, Any], events: AsyncIterator[Event], prompt_tokens: int) -> AsyncIterator[bytes]:
+    begun = {"input_tokens": prompt_tokens, "output_tokens": 0}
+    message = {**head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": begun}
+    yield _event("message_start", message=message)
+    yield _PING
+    blocks, in_text = 0, False
+    async for event in events:
+        if isinstance(event, Text):
+            if not in_text:
+                yield _event("content_block_start", index=blocks, content_block={"type": "text", "text": ""})
+                in_text, blocks = True, blocks + 1
+            delta = {"type": "text_delta", "text": event.text}
+            yield _event("content_block_delta", index=blocks - 1, delta=delta)
+            continue
+        if in_text:
+            yield _event("content_block_stop", index=blocks - 1)
+            in_text = False
+        if isinstance(event, Call):
+            yield _event("content_block_start", index=blocks, content_block=_tool_use(event, {}))
+            delta = {"type": "input_json_delta", "partial_json": event.arguments_json}
+            yield _event("content_block_delta", index=blocks, delta=delta)
+            yield _event("content_block_stop", index=blocks)
+            blocks += 1
+        else:
+            yield _event("message_delta", delta=_stopped(event), usage=_usage(event))
+    yield _event("message_stop")
+
+
+def _event(kind: str, **fields: Any) -> bytes:
+    return sse({"type": kind, **fields}, kind)

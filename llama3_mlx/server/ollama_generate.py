@@ -1,0 +1,202 @@
+"""POST /api/generate and /api/chat. Source: https://github.com/ollama/ollama/blob/main/docs/api.md."""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from starlette.responses import JSONResponse
+
+from .chatting import Chat, converse
+from .completing import Continuation, complete
+from .errors import ApiError
+from .events import Call, Chance, End, Event, Text
+from .ollama_schema import GenerateRequest, Generating, OllamaChatRequest, OllamaMessage
+from .openai_stream import failing_softly
+from .rfc3339 import now
+from .served import Served
+from .sse import JSON_LINES, json_line
+from .turn import Turn
+
+router = APIRouter(tags=["Ollama"])
+Fields = Callable[[str, Sequence[Mapping[str, Any]]], dict[str, Any]]
+
+
+@router.post("/api/generate")
+async def generate(body: GenerateRequest, request: Request) -> Response:
+    """Answer a prompt, or continue it where `raw` is set."""
+    _refuse(body, suffix=body.suffix, template=body.template, images=body.images)
+    async with Turn(request) as turn:
+        if not body.prompt:
+            return await _load(turn, body, {"response": ""})
+        served = await turn.use(body.model, body.keep_alive)
+        if body.raw or body.context:
+            prompt: str | list[int] = body.prompt if body.raw else _continued(body, served)
+            asked = Continuation(
+                prompts=[prompt], settings=_settings(body), schema=_schema(body), top_logprobs=_top(body)
+            )
+            events = complete(asked, served, turn.server.settings, turn.stack)
+        else:
+            events = converse(_chat(body, _dialog(body)), served, turn.server.settings, turn.stack)
+
+        def fields(text: str, _: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+            return {"response": text}
+
+        return await _answer(turn, body, events, fields, with_context=not body.raw)
+
+
+@router.post("/api/chat")
+async def chat(body: OllamaChatRequest, request: Request) -> Response:
+    """Answer a dialog."""
+    async with Turn(request) as turn:
+        if not body.messages:
+            return await _load(turn, body, {"message": {"role": "assistant", "content": ""}})
+        served = await turn.use(body.model, body.keep_alive)
+        tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
+        asked = _chat(body, [_message(message) for message in body.messages], tools)
+        events = converse(asked, served, turn.server.settings, turn.stack)
+
+        def fields(text: str, calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+            message: dict[str, Any] = {"role": "assistant", "content": text}
+            return {"message": {**message, "tool_calls": list(calls)} if calls else message}
+
+        return await _answer(turn, body, events, fields, with_context=False)
+
+
+def _refuse(body: Generating, **fields: Any) -> None:
+    for name, value in fields.items():
+        if value:
+            raise ApiError(400, f"{name} is not supported: these models read text, in their own dialog format")
+    if body.think not in (None, False):
+        raise ApiError(400, f"{body.model!r} does not support thinking")
+
+
+def _chat(body: Generating, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> Chat:
+    _refuse(body)
+    return Chat(messages=messages, settings=_settings(body), schema=_schema(body), tools=tools, top_logprobs=_top(body))
+
+
+def _settings(body: Generating) -> dict[str, Any]:
+    return body.options.settings() if body.options else {}
+
+
+def _top(body: Generating) -> int | None:
+    return (body.top_logprobs or 0) if body.logprobs or body.top_logprobs else None
+
+
+def _schema(body: Generating) -> Mapping[str, Any] | None:
+    if not body.format:
+        return None
+    if isinstance(body.format, dict):
+        return body.format
+    if body.format != "json":
+        raise ApiError(400, f"format must be 'json' or a JSON schema, not {body.format[:80]!r}")
+    return {"type": "object"}
+
+
+def _dialog(body: GenerateRequest) -> list[dict[str, str]]:
+    system = [{"role": "system", "content": body.system}] if body.system else []
+    return [*system, {"role": "user", "content": body.prompt or ""}]
+
+
+def _continued(body: GenerateRequest, served: Served) -> list[int]:
+    """Return the ids of an earlier `context` and of the new prompt after it."""
+    ids = served.llama.encode_chat(_dialog(body))
+    bos = served.llama.tokenizer.bos_id
+    return [*(body.context or ()), *(ids[1:] if ids and ids[0] == bos else ids)]
+
+
+def _message(message: OllamaMessage) -> dict[str, Any]:
+    if message.images:
+        raise ApiError(400, "images are not supported: these models read text")
+    calls = [
+        {"id": call.id, "function": {"name": call.function.name, "arguments": call.function.arguments or {}}}
+        for call in message.tool_calls or ()
+    ]
+    return {
+        "role": message.role,
+        "content": message.content if message.content is not None or calls else "",
+        "name": message.tool_name,
+        "tool_call_id": message.tool_call_id,
+        "tool_calls": calls or None,
+    }
+
+
+async def _load(turn: Turn, body: Generating, fields: Mapping[str, Any]) -> Response:
+    """Load the model and say so; with a keep_alive of nothing, unload it."""
+    models = turn.server.models
+    name = models.catalogue.choose(body.model).name
+    reason = "load"
+    if body.keep_alive is not None and str(body.keep_alive) in ("0", "0.0", "0s", "0m"):
+        await models.unload(name)
+        reason = "unload"
+    else:
+        await turn.use(body.model, body.keep_alive)
+    value = {"model": body.model or name, "created_at": now(), **fields, "done": True, "done_reason": reason}
+    return JSONResponse(value, headers=turn.headers)
+
+
+async def _answer(
+    turn: Turn, body: Generating, events: AsyncIterator[Event], fields: Fields, *, with_context: bool
+) -> Response:
+    head = {"model": body.model or turn.served.choice.name}
+    if body.stream is not False:
+        parts = _stream(turn, head, turn.counted(events), fields, with_context)
+        return turn.stream(failing_softly(parts, turn.request, lines=True), JSON_LINES)
+    [answer] = await turn.gather(events, 1)
+    assert answer.end is not None, "a gathered answer has ended"
+    calls = [_call(call) for call in answer.calls]
+    chances = {"logprobs": [_chance(chance) for chance in answer.chances]} if answer.chances else {}
+    return turn.reply(
+        {**head, "created_at": now(), **fields(answer.text, calls), **chances, **_last(turn, answer.end, with_context)}
+    )
+
+
+async def _stream(
+    turn: Turn, head: Mapping[str, Any], events: AsyncIterator[Event], fields: Fields, with_context: bool
+) -> AsyncIterator[bytes]:
+    async for event in events:
+        line: dict[str, Any] = {**head, "created_at": now()}
+        if isinstance(event, Text):
+            chances = {"logprobs": [_chance(chance) for chance in event.chances]} if event.chances else {}
+            line |= {**fields(event.text, ()), **chances, "done": False}
+        elif isinstance(event, Call):
+            line |= {**fields("", [_call(event)]), "done": False}
+        else:
+            line |= {**fields("", ()), **_last(turn, event, with_context)}
+        yield json_line(line)
+
+
+def _last(turn: Turn, end: End, with_context: bool) -> dict[str, Any]:
+    """Return what the last line says about counts and times, in nanoseconds."""
+    done = end.completion
+    run = done.prompt_tokens - done.cached_tokens
+    prompt_s = run / done.prompt_tokens_per_second if done.prompt_tokens_per_second else 0.0
+    written = len(done.token_ids)
+    decode_s = (written - 1) / done.tokens_per_second if done.tokens_per_second else 0.0
+    last: dict[str, Any] = {
+        "done": True,
+        "done_reason": "length" if end.reason == "length" else "stop",
+        "total_duration": _ns(turn.elapsed_s),
+        "load_duration": _ns(turn.load_s),
+        "prompt_eval_count": done.prompt_tokens,
+        "prompt_eval_duration": _ns(prompt_s),
+        "eval_count": written,
+        "eval_duration": _ns(decode_s),
+    }
+    if with_context:
+        last["context"] = [*end.prompt, *done.token_ids, *turn.served.end_of_turn]
+    return last
+
+
+def _call(call: Call) -> dict[str, Any]:
+    return {"id": call.id, "function": {"index": call.position, "name": call.name, "arguments": dict(call.arguments)}}
+
+
+def _chance(chance: Chance) -> dict[str, Any]:
+    plain = {"token": chance.text, "logprob": chance.logprob, "bytes": list(chance.data)}
+    others = [{"token": o.text, "logprob": o.logprob, "bytes": list(o.data)} for o in chance.alternatives]
+    return {**plain, "top_logprobs": others} if others else plain
+
+
+def _ns(seconds: float) -> int:
+    return int(seconds * 1e9)

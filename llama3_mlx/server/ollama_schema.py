@@ -1,0 +1,186 @@
+"""Bodies of Ollama's requests; unknown fields are let through, as Ollama does.
+
+Source: https://github.com/ollama/ollama/blob/main/docs/api.md and the types of the `ollama` package.
+"""
+
+from typing import Any
+
+from pydantic import Field
+
+from .openai_schema import Body
+
+KeepAlive = float | str | None
+
+
+class Options(Body):
+    """`options`: settings of one generation. What isn't named here belongs to other engines and means nothing."""
+
+    num_predict: int | None = None
+    temperature: float | None = Field(None, ge=0)
+    top_k: int | None = None
+    top_p: float | None = Field(None, ge=0, le=1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    typical_p: float | None = Field(None, ge=0, le=1)
+    repeat_penalty: float | None = Field(None, gt=0)
+    repeat_last_n: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    num_ctx: int | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings by their names in GenerationOptions; values that switch a setting off are left out."""
+        given: dict[str, Any] = {}
+        if self.num_predict is not None and self.num_predict >= 0:
+            given["max_tokens"] = self.num_predict
+        for name in ("temperature", "top_p", "min_p"):
+            if getattr(self, name) is not None:
+                given[name] = getattr(self, name)
+        if self.top_k is not None:
+            given["top_k"] = max(0, self.top_k)
+        if self.seed is not None:
+            given["seed"] = self.seed % 2**64
+        if self.stop:
+            given["stop"] = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        return given | self._penalties()
+
+    def _penalties(self) -> dict[str, Any]:
+        given: dict[str, Any] = {}
+        if self.repeat_penalty not in (None, 1.0) and self.repeat_last_n != 0:
+            given["repetition_penalty"] = self.repeat_penalty
+            if self.repeat_last_n is not None and self.repeat_last_n > 0:
+                given["repetition_window"] = self.repeat_last_n
+        for name in ("presence_penalty", "frequency_penalty"):
+            if getattr(self, name):
+                given[name] = getattr(self, name)
+        if self.typical_p not in (None, 0.0, 1.0):
+            given["typical_p"] = self.typical_p
+        return given
+
+
+class Generating(Body):
+    """What generate and chat share."""
+
+    model: str = ""
+    stream: bool | None = None
+    format: str | dict[str, Any] | None = Field(None, description='"json", or a JSON schema')
+    options: Options | None = None
+    keep_alive: KeepAlive = None
+    think: bool | str | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+
+
+class GenerateRequest(Generating):
+    """Body of /api/generate."""
+
+    prompt: str | None = None
+    suffix: str | None = None
+    system: str | None = None
+    template: str | None = None
+    context: list[int] | None = None
+    raw: bool | None = None
+    images: list[str] | None = None
+
+
+class OllamaFunction(Body):
+    """The function of a tool call, its arguments an object."""
+
+    name: str
+    arguments: dict[str, Any] | None = None
+
+
+class OllamaCall(Body):
+    """A tool call in an assistant's message."""
+
+    function: OllamaFunction
+    id: str | None = None
+
+
+class OllamaMessage(Body):
+    """A message of a dialog."""
+
+    role: str
+    content: str | None = None
+    thinking: str | None = None
+    images: list[str] | None = None
+    tool_calls: list[OllamaCall] | None = None
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+
+
+class OllamaTool(Body):
+    """A tool, in OpenAI's form."""
+
+    type: str | None = None
+    function: dict[str, Any]
+
+
+class OllamaChatRequest(Generating):
+    """Body of /api/chat."""
+
+    messages: list[OllamaMessage] | None = None
+    tools: list[OllamaTool] | None = None
+
+
+class Named(Body):
+    """A body that names a model, under the newer or the older key."""
+
+    model: str | None = None
+    name: str | None = None
+
+    @property
+    def chosen(self) -> str:
+        """The name under whichever key."""
+        return self.model or self.name or ""
+
+
+class PullRequest(Named):
+    """Body of /api/pull."""
+
+    stream: bool | None = None
+
+
+class CreateRequest(Named):
+    """Body of /api/create."""
+
+    from_: str | None = Field(None, alias="from")
+    quantize: str | None = None
+    stream: bool | None = None
+    force: bool | None = None
+    adapters: dict[str, str] | None = None
+    files: dict[str, str] | None = None
+    modelfile: str | None = None
+    system: str | None = None
+    template: str | None = None
+    parameters: dict[str, Any] | None = None
+    messages: list[dict[str, Any]] | None = None
+    license: str | list[str] | None = None
+
+
+class CopyRequest(Body):
+    """Body of /api/copy."""
+
+    source: str
+    destination: str
+
+
+class EmbedRequest(Body):
+    """Body of /api/embed."""
+
+    model: str = ""
+    input: str | list[str] | None = None
+    truncate: bool | None = None
+    dimensions: int | None = Field(None, ge=1)
+    options: dict[str, Any] | None = None
+    keep_alive: KeepAlive = None
+
+
+class OldEmbedRequest(Body):
+    """Body of /api/embeddings, the older form."""
+
+    model: str = ""
+    prompt: str | None = None
+    options: dict[str, Any] | None = None
+    keep_alive: KeepAlive = None
