@@ -102,7 +102,9 @@ def _continued(body: GenerateRequest, served: Served) -> list[int]:
     """Return the ids of an earlier `context` and of the new prompt after it."""
     ids = served.llama.encode_chat(_dialog(body))
     bos = served.llama.tokenizer.bos_id
-    return [*(body.context or ()), *(ids[1:] if ids and ids[0] == bos else ids)]
+    # Where it stands once, it begins the text; ChatML checkpoints give that name to what begins each message.
+    begins_text = ids[0] == bos and ids.count(bos) == 1
+    return [*(body.context or ()), *(ids[1:] if begins_text else ids)]
 
 
 def _message(message: OllamaMessage) -> dict[str, Any]:
