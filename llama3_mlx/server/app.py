@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -23,6 +22,7 @@ from . import (
     openai_completions,
     openai_models,
     operations,
+    page,
 )
 from .catalogue import Catalogue
 from .errors import ApiError, as_api_error, error_response
@@ -42,8 +42,8 @@ ROUTES = (
     ollama_manage,
     anthropic,
     operations,
+    page,
 )
-STATIC = Path(__file__).parent / "static"
 
 
 def make_app(settings: ServerSettings, catalogue: Catalogue) -> FastAPI:

@@ -7,6 +7,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from ..version import __version__
 from .metrics import CONTENT_TYPE
+from .turn import Server
 
 router = APIRouter(tags=["operations"])
 
@@ -29,12 +30,18 @@ def metrics(request: Request) -> Response:
     return Response(request.app.state.server.metrics.text(), media_type=CONTENT_TYPE)
 
 
-def memory() -> dict[str, Any]:
-    """Return what MLX holds, in bytes."""
+@router.get("/status")
+def status(request: Request) -> dict[str, Any]:
+    """Say which models are in memory and what they hold."""
     import mlx.core as mx
 
+    server: Server = request.app.state.server
+    places = server.models.places.items()
     return {
-        "active_bytes": mx.get_active_memory(),
-        "cache_bytes": mx.get_cache_memory(),
-        "peak_bytes": mx.get_peak_memory(),
+        "version": __version__,
+        "memory_bytes": mx.get_active_memory() + mx.get_cache_memory(),
+        "budget_bytes": server.models.budget_bytes,
+        "models": [
+            {"name": name, "running": place.served.active, "waiting": place.served.waiting} for name, place in places
+        ],
     }

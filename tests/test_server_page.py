@@ -1,0 +1,242 @@
+"""The chat page in a real Chromium, against a real server and model."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .server_fixtures import Running, running_server
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+
+
+@pytest.fixture(scope="module")
+def server(smollm2_folder: Path) -> Iterator[Running]:
+    with running_server({"smollm2": smollm2_folder}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as runner:
+        # Libraries preloaded into the test's own process have no place in the browser's.
+        plain = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+        chromium = runner.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], env=plain)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Any, server: Running) -> Iterator[Any]:
+    """A fresh page; whatever it complains about, or asks of another server, fails the test."""
+    context = browser.new_context(viewport={"width": 1100, "height": 800})
+    opened, complaints = context.new_page(), []
+    opened.set_default_timeout(60_000)
+    opened.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("request", lambda r: None if r.url.startswith(server.url) else complaints.append(r.url))
+    opened.goto(server.url)
+    opened.wait_for_selector("#model option", state="attached")
+    yield opened
+    context.close()
+    assert complaints == []
+
+
+def set_up(page: Any, **settings: str) -> None:
+    """Fill fields of the settings dialog."""
+    if not page.is_visible("#open-settings"):
+        page.click("#open-sidebar")
+    page.click("#open-settings")
+    for name, value in settings.items():
+        page.fill(f"[data-setting={name}]", value)
+    page.click("#settings button[value=close]")
+
+
+def ask(page: Any, text: str) -> None:
+    page.fill("#composer-text", text)
+    page.press("#composer-text", "Enter")
+
+
+def finished(page: Any) -> str:
+    """Wait for the end of the answer and return the last message's text."""
+    page.wait_for_selector("#send:visible")
+    text: str = page.locator(".message.assistant .body").last.inner_text()
+    return text
+
+
+def test_a_chat_streams_shows_its_rate_and_survives_a_reload(page: Any) -> None:
+    set_up(page, max_tokens="12", temperature="0")
+    ask(page, "What is the capital of France?")
+    assert "Paris" in finished(page)
+    stats = page.locator(".stats").last.inner_text()
+    assert re.search(r"\d+ tokens · [\d.]+ tokens/s", stats)
+    assert re.fullmatch(r"[\d.]+ GB", page.locator("#memory").inner_text())
+    page.reload()
+    assert page.locator(".message").count() == 2
+    assert "Paris" in page.locator(".message.assistant .body").inner_text()
+    assert page.locator("#conversations .current").inner_text().startswith("What is the capital")
+
+
+def test_an_edited_message_is_answered_anew_and_what_came_after_is_gone(page: Any) -> None:
+    set_up(page, max_tokens="8", temperature="0")
+    ask(page, "What is the capital of France?")
+    finished(page)
+    ask(page, "Thank you.")
+    finished(page)
+    assert page.locator(".message").count() == 4
+    page.locator(".message.user .edit").first.click()
+    page.fill(".message textarea", "What is the capital of Italy?")
+    page.press(".message textarea", "Enter")
+    assert "Paris" not in finished(page)
+    assert page.locator(".message.user .body").inner_text() == "What is the capital of Italy?"
+    assert page.locator(".message").count() == 2
+
+
+def test_stop_keeps_what_was_written_and_frees_the_model(page: Any, server: Running) -> None:
+    ask(page, "Tell me a very long story about a fox.")
+    page.wait_for_selector(".message.assistant .body:not(.waiting)")
+    page.click("#stop")
+    assert finished(page)
+    assert page.locator(".stats").last.inner_text() == "stopped"
+    page.wait_for_timeout(1000)
+    assert all(model["running"] == 0 for model in server.get("/status").json()["models"])
+
+
+def test_regenerate_gives_another_answer_in_its_place(page: Any) -> None:
+    set_up(page, max_tokens="10", temperature="1.5")
+    ask(page, "Invent a word.")
+    first = finished(page)
+    page.click(".again")
+    page.wait_for_selector("#stop:visible")
+    assert finished(page) != first
+    assert page.locator(".message").count() == 2
+
+
+def test_settings_reach_the_request(page: Any) -> None:
+    with page.expect_request("**/v1/chat/completions") as sent:
+        set_up(page, system="You are terse.", max_tokens="3", temperature="0.5", seed="7", top_p="0.9", stop="END")
+        ask(page, "Hello")
+    body = sent.value.post_data_json
+    assert body["messages"][0] == {"role": "system", "content": "You are terse."}
+    wanted = {"max_tokens": 3, "temperature": 0.5, "seed": 7, "top_p": 0.9, "stop": ["END"], "model": "smollm2"}
+    assert {name: body[name] for name in wanted} == wanted
+    finished(page)
+
+
+def test_text_never_becomes_markup(page: Any) -> None:
+    ask_text = '<img src=x onerror="document.title=1"> **bold** [x](javascript:alert(1))'
+    rendered = page.evaluate(
+        """async (text) => {
+            const { renderMarkdown } = await import("/static/markdown.js");
+            const box = document.createElement("div");
+            renderMarkdown(box, text);
+            return box.innerHTML;
+        }""",
+        ask_text,
+    )
+    assert "<img" not in rendered
+    assert "&lt;img" in rendered
+    assert "<strong>bold</strong>" in rendered
+    assert "href" not in rendered
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("# A\n\ntext `x*y` **b *c***", "<h1>A</h1><p>text <code>x*y</code> <strong>b <em>c</em></strong></p>"),
+        ("- a\n  - b\n- c", "<ul><li>a<ul><li>b</li></ul></li><li>c</li></ul>"),
+        ("3. x\n4. y", '<ol start="3"><li>x</li><li>y</li></ol>'),
+        ("> q\n> r", "<blockquote><p>q\nr</p></blockquote>"),
+        ("a_b_c 2*3*4", "<p>a_b_c 2*3*4</p>"),
+        ("x\n---\ny", "<p>x</p><hr><p>y</p>"),
+    ],
+)
+def test_markdown_is_rendered(page: Any, text: str, html: str) -> None:
+    script = """async (text) => {
+        const { renderMarkdown } = await import("/static/markdown.js");
+        const box = document.createElement("div");
+        renderMarkdown(box, text);
+        return box.innerHTML;
+    }"""
+    assert page.evaluate(script, text) == html
+
+
+def test_a_narrow_window_needs_no_sideways_scrolling(page: Any) -> None:
+    page.set_viewport_size({"width": 400, "height": 700})
+    page.wait_for_selector("#open-settings", state="hidden")
+    set_up(page, max_tokens="5")
+    page.keyboard.press("Escape")
+    ask(page, "word" * 60)
+    finished(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    page.click("#open-sidebar")
+    assert page.is_visible("#new-chat")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#new-chat", state="hidden")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_stand_out_from_their_ground(page: Any, scheme: str) -> None:
+    """Contrast of at least 4.5 to 1. Source: WCAG 2.1, success criterion 1.4.3."""
+    page.emulate_media(color_scheme=scheme)
+    ratios = page.evaluate(
+        """() => {
+        const light = (name) => {
+          const probe = document.createElement("i");
+          probe.style.color = `var(${name})`;
+          document.body.append(probe);
+          const [r, g, b] = getComputedStyle(probe).color.match(/[\\d.]+/g).map(Number);
+          probe.remove();
+          const lin = (c) => { c /= 255; return c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; };
+          return 0.2126 * lin(r) + 0.7152 * lin(g) + 0.0722 * lin(b);
+        };
+        const ratio = (a, b) => {
+          const [x, y] = [light(a), light(b)];
+          return (Math.max(x, y) + 0.05) / (Math.min(x, y) + 0.05);
+        };
+        return [["--ink", "--ground"], ["--faint", "--ground"], ["--faint", "--raised"], ["--faint", "--sunken"],
+          ["--on-accent", "--accent"], ["--bad", "--ground"], ["--ink", "--mine"], ["--accent", "--ground"]]
+          .map(([a, b]) => [a, b, ratio(a, b)]);
+        }"""
+    )
+    assert [entry for entry in ratios if entry[2] < 4.5] == []
+
+
+def test_everything_that_can_be_used_has_a_name(page: Any) -> None:
+    ask(page, "Hi")
+    finished(page)
+    unnamed = page.evaluate(
+        """() => [...document.querySelectorAll("button, input, textarea, select")].filter((node) =>
+            !(node.getAttribute("aria-label") || node.labels?.length || node.textContent.trim())
+        ).map((node) => node.outerHTML)"""
+    )
+    assert unnamed == []
+
+
+def test_a_wrong_key_is_asked_for_in_the_settings(browser: Any, smollm2_folder: Path) -> None:
+    with running_server({"smollm2": smollm2_folder}, api_key="secret") as running:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(running.url)
+        page.wait_for_selector("#set-key:focus")
+        page.fill("#set-key", "secret")
+        page.press("#set-key", "Tab")
+        page.wait_for_selector("#model option", state="attached")
+        context.close()
+
+
+def test_the_page_is_under_a_strict_policy_and_all_its_files_are_there(server: Running) -> None:
+    home = server.get("/", headers={"accept": "text/html"})
+    assert "default-src 'none'" in home.headers["content-security-policy"]
+    assert "unsafe" not in home.headers["content-security-policy"]
+    names = re.findall(r'(?:src|href)="(/[^"]+)"', home.text)
+    assert len(names) == 4
+    assert {server.get(name).status_code for name in names} == {200}
+    assert server.get("/static/..%2Fapp.py").status_code == 404
+    assert server.get("/").text == "Ollama is running"
