@@ -176,7 +176,7 @@ def test_a_narrow_window_needs_no_sideways_scrolling(page: Any) -> None:
     finished(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
     page.click("#open-sidebar")
-    assert page.is_visible("#new-chat")
+    page.wait_for_selector("#new-chat", state="visible")
     page.keyboard.press("Escape")
     page.wait_for_selector("#new-chat", state="hidden")
 
