@@ -15,14 +15,18 @@ from ..errors import Llama3MLXError
 from ..version import __version__
 from . import (
     anthropic,
+    ollama_embed,
     ollama_generate,
     ollama_manage,
     ollama_models,
     openai_chat,
     openai_completions,
+    openai_embeddings,
     openai_models,
     operations,
     page,
+    responses,
+    tokens,
 )
 from .catalogue import Catalogue
 from .errors import ApiError, as_api_error, error_response
@@ -30,17 +34,22 @@ from .gate import Gate
 from .loaded import LoadedModels
 from .logs import LOGGER
 from .metrics import Metrics
+from .responses_store import ResponseStore
 from .settings import ServerSettings
 from .turn import CLIENT_GONE, ClientGoneError, Server
 
 ROUTES = (
     openai_chat,
     openai_completions,
+    responses,
+    openai_embeddings,
     openai_models,
     ollama_generate,
     ollama_models,
+    ollama_embed,
     ollama_manage,
     anthropic,
+    tokens,
     operations,
     page,
 )
@@ -66,6 +75,7 @@ def make_app(settings: ServerSettings, catalogue: Catalogue) -> FastAPI:
         description="Llama 3 on MLX behind OpenAI's, Ollama's and Anthropic's protocols.",
     )  # fmt: skip
     app.state.server = server
+    app.state.responses = ResponseStore()
     for module in ROUTES:
         app.include_router(module.router)
     _answer_errors(app)

@@ -7,9 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from .openai_schema import Body
-
-KeepAlive = float | str | None
+from .openai_schema import Body, KeepAlive
 
 
 class Options(Body):

@@ -47,10 +47,11 @@ def _continuation(body: CompletionRequest) -> Continuation:
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise ApiError(400, "best_of is not supported: ask for n answers and choose", param="best_of")
     settings = {"max_tokens": _MAX_TOKENS, **body.settings()}
-    return Continuation(prompts=_prompts(body.prompt), settings=settings, n=body.n or 1)
+    return Continuation(prompts=as_prompts(body.prompt), settings=settings, n=body.n or 1)
 
 
-def _prompts(prompt: str | list[str] | list[int] | list[list[int]] | None) -> list[Prompt]:
+def as_prompts(prompt: str | list[str] | list[int] | list[list[int]] | None) -> list[Prompt]:
+    """Return the prompts of the four forms that a prompt can have."""
     if prompt is None:
         return [""]
     if isinstance(prompt, str):

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..options import GenerationOptions
 
+KeepAlive = float | str | None
+
 
 class Body(BaseModel):
     """A request's body."""
@@ -51,7 +53,7 @@ class Sampling(Body):
     top_k: int | None = option("top_k")
     min_p: float | None = option("min_p")
     repetition_penalty: float | None = option("repetition_penalty")
-    keep_alive: float | str | None = Field(None, description="how long the model stays loaded, as Ollama takes it")
+    keep_alive: KeepAlive = Field(None, description="how long the model stays loaded, as Ollama takes it")
     user: str | None = None
 
     def settings(self) -> dict[str, Any]:
@@ -189,5 +191,5 @@ class EmbeddingRequest(Body):
     input: str | list[str] | list[int] | list[list[int]]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(None, ge=1)
-    keep_alive: float | str | None = None
+    keep_alive: KeepAlive = None
     user: str | None = None

@@ -1,0 +1,28 @@
+"""Embeddings out of a generating model: the mean over all positions of the last hidden state, scaled to length 1.
+
+Llama models aren't trained for embeddings; this serves to compare texts roughly with the model that is loaded anyway.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from ..generation import check_length
+from .served import Served
+
+
+async def embed(served: Served, prompts: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+    """Return a vector (D,) of length 1 for each prompt of token ids; raises RequestError for one that is too long."""
+    for prompt in prompts:
+        check_length(prompt, 0, served.llama.config.max_position_embeddings + 1)
+    return [await served.call(partial(_mean_hidden, served, prompt)) for prompt in prompts]
+
+
+def _mean_hidden(served: Served, prompt: Sequence[int]) -> NDArray[np.float32]:
+    hidden = served.llama.model.hidden(mx.array([list(prompt)], mx.int32))[0]
+    mean = hidden.astype(mx.float32).mean(axis=0)
+    unit = mean / mx.maximum(mx.linalg.norm(mean, stream=mx.cpu), 1e-12)
+    return np.array(unit, dtype=np.float32)

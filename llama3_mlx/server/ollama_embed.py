@@ -1,0 +1,45 @@
+"""POST /api/embed and the older /api/embeddings. Source: https://github.com/ollama/ollama/blob/main/docs/api.md."""
+
+import time
+
+from fastapi import APIRouter, Request, Response
+
+from .completing import prompt_ids
+from .embedding import embed
+from .errors import ApiError
+from .ollama_schema import EmbedRequest, OldEmbedRequest
+from .openai_embeddings import check_dimensions
+from .turn import Turn
+
+router = APIRouter(tags=["Ollama"])
+
+
+@router.post("/api/embed")
+async def embed_texts(body: EmbedRequest, request: Request) -> Response:
+    """Embed texts; one that is too long is refused, whatever `truncate` says."""
+    inputs = [body.input] if isinstance(body.input, str) else body.input or []
+    if any(not text for text in inputs):
+        raise ApiError(400, "the input holds an empty text")
+    began = time.perf_counter()
+    async with Turn(request) as turn:
+        served = await turn.use(body.model, body.keep_alive)
+        check_dimensions(body.dimensions, served)
+        ids = [prompt_ids(text, served) for text in inputs]
+        vectors = await turn.unless_gone(embed(served, ids))
+        return turn.reply({
+            "model": body.model or served.choice.name,
+            "embeddings": [vector.tolist() for vector in vectors],
+            "total_duration": int((time.perf_counter() - began) * 1e9),
+            "load_duration": int(turn.load_s * 1e9),
+            "prompt_eval_count": sum(map(len, ids)),
+        })  # fmt: skip
+
+
+@router.post("/api/embeddings")
+async def embed_one(body: OldEmbedRequest, request: Request) -> Response:
+    """Embed one text, in the older form."""
+    async with Turn(request) as turn:
+        served = await turn.use(body.model, body.keep_alive)
+        ids = [prompt_ids(body.prompt, served)] if body.prompt else []
+        vectors = await turn.unless_gone(embed(served, ids))
+        return turn.reply({"embedding": vectors[0].tolist() if vectors else []})

@@ -1,0 +1,110 @@
+"""/tokenize, /detokenize, /apply-template, /tokenizer_info, in the shapes of vLLM's and llama.cpp's servers.
+
+Source: https://docs.vllm.ai (tokenizer API); https://github.com/ggml-org/llama.cpp (tools/server/README.md).
+"""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from .chatting import Chat, prompt_of
+from .completing import prompt_ids
+from .errors import ApiError
+from .openai_schema import Body, Message, Tool
+from .served import Served
+from .turn import Turn
+
+router = APIRouter(tags=["tokens"])
+
+
+class TemplateRequest(Body):
+    """Body of /apply-template."""
+
+    model: str | None = None
+    messages: list[Message]
+    tools: list[Tool] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class TokenizeRequest(Body):
+    """Body of /tokenize: a text, under vLLM's or llama.cpp's name, or a dialog."""
+
+    model: str | None = None
+    prompt: str | None = None
+    content: str | None = None
+    messages: list[Message] | None = None
+    tools: list[Tool] | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeRequest(Body):
+    """Body of /detokenize."""
+
+    model: str | None = None
+    tokens: list[int]
+
+
+@router.post("/tokenize")
+async def tokenize(body: TokenizeRequest, request: Request) -> Response:
+    """Give the token ids of a text, or of a dialog up to where the answer begins."""
+    text = body.prompt if body.prompt is not None else body.content
+    if (text is None) == (body.messages is None):
+        raise ApiError(400, "give either a prompt or messages", param="prompt")
+    async with Turn(request) as turn:
+        served = await turn.use(body.model)
+        if body.messages is not None:
+            ids = prompt_of(_chat(body.messages, body.tools), served)
+        else:
+            ids = served.llama.tokenizer.encode(text or "", bos=body.add_special_tokens is not False)
+        reply: dict[str, Any] = {
+            "tokens": ids, "count": len(ids), "max_model_len": served.llama.config.max_position_embeddings,
+        }  # fmt: skip
+        if body.return_token_strs:
+            reply["token_strs"] = [served.llama.tokenizer.decode([token]) for token in ids]
+        return turn.reply(reply)
+
+
+@router.post("/detokenize")
+async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
+    """Give the text of token ids, control tokens included."""
+    async with Turn(request) as turn:
+        served = await turn.use(body.model)
+        text = served.llama.tokenizer.decode(prompt_ids(body.tokens, served))
+        return turn.reply({"prompt": text, "content": text})
+
+
+@router.post("/apply-template")
+async def apply_template(body: TemplateRequest, request: Request) -> Response:
+    """Give the text of a dialog as the model gets to see it."""
+    async with Turn(request) as turn:
+        served = await turn.use(body.model)
+        ids = prompt_of(_chat(body.messages, body.tools, body.chat_template_kwargs), served)
+        return turn.reply({"prompt": served.llama.tokenizer.decode(ids), "tokens": ids})
+
+
+@router.get("/tokenizer_info")
+async def tokenizer_info(request: Request, model: str | None = None) -> Response:
+    """Give the tokenizer's special tokens and the chat template."""
+    async with Turn(request) as turn:
+        served = await turn.use(model)
+        dialog = served.llama.dialog
+        return turn.reply({
+            "tokenizer_class": "llama3_mlx",
+            "bos_token": _text(served, served.llama.tokenizer.bos_id),
+            "eos_token": _text(served, next(iter(served.end_of_turn or served.llama.tokenizer.stop_ids), None)),
+            "pad_token": None,
+            "chat_template": dialog.template.source if dialog else None,
+        })  # fmt: skip
+
+
+def _text(served: Served, token: int | None) -> str | None:
+    return None if token is None else served.llama.tokenizer.control_text(token)
+
+
+def _chat(messages: list[Message], tools: list[Tool] | None, template: dict[str, Any] | None = None) -> Chat:
+    return Chat(
+        messages=[message.model_dump(exclude_none=True) for message in messages],
+        tools=[tool.model_dump(exclude_none=True) for tool in tools or ()],
+        template=template or {},
+    )
