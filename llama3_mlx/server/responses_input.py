@@ -27,9 +27,7 @@ def chat_of(body: ResponsesRequest, messages: Sequence[Mapping[str, Any]]) -> Ch
     if body.background:
         raise ApiError(400, "background is not supported: stream the response, or wait for it", param="background")
     if body.truncation == "auto":
-        raise ApiError(
-            400, "truncation must be disabled: nothing is left out in silence", param="truncation"
-        )
+        raise ApiError(400, "truncation must be disabled: nothing is left out in silence", param="truncation")
     instructions = [{"role": "system", "content": body.instructions}] if body.instructions else []
     choice = body.tool_choice
     return Chat(
