@@ -11,6 +11,7 @@ from .errors import ApiError
 from .settings import ServerSettings
 
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _BRACKET = re.compile(rb"[\[\]{}]")
 
 
@@ -54,11 +55,22 @@ def check_json(body: bytes, max_depth: int) -> None:
     if depth > max_depth:
         raise ApiError(400, f"the JSON is nested {depth} deep; at most {max_depth} is accepted")
     try:
-        json.loads(body, parse_constant=_no_constant)
+        value = json.loads(body, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise ApiError(400, f"the body is no JSON: {error.msg} at character {error.pos}") from None
     except ValueError as error:
         raise ApiError(400, f"the body is no JSON: {error}") from None
+
+
+    if _SURROGATE.search(body):
+        _check_surrogates(value)
+
+
+def _check_surrogates(value: object) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise ApiError(400, "a text in the body holds half a character: a surrogate on its own") from None
 
 
 def replay(body: bytes, receive: Receive) -> Receive:

@@ -26,6 +26,8 @@ async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
     prompts = as_prompts(body.input)
     if len(prompts) > _MAX_INPUTS:
         raise ApiError(400, f"the request has {len(prompts)} inputs; at most {_MAX_INPUTS} are taken", param="input")
+    if not all(prompts):
+        raise ApiError(400, "the input holds an empty text", param="input")
     async with Turn(request) as turn:
         turn.ignore(body.ignored())
         served = await turn.use(body.model, body.keep_alive)

@@ -45,6 +45,8 @@ def chat_of(body: ResponsesRequest, messages: Sequence[Mapping[str, Any]]) -> Ch
 def _append(messages: list[dict[str, Any]], item: InputItem) -> None:
     """Add an item to the dialog; calls in a row belong to one message."""
     if item.type in (None, "message"):
+        if item.content is None:
+            raise ApiError(400, "a message of the input has no content", param="input")
         messages.append({"role": item.role or "user", "content": _text(item.content)})
     elif item.type == "function_call":
         call = {"id": item.call_id, "function": {"name": item.name or "", "arguments": item.arguments or "{}"}}

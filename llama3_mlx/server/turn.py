@@ -136,7 +136,7 @@ class Turn:
             written_tokens=said.get("written_tokens", 0) + len(done.token_ids),
         )
         if self.server.settings.log_prompts:
-            self.note(answer=done.text)
+            self.note(prompt=self.served.llama.tokenizer.decode(end.prompt), answer=done.text)
 
 
 class _TurnResponse(StreamingResponse):

@@ -1,0 +1,75 @@
+"""Several models under one budget: loaded on demand, the least recently used taken out, adapters by name."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llama3_mlx.config import load_config
+from llama3_mlx.estimate import estimate
+
+from .server_fixtures import Running, running_server
+
+
+def loaded(running: Running) -> list[str]:
+    return [model["name"] for model in running.get("/status").json()["models"]]
+
+
+def use(running: Running, model: str, **more: Any) -> int:
+    body = {"model": model, "prompt": "a", "max_tokens": 1, **more}
+    return running.post("/v1/completions", body).status_code
+
+
+@pytest.fixture
+def needed_gb(tiny_folder: Path) -> float:
+    """What one tiny model is counted with."""
+    return estimate(load_config(tiny_folder)).at_context(4096) / 1e9
+
+
+def test_models_are_loaded_when_asked_for_and_the_least_recently_used_goes(tiny_folder: Path, needed_gb: float) -> None:
+    models = dict.fromkeys(("a", "b", "c"), tiny_folder)
+    with running_server(models, memory_gb=2.5 * needed_gb) as running:
+        assert loaded(running) == []
+        assert [use(running, name) for name in ("a", "b", "a")] == [200] * 3
+        assert loaded(running) == ["a", "b"]
+        assert use(running, "c") == 200
+        assert loaded(running) == ["a", "c"]
+
+
+def test_a_model_that_can_never_fit_is_refused_before_it_is_loaded(tiny_folder: Path, needed_gb: float) -> None:
+    with running_server({"a": tiny_folder}, memory_gb=needed_gb / 2) as running:
+        reply = running.post("/v1/completions", {"prompt": "a"})
+        assert reply.status_code == 400
+        assert reply.json()["error"]["code"] == "insufficient_memory"
+        assert "--memory-gb" in reply.json()["error"]["message"]
+
+
+def test_requests_at_once_load_a_model_once(tiny_folder: Path) -> None:
+    with running_server({"a": tiny_folder}) as running, ThreadPoolExecutor(6) as pool:
+        assert set(pool.map(lambda _: use(running, "a"), range(6))) == {200}
+        assert 'model_loads_total{model="a"} 1' in running.get("/metrics").text
+
+
+def test_keep_alive_decides_how_long_an_unused_model_stays(tiny_folder: Path) -> None:
+    with running_server({"a": tiny_folder, "b": tiny_folder}, keep_alive_s=0.0) as running:
+        assert use(running, "b", keep_alive=-1) == 200
+        assert use(running, "a") == 200
+        deadline = time.monotonic() + 10
+        while loaded(running) != ["b"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_a_damaged_model_is_an_error_each_time_and_the_others_go_on(tiny_folder: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).symlink_to(tiny_folder / name)
+    whole = (tiny_folder / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with running_server({"good": tiny_folder, "bad": tmp_path}) as running:
+        for _ in range(2):
+            reply = running.post("/v1/completions", {"model": "bad", "prompt": "a"})
+            assert reply.status_code == 500
+            assert "model.safetensors" in reply.json()["error"]["message"]
+        assert use(running, "good") == 200
