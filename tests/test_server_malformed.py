@@ -1,5 +1,6 @@
 """Malformed requests get a 4xx in their protocol's shape, and the server goes on."""
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,12 +67,12 @@ def test_every_malformed_request_gets_a_4xx_in_the_right_shape(server: Running) 
 )
 def test_what_is_no_http_is_refused_and_the_server_goes_on(server: Running, sent: bytes) -> None:
     with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=20) as raw:
-        raw.sendall(sent)
-        raw.shutdown(socket.SHUT_WR)
-        try:
+        answer = b""
+        # The server may have hung up before all is sent.
+        with contextlib.suppress(OSError):
+            raw.sendall(sent)
+            raw.shutdown(socket.SHUT_WR)
             answer = raw.recv(65536)
-        except ConnectionResetError:
-            answer = b""
     assert not answer or b" 4" in answer.split(b"\r\n")[0], answer
     assert server.get("/health").status_code == 200
 

@@ -61,7 +61,6 @@ def check_json(body: bytes, max_depth: int) -> None:
     except ValueError as error:
         raise ApiError(400, f"the body is no JSON: {error}") from None
 
-
     if _SURROGATE.search(body):
         _check_surrogates(value)
 

@@ -1,6 +1,7 @@
 """One generating request from its arrival to its last byte: its model, its counts, its end when the client goes."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack
@@ -72,7 +73,9 @@ class Turn:
     def ignore(self, names: list[str]) -> None:
         """Tell the client which of the fields it sent mean nothing here."""
         if names:
-            self.headers["x-ignored-parameters"] = ", ".join(names).encode("ascii", "replace").decode()[:500]
+            # A header carries printable ASCII; names come from the client.
+            shown = [re.sub(r"[^!-~]", "?", name)[:60] for name in names[:20]]
+            self.headers["x-ignored-parameters"] = ", ".join(shown)
 
     def note(self, **values: Any) -> None:
         """Add values to the request's line in the log."""
