@@ -39,10 +39,14 @@ def run(args: argparse.Namespace) -> int:
     llama = Llama.load(folder, adapter=args.adapter, dtype=args.dtype)
     if llama.dialog is None:
         raise DialogError(f"{folder.name} is a base model without a dialog format: use generate --raw")
+    return talk(ChatSession(llama, args.system, settings), folder.name)
+
+
+def talk(session: "ChatSession", name: str) -> int:
+    """Read lines and have the session answer them until the end of input or `/exit`."""
     _use_line_editing()
-    session = ChatSession(llama, args.system, settings)
     if sys.stdin.isatty():
-        sys.stderr.write(f"{folder.name}: /help lists the commands, Ctrl-D leaves\n")
+        sys.stderr.write(f"{name}: /help lists the commands, Ctrl-D leaves\n")
     while not session.ended:
         try:
             line = _read_message()
