@@ -14,6 +14,8 @@ from llama3_mlx.llama3_templates import LLAMA_3, LLAMA_3_1, without_marks
 from llama3_mlx.tokenizer import Tokenizer
 from llama3_mlx.tokenizer_files import load_tokenizer
 
+from .llama3_tokenizer import meta_tokenizer
+
 TOOLS: list[dict[str, Any]] = [
     {
         "type": "function",
@@ -280,3 +282,18 @@ def test_failing_and_hostile_templates_are_one_line(llama3_folder: Path, templat
 def test_a_base_model_without_header_tokens_has_no_dialog(smollm2_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes((smollm2_folder / "tokenizer.json").read_bytes())
     assert load_dialog(tmp_path, load_tokenizer(tmp_path)) is None
+
+
+def test_dialogs_equal_metas_own_format(llama3_folder: Path) -> None:
+    from llama_models.datatypes import RawMessage
+    from llama_models.llama3.chat_format import ChatFormat
+
+    messages: list[dict[str, Any]] = [
+        {"role": "system", "content": "Be nice."},
+        {"role": "user", "content": "What is <|eot_id|>?"},
+        {"role": "assistant", "content": "A token 🦙."},
+        {"role": "user", "content": "And 12345678?"},
+    ]
+    raw = [RawMessage(role=m["role"], content=m["content"], stop_reason="end_of_turn") for m in messages]
+    expected = ChatFormat(meta_tokenizer()).encode_dialog_prompt(raw).tokens
+    assert make_dialog(llama3_folder, LLAMA_3).encode(messages) == expected
