@@ -19,6 +19,9 @@ COMMANDS = {
     "generate": ("generate", "answer one prompt, or continue a text"),
     "chat": ("chat", "talk with a model in the terminal"),
     "info": ("info", "show a model's architecture, sizes and what fits this machine"),
+    "run": ("run", "ask or talk, through the server if it is up"),
+    "pull": ("pull", "download a model from the Hub"),
+    "models": ("models", "list the models on this machine, or remove some"),
     "serve": ("serve", "serve models over OpenAI's, Ollama's and Anthropic's protocols, with a page to chat on"),
 }
 ERROR_CODE, INTERRUPT_CODE = 2, 130

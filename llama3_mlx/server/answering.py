@@ -19,6 +19,14 @@ async def as_events(replies: Replies, asks: Sequence[Ask], served: Served) -> As
             yield Text(index, item.text)
 
 
+def with_form(
+    settings: Mapping[str, Any], schema: Mapping[str, Any] | None, top_logprobs: int | None
+) -> dict[str, Any]:
+    """Return the settings with the form that the answer has to have and the log-probabilities that are wanted."""
+    form = {} if schema is None else {"schema": dict(schema)}
+    return {**settings, **form, **({} if top_logprobs is None else {"logprobs": top_logprobs})}
+
+
 def limited(settings: Mapping[str, Any], limits: ServerSettings) -> dict[str, Any]:
     """Return the settings with the server's limit on an answer's length."""
     if limits.max_tokens is None:

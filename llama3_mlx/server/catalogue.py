@@ -74,6 +74,11 @@ class Choice:
         """The full name, `model` or `model:adapter`."""
         return f"{self.model.name}:{self.adapter}" if self.adapter else self.model.name
 
+    @property
+    def digest(self) -> str:
+        """A hash that tells the choice from others and changes when the model does."""
+        return sha256(f"{self.model.digest} {self.adapter or ''}".encode()).hexdigest()
+
 
 class Catalogue:
     """The models that can be served, looked up anew each time so that a new folder is there at once."""

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from .answering import as_events, limited, seeded
+from .answering import as_events, limited, seeded, with_form
 from .errors import ApiError
 from .events import Event
 from .served import Ask, Served
@@ -59,7 +59,7 @@ def converse(chat: Chat, served: Served, limits: ServerSettings, stack: AsyncExi
     What runs ends when `stack` does.
     """
     prompt = prompt_of(chat, served)
-    settings = limited(chat.settings, limits)
+    settings = limited(with_form(chat.settings, chat.schema, chat.top_logprobs), limits)
     asks = [Ask(prompt=prompt, settings=seeded(settings, index)) for index in range(chat.n)]
     replies = served.start(asks, limits.timeout_s)
     stack.callback(replies.close)

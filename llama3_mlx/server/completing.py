@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import RequestError
-from .answering import as_events, limited, seeded
+from .answering import as_events, limited, seeded, with_form
 from .events import Event
 from .served import Ask, Served
 from .settings import ServerSettings
@@ -43,7 +43,7 @@ def complete(
 
     What runs ends when `stack` does.
     """
-    settings = limited(asked.settings, limits)
+    settings = limited(with_form(asked.settings, asked.schema, asked.top_logprobs), limits)
     asks = [
         Ask(prompt=ids, settings=seeded(settings, index))
         for ids in (prompt_ids(prompt, served) for prompt in asked.prompts)

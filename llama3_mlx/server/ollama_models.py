@@ -77,7 +77,7 @@ def _listed(choice: Choice) -> dict[str, Any]:
         "model": tagged(choice),
         "modified_at": at(choice.model.modified_s),
         "size": choice.model.size_bytes,
-        "digest": choice.model.digest,
+        "digest": choice.digest,
         "details": _details(choice),
     }
 

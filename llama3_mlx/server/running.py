@@ -1,5 +1,6 @@
 """Runs the application on uvicorn until a signal; what is being answered is finished first."""
 
+import signal
 import socket
 import sys
 from collections.abc import Mapping
@@ -29,6 +30,9 @@ def serve(settings: ServerSettings, models: Mapping[str, Path], adapters: Mappin
     shown = listening.getsockname()[1]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     sys.stderr.write(f"llama3-mlx serves {', '.join(models)} on http://{host}:{shown} (Ctrl-C stops it)\n")
+    # uvicorn stops on these signals and then raises them once more; being stopped is no failure.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
     server.run([listening])
     return 0 if server.started else 1
 

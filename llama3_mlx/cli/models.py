@@ -1,0 +1,75 @@
+"""`llama3-mlx models`: list the models on this machine, or remove some."""
+
+import argparse
+import json
+import sys
+import time
+from typing import Any
+
+from ..errors import ConfigError, RequestError
+from ..server.catalogue import Catalogue, ModelEntry
+from ..server.storage import remove_model
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `models`."""
+    parser.add_argument("action", nargs="?", choices=("list", "remove"), default="list", help="default: list")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="models to remove")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """List or remove."""
+    catalogue = Catalogue({}, {})
+    if args.action == "remove":
+        return _remove(catalogue, args.names)
+    if args.names:
+        raise RequestError("a list takes no names; to remove models: llama3-mlx models remove NAME")
+    entries = [_described(model) for model in catalogue.models().values()]
+    if args.json:
+        sys.stdout.write(json.dumps(entries, indent=2) + "\n")
+    elif not entries:
+        sys.stderr.write("there are no models yet; get one with: llama3-mlx pull OWNER/NAME\n")
+    else:
+        _print(entries)
+    return 0
+
+
+def _remove(catalogue: Catalogue, names: list[str]) -> int:
+    if not names:
+        raise RequestError("name the models to remove; llama3-mlx models lists them")
+    chosen = [catalogue.choose(name).model for name in names]
+    for model in chosen:
+        freed = remove_model(model)
+        sys.stderr.write(f"removed {model.name} ({freed / 1e9:.2f} GB)\n")
+    return 0
+
+
+def _described(model: ModelEntry) -> dict[str, Any]:
+    described = {
+        "name": model.name,
+        "size_bytes": model.size_bytes,
+        "modified": time.strftime("%Y-%m-%d", time.localtime(model.modified_s)),
+        "folder": str(model.folder),
+    }
+    try:
+        return {**described, "parameters": model.needs.parameters, "quantization": model.quantization_level}
+    except ConfigError as error:
+        return {**described, "parameters": None, "quantization": None, "problem": str(error)}
+
+
+def _print(entries: list[dict[str, Any]]) -> None:
+    rows = [
+        (
+            entry["name"],
+            f"{entry['size_bytes'] / 1e9:.2f} GB",
+            f"{entry['parameters'] / 1e9:.2f}B" if entry["parameters"] else "?",
+            entry["quantization"] or "?",
+            entry["modified"],
+        )
+        for entry in entries
+    ]
+    header = ("NAME", "SIZE", "PARAMETERS", "WEIGHTS", "MODIFIED")
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    for row in (header, *rows):
+        sys.stdout.write("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() + "\n")

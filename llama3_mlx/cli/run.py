@@ -1,0 +1,66 @@
+"""`llama3-mlx run`: ask a model, or talk with it: through the server if it is up, else loaded here."""
+
+import argparse
+import sys
+from typing import Any
+
+from ..errors import DialogError
+from ..options import GenerationOptions
+from ..server.remote import URL_VARIABLE, RemoteLlama, server_models, server_url
+from .chat import ChatSession, talk
+from .flags import add_flags
+from .generate import as_messages, given_settings
+from .model_choice import choose_model
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `run`."""
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="name at the server, folder or Hub id")
+    parser.add_argument("prompt", nargs="*", metavar="TEXT", help="one question (default: a dialog)")
+    parser.add_argument("-s", "--system", metavar="TEXT", help="system message")
+    parser.add_argument(
+        "--url", metavar="URL", help=f"address of the server (default: ${URL_VARIABLE}, port 8080 here)"
+    )
+    add_flags(parser, GenerationOptions, "generation")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer one prompt, or hold a dialog."""
+    settings = given_settings(args)
+    prompt = _prompt(args.prompt)
+    model = _at_server(args.url or server_url(), args.model) or _here(args.model)
+    if prompt is None:
+        return talk(ChatSession(model, args.system, settings), str(args.model or model.folder))
+    for piece in model.stream_chat(as_messages(prompt, args.system), **settings):
+        sys.stdout.write(piece.text)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    return 0
+
+
+def _prompt(words: list[str]) -> str | None:
+    """Return the question of the command line, with what is piped in after it; None for a dialog."""
+    piped = "" if sys.stdin.isatty() else sys.stdin.read()
+    return "\n\n".join(text for text in (" ".join(words), piped.strip()) if text) or None
+
+
+def _at_server(url: str, name: str | None) -> Any:
+    """Return the model at the server, None if the server isn't up or doesn't have it."""
+    names = server_models(url)
+    if not names or (name is not None and name not in names):
+        return None
+    sys.stderr.write(f"using the server at {url}\n")
+    return RemoteLlama(url, name)
+
+
+def _here(name: str | None) -> Any:
+    """Load the model into this process."""
+    from ..llama import Llama
+    from ..server.catalogue import Catalogue
+
+    models = Catalogue({}, {}).models()
+    folder = models[name].folder if name in models else choose_model(name)
+    llama = Llama.load(folder)
+    if llama.dialog is None:
+        raise DialogError(f"{folder.name} is a base model without a dialog format: use generate --raw")
+    return llama

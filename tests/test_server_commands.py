@@ -1,0 +1,200 @@
+"""`run`, `pull`, `models`, `serve` as processes or calls, and the plugin for `llm`."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from llama3_mlx import Llama
+from llama3_mlx.cli import main
+from llama3_mlx.server.catalogue import Catalogue
+
+from .server_fixtures import running_server
+
+QUESTION = "What is the capital of France?"
+
+
+class Piped(io.StringIO):
+    """Standard input that is no terminal."""
+
+    def isatty(self) -> bool:
+        return False
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder with no models, and a Hub cache with none."""
+    monkeypatch.setenv("LLAMA3_MLX_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(sys, "stdin", Piped())
+    return tmp_path / "home"
+
+
+def add_model(home: Path, name: str, folder: Path) -> Path:
+    target = home / "models" / name
+    target.mkdir(parents=True)
+    for path in folder.iterdir():
+        (target / path.name).symlink_to(path)
+    return target
+
+
+def test_run_asks_the_server_that_is_up(home: Path, smollm2_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with running_server({"smollm2": smollm2_folder}) as running:
+        assert main(["run", "smollm2", QUESTION, "--url", running.url, "--max-tokens", "5", "--temperature", "0"]) == 0
+        out, err = capsys.readouterr()
+        assert running.url in err
+        assert "llama3_mlx_generated_tokens_total" in running.get("/metrics").text
+    expected = Llama.load(smollm2_folder).chat([{"role": "user", "content": QUESTION}], max_tokens=5, temperature=0)
+    assert out == expected.text + "\n"
+
+
+def test_run_loads_the_model_itself_where_no_server_is(
+    home: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMA3_MLX_URL", "http://127.0.0.1:9")
+    add_model(home, "tiny", tiny_folder)
+    assert main(["run", "tiny", "Hi", "--max-tokens", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert out.strip()
+    assert "server" not in err
+
+
+def test_run_holds_a_dialog_through_the_server(
+    home: Path, smollm2_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = iter([QUESTION, "/stats", "/exit"])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    monkeypatch.setattr("llama3_mlx.cli.run._prompt", lambda _: None)
+    with running_server({"smollm2": smollm2_folder}) as running:
+        monkeypatch.setenv("LLAMA3_MLX_URL", running.url)
+        assert main(["run", "--max-tokens", "12", "--temperature", "0"]) == 0
+    out, err = capsys.readouterr()
+    assert "Paris" in out
+    assert "answer: 7 tokens" in err or "answer: 8 tokens" in err
+
+
+def test_models_are_listed_and_removed(home: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    assert "llama3-mlx pull" in capsys.readouterr().err
+    kept, doomed = add_model(home, "kept", tiny_folder), add_model(home, "owner/doomed", tiny_folder)
+    assert main(["models", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [entry["name"] for entry in listed] == ["kept", "owner/doomed"]
+    assert listed[0]["size_bytes"] == sum(path.stat().st_size for path in tiny_folder.iterdir())
+    assert main(["models"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split() == ["NAME", "SIZE", "PARAMETERS", "WEIGHTS", "MODIFIED"]
+    assert main(["models", "remove", "owner/doomed"]) == 0
+    assert kept.exists()
+    assert not doomed.exists()
+    assert (tiny_folder / "config.json").exists()
+    assert main(["models", "remove", "gone"]) == 2
+    assert "no model 'gone'" in capsys.readouterr().err
+
+
+def test_pull_of_what_is_no_hub_id_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pull", "not-an-id"]) == 2
+    assert capsys.readouterr().err.startswith("error: there is no folder not-an-id")
+
+
+def test_models_in_the_hubs_cache_are_found_by_their_id(tmp_path: Path, tiny_folder: Path, home: Path) -> None:
+    repository = tmp_path / "hub" / "models--owner--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    (repository / "snapshots").mkdir()
+    (repository / "snapshots" / "abc").symlink_to(tiny_folder)
+    other = tmp_path / "hub" / "models--owner--vision"
+    (other / "refs").mkdir(parents=True)
+    (other / "refs" / "main").write_text("abc")
+    (other / "snapshots" / "abc").mkdir(parents=True)
+    (other / "snapshots" / "abc" / "config.json").write_text('{"model_type": "mllama"}')
+    assert list(Catalogue({}, {}).models()) == ["owner/tiny"]
+
+
+def test_serve_listens_answers_logs_and_stops_on_a_signal(home: Path, tiny_folder: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "llama3_mlx",
+        "serve",
+        "-m",
+        str(tiny_folder),
+        "--port",
+        "0",
+        "--log-format",
+        "json",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ)) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        url = line.split(" on ")[1].split()[0]
+        for _ in range(100):
+            try:
+                reply = httpx.post(f"{url}/v1/completions", json={"prompt": "a", "max_tokens": 2}, timeout=60)
+                break
+            except httpx.ConnectError:
+                time.sleep(0.1)
+        assert reply.status_code == 200
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+    assert process.returncode == 0, rest
+    events = [json.loads(text) for text in rest.splitlines()]
+    assert {"model loaded", "request"} <= {event["event"] for event in events}
+    request = next(event for event in events if event["event"] == "request")
+    assert (request["status"], request["written_tokens"], request["path"]) == (200, 2, "/v1/completions")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--host", "0.0.0.0"], "API key is required"),
+        (["--port", "99999"], "port must be"),
+        (["--log-format", "xml"], "log_format"),
+        (["--adapter", "x=/nowhere"], "adapter_config.json"),
+        (["-m", "no-such-model"], "no-such-model"),
+    ],
+)
+def test_serve_refuses_what_it_cannot_do_in_one_line(
+    home: Path, tiny_folder: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = [] if "-m" in arguments else ["-m", str(tiny_folder)]
+    assert main(["serve", *model, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert words in error
+
+
+def test_a_port_that_is_taken_is_one_line(home: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with running_server({"tiny": tiny_folder}) as running:
+        port = running.url.rpartition(":")[2]
+        assert main(["serve", "-m", str(tiny_folder), "--port", port]) == 2
+    assert f"can't listen on 127.0.0.1 port {port}" in capsys.readouterr().err
+
+
+def test_llm_answers_and_goes_on_with_the_plugin(
+    home: Path, smollm2_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = pytest.importorskip("llm")
+    from llama3_mlx import llm_plugin
+
+    add_model(home, "smollm2", smollm2_folder)
+    models = []
+    llm_plugin.register_models(lambda model, *_, **__: models.append(model))
+    assert [model.model_id for model in models] == ["llama3-mlx:smollm2"]
+    conversation = llm.Conversation(model=models[0])
+    first = conversation.prompt(QUESTION, system="Be brief.", max_tokens=12, temperature=0)
+    llama = Llama.load(smollm2_folder)
+    dialog = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": QUESTION}]
+    expected = llama.chat(dialog, max_tokens=12, temperature=0)
+    assert first.text() == expected.text
+    assert first.usage().output == len(expected.token_ids)
+    second = conversation.prompt("And of Italy?", max_tokens=4, temperature=0)
+    dialog += [{"role": "assistant", "content": expected.text}, {"role": "user", "content": "And of Italy?"}]
+    assert second.text() == llama.chat(dialog, max_tokens=4, temperature=0).text
