@@ -40,6 +40,7 @@ def status(request: Request) -> dict[str, Any]:
     return {
         "version": __version__,
         "memory_bytes": mx.get_active_memory() + mx.get_cache_memory(),
+        "active_bytes": mx.get_active_memory(),
         "budget_bytes": server.models.budget_bytes,
         "models": [
             {"name": name, "running": place.served.active, "waiting": place.served.waiting} for name, place in places
