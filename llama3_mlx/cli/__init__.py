@@ -22,6 +22,7 @@ COMMANDS = {
     "run": ("run", "ask or talk, through the server if it is up"),
     "pull": ("pull", "download a model from the Hub"),
     "models": ("models", "list the models on this machine, or remove some"),
+    "train": ("train", "fine-tune a model on examples: LoRA, DoRA or whole layers"),
     "serve": ("serve", "serve models over OpenAI's, Ollama's and Anthropic's protocols, with a page to chat on"),
 }
 ERROR_CODE, INTERRUPT_CODE = 2, 130

@@ -1,0 +1,117 @@
+"""What the training commands share: inputs to a job, progress on stderr, Ctrl-C, the result on stdout."""
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ..errors import RequestError
+from ..finetune.callbacks import Callback, StepReport, ValidationReport
+from ..finetune.job import Build, Job, TrainResult, resumed_job, run_job
+from ..finetune.settings import TrainSettings
+from .model_choice import choose_model
+from .train import gather
+
+INTERRUPT_CODE = 130
+
+
+def run_training(
+    args: argparse.Namespace, kind: str, build: Build, settings_kind: type[TrainSettings] = TrainSettings
+) -> int:
+    """Run a training command; its exit code is 130 if Ctrl-C ended it, with all saved."""
+    job = make_job(args, kind, settings_kind)
+    with cancel_on_interrupt() as cancel:
+        shown: list[Callback] = [] if args.quiet else [Progress()]
+        result = run_job(job, build, resume=bool(args.resume), callbacks=shown, cancel=cancel)
+    sys.stdout.write(summary(result) + "\n")
+    if result.ended == "cancelled":
+        sys.stderr.write(f"stopped at step {result.steps}; go on with: llama3-mlx {kind} --resume {result.folder}\n")
+        return INTERRUPT_CODE
+    return 0
+
+
+def make_job(args: argparse.Namespace, kind: str, settings_kind: type[TrainSettings]) -> Job:
+    """Return the job that the arguments describe."""
+    inputs, values = gather(args, settings_kind)
+    if args.resume:
+        job = resumed_job(Path(args.resume).expanduser(), values, settings_kind)
+        if job.kind != kind:
+            raise RequestError(f"{args.resume} is a run of {job.kind}: go on with llama3-mlx {job.kind} --resume")
+        return job
+    settings = settings_kind.from_dict(values)
+    model = str(choose_model(inputs["model"])) if inputs["model"] is None else inputs["model"]
+    return Job(kind, model, inputs["data"], inputs["valid"], Path(inputs["out"]).expanduser(), settings)
+
+
+@contextmanager
+def cancel_on_interrupt() -> Iterator[threading.Event]:
+    """Give an event that the first Ctrl-C sets; the second one interrupts at once."""
+    cancel = threading.Event()
+
+    def interrupted(_number: int, _frame: FrameType | None) -> None:
+        if cancel.is_set():
+            raise KeyboardInterrupt
+        cancel.set()
+        sys.stderr.write("\nfinishing this step and saving; Ctrl-C again to stop at once\n")
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield cancel
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def summary(result: TrainResult) -> str:
+    """Return the result in one line."""
+    loss = "" if result.loss is None else f", loss {result.loss:.4f}"
+    valid = "" if result.valid_loss is None else f", validation {result.valid_loss:.4f} (step {result.best_step})"
+    return (
+        f"{result.folder}: {result.steps} of {result.total_steps} steps{loss}{valid}, "
+        f"{result.trained_tokens:,} trained tokens in {result.seconds:.1f} s"
+    )
+
+
+class Progress(Callback):
+    """Live on a terminal; elsewhere ten lines or so."""
+
+    def __init__(self) -> None:
+        self.live = sys.stderr.isatty()
+        self._seconds: list[float] = []
+        self._every = 1
+
+    def on_start(self, plan: Mapping[str, Any]) -> None:
+        for line in plan.get("notes", ()):
+            sys.stderr.write(f"{line}\n")
+        self._every = 1 if self.live else max(1, plan["total_steps"] // 10)
+
+    def on_step(self, report: StepReport) -> None:
+        self._seconds = [*self._seconds[-19:], report.seconds]
+        if report.step % self._every and report.step not in (1, report.total_steps):
+            return
+        left = (report.total_steps - report.step) * sum(self._seconds) / len(self._seconds)
+        more = "".join(f", {name} {value:.3f}" for name, value in report.more.items())
+        text = (
+            f"step {report.step}/{report.total_steps}: loss {report.loss:.4f}{more}, "
+            f"{report.tokens_per_second:.0f} tokens/s, {report.peak_bytes / 1e9:.2f} GB, {_clock(left)} left"
+        )
+        sys.stderr.write(f"\r{text}\x1b[K" if self.live else text + "\n")
+        if self.live and report.step == report.total_steps:
+            sys.stderr.write("\n")
+        sys.stderr.flush()
+
+    def on_validation(self, report: ValidationReport) -> None:
+        more = "".join(f", {name} {value:.3f}" for name, value in report.more.items())
+        best = ", the best so far" if report.best else ""
+        start = "\r" if self.live else ""
+        sys.stderr.write(f"{start}step {report.step}: validation loss {report.loss:.4f}{more}{best}\n")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,136 @@
+"""Reads and writes adapter folders in mlx-lm's layout, with the strength where Ollama and PEFT look for it.
+
+`adapters.safetensors` has `<path>.lora_a` (in, r), `.lora_b` (r, out) and DoRA's `.m`; `adapter_config.json` has
+`fine_tune_type`, `num_layers` (counted from the last block) and `lora_parameters`. mlx-lm has one rank and one scale
+for all layers: smaller ranks are filled up with zeros and other scales folded into b. Ollama takes the strength from a
+whole `lora_alpha` alone, so the scale is chosen such that alpha = scale * rank is a whole number.
+Source: mlx-lm `tuner/utils.py`; Ollama `convert/convert_llama_adapter.go`.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from ..config import ModelConfig, load_json_object
+from ..errors import CheckpointError, ConfigError
+from ..files import save_json, save_whole
+from ..safetensors_files import read_header
+from .adapter import Adapter, LowRank
+from .errors import AdapterError
+from .targets import layer_number
+
+WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
+PEFT_WEIGHTS = "adapter_model.safetensors"
+
+
+def save_adapter(folder: Path, adapter: Adapter, config: ModelConfig) -> None:
+    """Write `adapters.safetensors` and `adapter_config.json`, each whole or not at all."""
+    tensors, values = mlx_lm_layout(adapter, config)
+    mx.eval(list(tensors.values()))
+    save_whole(folder / WEIGHTS, lambda path: mx.save_safetensors(str(path), tensors, metadata={"format": "mlx"}))
+    save_json(folder / CONFIG, values)
+
+
+def mlx_lm_layout(adapter: Adapter, config: ModelConfig) -> tuple[dict[str, mx.array], dict[str, Any]]:
+    """Return the tensors and the config of an adapter folder."""
+    rank = max((part.rank for part in adapter.parts.values()), default=0)
+    scale = _shared_scale(adapter, rank)
+    tensors: dict[str, mx.array] = {}
+    for path, part in adapter.parts.items():
+        even = part.rescaled(scale).padded(rank)
+        tensors |= {f"{path}.lora_a": even.a, f"{path}.lora_b": even.b}
+        if even.magnitude is not None:
+            tensors[f"{path}.m"] = even.magnitude
+    values: dict[str, Any] = {
+        "base_model_name_or_path": adapter.base,
+        "fine_tune_type": ("dora" if adapter.is_dora else "lora") if adapter.parts else "full",
+        "num_layers": _layers_from_end(adapter, config),
+    }
+    if adapter.parts:
+        values["lora_parameters"] = {
+            "rank": rank,
+            "scale": scale,
+            "dropout": adapter.dropout,
+            "keys": sorted({_key(path) for path in adapter.parts}),
+        }
+        values |= {"r": rank, "lora_alpha": round(scale * rank)}
+    return {**tensors, **adapter.whole}, values
+
+
+def _shared_scale(adapter: Adapter, rank: int) -> float:
+    """Return the scale nearest to the layers' largest for which alpha is a whole number."""
+    largest = max((part.scale for part in adapter.parts.values()), default=0.0)
+    return max(1, round(largest * rank)) / rank if rank else 0.0
+
+
+def _layers_from_end(adapter: Adapter, config: ModelConfig) -> int:
+    """Return how many of the last blocks the adapter touches, all blocks between included."""
+    numbers = [layer_number(name) for name in (*adapter.parts, *adapter.whole)]
+    blocks = [number for number in numbers if number is not None]
+    return config.num_hidden_layers - min(blocks) if blocks else 0
+
+
+def _key(path: str) -> str:
+    """Return the name that mlx-lm finds a layer by: within its block, or the whole path outside of blocks."""
+    return path if layer_number(path) is None else path.split(".", 3)[3]
+
+
+def read_adapter(folder: Path, config: ModelConfig) -> Adapter:
+    """Read an adapter folder, mlx-lm's or PEFT's, and check it against the model it is to go into.
+
+    Raises AdapterError.
+    """
+    if not folder.is_dir():
+        raise AdapterError(f"there is no adapter folder {folder}")
+    try:
+        values = load_json_object(folder / CONFIG)
+    except ConfigError as error:
+        raise AdapterError(str(error).replace("a model", "an adapter")) from None
+    if (folder / PEFT_WEIGHTS).exists() and not (folder / WEIGHTS).exists():
+        from .peft_files import from_peft
+
+        adapter = from_peft(read_tensors(folder / PEFT_WEIGHTS), values, config)
+    elif (folder / WEIGHTS).exists():
+        adapter = _from_mlx_lm(read_tensors(folder / WEIGHTS), values, folder)
+    else:
+        raise AdapterError(f"{folder} has neither {WEIGHTS} nor {PEFT_WEIGHTS}")
+    adapter.check(config, folder)
+    if not adapter.parts and not adapter.whole:
+        raise AdapterError(f"{folder} holds no tensors")
+    return adapter
+
+
+def read_tensors(path: Path) -> dict[str, mx.array]:
+    """Read a safetensors file, its header checked first; raises AdapterError."""
+    try:
+        read_header(path)
+        loaded: Any = mx.load(str(path), format="safetensors")
+    except (CheckpointError, RuntimeError) as error:
+        raise AdapterError(str(error)) from None
+    return dict(loaded)
+
+
+def _from_mlx_lm(tensors: Mapping[str, mx.array], values: Mapping[str, Any], folder: Path) -> Adapter:
+    kind = values.get("fine_tune_type", "lora")
+    if kind not in ("lora", "dora", "full"):
+        raise AdapterError(f"{folder}: fine_tune_type is {kind!r}; accepted are lora, dora and full")
+    parameters = values.get("lora_parameters") or {}
+    scale = parameters.get("scale") if isinstance(parameters, Mapping) else None
+    low_rank = {name.rpartition(".")[0] for name in tensors if name.endswith((".lora_a", ".lora_b"))}
+    if low_rank and (isinstance(scale, bool) or not isinstance(scale, int | float)):
+        raise AdapterError(f"{folder}: lora_parameters.scale must be a number, not {json.dumps(scale)}")
+    absent = [f"{path}.{half}" for path in sorted(low_rank) for half in ("lora_a", "lora_b")]
+    absent = [name for name in absent if name not in tensors]
+    if absent:
+        raise AdapterError(f"{folder}: {WEIGHTS} lacks {absent[0]}")
+    parts = {
+        path: LowRank(tensors[f"{path}.lora_a"], tensors[f"{path}.lora_b"], float(scale or 0), tensors.get(f"{path}.m"))
+        for path in sorted(low_rank)
+    }
+    used = {f"{path}.{name}" for path in parts for name in ("lora_a", "lora_b", "m")}
+    dropout = parameters.get("dropout") or 0.0 if isinstance(parameters, Mapping) else 0.0
+    whole = {name: tensor for name, tensor in tensors.items() if name not in used}
+    return Adapter(parts, whole, float(dropout), values.get("base_model_name_or_path") or values.get("model"))

@@ -1,0 +1,106 @@
+"""Puts trainable layers into a model and takes them out again."""
+
+from collections.abc import Iterable, Sequence
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_unflatten
+
+from ..errors import RequestError
+from ..model import LlamaForCausalLM
+from .dropout import Noise
+from .lora import Adapted, base_of, dense_weight, make_adapted
+from .targets import Target, linear_paths, matches
+
+
+def attach(
+    model: LlamaForCausalLM, targets: Sequence[Target], *, dropout: float = 0.0, dora: bool = False, seed: int = 0
+) -> Noise:
+    """Freeze the model, wrap the targets in low-rank layers and return the source of their dropout.
+
+    The first values follow from `seed` alone.
+    """
+    if any("qkv_proj" in layer.self_attn for layer in model.model.layers):
+        raise RequestError("the model's projections are joined for inference: load it with join=False to train it")
+    model.freeze()
+    modules = dict(model.named_modules())
+    noise = Noise()
+    mx.random.seed(seed)
+    wrapped = []
+    for target in targets:
+        source = noise.make_dropout(dropout) if dropout else None
+        wrapped.append((target.path, make_adapted(modules[target.path], target.rank, target.scale, source, dora=dora)))
+    model.update_modules(tree_unflatten(wrapped))
+    return noise
+
+
+def detach(model: LlamaForCausalLM) -> None:
+    """Put the layers under the adapted ones back into their places."""
+    bases = [(path, base_of(module)) for path, module in adapted_layers(model)]
+    model.update_modules(tree_unflatten(bases))
+
+
+def adapted_layers(model: LlamaForCausalLM) -> list[tuple[str, Adapted]]:
+    """Return path and layer of every adapted layer."""
+    return [(path, module) for path, module in model.named_modules() if isinstance(module, Adapted)]
+
+
+def unfreeze_whole(model: LlamaForCausalLM, patterns: Iterable[str]) -> list[str]:
+    """Make the whole matrices and norms that a pattern matches trainable, in float32; return their paths.
+
+    A quantised matrix is dequantised: rounded weights can't be trained.
+    """
+    patterns = list(patterns)
+    named = [(path, module) for path, module in model.named_modules() if "weight" in module]
+    chosen = []
+    for pattern in patterns:
+        found = [(path, module) for path, module in named if matches(pattern, path) or _within(pattern, path)]
+        if not found:
+            raise RequestError(f"no layer of the model matches {pattern!r}, which was to be trained as a whole")
+        chosen += found
+    for path, module in dict(chosen).items():
+        whole = make_dense(module)
+        for name in ("weight", "bias"):
+            if name in whole:
+                whole[name] = whole[name].astype(mx.float32)
+        whole.unfreeze()
+        model.update_modules(tree_unflatten([(path, whole)]))
+    return list(dict(chosen))
+
+
+def make_dense(module: nn.Module) -> nn.Module:
+    """Return an unquantised layer of the same matrix; an unquantised one is returned as it is."""
+    if "scales" not in module:
+        return module
+    weight = dense_weight(module)
+    rows, columns = weight.shape
+    if isinstance(module, nn.QuantizedEmbedding):
+        dense: nn.Module = nn.Embedding(rows, columns)
+    else:
+        dense = nn.Linear(columns, rows, bias="bias" in module)
+        if "bias" in module:
+            dense.bias = module.bias
+    dense.weight = weight
+    return dense
+
+
+def _within(pattern: str, path: str) -> bool:
+    """Return whether `path` lies under a module that the pattern matches, such as a whole block."""
+    parents = path.split(".")
+    return any(matches(pattern, ".".join(parents[:n])) for n in range(1, len(parents)))
+
+
+def whole_paths(model: LlamaForCausalLM) -> list[str]:
+    """Return the paths of the layers that are trained as a whole."""
+    return [path for path, module in model.named_modules() if "weight" in module.trainable_parameters()]
+
+
+__all__ = [
+    "adapted_layers",
+    "attach",
+    "detach",
+    "linear_paths",
+    "make_dense",
+    "unfreeze_whole",
+    "whole_paths",
+]

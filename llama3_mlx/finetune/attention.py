@@ -1,0 +1,160 @@
+"""Attention within the examples of packed rows: causal, block-diagonal, and computed block by block.
+
+Several examples lie one after another in a row, and a token sees those before it in its own example only. Rotary
+positions run on through the row; that changes nothing, since the score of two tokens depends on their distance alone.
+
+Queries go a block at a time over the keys that they can reach: those up to the block's end, and no further back than
+the longest example is long. The backward pass makes a block's scores again from what was kept, queries, keys, values
+and the output with its normaliser; no (L, L) matrix outlives its block.
+Source of the backward pass: https://arxiv.org/abs/2205.14135, appendix B.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from ..device import on_gpu
+from ..model import Mask
+from .exponential import exp
+
+# Queries of a block: on the CPU what stays in its cache, on a GPU what keeps it busy.
+CPU_BLOCK, GPU_BLOCK = 64, 256
+
+
+@dataclass(frozen=True)
+class Block:
+    """Queries start:stop over keys first:stop, and what is added to their scores: 0 or -inf, (B, 1, 1, q, k)."""
+
+    start: int
+    stop: int
+    first: int
+    bias: mx.array
+
+
+class PackedAttention:
+    """What attention asks of a cache, for rows of packed examples: nothing is kept, masks are shared by all layers."""
+
+    offset = 0
+
+    def __init__(self, segments: mx.array, longest: int | None = None) -> None:
+        """`segments` (B, L) numbers the examples of each row, 0 for padding; `longest` is their greatest length."""
+        self.blocks = make_blocks(segments, longest or segments.shape[1])
+        self._attention: dict[float, Callable[..., Any]] = {}
+
+    def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Return them as they are."""
+        return keys, values
+
+    def mask(self, length: int) -> Mask:
+        """Return nothing: the blocks have theirs."""
+        return None
+
+    def attend(self, queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Mask) -> mx.array:
+        """Return the attention output (B, H, L, head_dim)."""
+        if scale not in self._attention:
+            self._attention[scale] = make_attention(self.blocks, scale)
+        return self._attention[scale](queries, keys, values)[0]
+
+
+def make_blocks(segments: mx.array, longest: int) -> list[Block]:
+    """Return the blocks of rows (B, L)."""
+    length, dtype, size = segments.shape[1], mx.float32, GPU_BLOCK if on_gpu() else CPU_BLOCK
+    positions = mx.arange(length)
+    blocks = []
+    for start in range(0, length, size):
+        stop, first = min(start + size, length), max(0, start - longest + 1)
+        same = segments[:, start:stop, None] == segments[:, None, first:stop]
+        seen = same & (positions[start:stop, None] >= positions[None, first:stop])
+        bias = mx.where(seen, mx.array(0.0, dtype), mx.array(-mx.inf, dtype))
+        blocks.append(Block(start, stop, first, bias[:, None, None]))
+    return blocks
+
+
+def make_attention(blocks: Sequence[Block], scale: float) -> Callable[..., Any]:
+    """Return a function of queries (B, H, L, d), keys and values (B, K, L, d) to (output, normalisers)."""
+    # The masks go in as arguments: a transformation must not find them captured.
+    biases = [block.bias for block in blocks]
+
+    @mx.custom_function
+    def attention(queries: mx.array, keys: mx.array, values: mx.array, *biases: mx.array) -> tuple[mx.array, mx.array]:
+        outputs, normalisers = [], []
+        for block, bias in zip(blocks, biases, strict=True):
+            scores = _scores(queries, keys, block, bias, scale)
+            largest = scores.max(axis=-1, keepdims=True)
+            weights = exp(scores - largest)
+            sums = weights.sum(axis=-1, keepdims=True)
+            output = _times(weights, values[:, :, block.first : block.stop]) / sums.astype(values.dtype)
+            outputs.append(output.reshape(*queries.shape[:2], block.stop - block.start, -1))
+            normalisers.append(largest + mx.log(sums))
+        return mx.concatenate(outputs, axis=2), mx.concatenate(normalisers, axis=3)
+
+    @attention.vjp
+    def attention_vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
+        queries, keys, values, *biases = primals
+        grads = _gradients(queries, keys, values, blocks, biases, scale, outputs, cotangents[0])
+        return (*grads, *(mx.zeros_like(bias) for bias in biases))
+
+    return lambda queries, keys, values: attention(queries, keys, values, *biases)
+
+
+def _grouped(x: mx.array, n_kv_heads: int, block: Block) -> mx.array:
+    """Return the block's part of (B, H, L, d) as (B, K, H / K, q, d)."""
+    B, H, _, d = x.shape
+    return x[:, :, block.start : block.stop].reshape(B, n_kv_heads, H // n_kv_heads, block.stop - block.start, d)
+
+
+def _folded(x: mx.array) -> mx.array:
+    """Return (B, K, G, q, n) as (B, K, G * q, n), so that one product serves a group of heads."""
+    return x.reshape(*x.shape[:2], -1, x.shape[-1])
+
+
+def _scores(queries: mx.array, keys: mx.array, block: Block, bias: mx.array, scale: float) -> mx.array:
+    """Return masked scores (B, K, G, q, k) in float32."""
+    part = _grouped(queries, keys.shape[1], block) * scale
+    products = _folded(part) @ keys[:, :, block.first : block.stop].swapaxes(-1, -2)
+    return products.reshape(*part.shape[:4], -1).astype(mx.float32) + bias
+
+
+def _times(weights: mx.array, values: mx.array) -> mx.array:
+    """Return (B, K, G, q, k) times (B, K, k, d) as (B, K, G, q, d)."""
+    return (_folded(weights).astype(values.dtype) @ values).reshape(*weights.shape[:4], -1)
+
+
+def _gradients(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    blocks: Sequence[Block],
+    biases: Sequence[mx.array],
+    scale: float,
+    outputs: Sequence[mx.array],
+    cotangent: mx.array,
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Return the gradients of queries, keys and values, whose sums over blocks are in float32."""
+    n_kv_heads, dtype = keys.shape[1], queries.dtype
+    for_queries: list[mx.array] = []
+    for_keys, for_values = mx.zeros(keys.shape, mx.float32), mx.zeros(values.shape, mx.float32)
+    for block, bias in zip(blocks, biases, strict=True):
+        reach = slice(block.first, block.stop)
+        normalisers = outputs[1][:, :, :, block.start : block.stop]
+        weights = exp(_scores(queries, keys, block, bias, scale) - normalisers)
+        down = _grouped(cotangent, n_kv_heads, block)
+        towards = _times_transposed(down, values[:, :, reach])
+        own = (down * _grouped(outputs[0], n_kv_heads, block)).astype(mx.float32).sum(axis=-1, keepdims=True)
+        slopes = (weights * (towards - own)).astype(dtype)
+        weights = weights.astype(dtype)
+        part = _times(slopes, keys[:, :, reach]) * scale
+        for_queries.append(part.reshape(*queries.shape[:2], block.stop - block.start, -1))
+        grouped = _folded(_grouped(queries, n_kv_heads, block) * scale)
+        for_keys[:, :, reach] += _folded(slopes).swapaxes(-1, -2) @ grouped
+        for_values[:, :, reach] += _folded(weights).swapaxes(-1, -2) @ _folded(down)
+        # One block at a time.
+        for_keys, for_values = mx.depends([for_keys, for_values], [for_queries[-1]])
+    return mx.concatenate(for_queries, axis=2), for_keys.astype(dtype), for_values.astype(dtype)
+
+
+def _times_transposed(down: mx.array, values: mx.array) -> mx.array:
+    """Return (B, K, G, q, d) times the transpose of (B, K, k, d), (B, K, G, q, k) in float32."""
+    return (_folded(down) @ values.swapaxes(-1, -2)).reshape(*down.shape[:4], -1).astype(mx.float32)

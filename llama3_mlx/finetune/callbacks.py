@@ -1,0 +1,63 @@
+"""What a caller can hear of a run while it goes on."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One step: the loss is the mean over what counted, rates are of this step alone."""
+
+    step: int
+    total_steps: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    tokens: int
+    trained_tokens: int
+    seconds: float
+    tokens_per_second: float
+    active_bytes: int
+    peak_bytes: int
+    more: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values as one flat object."""
+        values = asdict(self)
+        return {"kind": "step", **values, **values.pop("more")}
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """A validation after `step` steps; `best` if its loss is the lowest so far."""
+
+    step: int
+    loss: float
+    best: bool
+    more: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values as one flat object."""
+        values = asdict(self)
+        return {"kind": "validation", **values, **values.pop("more")}
+
+
+class Callback:
+    """Does nothing at each event; override what is of interest. Called in the thread that trains."""
+
+    def on_start(self, plan: Mapping[str, Any]) -> None:
+        """Training is about to begin: settings, shapes and the estimate of memory."""
+
+    def on_step(self, report: StepReport) -> None:
+        """A step is done."""
+
+    def on_validation(self, report: ValidationReport) -> None:
+        """A validation is done."""
+
+    def on_save(self, step: int) -> None:
+        """The state after `step` steps is on the disk."""
+
+    def on_end(self, result: Any) -> None:
+        """Training is over; `result` is what `train` returns."""

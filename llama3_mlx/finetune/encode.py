@@ -1,0 +1,116 @@
+"""Examples to token ids and marks of which of them are learned; control tokens come from the dialog format alone."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..dialog import Dialog
+from ..errors import DialogError
+from ..tokenizer import Tokenizer
+from .errors import DataError
+from .formats import Sample
+from .records import raise_problems
+
+TRAIN_ON = ("auto", "assistant", "all")
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids and which of them count as targets; the first never does, since nothing predicts it."""
+
+    ids: np.ndarray
+    trained: np.ndarray
+    where: str = ""
+    truncated: int = 0
+
+    @property
+    def length(self) -> int:
+        """Positions that the example takes in a row: every token but the last is an input."""
+        return len(self.ids) - 1
+
+    @property
+    def n_trained(self) -> int:
+        """Number of targets."""
+        return int(self.trained[1:].sum())
+
+
+class Encoder:
+    """Encodes samples for one model."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        dialog: Dialog | None,
+        end_id: int,
+        *,
+        max_length: int,
+        train_on: str = "auto",
+        plain: bool = False,
+    ) -> None:
+        """`end_id` ends a text. `plain` writes prompt and completion without a dialog format."""
+        self.tokenizer, self.dialog, self.end_id = tokenizer, dialog, end_id
+        self.max_length, self.train_on, self.plain = max_length, train_on, plain
+
+    def __call__(self, sample: Sample) -> Example:
+        """Return the example, cut to `max_length` tokens; raises DataError or DialogError."""
+        messages = sample.messages
+        if messages is None and sample.prompt is not None and self.dialog is not None and not self.plain:
+            messages = [
+                {"role": "user", "content": sample.prompt},
+                {"role": "assistant", "content": sample.completion},
+            ]
+        ids, trained = self._text(sample) if messages is None else self._messages(messages, sample.tools)
+        if self.train_on == "all":
+            trained = [True] * len(ids)
+        cut = max(0, len(ids) - self.max_length)
+        ids, trained = ids[: self.max_length], trained[: self.max_length]
+        return Example(np.array(ids, np.int32), np.array(trained, np.bool_), sample.where, cut)
+
+    def _messages(self, messages: Sequence[Any], tools: list[Any] | None) -> tuple[list[int], list[bool]]:
+        if self.dialog is None:
+            raise DataError("it is a dialog, but this base model has no dialog format: use text or an instruct model")
+        ids, trained = self.dialog.encode_with_spans(messages, tools=tools)
+        if not any(trained):
+            raise DataError("there is no assistant's turn to learn from")
+        return ids, trained
+
+    def _text(self, sample: Sample) -> tuple[list[int], list[bool]]:
+        prompt = self.tokenizer.encode(sample.prompt or "", bos=True)
+        completion = [*self.tokenizer.encode(sample.completion), self.end_id]
+        counts = sample.prompt is None
+        return prompt + completion, [counts] * len(prompt) + [True] * len(completion)
+
+
+def encode_all(encode: Callable[[Sample], Example], samples: Sequence[Sample]) -> list[Example]:
+    """Encode the samples; raises DataError with all that can't be."""
+    examples, problems = [], []
+    for sample in samples:
+        try:
+            examples.append(encode(sample))
+        except (DataError, DialogError) as error:
+            problems.append(f"{sample.where}: {error}")
+    raise_problems(problems)
+    return examples
+
+
+def keep_trainable(examples: Sequence[Example], max_length: int) -> tuple[list[Example], int]:
+    """Return the examples with something left to learn, and how many had it cut away; raises if none is left."""
+    kept = [example for example in examples if example.n_trained]
+    if not kept:
+        raise DataError(
+            f"in all {len(examples)} examples what is to be learned lies beyond max_length {max_length}: "
+            "raise it or shorten the prompts"
+            if examples
+            else "there are no examples"
+        )
+    return kept, len(examples) - len(kept)
+
+
+def end_token(tokenizer: Tokenizer, eos_ids: Sequence[int]) -> int:
+    """Return the id that ends a text: the config's first, else a stop token of the tokenizer."""
+    ends = [*eos_ids, *tokenizer.stop_ids]
+    if not ends:
+        raise DataError("neither config.json nor the tokenizer names a token that ends a text")
+    return ends[0]

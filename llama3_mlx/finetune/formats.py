@@ -1,0 +1,220 @@
+"""The shapes that a training example can have, found by their keys, and brought into three kinds.
+
+Sources: TRL's dataset formats and mlx-lm's LORA.md for messages, text, prompt/completion and chosen/rejected;
+https://github.com/tatsu-lab/stanford_alpaca for alpaca; llama-cookbook for the samsum and grammar layouts.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import DataError
+from .records import Record, raise_problems
+
+Messages = list[Mapping[str, Any]]
+_ALPACA = (
+    "Below is an instruction that describes a task{with_input}. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n{input}### Response:"
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An example to learn from: a dialog, or a prompt and what follows; `prompt` None is a text that counts whole."""
+
+    where: str
+    messages: Messages | None = None
+    tools: list[Any] | None = None
+    prompt: str | None = None
+    completion: str = ""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A preferred and a rejected continuation of the same prompt."""
+
+    where: str
+    chosen: Sample
+    rejected: Sample
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A continuation that is wanted or not."""
+
+    where: str
+    sample: Sample
+    wanted: bool
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt to be answered by the model, with the columns that a reward function may look at."""
+
+    where: str
+    messages: Messages
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+Reader = Callable[[Record], Any]
+
+
+def read_samples(records: Sequence[Record], layout: str = "auto") -> list[Sample]:
+    """Return the examples of supervised data; raises DataError with every one that is malformed or of another shape."""
+    return _read(records, SUPERVISED, layout)
+
+
+def read_pairs(records: Sequence[Record]) -> list[Pair]:
+    """Return the pairs of preference data."""
+    return _read(records, PREFERENCE, "auto")
+
+
+def read_labelled(records: Sequence[Record]) -> list[Labelled]:
+    """Return the labelled continuations of unpaired preference data; pairs give one of each."""
+    if records and layout_of(records[0], {**LABELLED, **PREFERENCE}) in PREFERENCE:
+        pairs = read_pairs(records)
+        return [
+            item for p in pairs for item in (Labelled(p.where, p.chosen, True), Labelled(p.where, p.rejected, False))
+        ]
+    return _read(records, LABELLED, "auto")
+
+
+def read_questions(records: Sequence[Record]) -> list[Question]:
+    """Return prompts, with all other columns beside them."""
+    return _read(records, QUESTIONS, "auto")
+
+
+def layout_of(record: Record, layouts: Mapping[str, tuple[tuple[str, ...], Reader]]) -> str | None:
+    """Return the name of the first layout all of whose keys the record has."""
+    return next((name for name, (keys, _) in layouts.items() if all(key in record.value for key in keys)), None)
+
+
+def _read(records: Sequence[Record], layouts: Mapping[str, tuple[tuple[str, ...], Reader]], layout: str) -> list[Any]:
+    if layout != "auto" and layout not in layouts:
+        raise DataError(f"layout must be one of auto, {', '.join(layouts)}, not {layout!r}")
+    problems: list[str] = []
+    made: list[Any] = []
+    wanted = layout if layout != "auto" else layout_of(records[0], layouts) if records else None
+    for record in records:
+        found = layout_of(record, {layout: layouts[layout]} if layout != "auto" else layouts)
+        if found is None:
+            accepted = "; ".join(f"{name}: {', '.join(keys)}" for name, (keys, _) in layouts.items())
+            has = ", ".join(record.value) or "no keys"
+            problems.append(f"{record.where}: it has {has:.200}, which is none of the layouts ({accepted})")
+        elif wanted is None or found == wanted:
+            wanted = found
+            try:
+                made.append(layouts[found][1](record))
+            except DataError as error:
+                problems.append(f"{record.where}: {error}")
+        else:
+            problems.append(f"{record.where}: its layout is {found} and the first example's {wanted}: mixed data")
+    raise_problems(problems)
+    return made
+
+
+def _text(value: Mapping[str, Any], key: str, *, empty: bool = False) -> str:
+    text = value.get(key)
+    if not isinstance(text, str):
+        raise DataError(f"{key} must be text, not {text!r:.80}")
+    if not text and not empty:
+        raise DataError(f"{key} is empty")
+    return text
+
+
+def _messages(value: Any, key: str) -> Messages:
+    if not isinstance(value, list) or not value or not all(isinstance(message, Mapping) for message in value):
+        raise DataError(f"{key} must be a list of messages, not {value!r:.80}")
+    return list(value)
+
+
+def _tools(value: Mapping[str, Any]) -> list[Any] | None:
+    tools = value.get("tools")
+    if tools is not None and not isinstance(tools, list):
+        raise DataError(f"tools must be a list, not {tools!r:.80}")
+    return tools or None
+
+
+def _dialog(record: Record) -> Sample:
+    return Sample(record.where, _messages(record.value["messages"], "messages"), _tools(record.value))
+
+
+def _completion(record: Record, key: str = "completion") -> Sample:
+    """A prompt with the continuation under `key`, both as text or both as messages."""
+    prompt, completion = record.value["prompt"], record.value[key]
+    if isinstance(prompt, list) or isinstance(completion, list):
+        if not (isinstance(prompt, list) and isinstance(completion, list)):
+            raise DataError(f"prompt and {key} must both be text or both be messages")
+        messages = _messages(prompt, "prompt") + _messages(completion, key)
+        return Sample(record.where, messages, _tools(record.value))
+    return Sample(record.where, prompt=_text(record.value, "prompt"), completion=_text(record.value, key))
+
+
+def _plain(record: Record) -> Sample:
+    return Sample(record.where, completion=_text(record.value, "text"))
+
+
+def _alpaca(record: Record) -> Sample:
+    given = record.value.get("input") or ""
+    prompt = _ALPACA.format(
+        with_input=", paired with an input that provides further context" if given else "",
+        instruction=_text(record.value, "instruction"),
+        input=f"### Input:\n{given}\n\n" if given else "",
+    )
+    return Sample(record.where, prompt=prompt, completion=_text(record.value, "output"))
+
+
+def _samsum(record: Record) -> Sample:
+    prompt = f"Summarize this dialog:\n{_text(record.value, 'dialogue')}\n---\nSummary:\n"
+    return Sample(record.where, prompt=prompt, completion=_text(record.value, "summary"))
+
+
+def _grammar(record: Record) -> Sample:
+    prompt = f"Correct this to standard English: {_text(record.value, 'input')}\n---\nCorrected: "
+    return Sample(record.where, prompt=prompt, completion=_text(record.value, "target"))
+
+
+def _pair(record: Record) -> Pair:
+    return Pair(record.where, _completion(record, "chosen"), _completion(record, "rejected"))
+
+
+def _implicit_pair(record: Record) -> Pair:
+    chosen, rejected = (_messages(record.value[key], key) for key in ("chosen", "rejected"))
+    if chosen[:-1] != rejected[:-1]:
+        raise DataError("chosen and rejected must differ in their last message alone")
+    tools = _tools(record.value)
+    return Pair(record.where, Sample(record.where, chosen, tools), Sample(record.where, rejected, tools))
+
+
+def _labelled(record: Record) -> Labelled:
+    label = record.value["label"]
+    if not isinstance(label, bool):
+        raise DataError(f"label must be true or false, not {label!r:.80}")
+    return Labelled(record.where, _completion(record), label)
+
+
+def _question(record: Record) -> Question:
+    prompt = record.value["prompt"]
+    messages: Messages = (
+        _messages(prompt, "prompt")
+        if isinstance(prompt, list)
+        else [{"role": "user", "content": _text(record.value, "prompt")}]
+    )
+    return Question(record.where, messages, {key: value for key, value in record.value.items() if key != "prompt"})
+
+
+SUPERVISED: dict[str, tuple[tuple[str, ...], Reader]] = {
+    "messages": (("messages",), _dialog),
+    "completion": (("prompt", "completion"), _completion),
+    "alpaca": (("instruction", "output"), _alpaca),
+    "samsum": (("dialogue", "summary"), _samsum),
+    "grammar": (("input", "target"), _grammar),
+    "text": (("text",), _plain),
+}
+PREFERENCE: dict[str, tuple[tuple[str, ...], Reader]] = {
+    "pairs": (("prompt", "chosen", "rejected"), _pair),
+    "implicit pairs": (("chosen", "rejected"), _implicit_pair),
+}
+LABELLED: dict[str, tuple[tuple[str, ...], Reader]] = {"labelled": (("prompt", "completion", "label"), _labelled)}
+QUESTIONS: dict[str, tuple[tuple[str, ...], Reader]] = {"prompts": (("prompt",), _question)}

@@ -1,0 +1,78 @@
+"""The forward pass of training: Llama's blocks over packed rows, keeping what memory allows for the backward one.
+
+none   everything is kept.
+light  a block keeps its matrix products' results and makes norms, gates and attention scores again: a half of the
+       memory for a few per cent of time, since a product whose result isn't needed is not made twice.
+full   a block keeps its input alone and runs again: least memory, about a third more time.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..model import LlamaForCausalLM, Rope, TransformerBlock
+from .attention import PackedAttention
+from .exponential import gated
+
+LEVELS = ("none", "light", "full")
+
+
+def hidden_states(
+    model: LlamaForCausalLM, tokens: mx.array, segments: mx.array, *, longest: int | None = None, keep: str = "light"
+) -> mx.array:
+    """Return the normed hidden states (B, L, D) of packed rows.
+
+    tokens (B, L); segments (B, L) number the examples of a row, 0 for padding. `longest` is the length of the longest
+    example there can be, `keep` one of LEVELS.
+    """
+    attention = PackedAttention(segments, longest)
+    rope = model._rope.for_length(longest or tokens.shape[1])
+    block = {"none": _plain, "light": _light, "full": _full}[keep]
+    h = model.model.embed_tokens(tokens)
+    for layer in model.model.layers:
+        h = block(layer, h, rope, attention)
+    return model.model.norm(h)
+
+
+def checkpointed(modules: list[nn.Module], run: Callable[..., Any], *inputs: mx.array) -> Any:
+    """Return run(*inputs), whose intermediate results are made again for the gradient of inputs and parameters.
+
+    `modules` are those that `run` uses: their trained parameters go in as inputs too.
+    """
+
+    def with_parameters(parameters: list[Any], *inputs: mx.array) -> Any:
+        for module, tree in zip(modules, parameters, strict=True):
+            module.update(tree)
+        return run(*inputs)
+
+    return mx.checkpoint(with_parameters)([module.trainable_parameters() for module in modules], *inputs)
+
+
+def _plain(layer: TransformerBlock, h: mx.array, rope: Rope, attention: PackedAttention) -> mx.array:
+    return layer(h, rope, None, attention)
+
+
+def _full(layer: TransformerBlock, h: mx.array, rope: Rope, attention: PackedAttention) -> mx.array:
+    return checkpointed([layer], lambda h: layer(h, rope, None, attention), h)
+
+
+def _light(layer: TransformerBlock, h: mx.array, rope: Rope, attention: PackedAttention) -> mx.array:
+    attend, mlp = layer.self_attn, layer.mlp
+    queries, keys, values = checkpointed(
+        [layer.input_layernorm, attend], lambda h: attend._rotated(layer.input_layernorm(h), rope, 0), h
+    )
+    output = attention.attend(queries, keys, values, scale=attend.scale, mask=None)
+    h = h + attend.o_proj(output.transpose(0, 2, 1, 3).reshape(h.shape[0], h.shape[1], -1))
+    gate, up = checkpointed([layer.post_attention_layernorm, mlp], lambda h: _gate_and_up(layer, h), h)
+    return h + checkpointed([mlp], lambda gate, up: mlp.down_proj(_gated(gate, up)), gate, up)
+
+
+def _gated(gate: mx.array, up: mx.array) -> mx.array:
+    return cast(mx.array, gated(gate, up))
+
+
+def _gate_and_up(layer: TransformerBlock, h: mx.array) -> tuple[mx.array, mx.array]:
+    x = layer.post_attention_layernorm(h)
+    return layer.mlp.gate_proj(x), layer.mlp.up_proj(x)

@@ -1,0 +1,124 @@
+"""Cross entropy of hidden states, chunk by chunk: logits of all positions are never in memory at once.
+
+Llama 3's vocabulary makes logits the largest thing in training. Here the head runs on the positions that count, a
+chunk at a time, and the gradients of the loss are made while a chunk's logits are still there; what is kept is the
+loss and the gradients, which is why the backward pass has nothing to do but scale them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+
+from ..device import on_gpu
+from .exponential import exp
+from .trees import flatten, unflatten
+
+Head = Callable[[Any, mx.array], mx.array]
+# Bytes that the logits of a chunk may take in float32; a GPU wants more rows at once to be busy.
+CPU_CHUNK_BYTES, GPU_CHUNK_BYTES = 32 * 2**20, 128 * 2**20
+
+
+def chunk_size(vocab_size: int) -> int:
+    """Return how many positions a chunk holds: a multiple of 32 whose logits fit its bytes, at least 32."""
+    budget = GPU_CHUNK_BYTES if on_gpu() else CPU_CHUNK_BYTES
+    return max(32, budget // (4 * vocab_size) // 32 * 32)
+
+
+def token_losses(logits: mx.array, targets: mx.array) -> mx.array:
+    """Return -log softmax(logits)[target] of (n, V) and (n,), (n,) float32."""
+    logits = logits.astype(mx.float32)
+    return mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+
+
+def head_loss(
+    head: Head, params: Any, h: mx.array, targets: mx.array, weights: mx.array, *, chunk: int | None = None
+) -> mx.array:
+    """Return the sum of weights * cross entropy over positions, a float32 scalar.
+
+    `head(params, h)` gives logits (n, V) of hidden states (n, D); `params` is a tree of its trained parameters, empty
+    if it is frozen. targets (n,), weights (n,) float32. The gradient is with respect to `h` and `params`, and exact.
+    `chunk` is a number of positions; the last chunk may be shorter.
+    """
+    flat = flatten(params)
+    names = [name for name, _ in flat]
+
+    def rebuilt(arrays: list[mx.array]) -> Any:
+        return unflatten(list(zip(names, arrays, strict=True)))
+
+    size = chunk or chunk_size(_vocabulary(head, params, h))
+
+    @mx.custom_function
+    def losses(h: mx.array, targets: mx.array, weights: mx.array, *arrays: mx.array) -> tuple[mx.array, ...]:
+        return _forward(head, rebuilt, size, h, targets, weights, list(arrays))
+
+    @losses.vjp
+    def losses_vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
+        _, targets, weights, *_ = primals
+        scale: mx.array = cotangents[0]
+        grad_h, *grads = outputs[1:]
+        scaled = [(scale * grad).astype(grad.dtype) for grad in (grad_h, *grads)]
+        return (scaled[0], mx.zeros_like(targets), mx.zeros_like(weights), *scaled[1:])
+
+    outputs: Any = losses(h, targets, weights, *(array for _, array in flat))
+    return outputs[0]
+
+
+def _vocabulary(head: Head, params: Any, h: mx.array) -> int:
+    # Nothing is computed: only the shape of the lazy result is asked for.
+    return head(params, h[:1]).shape[-1]
+
+
+def _forward(
+    head: Head,
+    rebuilt: Callable[[list[mx.array]], Any],
+    size: int,
+    h: mx.array,
+    targets: mx.array,
+    weights: mx.array,
+    arrays: list[mx.array],
+) -> tuple[mx.array, ...]:
+    """Return the loss and its gradients with respect to h and the arrays."""
+    total, sums = mx.array(0.0), [mx.zeros_like(array) for array in arrays]
+    pieces: list[mx.array] = []
+    for start in range(0, h.shape[0], size):
+        part, wanted = h[start : start + size], targets[start : start + size]
+        weight = weights[start : start + size]
+        if pieces:
+            # One chunk at a time: without this the scheduler may hold the logits of many.
+            part = mx.depends([part], [pieces[-1], total, *sums])[0]
+        loss, grad, grads = _chunk(head, rebuilt, part, wanted, weight, arrays)
+        total = total + loss
+        pieces.append(grad)
+        sums = [old + new for old, new in zip(sums, grads, strict=True)]
+    return (total, mx.concatenate(pieces) if pieces else h, *sums)
+
+
+def _chunk(
+    head: Head,
+    rebuilt: Callable[[list[mx.array]], Any],
+    h: mx.array,
+    targets: mx.array,
+    weights: mx.array,
+    arrays: list[mx.array],
+) -> tuple[mx.array, mx.array, list[mx.array]]:
+    """Return the loss of a chunk and its gradients; d loss / d logits = weight * (softmax - one hot).
+
+    The exponentials are the cost of it: they are taken once and serve both.
+    """
+
+    def logits_of(h: mx.array, *arrays: mx.array) -> list[mx.array]:
+        return [head(rebuilt(list(arrays)), h)]
+
+    stored = logits_of(h, *arrays)[0]
+    logits = stored.astype(mx.float32)
+    largest = logits.max(axis=-1, keepdims=True)
+    exponentials = exp(logits - largest)
+    sums = exponentials.sum(axis=-1, keepdims=True)
+    at = targets[:, None]
+    losses = mx.log(sums) + largest - mx.take_along_axis(logits, at, axis=-1)
+    one_hot_share = mx.take_along_axis(exponentials, at, axis=-1) - sums
+    gradient = mx.put_along_axis(exponentials, at, one_hot_share, axis=-1) * (weights[:, None] / sums)
+    # The head's own output isn't needed for its gradient, so it isn't computed a second time.
+    _, grads = mx.vjp(logits_of, [h, *arrays], [gradient.astype(stored.dtype)])
+    return (losses[:, 0] * weights).sum(), grads[0], list(grads[1:])

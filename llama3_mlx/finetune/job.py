@@ -1,0 +1,201 @@
+"""One run from its inputs to its result, whatever the objective: check, plan, load, train or go on, finish."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import ModelConfig, load_config
+from ..device import wired_memory
+from ..dialog import Dialog, load_dialog
+from ..hub import resolve_model
+from ..model import LlamaForCausalLM
+from ..tokenizer import Tokenizer
+from ..tokenizer_files import load_tokenizer
+from ..weights import load_model
+from . import world
+from .adapter import put_into
+from .adapter_files import read_adapter
+from .allocator import bounded_cache
+from .attach import attach, unfreeze_whole
+from .callbacks import Callback
+from .dropout import Noise
+from .errors import TrainingError
+from .objective import Objective
+from .quantised_base import unpack_for_training
+from .run_folder import MetricsFile, Saves, read_run, start_folder
+from .settings import TrainSettings
+from .state import load_state
+from .targets import choose_paths, make_targets, read_ranks
+from .trainer import Hooks, Trainer
+
+# Settings that don't change what a step computes, and the length of the run, which may be extended.
+_FREE = frozenset({"steps", "epochs", "memory", "valid_every", "patience", "save_every", "samples", "sample_tokens",
+                   "report", "png", "loggers"})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train on what, and where the result goes."""
+
+    kind: str
+    model: str
+    data: tuple[str, ...]
+    valid: tuple[str, ...]
+    out: Path
+    settings: TrainSettings
+
+
+@dataclass(frozen=True)
+class TextSide:
+    """All of a model but its weights."""
+
+    folder: Path
+    config: ModelConfig
+    tokenizer: Tokenizer
+    dialog: Dialog | None
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to. `ended` is done, cancelled or early; losses are means over trained tokens."""
+
+    folder: Path
+    ended: str
+    steps: int
+    total_steps: int
+    loss: float | None
+    valid_loss: float | None
+    best_step: int
+    trained_tokens: int
+    seconds: float
+
+
+Build = Callable[[Job, TextSide], Objective]
+
+
+def run_job(
+    job: Job,
+    build: Build,
+    *,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    cancel: threading.Event | None = None,
+) -> TrainResult:
+    """Run a job to its end; `build` makes the objective before the weights are loaded, so that bad data are cheap."""
+    text = load_text_side(job.model)
+    objective = build(job, text)
+    fingerprint = job_fingerprint(job, objective, text.config)
+    if world.rank() == 0:
+        _prepare_folder(job, fingerprint, resume=resume)
+    with bounded_cache(), wired_memory():
+        model, noise = load_for_training(text, job.settings)
+        bind = getattr(objective, "bind", None)
+        if bind:
+            bind(model, text)
+        trainer = Trainer(model, objective, job.settings, noise)
+        if resume:
+            trainer.restore(*load_state(job.out, fingerprint))
+        saves = Saves(job.out, fingerprint, base=base_name(job.model), validated=bool(objective.validation()))
+        listeners = list(callbacks)
+        first = world.rank() == 0
+        if first:
+            listeners.insert(0, MetricsFile(job.out, trainer.progress.step))
+        trainer.hooks = Hooks(
+            listeners,
+            cancel.is_set if cancel else lambda: False,
+            saves.save if first else lambda _: None,
+            saves.save_best if first else lambda _: None,
+        )
+        plan = {"settings": job.settings.to_dict(), "total_steps": trainer.total_steps, "step": trainer.progress.step}
+        for callback in listeners:
+            callback.on_start(plan)
+        ended = trainer.run()
+        result = _result(job, trainer, ended)
+        for callback in listeners:
+            callback.on_end(result)
+    return result
+
+
+def load_text_side(model: str) -> TextSide:
+    """Return config, tokenizer and dialog format of a model."""
+    folder = resolve_model(model)
+    tokenizer = load_tokenizer(folder)
+    return TextSide(folder, load_config(folder), tokenizer, load_dialog(folder, tokenizer))
+
+
+def base_name(model: str) -> str:
+    """Return what an adapter calls its base: the Hub id, or the folder's name without where it lies."""
+    path = Path(model).expanduser()
+    return path.resolve().name if path.is_dir() else model
+
+
+def load_for_training(text: TextSide, settings: TrainSettings) -> tuple[LlamaForCausalLM, Noise]:
+    """Return the model with trainable layers in it, and the source of their dropout."""
+    start = read_adapter(Path(settings.start_from).expanduser(), text.config) if settings.start_from else None
+    model = load_model(text.folder, dtype=settings.dtype, join=False)
+    paths = choose_paths(model, settings.target_names, settings.layers)
+    ranks = read_ranks(settings.rank_for)
+    targets = make_targets(paths, settings.rank, settings.alpha, ranks, rslora=settings.rslora)
+    noise = prepare_model(model, targets, settings)
+    if start:
+        put_into(model, start)
+    return model, noise
+
+
+def prepare_model(model: LlamaForCausalLM, targets: Sequence[Any], settings: TrainSettings) -> Noise:
+    """Put trainable layers into a loaded model."""
+    model.freeze()
+    chosen = unfreeze_whole(model, settings.whole) if settings.whole else []
+    kept = [target for target in targets if target.path not in chosen]
+    unpack_for_training(model)
+    noise = attach(model, kept, dropout=settings.dropout, dora=settings.dora, seed=settings.seed)
+    if not model.trainable_parameters():
+        raise TrainingError("nothing is to be trained: name targets or whole layers")
+    return noise
+
+
+def job_fingerprint(job: Job, objective: Objective, config: ModelConfig) -> str:
+    """Return a digest of all that decides what a step computes."""
+    settings = {name: value for name, value in job.settings.to_dict().items() if name not in _FREE}
+    parts = [job.kind, settings, objective.fingerprint(), asdict(config), world.size()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def resumed_job(out: Path, changes: dict[str, Any], kind: type[TrainSettings] = TrainSettings) -> Job:
+    """Return the job of a run's folder, with some settings changed."""
+    values = read_run(out)
+    settings = kind.from_dict({**values["settings"], **changes})
+    return Job(values["kind"], values["model"], tuple(values["data"]), tuple(values["valid"]), out, settings)
+
+
+def _prepare_folder(job: Job, fingerprint: str, *, resume: bool) -> None:
+    values = {
+        "kind": job.kind,
+        "model": job.model,
+        "data": list(job.data),
+        "valid": list(job.valid),
+        "settings": job.settings.to_dict(),
+    }
+    if resume:
+        load_state(job.out, fingerprint)
+    else:
+        start_folder(job.out, values)
+
+
+def _result(job: Job, trainer: Trainer, ended: str) -> TrainResult:
+    progress = trainer.progress
+    return TrainResult(
+        folder=job.out,
+        ended=ended,
+        steps=progress.step,
+        total_steps=trainer.total_steps,
+        loss=progress.average_loss,
+        valid_loss=progress.best_loss,
+        best_step=progress.best_step,
+        trained_tokens=progress.trained_tokens,
+        seconds=progress.seconds,
+    )

@@ -1,0 +1,43 @@
+"""What is being optimised, as the trainer sees it: batches by number, a loss with its gradient, a validation."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import mlx.core as mx
+import numpy as np
+
+from ..model import LlamaForCausalLM
+
+Loss = tuple[mx.array, dict[str, mx.array]]
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """The arrays of one batch, and what they count for.
+
+    The loss of a step is the sum over its batches divided by the sum of their `count`s.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    count: float
+    n_tokens: int
+    where: tuple[str, ...]
+
+
+class Objective(Protocol):
+    """Supervised learning, a preference loss, a policy gradient."""
+
+    per_epoch: int
+
+    def batch(self, index: int) -> TrainBatch:
+        """Return the batch at a position counted through all epochs; the same whenever it is asked for."""
+
+    def loss(self, model: LlamaForCausalLM, arrays: Mapping[str, mx.array]) -> Loss:
+        """Return the sum of the loss, and further sums to report by name, each over the batch's `count`."""
+
+    def validation(self) -> Sequence[TrainBatch]:
+        """Return the batches to validate on; none without validation data."""
+
+    def fingerprint(self) -> str:
+        """Return a digest of the data, so that a run goes on with the same."""

@@ -1,0 +1,170 @@
+"""PEFT's adapter folders, read and written without torch.
+
+`adapter_model.safetensors` has `base_model.model.<path>.lora_A.weight` (r, in) and `.lora_B.weight` (out, r),
+DoRA's `.lora_magnitude_vector`, and for embeddings `.lora_embedding_A` (r, V) and `.lora_embedding_B` (D, r).
+The strength is alpha / r, or alpha / sqrt(r) with `use_rslora`, and both may differ by pattern.
+Source: PEFT `tuners/lora/config.py`, `utils/save_and_load.py`.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from ..config import ModelConfig
+from ..files import save_json, save_whole
+from ..weights_layout import expected_tensors
+from .adapter import EMBEDDING, Adapter, LowRank
+from .adapter_files import CONFIG, PEFT_WEIGHTS
+from .errors import AdapterError
+from .targets import layer_number, matches
+
+_PREFIX = "base_model.model."
+_LAYER_NAME = r"(?P<path>.+?)"
+_FORMS = {
+    "a": re.compile(rf"{_LAYER_NAME}\.lora_A(\.\w+)?\.weight"),
+    "b": re.compile(rf"{_LAYER_NAME}\.lora_B(\.\w+)?\.weight"),
+    "embedding_a": re.compile(rf"{_LAYER_NAME}\.lora_embedding_A(\.\w+)?"),
+    "embedding_b": re.compile(rf"{_LAYER_NAME}\.lora_embedding_B(\.\w+)?"),
+    "magnitude": re.compile(rf"{_LAYER_NAME}\.lora_magnitude_vector(\.weight|\.\w+)?"),
+    "whole": re.compile(rf"{_LAYER_NAME}(\.base_layer|\.modules_to_save(\.\w+)?)?\.(?P<name>weight|bias)"),
+}
+
+
+def from_peft(tensors: Mapping[str, mx.array], values: Mapping[str, Any], config: ModelConfig) -> Adapter:
+    """Return the adapter that PEFT's tensors and config describe; raises AdapterError where that can't be."""
+    _refuse_unsupported(values)
+    found: dict[str, dict[str, mx.array]] = {}
+    whole: dict[str, mx.array] = {}
+    unknown = []
+    for name, tensor in tensors.items():
+        kind, path, key = _classified(name)
+        if kind == "whole" and f"{path}.{key}" in expected_tensors(config):
+            whole[f"{path}.{key}"] = tensor
+        elif kind is None or kind == "whole":
+            unknown.append(name)
+        else:
+            found.setdefault(path, {})[kind] = tensor
+    if unknown:
+        raise AdapterError(f"the adapter has tensors that this model has no place for, such as {unknown[0]}")
+    parts = {path: _part(path, halves, values) for path, halves in sorted(found.items())}
+    return Adapter(parts, whole, float(values.get("lora_dropout") or 0), values.get("base_model_name_or_path"))
+
+
+def _refuse_unsupported(values: Mapping[str, Any]) -> None:
+    if values.get("peft_type") != "LORA":
+        raise AdapterError(f"peft_type is {values.get('peft_type')!r}; accepted is 'LORA'")
+    if values.get("fan_in_fan_out"):
+        raise AdapterError("fan_in_fan_out adapters are for other architectures")
+    if values.get("bias", "none") != "none":
+        raise AdapterError(f"the adapter trains biases (bias is {values['bias']!r}), which can't be carried over")
+    for key in ("trainable_token_indices", "lora_bias", "alora_invocation_tokens"):
+        if values.get(key):
+            raise AdapterError(f"the adapter uses {key}, which can't be carried over")
+
+
+def _classified(name: str) -> tuple[str | None, str, str]:
+    """Return kind, layer path and parameter name of a tensor in PEFT's naming."""
+    bare = name.removeprefix(_PREFIX)
+    for kind, form in _FORMS.items():
+        match = form.fullmatch(bare)
+        if match:
+            return kind, match["path"], match["name"] if kind == "whole" else ""
+    return None, "", ""
+
+
+def _part(path: str, halves: Mapping[str, mx.array], values: Mapping[str, Any]) -> LowRank:
+    embedded = "embedding_a" in halves or "embedding_b" in halves
+    names = ("embedding_a", "embedding_b") if embedded else ("a", "b")
+    if not all(name in halves for name in names):
+        raise AdapterError(f"the adapter has half of the matrices of {path}")
+    a, b = (halves[name].T for name in names)
+    rank = a.shape[1]
+    alpha = _by_pattern(path, values.get("alpha_pattern"), values.get("lora_alpha"))
+    declared = _by_pattern(path, values.get("rank_pattern"), values.get("r"))
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool):
+        raise AdapterError(f"lora_alpha must be a number, not {alpha!r}")
+    if declared != rank:
+        raise AdapterError(f"{path} has rank {rank}, and adapter_config.json says {declared!r}")
+    magnitude = halves.get("magnitude")
+    if bool(values.get("use_dora")) != (magnitude is not None):
+        raise AdapterError(f"{path}: use_dora is {bool(values.get('use_dora'))}, and its tensors say otherwise")
+    return LowRank(a, b, alpha / (rank**0.5 if values.get("use_rslora") else rank), magnitude)
+
+
+def _by_pattern(path: str, patterns: Any, default: Any) -> Any:
+    """Return the value of the first pattern that matches the end of the path. Source: PEFT `get_pattern_key`."""
+    for pattern, value in (patterns or {}).items():
+        if matches(pattern, path):
+            return value
+    return default
+
+
+def save_peft(folder: Path, adapter: Adapter, config: ModelConfig) -> None:
+    """Write `adapter_model.safetensors` and `adapter_config.json`; raises AdapterError for what PEFT can't do."""
+    tensors, values = peft_layout(adapter, config)
+    mx.eval(list(tensors.values()))
+    save_whole(folder / PEFT_WEIGHTS, lambda path: mx.save_safetensors(str(path), tensors, metadata={"format": "pt"}))
+    save_json(folder / CONFIG, values)
+
+
+def peft_layout(adapter: Adapter, config: ModelConfig) -> tuple[dict[str, mx.array], dict[str, Any]]:
+    """Return PEFT's tensors and config of an adapter."""
+    if EMBEDDING in adapter.parts and config.tie_word_embeddings:
+        raise AdapterError(
+            "the adapter changes the embedding and the head tied to it, and PEFT adapts the embedding alone: "
+            "fuse it into the model instead"
+        )
+    if not adapter.parts:
+        raise AdapterError("the adapter has whole matrices alone, which is no LoRA: fuse it into the model instead")
+    tensors: dict[str, mx.array] = {}
+    for path, part in adapter.parts.items():
+        a, b = ("lora_embedding_A", "lora_embedding_B") if path == EMBEDDING else ("lora_A.weight", "lora_B.weight")
+        tensors[f"{_PREFIX}{path}.{a}"] = mx.contiguous(part.a.T)
+        tensors[f"{_PREFIX}{path}.{b}"] = mx.contiguous(part.b.T)
+        if part.magnitude is not None:
+            tensors[f"{_PREFIX}{path}.lora_magnitude_vector"] = part.magnitude
+    saved = sorted({name.rpartition(".")[0] for name in adapter.whole})
+    tensors |= {f"{_PREFIX}{name}": array for name, array in adapter.whole.items()}
+    return tensors, _config(adapter, saved)
+
+
+def _config(adapter: Adapter, saved: list[str]) -> dict[str, Any]:
+    ranks = {path: part.rank for path, part in adapter.parts.items()}
+    alphas = {path: part.scale * part.rank for path, part in adapter.parts.items()}
+    rank, alpha = max(ranks.values()), max(alphas.values())
+    # Where q_proj of all blocks is adapted its name is enough; otherwise the whole paths say which.
+    names = sorted({path.rpartition(".")[2] for path in ranks})
+    blocks = sorted({number for path in ranks if (number := layer_number(path)) is not None})
+    grid = _is_grid(list(ranks), names, blocks)
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": adapter.base,
+        "r": rank,
+        "lora_alpha": _whole(alpha),
+        "lora_dropout": adapter.dropout,
+        "target_modules": names if grid else sorted(ranks),
+        "layers_to_transform": blocks if grid else None,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "use_rslora": False,
+        "use_dora": adapter.is_dora,
+        "modules_to_save": saved or None,
+        "rank_pattern": {path: r for path, r in ranks.items() if r != rank},
+        "alpha_pattern": {path: _whole(value) for path, value in alphas.items() if value != alpha},
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }
+
+
+def _is_grid(paths: list[str], names: list[str], blocks: list[int]) -> bool:
+    """Return whether every name is adapted in every block, so that names and blocks say it all."""
+    inside = [path for path in paths if layer_number(path) is not None]
+    return len(inside) == len(paths) == len(names) * len(blocks)
+
+
+def _whole(value: float) -> float | int:
+    return round(value) if abs(value - round(value)) < 1e-9 else value

@@ -1,0 +1,159 @@
+"""Reads training data: JSONL files, folders of them, Hub data sets, or a Python function of the user's.
+
+Every bad line of a file is reported at once, by file and line.
+"""
+
+import importlib.util
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import HubError, MissingExtraError
+from .errors import DataError
+
+SPLITS = {"train": ("train",), "valid": ("valid", "validation", "eval"), "test": ("test",)}
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Record:
+    """One example as it stands in a file."""
+
+    where: str
+    value: Mapping[str, Any]
+
+
+def read_records(sources: Sequence[str], split: str = "train") -> list[Record]:
+    """Read all sources: a .jsonl or .json file, a folder with train/valid/test.jsonl, `file.py:function`, a Hub id.
+
+    A folder without a file of that split gives nothing for valid and test, and is an error for train. Raises
+    DataError with every bad line.
+    """
+    problems: list[str] = []
+    records = [record for source in sources for record in _read_source(source, split, problems)]
+    raise_problems(problems)
+    if not records and split == "train":
+        raise DataError(f"{', '.join(sources)}: there are no examples in it")
+    return records
+
+
+def raise_problems(problems: Sequence[str]) -> None:
+    """Raise DataError with all the problems, if there are any."""
+    if problems:
+        more = f"\nand {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        lines = "\n".join(problems[:_SHOWN]) + more
+        raise DataError(lines if len(problems) == 1 else f"{len(problems)} examples can't be used:\n{lines}")
+
+
+def _read_source(source: str, split: str, problems: list[str]) -> Iterable[Record]:
+    name, _, function = source.rpartition(":")
+    if name.endswith(".py"):
+        return _from_function(Path(name).expanduser(), function, split)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _from_folder(path, split, problems)
+    if path.is_file():
+        return _from_file(path, problems) if split == "train" else []
+    if path.suffix in (".jsonl", ".json") or source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise DataError(f"there is no file or folder {source}")
+    return _from_hub(source, split)
+
+
+def read_file(path: Path) -> list[Record]:
+    """Read one file."""
+    problems: list[str] = []
+    records = list(_from_file(path, problems))
+    raise_problems(problems)
+    return records
+
+
+def _from_folder(folder: Path, split: str, problems: list[str]) -> Iterable[Record]:
+    for name in SPLITS[split]:
+        for suffix in (".jsonl", ".json"):
+            path = folder / (name + suffix)
+            if path.is_file():
+                return _from_file(path, problems)
+    if split == "train":
+        raise DataError(f"{folder} has no train.jsonl")
+    return []
+
+
+def _from_file(path: Path, problems: list[str]) -> Iterable[Record]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8: byte {error.start} can't be read") from None
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}") from None
+    if not text.strip():
+        raise DataError(f"{path} is empty")
+    if path.suffix == ".json" and text.lstrip().startswith("["):
+        return _from_list(path, text, problems)
+    records = []
+    # Not splitlines: JSON strings may hold the other line separators of Unicode.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            records += _parsed(f"{path}, line {number}", line, problems)
+    return records
+
+
+def _parsed(where: str, line: str, problems: list[str]) -> list[Record]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        problems.append(f"{where}: no JSON: {error}")
+        return []
+    return _checked(where, value, problems)
+
+
+def _checked(where: str, value: Any, problems: list[str]) -> list[Record]:
+    if not isinstance(value, Mapping):
+        problems.append(f"{where}: an example must be an object, not {json.dumps(value)[:80]}")
+        return []
+    return [Record(where, value)]
+
+
+def _from_list(path: Path, text: str, problems: list[str]) -> list[Record]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no JSON: {error}") from None
+    return [r for n, value in enumerate(values, start=1) for r in _checked(f"{path}, entry {n}", value, problems)]
+
+
+def _from_function(path: Path, function: str, split: str) -> list[Record]:
+    """Call the function of a Python file with the split's name; it gives an iterable of objects."""
+    if not path.is_file():
+        raise DataError(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader, "a .py file has a loader"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    make = getattr(module, function, None)
+    if not callable(make):
+        raise DataError(f"{path} has no function {function!r}")
+    made: Any = make(split)
+    problems: list[str] = []
+    records = [r for n, value in enumerate(made or [], start=1) for r in _checked(f"{path}:{n}", value, problems)]
+    raise_problems(problems)
+    return records
+
+
+def _from_hub(name: str, split: str) -> list[Record]:
+    try:
+        import datasets  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    except ImportError:
+        raise MissingExtraError(
+            f"there is no file or folder {name}, and reading it as a Hub data set needs the package datasets: "
+            "pip install 'llama3-mlx[data]'"
+        ) from None
+    try:
+        found = datasets.load_dataset(name)
+    except (OSError, ValueError) as error:
+        raise HubError(f"the data set {name} can't be had: {' '.join(str(error).split())[:300]}") from None
+    chosen = next((key for key in SPLITS[split] if key in found), None)
+    if chosen is None:
+        return []
+    return [Record(f"{name}, row {n}", row) for n, row in enumerate(found[chosen], start=1)]

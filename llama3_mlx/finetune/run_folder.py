@@ -1,0 +1,107 @@
+"""The folder of a run: adapter, state, settings and metrics, and what of them is true after a kill.
+
+adapters.safetensors, adapter_config.json   the best adapter by validation, else the latest saved
+last/                                       the latest saved, where a best one is kept
+resume.safetensors                          all that is needed to go on; the rest follows from it
+run.json                                    model, data and settings
+metrics.jsonl                               one object a step and a validation
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..config import load_json_object
+from ..errors import ConfigError
+from ..files import save_json
+from ..model import LlamaForCausalLM
+from .adapter import from_model
+from .adapter_files import WEIGHTS, save_adapter
+from .callbacks import Callback, StepReport, ValidationReport
+from .errors import TrainingError
+from .state import FILE, disk_errors, save_state
+from .trainer import Trainer
+
+RUN, METRICS, LAST = "run.json", "metrics.jsonl", "last"
+
+
+def start_folder(folder: Path, values: Mapping[str, Any]) -> None:
+    """Make the folder of a new run; raises TrainingError if it holds another."""
+    if (folder / FILE).exists() or (folder / WEIGHTS).exists():
+        raise TrainingError(f"{folder} holds a training run: go on with --resume, or choose another folder")
+    if folder.exists() and not folder.is_dir():
+        raise TrainingError(f"{folder} is a file: choose another folder")
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        save_json(folder / RUN, values)
+        (folder / METRICS).unlink(missing_ok=True)
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Return model, data and settings of a run; raises TrainingError if there is none."""
+    try:
+        return load_json_object(folder / RUN)
+    except ConfigError as error:
+        raise TrainingError(
+            str(error).replace("is it the folder of a model?", "there is no run to go on with")
+        ) from None
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl that are whole."""
+    path = folder / METRICS
+    return list(_whole_lines(path.read_text(encoding="utf-8"))) if path.exists() else []
+
+
+def _whole_lines(text: str) -> Iterator[dict[str, Any]]:
+    for line in text.split("\n")[:-1]:
+        try:
+            yield json.loads(line)
+        except ValueError:
+            # A line that a kill cut short and later ones followed.
+            continue
+
+
+class Saves:
+    """Writes what a trainer asks to be saved."""
+
+    def __init__(self, folder: Path, fingerprint: str, *, base: str, validated: bool) -> None:
+        self.folder, self.fingerprint, self.base, self.validated = folder, fingerprint, base, validated
+
+    def save(self, trainer: Trainer) -> None:
+        """Write the latest adapter, then the state, which makes it count."""
+        with disk_errors(self.folder):
+            self._adapter(trainer, self.folder / LAST if self.validated else self.folder)
+        save_state(self.folder, trainer.params, trainer.optimiser.state, trainer.progress, self.fingerprint)
+
+    def save_best(self, trainer: Trainer) -> None:
+        """Write the best adapter so far."""
+        with disk_errors(self.folder):
+            self._adapter(trainer, self.folder)
+
+    def _adapter(self, trainer: Trainer, folder: Path) -> None:
+        model: LlamaForCausalLM = trainer.model
+        model.update(trainer.params)
+        save_adapter(folder, from_model(model, dropout=trainer.settings.dropout, base=self.base), model.config)
+
+
+class MetricsFile(Callback):
+    """Appends every report to metrics.jsonl."""
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        """Lines of steps after `first_step`, which are to be taken again, are dropped."""
+        self.path = folder / METRICS
+        kept = [line for line in read_metrics(folder) if line["step"] <= first_step]
+        with disk_errors(folder):
+            self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    def on_step(self, report: StepReport) -> None:
+        self._append(report.to_dict())
+
+    def on_validation(self, report: ValidationReport) -> None:
+        self._append(report.to_dict())
+
+    def _append(self, values: Mapping[str, Any]) -> None:
+        with disk_errors(self.path.parent), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")

@@ -1,0 +1,172 @@
+"""Every setting of training once, with its help: command-line flags and YAML keys come from these fields."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
+
+from ..errors import RequestError
+from ..options import setting
+from .errors import TrainingError
+from .targets import BLOCK_LINEARS
+
+OPTIMISERS = ("adamw", "adafactor", "lion", "muon", "sgd")
+SCHEDULES = ("cosine", "linear", "constant")
+CHECKPOINTING = ("auto", "none", "light", "full")
+
+
+def choice(default: str, text: str, choices: tuple[str, ...]) -> Any:
+    """Declare a field with its help text and the values it can take."""
+    made = setting(default, text)
+    return replace_metadata(made, choices=choices)
+
+
+def replace_metadata(entry: Any, **more: Any) -> Any:
+    """Return the dataclass field with more metadata."""
+    entry.metadata = type(entry.metadata)({**entry.metadata, **more})
+    return entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Settings of a training run. None: chosen by the trainer, which says what it chose."""
+
+    # Adapter
+    rank: int = setting(16, "rank of the low-rank matrices", low=1, high=1024)
+    alpha: float = setting(32.0, "strength: the adapter's output is scaled by alpha / rank", low=1e-6)
+    rslora: bool = setting(False, "scale by alpha / sqrt(rank)")
+    dora: bool = setting(False, "DoRA: train the magnitude of each output too")
+    dropout: float = setting(0.0, "share of an adapter's inputs to drop in training", low=0, high=0.95)
+    targets: tuple[str, ...] = setting(
+        (), f"layers to adapt; repeatable (default: {', '.join(BLOCK_LINEARS)}; also embed_tokens, lm_head)"
+    )
+    layers: int | None = setting(None, "adapt the last N blocks only (default: all)", low=1)
+    rank_for: tuple[str, ...] = setting((), "NAME=RANK, a rank of its own for layers called so; repeatable")
+    whole: tuple[str, ...] = setting(
+        (), "train these layers' own weights instead, such as layers.15 or lm_head; repeatable"
+    )
+    start_from: str | None = setting(None, "adapter folder whose values training starts from")
+
+    # Data
+    layout: str = setting("auto", "layout of the data: auto, messages, completion, text, alpaca, samsum or grammar")
+    train_on: str = choice(
+        "auto", "what is learned: the assistant's turns and completions, or all", ("auto", "assistant", "all")
+    )
+    plain: bool = setting(False, "write prompt and completion as they are, without the model's dialog format")
+    max_length: int = setting(2048, "tokens of an example; longer ones are cut", low=8)
+    packing: bool = setting(True, "pack several examples into a row")
+    valid_share: float = setting(0.0, "share of the data to validate on if there is no file for it", low=0, high=0.5)
+
+    # Batches and steps
+    batch_size: int | None = setting(None, "rows of a batch (default: 4, or what --memory allows)", low=1)
+    row_length: int | None = setting(None, "tokens of a row (default: the longest example, at least 512)", low=64)
+    accumulate: int = setting(1, "batches whose gradients make one step", low=1)
+    epochs: float = setting(1.0, "passes over the data", low=1e-6)
+    steps: int | None = setting(None, "steps to take, instead of epochs", low=1)
+    seed: int = setting(0, "same seed, same adapter", low=0, high=2**32 - 1)
+
+    # Optimiser
+    optimiser: str = choice("adamw", "how gradients become steps", OPTIMISERS)
+    learning_rate: float = setting(2e-4, "largest step size", low=0)
+    schedule: str = choice("cosine", "course of the learning rate after warm-up", SCHEDULES)
+    warmup: float = setting(0.03, "share of the steps to warm up over; from 1 on, a number of steps", low=0)
+    weight_decay: float = setting(0.0, "decay of weights a step, times the learning rate", low=0)
+    clip: float = setting(1.0, "largest norm of the gradient (0: no limit)", low=0)
+
+    # Memory
+    memory: str | None = setting(None, "memory to stay within, such as 12GB; chooses batch size and checkpointing")
+    checkpointing: str = choice("auto", "what a block keeps for the backward pass", CHECKPOINTING)
+    dtype: str | None = setting(None, "dtype to compute in (default: what suits the device)")
+
+    # Watching
+    valid_every: int | None = setting(None, "steps between validations (default: ten of them in a run)", low=1)
+    patience: int = setting(0, "stop after so many validations without a better loss (0: never)", low=0)
+    save_every: int = setting(50, "steps between saves of the whole state", low=1)
+    samples: int = setting(3, "answers to show before and after training in the report", low=0, high=50)
+    sample_tokens: int = setting(64, "tokens of such an answer at most", low=1)
+    report: bool = setting(True, "write report.html at the end")
+    png: bool = setting(False, "write the curves as report.png too (needs matplotlib)")
+    loggers: tuple[str, ...] = setting((), "also log to tensorboard, trackio or wandb; repeatable")
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, list):
+                object.__setattr__(self, entry.name, tuple(value))
+        hints = get_type_hints(type(self))
+        problems = [p for entry in fields(self) if (p := _problem(self, entry.name, entry.metadata, hints))]
+        if problems:
+            raise RequestError("; ".join(problems))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build settings from the keys of a file; raises RequestError on unknown ones."""
+        known = [entry.name for entry in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise RequestError(f"unknown setting {', '.join(unknown)}; known are {', '.join(known)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values."""
+        return json.loads(json.dumps(asdict(self)))
+
+    def with_values(self, **values: Any) -> Self:
+        """Return the settings with some replaced."""
+        return replace(self, **values)
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """Names of the layers to adapt."""
+        return self.targets or (() if self.whole else BLOCK_LINEARS)
+
+
+def _problem(settings: object, name: str, limits: Mapping[str, Any], hints: Mapping[str, Any]) -> str | None:
+    value, hint = getattr(settings, name), hints[name]
+    if get_origin(hint) is UnionType:
+        if value is None:
+            return None
+        hint = next(kind for kind in get_args(hint) if kind is not type(None))
+    if get_origin(hint) is tuple:
+        whole = isinstance(value, tuple) and all(isinstance(item, str) and item for item in value)
+        return None if whole else f"{name} must be a list of texts, not {value!r}"
+    kinds: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
+    if not isinstance(value, kinds[hint]) or (hint is not bool and isinstance(value, bool)):
+        words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+        return f"{name} must be {words[hint]}, not {value!r}"
+    low, high, choices = limits.get("low"), limits.get("high"), limits.get("choices")
+    if choices and value not in choices:
+        return f"{name} must be one of {', '.join(choices)}, not {value!r}"
+    if not ((low is None or value >= low) and (high is None or value <= high)):
+        accepted = f"at least {low}" if high is None else f"from {low} to {high}"
+        return f"{name} must be {accepted}, not {value!r}"
+    return None
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML or JSON file of settings; raises TrainingError naming the file."""
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TrainingError(f"there is no settings file {path}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TrainingError(f"{path} can't be read: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise TrainingError(f"{path} must hold settings as NAME: VALUE lines")
+    return {key.replace("-", "_"): _number(value) for key, value in values.items()}
+
+
+def _number(value: Any) -> Any:
+    """Read 1e-4 as a number, which YAML 1.1 takes for text."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

@@ -1,0 +1,76 @@
+"""All that a run needs to go on, in one file that appears whole or not at all."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from ..errors import CheckpointError
+from ..files import save_whole
+from ..safetensors_files import read_header
+from .errors import TrainingError
+from .trees import flatten, unflatten
+
+FILE = "resume.safetensors"
+
+
+@dataclass
+class Progress:
+    """Where a run stands, apart from arrays. Losses are those of validations."""
+
+    step: int = 0
+    best_loss: float | None = None
+    best_step: int = 0
+    validations_without_gain: int = 0
+    last_valid_loss: float | None = None
+    average_loss: float | None = None
+    tokens: int = 0
+    trained_tokens: int = 0
+    seconds: float = 0.0
+
+
+def save_state(folder: Path, params: Any, optimiser: Any, progress: Progress, fingerprint: str) -> None:
+    """Write parameters, optimiser state and progress; raises TrainingError where the disk doesn't take them."""
+    tensors = {f"params.{name}": array for name, array in flatten(params)}
+    tensors |= {f"optimiser.{name}": array for name, array in flatten(optimiser)}
+    metadata = {"progress": json.dumps(asdict(progress)), "fingerprint": fingerprint}
+    mx.eval(list(tensors.values()))
+    with disk_errors(folder):
+        save_whole(folder / FILE, lambda path: mx.save_safetensors(str(path), tensors, metadata=metadata))
+
+
+def load_state(folder: Path, fingerprint: str) -> tuple[Any, Any, Progress]:
+    """Return parameters, optimiser state and progress; raises TrainingError for other data or settings."""
+    path = folder / FILE
+    if not path.exists():
+        raise TrainingError(f"{folder} has no {FILE}: there is nothing to go on from")
+    try:
+        read_header(path)
+        loaded: Any = mx.load(str(path), format="safetensors", return_metadata=True)
+    except (CheckpointError, RuntimeError) as error:
+        raise TrainingError(f"{path} can't be read: {error}") from None
+    tensors, metadata = loaded
+    if metadata.get("fingerprint") != fingerprint:
+        raise TrainingError(f"the data or settings aren't those that {folder} was trained with: start a new run")
+    mx.eval(list(tensors.values()))
+
+    def subtree(prefix: str) -> Any:
+        return unflatten([(n.removeprefix(prefix), a) for n, a in tensors.items() if n.startswith(prefix)])
+
+    return subtree("params."), subtree("optimiser."), Progress(**json.loads(metadata["progress"]))
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn a failed write into one line that says what is kept."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise TrainingError(
+            f"saving failed: {reason}; what was saved before is intact in {folder}: make room and go on with --resume"
+        ) from None

@@ -1,0 +1,95 @@
+"""Supervised fine-tuning: the next token of what the assistant says, over packed rows."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from ..model import LlamaForCausalLM
+from . import world
+from .encode import Example
+from .forward import hidden_states
+from .head import head_of
+from .head_loss import chunk_size, head_loss
+from .objective import Loss, TrainBatch
+from .order import BatchOrder
+from .packing import batch_rows, make_batch, row_length
+
+
+@dataclass(frozen=True)
+class RowShape:
+    """The fixed shape of training rows: `longest` is the length of the longest example in any of them."""
+
+    batch_size: int
+    length: int
+    longest: int
+
+
+class Supervised:
+    """Cross entropy of the trained tokens, each of them counting the same."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        valid: Sequence[Example],
+        *,
+        batch_size: int,
+        vocab_size: int,
+        row: int | None = 512,
+        packing: bool = True,
+        keep: str = "light",
+        seed: int = 0,
+    ) -> None:
+        """`row` is the least length of packed rows; `batch_size` rows are shared out over the processes."""
+        self.examples, self.valid_examples, self.packing, self.keep = examples, valid, packing, keep
+        self.chunk = chunk_size(vocab_size)
+        lengths = [example.length for example in (*examples, *valid)]
+        self.shape = RowShape(
+            batch_size, row_length(max(lengths), sum(lengths), batch_size, row if packing else None), max(lengths)
+        )
+        own = [example.length for example in examples]
+        self._order = BatchOrder(lambda rng: batch_rows(own, self.shape.length, batch_size, rng, packing=packing), seed)
+        self.per_epoch = self._order.per_epoch
+
+    def batch(self, index: int) -> TrainBatch:
+        return self._made(self.examples, self._order[index])
+
+    def validation(self) -> list[TrainBatch]:
+        lengths = [example.length for example in self.valid_examples]
+        if not lengths:
+            return []
+        batches = batch_rows(
+            lengths, self.shape.length, self.shape.batch_size, np.random.default_rng(0), packing=self.packing
+        )
+        return [self._made(self.valid_examples, rows) for rows in batches]
+
+    def _made(self, examples: Sequence[Example], rows: Sequence[Sequence[int]]) -> TrainBatch:
+        """Return this process's share of a batch; its count is the share's."""
+        mine = rows[world.rank() :: world.size()]
+        length = self.shape.length
+        if not self.packing:
+            longest = max(examples[number].length for row in rows for number in row)
+            length = row_length(longest, longest, 1)
+        made = make_batch(examples, mine, length, self.chunk)
+        names = ("tokens", "segments", "positions", "targets", "weights")
+        return TrainBatch({name: getattr(made, name) for name in names}, made.n_trained, made.n_tokens, made.where)
+
+    def loss(self, model: LlamaForCausalLM, arrays: Mapping[str, mx.array]) -> Loss:
+        h = hidden_states(model, arrays["tokens"], arrays["segments"], longest=self.shape.longest, keep=self.keep)
+        h = h.reshape(-1, h.shape[-1])[arrays["positions"]]
+        head, parameters = head_of(model)
+        return head_loss(head, parameters, h, arrays["targets"], arrays["weights"], chunk=self.chunk), {}
+
+    def fingerprint(self) -> str:
+        return fingerprint(self.examples)
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """Return a digest of token ids and marks."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(example.ids.tobytes())
+        digest.update(np.packbits(example.trained).tobytes() + len(example.ids).to_bytes(4, "little"))
+    return digest.hexdigest()

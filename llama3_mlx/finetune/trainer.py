@@ -1,0 +1,247 @@
+"""The training loop: batches to steps, with validation, saving, going on, stopping, and nothing of what is learned."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import mlx.core as mx
+from mlx.utils import tree_map
+
+from ..device import on_gpu
+from ..model import LlamaForCausalLM
+from . import world
+from .callbacks import Callback, StepReport, ValidationReport
+from .dropout import Noise
+from .errors import TrainingError
+from .objective import Objective, TrainBatch
+from .optimiser import clipped, global_norm, make_optimiser
+from .schedule import learning_rate, warmup_steps
+from .settings import TrainSettings
+from .state import Progress
+
+# A loss this many times above its running mean, and worse than guessing, has exploded.
+_EXPLODED = 3.0
+_MEMORY = 0.95
+
+
+@dataclass
+class Hooks:
+    """What the loop asks for and tells: when to stop, where to save."""
+
+    callbacks: Sequence[Callback] = ()
+    cancelled: Callable[[], bool] = lambda: False
+    save: Callable[["Trainer"], None] = lambda _: None
+    save_best: Callable[["Trainer"], None] = lambda _: None
+
+
+class Trainer:
+    """One run over a model whose trainable parameters are marked.
+
+    `params` are the truth; the model holds them again when `run` returns.
+    """
+
+    def __init__(
+        self,
+        model: LlamaForCausalLM,
+        objective: Objective,
+        settings: TrainSettings,
+        noise: Noise,
+        hooks: Hooks | None = None,
+    ) -> None:
+        self.model, self.objective, self.settings, self.noise = model, objective, settings, noise
+        self.hooks = hooks or Hooks()
+        self.params = model.trainable_parameters()
+        self.optimiser = make_optimiser(settings)
+        self.optimiser.init(self.params)
+        self.progress = Progress()
+        self.total_steps = total_steps(settings, objective.per_epoch)
+        self._validation = list(objective.validation())
+        self._gradients = self._make_gradients()
+        self._losses = self._make_losses()
+
+    def restore(self, params: Any, optimiser: Any, progress: Progress) -> None:
+        """Take over a saved state."""
+        self.params, self.progress = params, progress
+        self.optimiser.state = optimiser
+
+    def run(self) -> str:
+        """Train to the end and return how it ended: done, cancelled or early.
+
+        Raises TrainingError where the loss stops making sense; what was saved before stays.
+        """
+        ended = "done"
+        self.model.train()
+        while self.progress.step < self.total_steps:
+            if world.any_true(self.hooks.cancelled()):
+                ended = "cancelled"
+                break
+            self._step()
+            if self._validation_is_due() and self._validate():
+                ended = "early"
+                break
+            if self.progress.step % self.settings.save_every == 0 and self.progress.step < self.total_steps:
+                self.save()
+        self.model.update(self.params)
+        self.model.eval()
+        self.save()
+        return ended
+
+    def save(self) -> None:
+        """Have the state saved and tell so."""
+        self.hooks.save(self)
+        for callback in self.hooks.callbacks:
+            callback.on_save(self.progress.step)
+
+    def _step(self) -> None:
+        began = time.perf_counter()
+        mx.reset_peak_memory()
+        step, settings = self.progress.step, self.settings
+        self.noise.key = mx.random.key(settings.seed * 1_000_003 + step)
+        batches, loss, sums, grads = self._accumulated(step)
+        norm_array = global_norm(grads)
+        mx.eval(norm_array)
+        norm = scalar(norm_array)
+        self._check(step, loss, norm, batches)
+        warm = warmup_steps(settings.warmup, self.total_steps)
+        rate = learning_rate(step, self.total_steps, settings.learning_rate, settings.schedule, warm)
+        self.optimiser.learning_rate = rate
+        self.params = self.optimiser.apply_gradients(clipped(grads, norm_array, settings.clip), self.params)
+        mx.eval(self.params, self.optimiser.state)
+        self._report(batches, loss, sums, norm, rate, time.perf_counter() - began)
+
+    def _accumulated(self, step: int) -> tuple[list[TrainBatch], float, dict[str, float], Any]:
+        """Return the step's batches, its mean loss, further means, and the mean gradient."""
+        settings = self.settings
+        batches = [self.objective.batch(step * settings.accumulate + n) for n in range(settings.accumulate)]
+        total, grads = mx.array(0.0), None
+        sums: dict[str, Any] = {}
+        for number, batch in enumerate(batches):
+            key = self.noise.key + mx.array([number << 16, 0], mx.uint32)
+            arrays = {name: mx.array(array) for name, array in batch.arrays.items()}
+            (loss, more), new = self._gradients(self.params, key, arrays)
+            grads = new if grads is None else tree_map(mx.add, grads, new)
+            total = total + loss
+            sums = {name: sums.get(name, 0.0) + value for name, value in more.items()}
+            mx.eval(total, sums, grads)
+        count = mx.array(sum(batch.count for batch in batches), mx.float32)
+        total, count, sums, grads = world.all_sum((total, count, sums, grads))
+        whole = mx.maximum(count, 1.0)
+        grads = tree_map(lambda grad: grad / whole, grads)
+        return batches, scalar(total / whole), {name: scalar(s / whole) for name, s in sums.items()}, grads
+
+    def _check(self, step: int, loss: float, norm: float, batches: Sequence[TrainBatch]) -> None:
+        """Raise TrainingError, before the parameters change, if the loss or its gradient makes no sense."""
+        guessing = 1.5 * math.log(self.model.config.vocab_size)
+        average = self.progress.average_loss
+        exploded = average is not None and loss > max(guessing, _EXPLODED * average)
+        if math.isfinite(loss) and math.isfinite(norm) and not exploded:
+            kept = loss if average is None else average
+            self.progress.average_loss = _MEMORY * kept + (1 - _MEMORY) * loss
+            return
+        where = list(dict.fromkeys(text for batch in batches for text in batch.where))
+        shown = ", ".join(where[:5]) + (f" and {len(where) - 5} more" if len(where) > 5 else "")
+        what = f"the loss exploded from {average:.3g} to {loss:.3g}" if exploded else f"the loss is {loss:g}"
+        raise TrainingError(
+            f"step {step + 1}: {what}, its gradient's norm {norm:g}; the batch was {shown or 'empty'}. The last saved "
+            "state is good: look at these examples, lower the learning rate, or compute in float32"
+        )
+
+    def _report(
+        self,
+        batches: Sequence[TrainBatch],
+        loss: float,
+        sums: Mapping[str, float],
+        norm: float,
+        rate: float,
+        seconds: float,
+    ) -> None:
+        progress = self.progress
+        tokens = sum(batch.n_tokens for batch in batches)
+        trained = round(sum(batch.count for batch in batches))
+        progress.step += 1
+        progress.tokens += tokens
+        progress.trained_tokens += trained
+        progress.seconds += seconds
+        report = StepReport(
+            step=progress.step,
+            total_steps=self.total_steps,
+            epoch=progress.step * self.settings.accumulate / self.objective.per_epoch,
+            loss=loss,
+            learning_rate=rate,
+            gradient_norm=norm,
+            tokens=tokens,
+            trained_tokens=trained,
+            seconds=seconds,
+            tokens_per_second=tokens / seconds,
+            active_bytes=mx.get_active_memory(),
+            peak_bytes=mx.get_peak_memory(),
+            more=sums,
+        )
+        for callback in self.hooks.callbacks:
+            callback.on_step(report)
+
+    def _validation_is_due(self) -> bool:
+        if not self._validation:
+            return False
+        every = self.settings.valid_every or max(1, self.total_steps // 10)
+        return self.progress.step % every == 0 or self.progress.step == self.total_steps
+
+    def _validate(self) -> bool:
+        """Validate, keep the best, and return whether to stop early."""
+        loss, more = self.evaluate(self._validation)
+        progress = self.progress
+        best = progress.best_loss is None or loss < progress.best_loss
+        progress.last_valid_loss = loss
+        progress.validations_without_gain = 0 if best else progress.validations_without_gain + 1
+        if best:
+            progress.best_loss, progress.best_step = loss, progress.step
+            self.hooks.save_best(self)
+        report = ValidationReport(progress.step, loss, best, more)
+        for callback in self.hooks.callbacks:
+            callback.on_validation(report)
+        return 0 < self.settings.patience <= progress.validations_without_gain
+
+    def evaluate(self, batches: Sequence[TrainBatch]) -> tuple[float, dict[str, float]]:
+        """Return the mean loss and further means over batches, without dropout."""
+        self.model.eval()
+        total, count = mx.array(0.0), mx.array(0.0)
+        sums: dict[str, Any] = {}
+        for batch in batches:
+            arrays = {name: mx.array(array) for name, array in batch.arrays.items()}
+            loss, more = self._losses(self.params, arrays)
+            total, count = total + loss, count + batch.count
+            sums = {name: sums.get(name, 0.0) + value for name, value in more.items()}
+            mx.eval(total, sums)
+        self.model.train()
+        total, count, sums = world.all_sum((total, count, sums))
+        return scalar(total / count), {name: scalar(value / count) for name, value in sums.items()}
+
+    def _make_gradients(self) -> Callable[..., Any]:
+        def loss(params: Any, key: mx.array, arrays: Mapping[str, mx.array]) -> tuple[mx.array, dict[str, mx.array]]:
+            self.model.update(params)
+            self.noise.key = key
+            return self.objective.loss(self.model, arrays)
+
+        graded = mx.value_and_grad(loss)
+        return cast(Callable[..., Any], mx.compile(graded) if on_gpu() else graded)
+
+    def _make_losses(self) -> Callable[..., Any]:
+        def loss(params: Any, arrays: Mapping[str, mx.array]) -> tuple[mx.array, dict[str, mx.array]]:
+            self.model.update(params)
+            return self.objective.loss(self.model, arrays)
+
+        return loss
+
+
+def total_steps(settings: TrainSettings, per_epoch: int) -> int:
+    """Return the steps of a run: as asked for, or enough for the epochs, the last one filled up."""
+    if settings.steps is not None:
+        return settings.steps
+    return max(1, math.ceil(settings.epochs * per_epoch / settings.accumulate - 1e-9))
+
+
+def scalar(array: mx.array) -> float:
+    """Return the value of a scalar array."""
+    return float(cast(float, array.item()))

@@ -1,0 +1,16 @@
+"""Trees of arrays as lists of names and arrays, typed."""
+
+from typing import Any, cast
+
+import mlx.core as mx
+from mlx.utils import tree_flatten, tree_unflatten
+
+
+def flatten(tree: Any) -> list[tuple[str, mx.array]]:
+    """Return the arrays of a tree by their dotted names."""
+    return cast(list[tuple[str, mx.array]], tree_flatten(tree))
+
+
+def unflatten(named: list[tuple[str, mx.array]]) -> Any:
+    """Return the tree of arrays by their dotted names; an empty one for none."""
+    return tree_unflatten(named) if named else {}
