@@ -10,8 +10,8 @@ from .anthropic_schema import AnthropicTool, Block, CountRequest, MessagesReques
 from .chatting import Chat, converse, prompt_of
 from .errors import ApiError
 from .events import Call, End, Event, Text
-from .openai_stream import failing_softly
 from .sse import EVENT_STREAM, kept_alive, sse
+from .stream_failures import failing_softly
 from .turn import Turn
 
 router = APIRouter(tags=["Anthropic"])

@@ -53,6 +53,7 @@ class LoadedModels:
         metrics.gauges += [
             Gauge("running", "Generations that run or wait", "model", lambda: self._count("active")),
             Gauge("queued", "Generations that wait for a place", "model", lambda: self._count("waiting")),
+            Gauge("memory_bytes", "Memory that MLX holds, for use or for reuse", "kind", _mlx_memory),
             Gauge("model_memory_bytes", "Memory set aside for loaded models", "model", self._memory),
         ]
 
@@ -161,3 +162,9 @@ class LoadedModels:
 
     def _memory(self) -> dict[str, float]:
         return {name: float(place.needed_bytes) for name, place in self.places.items()}
+
+
+def _mlx_memory() -> dict[str, float]:
+    import mlx.core as mx
+
+    return {"active": float(mx.get_active_memory()), "cache": float(mx.get_cache_memory())}

@@ -11,10 +11,10 @@ from .completing import Continuation, complete
 from .errors import ApiError
 from .events import Call, Chance, End, Event, Text
 from .ollama_schema import GenerateRequest, Generating, OllamaChatRequest, OllamaMessage
-from .openai_stream import failing_softly
 from .rfc3339 import now
 from .served import Served
 from .sse import JSON_LINES, json_line
+from .stream_failures import failing_softly
 from .turn import Turn
 
 router = APIRouter(tags=["Ollama"])

@@ -16,9 +16,9 @@ from .catalogue import DEFAULT_TAG, Catalogue, check_name
 from .downloads import bar_class
 from .errors import ApiError
 from .ollama_schema import CopyRequest, CreateRequest, Named, PullRequest
-from .openai_stream import failing_softly
 from .sse import JSON_LINES, STREAM_HEADERS, json_line
 from .storage import copy_model, remove_model
+from .stream_failures import failing_softly
 from .turn import Server
 
 Report = Callable[[Mapping[str, Any]], None]

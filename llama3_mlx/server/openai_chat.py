@@ -11,8 +11,8 @@ from .chatting import Chat, converse
 from .errors import ApiError
 from .events import Answer, Call, Chance, Event, Text, Usage, usage
 from .openai_schema import ChatRequest, NamedTool
-from .openai_stream import failing_softly
 from .sse import COMMENT, DONE, EVENT_STREAM, kept_alive, sse
+from .stream_failures import failing_softly
 from .turn import Turn
 
 router = APIRouter(tags=["OpenAI"])

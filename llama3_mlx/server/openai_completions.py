@@ -12,8 +12,8 @@ from .errors import ApiError
 from .events import Answer, Event, Text, usage
 from .openai_chat import limit_choices, usage_object
 from .openai_schema import CompletionRequest
-from .openai_stream import failing_softly
 from .sse import COMMENT, DONE, EVENT_STREAM, kept_alive, sse
+from .stream_failures import failing_softly
 from .turn import Turn
 
 router = APIRouter(tags=["OpenAI"])

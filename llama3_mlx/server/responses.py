@@ -9,11 +9,11 @@ from fastapi import APIRouter, Request, Response
 
 from .chatting import converse
 from .events import Answer, Call, Event, Text
-from .openai_stream import failing_softly
 from .responses_input import chat_of, messages_of
 from .responses_schema import ResponsesRequest
 from .responses_store import ResponseStore, Stored
 from .sse import COMMENT, EVENT_STREAM, kept_alive, sse
+from .stream_failures import failing_softly
 from .turn import Turn
 
 router = APIRouter(tags=["OpenAI"])

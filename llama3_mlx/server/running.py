@@ -23,10 +23,9 @@ class ListenError(Llama3MLXError):
 
 def serve(settings: ServerSettings, models: Mapping[str, Path], adapters: Mapping[str, Path]) -> int:
     """Serve the models until SIGINT or SIGTERM, and return the exit code."""
-    start_logging(settings.log_format)
-    catalogue = Catalogue(models, adapters)
-    server = make_server(settings, catalogue)
+    server = make_server(settings, Catalogue(models, adapters))
     listening = listen(settings)
+    start_logging(settings.log_format)
     shown = listening.getsockname()[1]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     sys.stderr.write(f"llama3-mlx serves {', '.join(models)} on http://{host}:{shown} (Ctrl-C stops it)\n")
