@@ -1,0 +1,78 @@
+"""Small models and examples that the fine-tuning tests share."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from llama3_mlx.finetune.attach import attach
+from llama3_mlx.finetune.encode import Example
+from llama3_mlx.finetune.supervised import Supervised
+from llama3_mlx.finetune.targets import BLOCK_LINEARS, choose_paths, make_targets
+from llama3_mlx.finetune.trees import flatten
+from llama3_mlx.model import LlamaForCausalLM
+
+from .transformers_reference import our_model, reference_model, small_config
+
+VOCABULARY = 320
+
+
+def small_model(**changes: Any) -> LlamaForCausalLM:
+    """A random float32 model of 320 tokens."""
+    return our_model(reference_model(small_config(**changes)))
+
+
+def adapted_model(
+    model: LlamaForCausalLM, *, rank: int = 4, alpha: float = 8.0, names: Sequence[str] = BLOCK_LINEARS, **options: Any
+) -> LlamaForCausalLM:
+    """The model with trainable layers whose B is not zero, so that every gradient matters."""
+    attach(model, make_targets(choose_paths(model, names, None), rank, alpha, {}, rslora=False), **options)
+    rng = np.random.default_rng(1)
+    for name, array in flatten(model.trainable_parameters()):
+        if name.endswith("lora_b"):
+            model.update(nested(name, mx.array(rng.normal(0, 0.1, array.shape).astype(np.float32))))
+    model.train()
+    return model
+
+
+def nested(name: str, array: mx.array) -> Any:
+    """The tree that holds one array at a dotted name."""
+    from mlx.utils import tree_unflatten
+
+    return tree_unflatten([(name, array)])
+
+
+def random_examples(
+    n: int, low: int = 5, high: int = 60, seed: int = 0, share: float = 0.5, vocabulary: int = VOCABULARY
+) -> list[Example]:
+    """Examples of random tokens whose last `share` is learned."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for i in range(n):
+        length = int(rng.integers(low, high))
+        trained = np.arange(length) >= int(length * (1 - share))
+        made.append(Example(rng.integers(0, vocabulary, length).astype(np.int32), trained, f"example {i}"))
+    return made
+
+
+def objective(examples: Sequence[Example], valid: Sequence[Example] = (), **options: Any) -> Supervised:
+    """Supervised learning of the examples in rows of 128."""
+    values: dict[str, Any] = {"batch_size": 2, "vocab_size": VOCABULARY, "row": 128}
+    return Supervised(examples, valid, **{**values, **options})
+
+
+def loss_and_gradients(
+    model: LlamaForCausalLM, made: Supervised, index: int = 0
+) -> tuple[float, dict[str, np.ndarray]]:
+    """The summed loss of a batch and the gradients of all trained parameters."""
+    arrays = {name: mx.array(array) for name, array in made.batch(index).arrays.items()}
+
+    def loss(params: Any) -> mx.array:
+        model.update(params)
+        return made.loss(model, arrays)[0]
+
+    params = model.trainable_parameters()
+    value, grads = mx.value_and_grad(loss)(params)
+    model.update(params)
+    return float(value.item()), {name: np.array(grad) for name, grad in flatten(grads)}
