@@ -24,7 +24,7 @@ def register_models(register: Callable[..., None]) -> None:
     catalogue = Catalogue({}, {})
     for model in catalogue.models().values():
         register(LocalLlama(f"{PREFIX}{model.name}", model.folder, None))
-        for name, folder in catalogue.adapters().items():
+        for name, folder in catalogue.adapters(model).items():
             register(LocalLlama(f"{PREFIX}{model.name}:{name}", model.folder, folder))
 
 

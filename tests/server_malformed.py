@@ -54,7 +54,7 @@ def _wrong_fields() -> Iterator[Request]:
     """Single fields of a wrong type or size."""
     huge = 10**400
     for path in (CHAT, COMPLETIONS):
-        for field, values in {
+        fields: dict[str, list[Any]] = {
             "max_tokens": ["1", -1, 1.5, True, huge, [1]],
             "temperature": ["hot", -1, 1e9, [], {}, False],
             "top_p": [2, "1", -0.1],
@@ -66,10 +66,11 @@ def _wrong_fields() -> Iterator[Request]:
             "logit_bias": [[1], {"a": "b"}],
             "presence_penalty": [3, "x"],
             "model": [5, "nope", "../x"],
-        }.items():
+        }
+        for field, values in fields.items():
             for value in values:
                 yield _post(path, {field: value})
-    others = {
+    others: dict[str, dict[str, list[Any]]] = {
         RESPONSES: {"input": [None, 5, [], [{}], {"a": 1}], "max_output_tokens": [0.5, "x"], "truncation": ["auto", 1]},
         EMBEDDINGS: {"input": [None, [], [[]], 5, "", ["a", 1]], "encoding_format": ["hex"], "dimensions": [1, "x"]},
         MESSAGES: {
@@ -93,7 +94,7 @@ def _wrong_messages() -> Iterator[Request]:
     """Dialogs that can't be."""
     image = {"type": "image_url", "image_url": {"url": "http://x/y.png"}}
     for path in (CHAT, MESSAGES):
-        for messages in (
+        dialogs: list[Any] = [
             None,
             [],
             {},
@@ -111,14 +112,15 @@ def _wrong_messages() -> Iterator[Request]:
             [{"role": "user", "content": [{"type": "text", "text": 5}]}],
             [{"role": "user", "content": "\ud800"}],
             [{"role": "user", "content": "word " * 140_000}],
-        ):
+        ]
+        for messages in dialogs:
             yield _post(path, {"messages": messages})
 
 
 def _wrong_tools() -> Iterator[Request]:
     """Tools and formats that can't be."""
     call = {"function": {"name": "f", "arguments": "{}"}}
-    for changes in (
+    wrong: list[dict[str, Any]] = [
         {"tools": "x"},
         {"tools": [{}]},
         {"tools": [{"type": "retrieval"}]},
@@ -136,7 +138,8 @@ def _wrong_tools() -> Iterator[Request]:
         {"logprobs": True, "top_logprobs": 50},
         {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
         {"messages": [{"role": "user", "content": "x", "tool_calls": [call]}]},
-    ):
+    ]
+    for changes in wrong:
         yield _post(CHAT, changes)
 
 

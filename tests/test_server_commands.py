@@ -150,6 +150,23 @@ def test_serve_listens_answers_logs_and_stops_on_a_signal(home: Path, tiny_folde
     assert (request["status"], request["written_tokens"], request["path"]) == (200, 2, "/v1/completions")
 
 
+def test_an_answer_that_has_begun_is_finished_when_the_server_is_told_to_stop(home: Path, tiny_folder: Path) -> None:
+    command = [sys.executable, "-m", "llama3_mlx", "serve", "-m", str(tiny_folder), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ)) as process:
+        assert process.stderr is not None
+        url = process.stderr.readline().split(" on ")[1].split()[0]
+        body = {"prompt": "a", "max_tokens": 300, "stream": True}
+        lines: list[str] = []
+        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as reply:
+            for line in reply.iter_lines():
+                if not lines:
+                    process.send_signal(signal.SIGTERM)
+                lines += [line] if line else []
+        assert lines[-1] == "data: [DONE]"
+        assert json.loads(lines[-2].removeprefix("data: "))["choices"][0]["finish_reason"] in ("length", "stop")
+        assert process.wait(30) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

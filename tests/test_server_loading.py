@@ -1,12 +1,16 @@
 """Several models under one budget: loaded on demand, the least recently used taken out, adapters by name."""
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from llama3_mlx import Llama
 from llama3_mlx.config import load_config
 from llama3_mlx.estimate import estimate
 
@@ -73,3 +77,41 @@ def test_a_damaged_model_is_an_error_each_time_and_the_others_go_on(tiny_folder:
             assert reply.status_code == 500
             assert "model.safetensors" in reply.json()["error"]["message"]
         assert use(running, "good") == 200
+
+
+def save_random_adapter(folder: Path, hidden_size: int, seed: int) -> Path:
+    """A LoRA adapter as mlx-lm writes it, on the queries of the tiny model's first layer."""
+    folder.mkdir()
+    rng = np.random.default_rng(seed)
+    shapes = {"lora_a": (hidden_size, 2), "lora_b": (2, 128)}
+    name = "model.layers.0.self_attn.q_proj"
+    weights = {f"{name}.{part}": rng.normal(0, 1, shape).astype(np.float32) for part, shape in shapes.items()}
+    save_file(weights, folder / "adapters.safetensors")
+    parameters = {"rank": 2, "scale": 8.0, "dropout": 0.0, "keys": ["self_attn.q_proj"]}
+    config = {"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": parameters}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_an_adapter_is_named_after_its_model_and_one_of_another_shape_is_not_offered(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    adapters = {
+        "one": save_random_adapter(tmp_path / "one", 64, 1),
+        "two": save_random_adapter(tmp_path / "two", 64, 2),
+        "wide": save_random_adapter(tmp_path / "wide", 128, 3),
+    }
+    body = {"prompt": [128000, 5, 17, 300], "max_tokens": 8, "temperature": 0}
+    with running_server({"tiny": tiny_folder}, adapters) as running:
+        listed = [model["id"] for model in running.get("/v1/models").json()["data"]]
+        assert listed == ["tiny", "tiny:one", "tiny:two"]
+        texts = {
+            name: running.post("/v1/completions", {**body, "model": name}).json()["choices"][0]["text"]
+            for name in listed
+        }
+        assert running.post("/v1/completions", {**body, "model": "tiny:wide"}).status_code == 404
+    prompt: list[int] = body["prompt"]  # type: ignore[assignment]
+    for name, adapter in (("tiny", None), ("tiny:one", adapters["one"]), ("tiny:two", adapters["two"])):
+        alone = Llama.load(tiny_folder, adapter=adapter).generate(prompt, max_tokens=8, temperature=0)
+        assert texts[name] == alone.text
+    assert len(set(texts.values())) == 3

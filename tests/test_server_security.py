@@ -168,9 +168,9 @@ def test_a_client_that_goes_away_frees_its_place(server: Running) -> None:
 
 
 def test_prompts_stay_out_of_the_log_unless_asked_for(tiny_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def logged(**settings: bool) -> str:
+    def logged(*, log_prompts: bool = False) -> str:
         caplog.clear()
-        with running_server({"tiny": tiny_folder}, **settings) as running, caplog.at_level("DEBUG"):
+        with running_server({"tiny": tiny_folder}, log_prompts=log_prompts) as running, caplog.at_level("DEBUG"):
             running.post(
                 "/v1/chat/completions", {"messages": [{"role": "user", "content": "Xylophone"}], "max_tokens": 1}
             )

@@ -12,6 +12,7 @@ from ..config import ModelConfig, load_config, load_json_object
 from ..errors import CheckpointError, ConfigError, RequestError
 from ..estimate import Needs, estimate
 from ..home import home_folder, models_folder
+from .adapter_fit import fits
 
 _NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?\Z", re.ASCII)
 DEFAULT_TAG = "latest"
@@ -94,13 +95,16 @@ class Catalogue:
                 found.setdefault(name, folder)
         return {name: ModelEntry(name, folder) for name, folder in found.items()}
 
-    def adapters(self) -> dict[str, Path]:
-        """Return all adapter folders by name."""
+    def adapters(self, model: ModelEntry) -> dict[str, Path]:
+        """Return the folders of the adapters that fit a model, by name."""
         found = dict(self._adapters)
         if self._with_home:
             for folder in _sub_folders(home_folder() / "adapters", "adapter_config.json"):
                 found.setdefault(folder.name, folder)
-        return found
+        try:
+            return {name: folder for name, folder in found.items() if fits(folder, model.config)}
+        except ConfigError:
+            return {}
 
     def choose(self, name: str | None) -> Choice:
         """Return what `name` means, the first model if it is empty; raises UnknownModelError if there is none."""
@@ -115,9 +119,10 @@ class Catalogue:
         if found and base in models:
             if tag == DEFAULT_TAG:
                 return Choice(models[base])
-            if tag in self.adapters():
+            fitting = self.adapters(models[base])
+            if tag in fitting:
                 return Choice(models[base], tag)
-            raise UnknownModelError(_absent("adapter", tag, self.adapters()))
+            raise UnknownModelError(_absent(f"adapter that fits {base}", tag, fitting))
         raise UnknownModelError(_absent("model", name, models))
 
     def add(self, name: str, folder: Path) -> None:

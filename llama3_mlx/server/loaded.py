@@ -114,7 +114,7 @@ class LoadedModels:
         return place
 
     def _start(self, choice: Choice, needed: int) -> Place:
-        adapter = self.catalogue.adapters()[choice.adapter] if choice.adapter else None
+        adapter = self.catalogue.adapters(choice.model)[choice.adapter] if choice.adapter else None
         served = Served(choice, adapter, self._settings.max_running, self._settings.max_queue)
         place = Place(served, needed, asyncio.ensure_future(self._load(served)))
         self.places[choice.name] = place

@@ -26,8 +26,8 @@ def show_model(name: str, request: Request) -> dict[str, Any]:
 
 def all_choices(catalogue: Catalogue) -> list[Choice]:
     """Return everything that a request can name."""
-    adapters = catalogue.adapters()
-    return [Choice(model, adapter) for model in catalogue.models().values() for adapter in (None, *adapters)]
+    models = catalogue.models().values()
+    return [Choice(model, adapter) for model in models for adapter in (None, *catalogue.adapters(model))]
 
 
 def _model(choice: Choice) -> dict[str, Any]:
