@@ -36,6 +36,16 @@ def adapted_model(
     return model
 
 
+def value(array: mx.array) -> float:
+    """The value of a scalar array."""
+    return float(np.array(array))
+
+
+def furthest(one: mx.array, other: mx.array) -> float:
+    """The largest difference of two arrays."""
+    return value(mx.abs(one - other).max())
+
+
 def nested(name: str, array: mx.array) -> Any:
     """The tree that holds one array at a dotted name."""
     from mlx.utils import tree_unflatten
@@ -73,6 +83,6 @@ def loss_and_gradients(
         return made.loss(model, arrays)[0]
 
     params = model.trainable_parameters()
-    value, grads = mx.value_and_grad(loss)(params)
+    total, grads = mx.value_and_grad(loss)(params)
     model.update(params)
-    return float(value.item()), {name: np.array(grad) for name, grad in flatten(grads)}
+    return value(total), {name: np.array(grad) for name, grad in flatten(grads)}

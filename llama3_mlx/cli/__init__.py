@@ -23,6 +23,9 @@ COMMANDS = {
     "pull": ("pull", "download a model from the Hub"),
     "models": ("models", "list the models on this machine, or remove some"),
     "train": ("train", "fine-tune a model on examples: LoRA, DoRA or whole layers"),
+    "dpo": ("dpo", "train on pairs of a preferred and a rejected answer"),
+    "orpo": ("orpo", "the same without a reference, beside the likelihood of what is preferred"),
+    "kto": ("kto", "train on answers that are wanted or not"),
     "serve": ("serve", "serve models over OpenAI's, Ollama's and Anthropic's protocols, with a page to chat on"),
 }
 ERROR_CODE, INTERRUPT_CODE = 2, 130

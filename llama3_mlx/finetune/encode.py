@@ -95,8 +95,8 @@ def encode_all(encode: Callable[[Sample], Example], samples: Sequence[Sample]) -
     return examples
 
 
-def keep_trainable(examples: Sequence[Example], max_length: int) -> tuple[list[Example], int]:
-    """Return the examples with something left to learn, and how many had it cut away; raises if none is left."""
+def keep_trainable(examples: Sequence[Example], max_length: int) -> list[Example]:
+    """Return the examples with something left to learn; raises DataError if there is none."""
     kept = [example for example in examples if example.n_trained]
     if not kept:
         raise DataError(
@@ -105,7 +105,7 @@ def keep_trainable(examples: Sequence[Example], max_length: int) -> tuple[list[E
             if examples
             else "there are no examples"
         )
-    return kept, len(examples) - len(kept)
+    return kept
 
 
 def end_token(tokenizer: Tokenizer, eos_ids: Sequence[int]) -> int:

@@ -64,6 +64,39 @@ def head_loss(
     return outputs[0]
 
 
+def head_token_losses(head: Head, params: Any, h: mx.array, targets: mx.array, *, chunk: int) -> mx.array:
+    """Return the cross entropy of each position, (n,) float32, for losses that weigh positions only later.
+
+    A position's loss depends on its own hidden state alone, so that its gradient can be made at once and scaled in
+    the backward pass. With a trained head the chunks are made again instead.
+    """
+    if flatten(params):
+        again = mx.checkpoint(lambda params, part, wanted: token_losses(head(params, part), wanted))
+        starts = range(0, h.shape[0], chunk)
+        return mx.concatenate([again(params, h[at : at + chunk], targets[at : at + chunk]) for at in starts])
+
+    @mx.custom_function
+    def losses(h: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+        parts: list[mx.array] = []
+        grads: list[mx.array] = []
+        for start in range(0, h.shape[0], chunk):
+            part, wanted = h[start : start + chunk], targets[start : start + chunk]
+            if parts:
+                part = mx.depends([part], [parts[-1], grads[-1]])[0]
+            loss, grad, _ = _chunk(head, lambda _: {}, part, wanted, mx.ones(part.shape[0]), [])
+            parts.append(loss)
+            grads.append(grad)
+        return mx.concatenate(parts), mx.concatenate(grads)
+
+    @losses.vjp
+    def losses_vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, mx.array]:
+        grad = outputs[1]
+        return (cotangents[0][:, None] * grad).astype(grad.dtype), mx.zeros_like(primals[1])
+
+    outputs: Any = losses(h, targets)
+    return outputs[0]
+
+
 def _vocabulary(head: Head, params: Any, h: mx.array) -> int:
     # Nothing is computed: only the shape of the lazy result is asked for.
     return head(params, h[:1]).shape[-1]
@@ -88,7 +121,7 @@ def _forward(
             # One chunk at a time: without this the scheduler may hold the logits of many.
             part = mx.depends([part], [pieces[-1], total, *sums])[0]
         loss, grad, grads = _chunk(head, rebuilt, part, wanted, weight, arrays)
-        total = total + loss
+        total = total + (loss * weight).sum()
         pieces.append(grad)
         sums = [old + new for old, new in zip(sums, grads, strict=True)]
     return (total, mx.concatenate(pieces) if pieces else h, *sums)
@@ -102,7 +135,9 @@ def _chunk(
     weights: mx.array,
     arrays: list[mx.array],
 ) -> tuple[mx.array, mx.array, list[mx.array]]:
-    """Return the loss of a chunk and its gradients; d loss / d logits = weight * (softmax - one hot).
+    """Return the losses (n,) of a chunk and the gradients of their weighted sum.
+
+    d loss / d logits = weight * (softmax - one hot).
 
     The exponentials are the cost of it: they are taken once and serve both.
     """
@@ -121,4 +156,4 @@ def _chunk(
     gradient = mx.put_along_axis(exponentials, at, one_hot_share, axis=-1) * (weights[:, None] / sums)
     # The head's own output isn't needed for its gradient, so it isn't computed a second time.
     _, grads = mx.vjp(logits_of, [h, *arrays], [gradient.astype(stored.dtype)])
-    return (losses[:, 0] * weights).sum(), grads[0], list(grads[1:])
+    return losses[:, 0], grads[0], list(grads[1:])

@@ -4,7 +4,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from .settings import TrainSettings
 from .state import load_state
 from .targets import choose_paths, make_targets, read_ranks
 from .trainer import Hooks, Trainer
+from .trees import flatten
 
 # Settings that don't change what a step computes, and the length of the run, which may be extended.
 _FREE = frozenset({"steps", "epochs", "memory", "valid_every", "patience", "save_every", "samples", "sample_tokens",
@@ -74,7 +75,16 @@ class TrainResult:
     seconds: float
 
 
-Build = Callable[[Job, TextSide], Objective]
+@dataclass(frozen=True)
+class Prepared:
+    """An objective, the settings with all that was left open decided, and what to tell of the decisions."""
+
+    objective: Objective
+    settings: TrainSettings
+    notes: tuple[str, ...] = ()
+
+
+Build = Callable[[Job, TextSide], Prepared]
 
 
 def run_job(
@@ -87,7 +97,8 @@ def run_job(
 ) -> TrainResult:
     """Run a job to its end; `build` makes the objective before the weights are loaded, so that bad data are cheap."""
     text = load_text_side(job.model)
-    objective = build(job, text)
+    prepared = build(job, text)
+    objective, job = prepared.objective, replace(job, settings=prepared.settings)
     fingerprint = job_fingerprint(job, objective, text.config)
     if world.rank() == 0:
         _prepare_folder(job, fingerprint, resume=resume)
@@ -95,7 +106,7 @@ def run_job(
         model, noise = load_for_training(text, job.settings)
         bind = getattr(objective, "bind", None)
         if bind:
-            bind(model, text)
+            bind(model)
         trainer = Trainer(model, objective, job.settings, noise)
         if resume:
             trainer.restore(*load_state(job.out, fingerprint))
@@ -110,7 +121,14 @@ def run_job(
             saves.save if first else lambda _: None,
             saves.save_best if first else lambda _: None,
         )
-        plan = {"settings": job.settings.to_dict(), "total_steps": trainer.total_steps, "step": trainer.progress.step}
+        plan = {
+            "model": base_name(job.model),
+            "settings": job.settings.to_dict(),
+            "total_steps": trainer.total_steps,
+            "step": trainer.progress.step,
+            "trained_parameters": sum(array.size for _, array in flatten(trainer.params)),
+            "notes": prepared.notes,
+        }
         for callback in listeners:
             callback.on_start(plan)
         ended = trainer.run()

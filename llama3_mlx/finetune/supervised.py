@@ -1,6 +1,5 @@
 """Supervised fine-tuning: the next token of what the assistant says, over packed rows."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from .head_loss import chunk_size, head_loss
 from .objective import Loss, TrainBatch
 from .order import BatchOrder
 from .packing import batch_rows, make_batch, row_length
+from .sequences import sequences_fingerprint
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,4 @@ class Supervised:
         return head_loss(head, parameters, h, arrays["targets"], arrays["weights"], chunk=self.chunk), {}
 
     def fingerprint(self) -> str:
-        return fingerprint(self.examples)
-
-
-def fingerprint(examples: Sequence[Example]) -> str:
-    """Return a digest of token ids and marks."""
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(example.ids.tobytes())
-        digest.update(np.packbits(example.trained).tobytes() + len(example.ids).to_bytes(4, "little"))
-    return digest.hexdigest()
+        return sequences_fingerprint(self.examples)

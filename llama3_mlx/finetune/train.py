@@ -10,10 +10,12 @@ import numpy as np
 from .callbacks import Callback
 from .encode import Encoder, Example, encode_all, end_token, keep_trainable
 from .formats import read_samples
-from .job import Job, TextSide, TrainResult, run_job
+from .job import Job, Prepared, TextSide, TrainResult, run_job
+from .memory import plan_memory
+from .packing import row_length
 from .records import Record, read_file, read_records
 from .settings import TrainSettings
-from .supervised import Supervised
+from .supervised import RowShape, Supervised
 
 Sources = str | Path | Sequence[str | Path]
 LEAST_ROW = 512
@@ -50,27 +52,59 @@ def listed(sources: Sources) -> tuple[str, ...]:
     return tuple(map(str, sources))
 
 
-def build_supervised(job: Job, text: TextSide) -> Supervised:
+def build_supervised(job: Job, text: TextSide) -> Prepared:
     """Read and encode the data; raises DataError with all that is wrong with them."""
     settings = job.settings
     encoder = make_encoder(text, settings)
     examples = encode_all(encoder, read_samples(read_records(job.data), settings.layout))
     valid = encode_all(encoder, read_samples(valid_records(job), settings.layout))
-    examples, _ = keep_trainable(examples, settings.max_length)
+    notes = data_notes(examples, valid)
+    examples = keep_trainable(examples, settings.max_length)
     if valid:
-        valid, _ = keep_trainable(valid, settings.max_length)
+        valid = keep_trainable(valid, settings.max_length)
     elif settings.valid_share:
         examples, valid = split_off(examples, settings.valid_share, settings.seed)
-    return Supervised(
+    plan = plan_memory(text.config, settings, row_shapes([*examples, *valid], settings))
+    chosen = settings.with_values(
+        batch_size=plan.batch_size, accumulate=plan.accumulate, checkpointing=plan.keep, memory=None
+    )
+    objective = Supervised(
         examples,
         valid,
-        batch_size=settings.batch_size or BATCH_SIZE,
+        batch_size=plan.batch_size,
         vocab_size=text.config.vocab_size,
         row=settings.row_length or LEAST_ROW,
         packing=settings.packing,
-        keep="light" if settings.checkpointing == "auto" else settings.checkpointing,
+        keep=plan.keep,
         seed=settings.seed,
     )
+    return Prepared(objective, chosen, (*notes, *plan.notes))
+
+
+def row_shapes(examples: Sequence[Example], settings: TrainSettings) -> list[RowShape]:
+    """Return the shapes of rows for the batch size asked for and, where memory decides, for its halves."""
+    size = settings.batch_size or BATCH_SIZE
+    sizes = [size]
+    while settings.batch_size is None and sizes[-1] > 1:
+        sizes.append(sizes[-1] // 2)
+    lengths = [example.length for example in examples]
+    asked = (settings.row_length or LEAST_ROW) if settings.packing else None
+    return [RowShape(n, row_length(max(lengths), sum(lengths), n, asked), max(lengths)) for n in sizes]
+
+
+def data_notes(examples: Sequence[Example], valid: Sequence[Example]) -> tuple[str, ...]:
+    """Return what to tell of the data: how many, how long, what was cut."""
+    notes = []
+    for name, part in (("train", examples), ("validate", valid)):
+        if not part:
+            continue
+        cut = sum(example.truncated > 0 for example in part)
+        lost = sum(example.n_trained == 0 for example in part)
+        tokens, trained = sum(example.length for example in part), sum(example.n_trained for example in part)
+        text = f"{name} on {len(part) - lost:,} examples, {tokens:,} tokens, {trained:,} of them learned"
+        text += f"; {cut:,} cut to max_length" if cut else ""
+        notes.append(text + (f"; {lost:,} left out, with nothing to learn after the cut" if lost else ""))
+    return tuple(notes)
 
 
 def make_encoder(text: TextSide, settings: TrainSettings) -> Encoder:

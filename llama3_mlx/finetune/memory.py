@@ -1,0 +1,145 @@
+"""What a training step needs, estimated from the config alone, and the batch and checkpointing that fit."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import mlx.core as mx
+
+from ..config import ModelConfig
+from ..device import compute_dtype, on_gpu, working_memory_bytes
+from ..errors import RequestError
+from ..estimate import estimate
+from ..weights_layout import expected_tensors
+from .attention import CPU_BLOCK, GPU_BLOCK
+from .head_loss import chunk_size
+from .settings import TrainSettings
+from .supervised import RowShape
+from .targets import BLOCK_LINEARS, matches, read_ranks
+
+# Float32 arrays that an optimiser keeps for each trained value.
+_OPTIMISER = {"adamw": 2, "lion": 1, "muon": 1, "sgd": 1, "adafactor": 0.1}
+_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+# Left for the system and other applications where no limit is given.
+_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes of one training step by what takes them."""
+
+    weight_bytes: int
+    trained_bytes: int
+    activation_bytes: int
+    passing_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """The estimate of peak memory."""
+        return self.weight_bytes + self.trained_bytes + self.activation_bytes + self.passing_bytes
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What was chosen, and why in words."""
+
+    batch_size: int
+    accumulate: int
+    keep: str
+    needs: StepMemory
+    notes: tuple[str, ...]
+
+
+def read_bytes(text: str) -> int:
+    """Return the bytes of a size such as 12GB, 800 MB or 0.5g; raises RequestError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B)?\s*", text, re.IGNORECASE)
+    size = float(match[1]) * _UNITS[match[2].upper()] if match else 0
+    if not size:
+        raise RequestError(f"a size is given as 12GB or 800MB, not {text!r}")
+    return int(size)
+
+
+def step_memory(config: ModelConfig, settings: TrainSettings, shape: RowShape, keep: str) -> StepMemory:
+    """Estimate a step over rows of that shape."""
+    stored = getattr(mx, config.dtype or "float16")
+    dtype = compute_dtype(settings.dtype, stored, fits_float16=True)
+    size = dtype.size
+    weights = estimate(config, str(dtype).removeprefix("mlx.core.")).weight_bytes
+    trained = _trained_values(config, settings)
+    tokens = shape.batch_size * shape.length
+    D, F, V = config.hidden_size, config.intermediate_size, config.vocab_size
+    q, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    layers = min(settings.layers or config.num_hidden_layers, config.num_hidden_layers)
+    whole_block = 4 * D + 3 * q + 2 * kv + 5 * F
+    kept = {"none": whole_block, "light": 2 * D + 3 * q + 2 * kv + 2 * F, "full": D}[keep]
+    # One block's backward pass, the scores of one block of queries, and one chunk of logits pass through.
+    block = GPU_BLOCK if on_gpu() else CPU_BLOCK
+    reach = min(shape.length, shape.longest + block)
+    scores = 4 * shape.batch_size * config.num_attention_heads * min(block, shape.length) * reach * 4
+    backward = tokens * (whole_block if keep == "full" else 3 * F) * size
+    head = 5 * chunk_size(V) * V * 4
+    unpacked = 0 if on_gpu() or config.quantization is None else (V + F) * D * size
+    return StepMemory(
+        weight_bytes=weights + unpacked,
+        trained_bytes=int(trained * 4 * (3 + _OPTIMISER[settings.optimiser])),
+        activation_bytes=layers * tokens * kept * size,
+        passing_bytes=max(scores + backward, head) + tokens * D * size * 3,
+    )
+
+
+def _trained_values(config: ModelConfig, settings: TrainSettings) -> int:
+    """Return how many values are trained: low-rank matrices and whole ones."""
+    ranks = read_ranks(settings.rank_for)
+    names = settings.targets or (() if settings.whole else BLOCK_LINEARS)
+    first = config.num_hidden_layers - min(settings.layers or config.num_hidden_layers, config.num_hidden_layers)
+    total = 0
+    for name, shape in expected_tensors(config).items():
+        path = name.rpartition(".")[0]
+        number = path.split(".")[2] if path.startswith("model.layers.") else None
+        if any(matches(pattern, path) or f".{pattern}." in f".{path}." for pattern in settings.whole):
+            total += prod(shape)
+        elif len(shape) == 2 and path.rpartition(".")[2] in names and (number is None or int(number) >= first):
+            rank = next((r for pattern, r in ranks.items() if matches(pattern, path)), settings.rank)
+            total += rank * sum(shape)
+    return total
+
+
+def plan_memory(config: ModelConfig, settings: TrainSettings, shapes: Sequence[RowShape]) -> MemoryPlan:
+    """Choose among rows of the given shapes, the wanted one first; the others need accumulation to match it.
+
+    Raises RequestError if even the least doesn't fit.
+    """
+    limit = read_bytes(settings.memory) if settings.memory else int(working_memory_bytes() * _SHARE)
+    levels = ("light", "full") if settings.checkpointing == "auto" else (settings.checkpointing,)
+    if settings.checkpointing == "auto" and shapes:
+        needs = step_memory(config, settings, shapes[0], "none")
+        # Keeping everything pays where memory is ample.
+        levels = ("none", *levels) if needs.total_bytes < limit / 4 and on_gpu() else levels
+    choices = [(shape, keep) for shape in shapes for keep in levels]
+    for shape, keep in choices:
+        needs = step_memory(config, settings, shape, keep)
+        if needs.total_bytes <= limit:
+            times = -(-shapes[0].batch_size // shape.batch_size)
+            return MemoryPlan(
+                shape.batch_size, settings.accumulate * times, keep, needs, _notes(needs, limit, shape, keep, times)
+            )
+    raise RequestError(
+        f"training needs {needs.total_bytes / 1e9:.1f} GB at the least ({needs.weight_bytes / 1e9:.1f} GB of them "
+        f"weights) and may take {limit / 1e9:.1f} GB: take a quantised model, fewer --layers or a shorter --max-length"
+    )
+
+
+def _notes(needs: StepMemory, limit: int, shape: RowShape, keep: str, times: int) -> tuple[str, ...]:
+    gigabytes = {
+        "weights": needs.weight_bytes,
+        "trained values and optimiser": needs.trained_bytes,
+        "kept for the backward pass": needs.activation_bytes,
+        "passing": needs.passing_bytes,
+    }
+    parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in gigabytes.items())
+    accumulated = f", {times} of them a step" if times > 1 else ""
+    return (
+        f"batches of {shape.batch_size} x {shape.length} tokens{accumulated}, checkpointing {keep}",
+        f"memory at most about {needs.total_bytes / 1e9:.2f} GB of {limit / 1e9:.1f} GB ({parts})",
+    )

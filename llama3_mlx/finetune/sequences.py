@@ -1,0 +1,56 @@
+"""Batches of whole sequences, whose log-probabilities are what preference and policy losses look at."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import mlx.core as mx
+import numpy as np
+
+from ..model import LlamaForCausalLM
+from .encode import Example
+from .forward import hidden_states
+from .head import head_of
+from .head_loss import head_token_losses
+from .packing import make_batch, pack
+
+Arrays = Mapping[str, mx.array]
+
+
+def sequence_arrays(examples: Sequence[Example], row: int, chunk: int) -> dict[str, np.ndarray]:
+    """Return packed rows of the examples, with `owners` (n,): which example each trained position belongs to."""
+    lengths = [example.length for example in examples]
+    rows = pack(lengths, row, range(len(examples)))
+    batch = make_batch(examples, rows, row, chunk)
+    counts = [examples[number].n_trained for numbers in rows for number in numbers]
+    owners = np.repeat([number for numbers in rows for number in numbers], counts)
+    filling = len(batch.weights) - len(owners)
+    return {
+        "tokens": batch.tokens,
+        "segments": batch.segments,
+        "positions": batch.positions,
+        "targets": batch.targets,
+        "weights": batch.weights,
+        "owners": np.concatenate([owners, np.zeros(filling)]).astype(np.int32),
+    }
+
+
+def token_logprobs(model: LlamaForCausalLM, arrays: Arrays, *, longest: int, keep: str, chunk: int) -> mx.array:
+    """Return log p of every trained token, (n,) float32; 0 where a position is filling."""
+    h = hidden_states(model, arrays["tokens"], arrays["segments"], longest=longest, keep=keep)
+    h = h.reshape(-1, h.shape[-1])[arrays["positions"]]
+    head, parameters = head_of(model)
+    return -head_token_losses(head, parameters, h, arrays["targets"], chunk=chunk) * arrays["weights"]
+
+
+def summed_by_owner(values: mx.array, owners: mx.array, n: int) -> mx.array:
+    """Return the sum of values (tokens,) for each of n sequences."""
+    return mx.zeros(n, values.dtype).at[owners].add(values)
+
+
+def sequences_fingerprint(examples: Sequence[Example]) -> str:
+    """Return a digest of token ids and marks."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(example.ids.tobytes())
+        digest.update(np.packbits(example.trained).tobytes() + len(example.ids).to_bytes(4, "little"))
+    return digest.hexdigest()
