@@ -1,6 +1,7 @@
 """A request's body: read whole under limits of size, time and nesting before any handler sees it."""
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from .settings import ServerSettings
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _BRACKET = re.compile(rb"[\[\]{}]")
+_DRAIN_BYTES, _DRAIN_S = 16_000_000, 2.0
 
 
 async def read_body(receive: Receive, headers: Mapping[str, str], settings: ServerSettings) -> bytes:
@@ -20,6 +22,7 @@ async def read_body(receive: Receive, headers: Mapping[str, str], settings: Serv
     limit = int(settings.max_body_mb * 1e6)
     declared = headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > limit:
+        await _drain(receive)
         raise _too_large(limit)
     try:
         async with asyncio.timeout(settings.body_timeout_s):
@@ -28,6 +31,18 @@ async def read_body(receive: Receive, headers: Mapping[str, str], settings: Serv
         raise ApiError(
             408, f"the body didn't arrive within {settings.body_timeout_s:g} s", headers={"connection": "close"}
         ) from None
+
+
+async def _drain(receive: Receive) -> None:
+    """Read and drop some of a body that is too large: a client that still sends would not see the answer."""
+    size = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_S):
+            while size < _DRAIN_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if not message.get("more_body"):
+                    return
 
 
 async def _collect(receive: Receive, limit: int) -> bytes:
@@ -40,6 +55,8 @@ async def _collect(receive: Receive, limit: int) -> bytes:
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > limit:
+            if message.get("more_body"):
+                await _drain(receive)
             raise _too_large(limit)
         if not message.get("more_body"):
             return b"".join(parts)
