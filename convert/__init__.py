@@ -1,66 +1,91 @@
 """Brings weights into MLX folders; installed as `llama3_mlx.convert`."""
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Unpack
 
-from ..errors import ConversionError
-from ..quantization import FIXED_MODES, Quantization, Scheme
-from .pipeline import DTYPE_NAMES, ConversionReport, Progress, run
-from .plan import make_plan
+from .options import DTYPE_NAMES, ConversionOptions, ConversionSettings, make_options
+from .pipeline import ConversionReport, Progress, run
+from .plan import Plan, make_plan
 from .quantise import RoundToNearest
+from .recipes import make_quantization
 from .sources import open_source
+from .tensors import Source
+from .verify import ModuleError, Verification, verify_files
 
-__all__ = ["ConversionReport", "Progress", "convert"]
+__all__ = ["ConversionOptions", "ConversionReport", "ModuleError", "Progress", "Verification", "convert", "verify"]
 
 
 def convert(
     source: str | Path,
     dest: str | Path,
     *,
-    bits: int | None = None,
-    group_size: int | None = None,
-    mode: str = "affine",
-    dtype: str | None = None,
     force: bool = False,
+    verify: bool = False,
     progress: Progress | None = None,
+    **settings: Unpack[ConversionSettings],
 ) -> ConversionReport:
     """Convert weights into an MLX folder at `dest`, which appears when it is whole.
 
-    `source` is a folder or a Hub id of Hugging Face safetensors, or a GGUF file. With `bits` the matrices are
-    quantised, in groups of `group_size` (default 64); without, all is kept in `dtype`. `dtype` is float16, bfloat16
-    or float32, by default the source's, and float16 for scales and norms of a quantised model whose source is
-    float32. Raises ConfigError, CheckpointError, ConversionError or HubError. A run that was killed goes on where it
-    stopped when it is called again.
+    `source` is a folder or a Hub id of Hugging Face safetensors, or a GGUF file. `settings` are the fields of
+    ConversionOptions: with `bits` the matrices are quantised, in groups of `group_size` (default 64); without, all is
+    kept in `dtype`. `dtype` is float16, bfloat16 or float32, by default the source's, and float16 for scales and
+    norms of a quantised model whose source is float32. `verify` re-reads what was written before it takes its place.
+    Raises ConfigError, CheckpointError, ConversionError or HubError. A run that was killed goes on where it stopped
+    when it is called again.
     """
-    scheme = make_scheme(bits, group_size, mode)
+    options = make_options(settings)
     opened = open_source(source, progress=progress is not None)
     try:
-        chosen = choose_dtype(dtype, opened.config.dtype, quantised=scheme is not None)
-        plan = make_plan(opened.config, Quantization(scheme) if scheme else None, chosen)
-        options = {"scheme": scheme.to_dict() if scheme else None, "dtype": chosen}
+        plan = plan_for(opened, options)
         target = Path(dest).expanduser().absolute()
-        return run(opened, plan, RoundToNearest(), scheme, target, options=options, force=force, progress=progress)
+        return run(
+            opened,
+            plan,
+            RoundToNearest(),
+            target,
+            settings=_told(options),
+            force=force,
+            verify=verify,
+            progress=progress,
+        )
     finally:
         opened.close()
 
 
-def make_scheme(bits: int | None, group_size: int | None, mode: str = "affine") -> Scheme | None:
-    """Return the scheme asked for, None for no quantisation; the floating-point modes have one shape each."""
-    if mode in FIXED_MODES:
-        fixed_bits, fixed_group = FIXED_MODES[mode]
-        return Scheme(bits or fixed_bits, group_size or fixed_group, mode)
-    if bits is None:
-        if group_size is not None:
-            raise ConversionError("a group size needs bits: say how many, or leave both out to keep the weights whole")
-        return None
-    return Scheme(bits, group_size or 64, mode)
+def verify(folder: str | Path, source: str | Path | None = None) -> Verification:
+    """Re-read a converted folder: checksums of all tensors and, with its source, each one's dequantised error.
+
+    Raises CheckpointError naming every tensor that isn't what was written.
+    """
+    path = Path(folder).expanduser()
+    if source is None:
+        return verify_files(path)
+    opened = open_source(source)
+    try:
+        return verify_files(path, opened.tensors())
+    finally:
+        opened.close()
+
+
+def plan_for(source: Source, options: ConversionOptions) -> Plan:
+    """Return what a conversion with these options writes."""
+    quantization = make_quantization(source.config, options)
+    dtype = choose_dtype(options.dtype, source.config.dtype, quantised=quantization is not None)
+    return make_plan(source.config, quantization, dtype)
 
 
 def choose_dtype(asked: str | None, stored: str | None, *, quantised: bool) -> str:
     """Return the safetensors name of the dtype to write."""
     if asked is not None:
-        if asked not in DTYPE_NAMES:
-            raise ConversionError(f"dtype must be one of {', '.join(DTYPE_NAMES)}, not {asked!r}")
         return DTYPE_NAMES[asked]
     if stored not in DTYPE_NAMES or (stored == "float32" and quantised):
         return "F16"
     return DTYPE_NAMES[stored]
+
+
+def _told(options: ConversionOptions) -> dict[str, Any]:
+    """Return the settings that were given, as JSON has them."""
+    default = ConversionOptions()
+    given = {name: value for name, value in asdict(options).items() if value != getattr(default, name)}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}

@@ -41,6 +41,8 @@ class GGUFSource:
 
     def __init__(self, path: Path) -> None:
         self.paths = split_files(path)
+        self.location = path
+        self.base_model: str | None = None
         self.description = f"GGUF file {path.name}"
         readers = [_open(part) for part in self.paths]
         self._fields = {key: field for reader in reversed(readers) for key, field in reader.fields.items()}

@@ -6,17 +6,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
 from ..config import ModelConfig, load_config
 from ..errors import CheckpointError
+from ..hub import repository_of
 from ..quantization import Scheme
 from ..safetensors_files import TensorInfo, as_mlx, checkpoint_files, read_header, read_rows
 from ..weights import quantised_modules
 from ..weights_layout import check_tensors, expected_tensors, stored_tensors
 from .side_files import copy_side_files
 from .tensors import FLOAT_DTYPES, TensorRef, file_facts
+from .verify import dequantise
 
 
 class HFSource:
@@ -25,7 +26,9 @@ class HFSource:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config: ModelConfig = load_config(folder)
-        self.description = f"Hugging Face folder {folder.name}"
+        self.location = folder
+        self.base_model = repository_of(folder)
+        self.description = self.base_model or f"Hugging Face folder {folder.name}"
         self.extra_config: dict[str, Any] = {}
         self._files = checkpoint_files(folder)
         headers = {path: read_header(path) for path in dict.fromkeys(self._files.values())}
@@ -75,12 +78,7 @@ class HFSource:
 
         def read(start: int, stop: int) -> np.ndarray:
             arrays = [as_mlx(self._read(part, start, stop), self._infos[part].dtype) for part in parts]
-            arrays = [a.astype(mx.float32) if a.dtype in (mx.float16, mx.bfloat16) else a for a in arrays]
-            weight, scales, biases = arrays[0], arrays[1], arrays[2] if len(arrays) > 2 else None
-            rows = mx.dequantize(
-                weight, scales, biases, group_size=scheme.group_size, bits=scheme.bits, mode=scheme.mode
-            )
-            return np.array(rows.astype(mx.float32))
+            return dequantise(arrays, scheme)
 
         nbytes = sum(self._infos[part].nbytes for part in parts)
         return TensorRef(f"{path}.weight", shape, "F32", f"{scheme.mode} {scheme.bits} bits", nbytes, read)

@@ -28,10 +28,16 @@ class OutputTensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """The output of a conversion: each module's scheme (None: kept in `dtype`), tensors by shard file."""
+    """The output of a conversion: the scheme of each quantised module, the others' dtype, tensors by shard file.
+
+    `quantization` is config.json's entry; `indivisible` names the matrices that stay whole because a group size
+    doesn't divide their rows.
+    """
 
     config: ModelConfig
+    quantization: Quantization | None
     schemes: Mapping[str, Scheme]
+    indivisible: tuple[str, ...]
     dtype: str
     shards: Mapping[str, tuple[OutputTensor, ...]]
 
@@ -71,25 +77,32 @@ def make_plan(
         elif scheme and scheme.mode != "affine" and part == "scales":
             kept = "U8"
         tensors.append(OutputTensor(name, kept, shape))
-    return Plan(config, schemes, dtype, _shards(tensors, shard_bytes))
+    asked = quantization.scheme_for if quantization else lambda _: None
+    whole = tuple(path for path in matrices(config) if asked(path) and path not in schemes)
+    entry = quantization_entry(config, quantization.default, schemes) if quantization else None
+    return Plan(config, entry, schemes, whole, dtype, _shards(tensors, shard_bytes))
 
 
 def module_schemes(config: ModelConfig, quantization: Quantization | None) -> dict[str, Scheme]:
     """Return the scheme of each matrix that will be quantised, by module path."""
     if quantization is None:
         return {}
-    schemes = {}
-    for name, shape in expected_tensors(config).items():
-        scheme = quantization.scheme_for(name.removesuffix(".weight")) if len(shape) == 2 else None
-        if scheme and shape[1] % scheme.group_size == 0:
-            schemes[name.removesuffix(".weight")] = scheme
+    shapes, schemes = expected_tensors(config), {}
+    for path in matrices(config):
+        scheme = quantization.scheme_for(path)
+        if scheme and shapes[f"{path}.weight"][1] % scheme.group_size == 0:
+            schemes[path] = scheme
     return schemes
+
+
+def matrices(config: ModelConfig) -> list[str]:
+    """Return the paths of the modules that have a matrix, in the model's order."""
+    return [name.removesuffix(".weight") for name, shape in expected_tensors(config).items() if len(shape) == 2]
 
 
 def quantization_entry(config: ModelConfig, default: Scheme, schemes: Mapping[str, Scheme]) -> Quantization:
     """Return the config entry that tells loaders every module's scheme, exceptions only where they are needed."""
-    matrices = [name.removesuffix(".weight") for name, shape in expected_tensors(config).items() if len(shape) == 2]
-    return Quantization(default, {path: schemes.get(path) for path in matrices if schemes.get(path) != default})
+    return Quantization(default, {p: schemes.get(p) for p in matrices(config) if schemes.get(p) != default})
 
 
 def _shards(tensors: Iterable[OutputTensor], shard_bytes: int) -> dict[str, tuple[OutputTensor, ...]]:

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..config import ModelConfig
-from ..errors import CheckpointError
 
 FLOAT_DTYPES = ("F32", "F16", "BF16")
 
@@ -35,10 +34,15 @@ class TensorRef:
 
 
 class Source(Protocol):
-    """Weights with their config and side files, wherever they come from."""
+    """Weights with their config and side files, wherever they come from.
+
+    `location` is the file or folder; `base_model` the Hub id, where the weights came from there.
+    """
 
     config: ModelConfig
+    location: Path
     description: str
+    base_model: str | None
     extra_config: dict[str, Any]
 
     def tensors(self) -> Iterator[TensorRef]:
@@ -54,16 +58,15 @@ class Source(Protocol):
         """Close the source's files."""
 
 
-def check_finite(name: str, raw: np.ndarray, dtype: str) -> None:
-    """Raise CheckpointError if the rows hold NaN or infinity. Works on the exponent bits, in one pass."""
+def is_finite(raw: np.ndarray, dtype: str) -> bool:
+    """Return whether the rows hold neither NaN nor infinity. Works on the exponent bits, in one pass."""
     bits, exponent = {
         "F32": (np.uint32, 0x7F800000),
         "F16": (np.uint16, 0x7C00),
         "BF16": (np.uint16, 0x7F80),
     }[dtype]
     sign_free = raw.view(bits) & np.array(~(1 << (8 * np.dtype(bits).itemsize - 1)), dtype=np.int64).astype(bits)
-    if raw.size and int(sign_free.max()) >= exponent:
-        raise CheckpointError(f"{name} holds NaN or infinity: the source is damaged")
+    return not raw.size or int(sign_free.max()) < exponent
 
 
 def file_facts(path: Path) -> list[Any]:

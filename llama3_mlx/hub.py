@@ -42,6 +42,13 @@ def resolve_model(path_or_id: str | Path, *, progress: bool = False, bar: type[A
     return _snapshot(match["id"], match["revision"], progress or bar is not None, bar)
 
 
+def repository_of(folder: Path) -> str | None:
+    """Return the Hub id of a folder in the Hub's cache, None for other folders."""
+    snapshots = folder.absolute().parent
+    kind, *names = snapshots.parent.name.split("--")
+    return "/".join(names) if snapshots.name == "snapshots" and kind == "models" and len(names) == 2 else None
+
+
 def _snapshot(repo_id: str, revision: str | None, progress: bool, bar: type[Any] | None = None) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError

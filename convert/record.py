@@ -1,0 +1,39 @@
+"""conversion.json: how a folder was made, and the checksum of each of its tensors."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..config import load_json_object
+from ..errors import CheckpointError
+from ..version import __version__
+from .journal import Checksums
+from .tensors import Source
+
+RECORD_NAME = "conversion.json"
+
+
+def make_record(
+    source: Source, quantiser: str | None, settings: Mapping[str, Any], modules: Mapping[str, Checksums]
+) -> dict[str, Any]:
+    """Return the record's content. It has no times in it: equal conversions give equal files."""
+    crc = {tensor: f"{value:08x}" for checksums in modules.values() for tensor, value in checksums.items()}
+    return {
+        "llama3_mlx": __version__,
+        "source": source.description,
+        "base_model": source.base_model,
+        "quantiser": quantiser,
+        "settings": dict(settings),
+        "crc32": dict(sorted(crc.items())),
+    }
+
+
+def load_record(folder: Path) -> dict[str, Any]:
+    """Read the record of a folder; raises CheckpointError if it was not made by this package."""
+    path = folder / RECORD_NAME
+    if not path.exists():
+        raise CheckpointError(f"{folder} has no {RECORD_NAME}: only what this package converted can be verified")
+    record = load_json_object(path)
+    if not isinstance(record.get("crc32"), dict):
+        raise CheckpointError(f"{path} has no crc32 of the tensors")
+    return record
