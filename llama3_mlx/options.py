@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 from .errors import RequestError
 
 
-def setting(default: Any, text: str, **limits: float) -> Any:
+def setting(default: Any, text: str, **limits: Any) -> Any:
     """Declare a field with its help text and its inclusive limits `low` and `high`."""
     return field(default=default, metadata={"help": text, **limits})
 

@@ -49,7 +49,7 @@ def compensated(
         codes.append(np.array(group_codes.astype(mx.uint8)))
         scales.append(np.array(grid.scales))
         biases.append(np.array(grid.biases))
-        loss += float(group_loss.item())
+        loss += float(np.array(group_loss))
     found = Grid(mx.array(np.stack(scales, axis=-1)), mx.array(np.stack(biases, axis=-1)))
     return Rounded(np.concatenate(codes).T, found, loss / rows)
 

@@ -1,4 +1,4 @@
-"""MLX's packed layout of quantised codes: a little-endian stream of bits in 32-bit words. Source: `mlx.core.quantize`."""
+"""MLX's packed layout of quantised codes: a little-endian stream of bits in 32-bit words, as `mlx.core.quantize`."""
 
 import numpy as np
 
