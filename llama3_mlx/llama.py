@@ -218,7 +218,7 @@ class Llama:
         """End what runs and give the memory back; the object is of no use afterwards."""
         self._close()
         if hasattr(self, "model"):
-            del self.model, self.engine.model
+            del self.model, self.adapters
 
     def __enter__(self) -> "Llama":
         return self

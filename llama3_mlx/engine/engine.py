@@ -119,10 +119,14 @@ class Engine:
         if thread is not None and thread.is_alive():
             self._inbox.put(lambda: None)
             thread.join()
+        for name in ("model", "draft", "adapters", "disk", "_batch"):
+            self.__dict__.pop(name, None)
 
     @property
     def running(self) -> int:
         """Answers that are being written, prompts that are being run included."""
+        if self._closing:
+            return 0
         prefill = self._prefill
         return len(self._batch.rows) + (len(prefill.request.asks) if prefill else 0)
 
