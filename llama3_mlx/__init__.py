@@ -17,9 +17,15 @@ if TYPE_CHECKING:
         Llama3MLXError,
         MissingExtraError,
         RequestError,
+        StructureError,
         TokenizerError,
     )
+    from .grammar import Grammar, compile_grammar
     from .llama import Llama
+    from .structure import parse_result
+    from .tool_call import ToolCall
+    from .tool_calls import ToolCalls, ToolCallStream, parse_tool_calls
+    from .tools import acall_tool, call_tool, tool_spec
 
 _HOMES = {
     "Llama": "llama",
@@ -35,7 +41,18 @@ _HOMES = {
     "Llama3MLXError": "errors",
     "MissingExtraError": "errors",
     "RequestError": "errors",
+    "StructureError": "errors",
     "TokenizerError": "errors",
+    "Grammar": "grammar",
+    "compile_grammar": "grammar",
+    "parse_result": "structure",
+    "ToolCall": "tool_call",
+    "ToolCalls": "tool_calls",
+    "ToolCallStream": "tool_calls",
+    "parse_tool_calls": "tool_calls",
+    "acall_tool": "tools",
+    "call_tool": "tools",
+    "tool_spec": "tools",
 }
 
 __all__ = [
@@ -45,6 +62,7 @@ __all__ = [
     "ContextLengthError",
     "ConversionError",
     "DialogError",
+    "Grammar",
     "HubError",
     "Llama",
     "Llama3MLXError",
@@ -52,7 +70,17 @@ __all__ = [
     "Piece",
     "RequestError",
     "Stream",
+    "StructureError",
     "TokenizerError",
+    "ToolCall",
+    "ToolCallStream",
+    "ToolCalls",
+    "acall_tool",
+    "call_tool",
+    "compile_grammar",
+    "parse_result",
+    "parse_tool_calls",
+    "tool_spec",
     "__version__",
 ]
 
