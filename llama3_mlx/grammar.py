@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .date_formats import with_strict_dates
 from .errors import RequestError
 from .grammar_tokens import grammar_tokens
 from .masking import mask_width
@@ -39,11 +40,12 @@ def compile_grammar(
     tool_choice: ToolChoice = "auto",
     several_calls: bool = False,
 ) -> "Grammar":
-    """Compile what an answer must look like; exactly one of schema, regex, grammar, choices and tools is given.
+    r"""Compile what an answer must look like; exactly one of schema, regex, grammar, choices and tools is given.
 
-    `schema` is a dict, JSON text, dataclass, pydantic model or type hint; `grammar` is in Lark or EBNF (GBNF) syntax
-    with the rule `start` or `root`; `tool_choice` is "auto", "required" or a tool's name. `n_vocab` is the width of the
-    model's logits where it isn't the tokenizer's. Raises RequestError, with the reason, for what can't be compiled.
+    `schema` is a dict, JSON text, dataclass, pydantic model or type hint; `regex` describes the whole answer in Rust's
+    syntax, where `\d` is 0 to 9; `grammar` is in Lark or EBNF (GBNF) syntax with the rule `start` or `root`;
+    `tool_choice` is "auto", "required" or a tool's name. `n_vocab` is the width of the model's logits where it isn't
+    the tokenizer's. Raises RequestError, with the reason, for what can't be compiled.
     """
     given = {"schema": schema, "regex": regex, "grammar": grammar, "choices": choices, "tools": tools}
     named = [name for name, value in given.items() if value is not None]
@@ -169,16 +171,16 @@ def _of_schema(schema: Any) -> str:
     # The schema `true` is every JSON value, as is {}.
     value = value if isinstance(value, dict) else {} if value else {"not": {}}
     try:
-        return LLMatcher.grammar_from_json_schema(json.dumps(value), defaults=_JSON_OPTIONS)
+        return LLMatcher.grammar_from_json_schema(json.dumps(with_strict_dates(value)), defaults=_JSON_OPTIONS)
     except (TypeError, ValueError) as error:
         raise RequestError(f"the schema can't be compiled: {one_line(str(error))}") from None
 
 
 def _of_regex(regex: str) -> str:
-    from llguidance import LLMatcher
+    from llguidance import LLMatcher, regex_to_lark
 
     _expect_text("regex", regex)
-    return LLMatcher.grammar_from_regex(regex)
+    return LLMatcher.grammar_from_lark(f"start: /{regex_to_lark(regex, 'd')}/")
 
 
 def _of_grammar(grammar: str) -> str:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .date_formats import with_strict_dates
 from .errors import RequestError
 from .tool_calls import PYTHON_TAG
 from .tools import Tool, tool_specs
@@ -34,7 +35,7 @@ def tool_grammar(
     if name is not None and name not in names:
         raise RequestError(f"tool_choice is {name!r:.80}; the tools are {', '.join(names)}")
     kept = [spec for spec in specs if name in (None, spec["function"]["name"])]
-    schema = {"x-guidance": dict(options), **call_schema(kept)}
+    schema = {"x-guidance": dict(options), **with_strict_dates(call_schema(kept))}
     starts = ["calls"]
     if choice == "auto":
         starts += ["TEXT", f"TEXT {PYTHON_TAG} calls"] if tagged else ["TEXT"]

@@ -1,5 +1,6 @@
 """Structured answers: random walks through grammars, over real vocabularies, judged by other packages."""
 
+import datetime
 import gc
 import json
 import random
@@ -130,9 +131,24 @@ def test_no_way_leads_outside_of_500_random_schemas(llama3: Walker, smollm2: Wal
 
 
 def test_a_regular_expression_holds(llama3: Walker) -> None:
-    found = texts(llama3, 60, regex=r"[A-Z][a-z]{2,5}-\d{3}(\.5)?")
-    assert len(found) > 20
-    assert all(re.fullmatch(r"[A-Z][a-z]{2,5}-\d{3}(\.5)?", text) for text in found)
+    for regex in (r"[A-Z][a-z]{2,5}-\d{3}(\.5)?", r"^a/\d+\\\d\n[^\d]$", r"(?i:no|n\/o)"):
+        found = texts(llama3, 60, regex=regex)
+        assert len(found) > 3
+        assert all(re.fullmatch(regex, text, re.ASCII) for text in found)
+
+
+def test_dates_are_dates_that_there_are(llama3: Walker) -> None:
+    readers: dict[str, Any] = {"date": datetime.date, "time": datetime.time, "date-time": datetime.datetime}
+    for form, kind in readers.items():
+        state = compiled(llama3, schema={"type": "string", "format": form}).start()
+        found = texts(llama3, 80, schema={"type": "string", "format": form})
+        assert len(found) > 50
+        for text in found:
+            kind.fromisoformat(json.loads(text))
+        assert state.validate_tokens(llama3.tokenizer.encode('"2026-02-30"')) < 8
+    days = compiled(llama3, schema=datetime.date)
+    for text, valid in {"2024-02-29": True, "2000-02-29": True, "1900-02-29": False, "2023-02-29": False}.items():
+        assert takes(llama3, days, f'"{text}"')[0] == valid
 
 
 @pytest.mark.parametrize(
