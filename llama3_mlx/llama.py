@@ -297,7 +297,7 @@ class Llama:
             return None
 
         def finish(completion: Completion) -> Completion:
-            from .grammar import parse_result
+            from .structure import parse_result
 
             if completion.finish_reason != "stop":
                 return completion

@@ -38,6 +38,11 @@ class Tokenizer:
         self._control_text = {token: text for text, token in control_tokens.items()}
         self._patterns = dict(patterns or {})
 
+    @property
+    def encoder(self) -> Encoder:
+        """What turns ordinary text, free of lone surrogates, into ids; it doesn't keep this object alive."""
+        return self._encode
+
     def encode(self, text: str, *, bos: bool = False) -> list[int]:
         """Return the ids of `text`, every character of it ordinary; `bos` puts the beginning of text before.
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 import mlx.core as mx
-import numpy as np
 
 from ..cache import ModelCache
 from ..completion import TokenLogprob
@@ -200,10 +199,8 @@ def _take_all(row: Row, found: Verified) -> None:
 
 def place_of(row: Row) -> Place:
     """Return what the row's next token depends on."""
-    mask = None
-    if row.constraint is not None:
-        mask = np.zeros(row.constraint.n_words, np.uint32)
-        row.constraint.fill_mask(mask)
+    masks = row.masks([])
+    mask = None if masks is None else masks[0]
     return Place(row.sampling, row.seed, row.chosen, row.penalties, mask, row.options.logprobs)
 
 

@@ -5,10 +5,12 @@ import time
 from collections.abc import Sequence
 
 import mlx.core as mx
+import numpy as np
 
 from ..completion import Completion, FinishReason, Piece, TokenLogprob
 from ..detokenizer import Detokenizer
 from ..errors import CheckpointError
+from ..masking import mask_width
 from ..penalties import Penalties, make_penalties
 from ..sampling import Sampling
 from ..stopping import StopTexts
@@ -65,6 +67,14 @@ class Row:
     def room(self) -> int:
         """Tokens that may still be taken."""
         return self.ask.limit - len(self.tokens)
+
+    def masks(self, drafted: Sequence[int]) -> np.ndarray | None:
+        """Return what the row's form allows next, and after each drafted token, (1 + n, words); None without a form."""
+        if self.constraint is None:
+            return None
+        masks = np.zeros((1 + len(drafted), mask_width(self.ask.constraint.n_vocab)), np.uint32)
+        self.constraint.fill_masks(masks, drafted)
+        return masks
 
     def check(self) -> None:
         """End the row if its receiver has gone or its time is over."""
