@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from .results import Figure, Results
-from .table import rate, size
+from .table import size
 
 _PANELS = (
     ("prefill", "prefill, tokens/s", "prompt tokens"),
@@ -49,7 +49,7 @@ def svg(results: Results) -> str:
     ]
     for index, (what, title, below) in enumerate(panels):
         left, top = index % columns * _WIDTH, index // columns * _HEIGHT + 50
-        drawn = _panel(results.of(what), results.programs, title, below, size if what == "peak" else rate)
+        drawn = _panel(results.of(what), results.programs, title, below, size if what == "peak" else _number)
         parts.append(f'<g transform="translate({left},{top})">{"".join(drawn)}</g>')
     return "\n".join([*parts, "</svg>", ""])
 
@@ -94,7 +94,9 @@ def _grid(frame: _Frame, below: str, write: Callable[[float], str]) -> list[str]
         value = frame.top * step / 4
         y = frame.y(value)
         parts.append(f'<line x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(write(value))}</text>')
+        parts.append(
+            f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(write(value) if value else "0")}</text>'
+        )
     for at in frame.sizes:
         x = frame.x(at)
         parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">{at:,}</text>')
@@ -109,3 +111,7 @@ def _round_up(value: float) -> float:
         return 1.0
     unit = 10.0 ** math.floor(math.log10(value))
     return next(unit * n for n in (1, 2, 4, 5, 8, 10) if unit * n >= value)
+
+
+def _number(value: float) -> str:
+    return f"{value:,g}"
