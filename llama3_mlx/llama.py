@@ -51,6 +51,7 @@ class Llama:
         *,
         cache: CacheOptions | None = None,
         adapters: Any = None,
+        draft: LlamaForCausalLM | None = None,
         memory_bytes: int | None = None,
         max_rows: int = 32,
     ) -> None:
@@ -67,6 +68,7 @@ class Llama:
             self._engine_settings(working_memory_bytes() if memory_bytes is None else memory_bytes, max_rows),
             tokenizer.make_detokenizer,
             adapters=adapters,
+            draft=draft,
         )
         self._close = weakref.finalize(self, Engine.close, self.engine)
 
@@ -79,13 +81,15 @@ class Llama:
         adapters: Mapping[str, str | Path] | None = None,
         dtype: str | None = None,
         cache: CacheOptions | None = None,
+        draft: str | Path | None = None,
         memory_gb: float | None = None,
         max_rows: int = 32,
     ) -> "Llama":
         """Load a folder or a Hub id (`owner/name`), with a LoRA adapter for all answers or several by name.
 
         `dtype` is float32, float16 or bfloat16; by default what suits the device. `memory_gb` bounds weights, keys and
-        values together, by default at what the device can use. Up to `max_rows` answers are written at once, others
+        values together, by default at what the device can use. `draft` is a smaller model of the same tokenizer that
+        drafts tokens for this one. Up to `max_rows` answers are written at once, others
         wait. Raises ConfigError, CheckpointError, TokenizerError or HubError.
         """
         folder = resolve_model(path_or_id)
@@ -106,6 +110,7 @@ class Llama:
             load_dialog(folder, tokenizer),
             cache=cache,
             adapters=loaded,
+            draft=None if draft is None else load_draft(draft, tokenizer, dtype),
             memory_bytes=None if memory_gb is None else int(memory_gb * 1e9),
             max_rows=max_rows,
         )
@@ -317,6 +322,16 @@ class Llama:
             max_rows=max_rows,
             cache=kind,
         )
+
+
+def load_draft(path_or_id: str | Path, tokenizer: Tokenizer, dtype: str | None) -> LlamaForCausalLM:
+    """Load the model that drafts; raises RequestError if its tokens aren't the other's."""
+    folder = resolve_model(path_or_id)
+    sample = "The quick brown fox, 12345 äöü: def f(x):\n\treturn x  # 你好"
+    theirs = load_tokenizer(folder)
+    if theirs.vocab_size != tokenizer.vocab_size or theirs.encode(sample) != tokenizer.encode(sample):
+        raise RequestError(f"the draft model {folder.name} has another tokenizer: choose one of the same family")
+    return load_model(folder, dtype=dtype)
 
 
 def with_seed(options: GenerationOptions, index: int) -> GenerationOptions:

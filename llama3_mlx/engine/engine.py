@@ -10,21 +10,23 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar, cast
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 
 from ..cache import CacheOptions, ModelCache
 from ..detokenizer import Detokenizer
-from ..device import CRITICAL, NORMAL, memory_pressure, wired_memory
+from ..device import CRITICAL, NORMAL, memory_pressure, on_gpu, wired_memory
 from ..errors import Llama3MLXError
 from ..model import LlamaForCausalLM
 from .batch import Batch
 from .prefill import Prefill
 from .prefixes import Prefixes
-from .request import Request
+from .request import Ask, Request
 from .row import Row
+from .speculators import CPU_COSTS, GPU_COSTS, LookupSpeculator, ModelSpeculator, Speculator
 
 T = TypeVar("T")
 PREFILL_CHUNK = 2048
@@ -69,9 +71,15 @@ class Engine:
         *,
         adapters: Any = None,
         disk: Any = None,
+        draft: LlamaForCausalLM | None = None,
     ) -> None:
-        """`adapters` is an AdapterSet, `disk` what finds and keeps prefixes across processes (see prefixes_disk)."""
+        """`draft` is a smaller model of the same vocabulary, `adapters` an AdapterSet.
+
+        `disk` finds and keeps prefixes across processes (see disk_prefixes.py).
+        """
         self.model, self.settings, self.adapters, self.disk = model, settings, adapters, disk
+        self.draft = draft
+        self._draft_cost = 0.0 if draft is None else _weight_bytes(draft) / max(1, _weight_bytes(model))
         self.counts = Counts()
         self.prefixes = Prefixes(settings.prefix_bytes)
         self._make_detokenizer = make_detokenizer
@@ -295,9 +303,24 @@ class Engine:
     def _make_rows(self, request: Request) -> list[Row]:
         n_vocab, stop_ids = self.model.config.vocab_size, self.settings.stop_ids
         return [
-            Row(request, ask, n_vocab=n_vocab, stop_ids=stop_ids, detokenizer=self._make_detokenizer())
+            Row(
+                request,
+                ask,
+                n_vocab=n_vocab,
+                stop_ids=stop_ids,
+                detokenizer=self._make_detokenizer(),
+                speculator=self._make_speculator(request, ask),
+            )
             for ask in request.asks
         ]
+
+    def _make_speculator(self, request: Request, ask: Ask) -> Speculator | None:
+        if not ask.options.speculate:
+            return None
+        costs = GPU_COSTS if on_gpu() else CPU_COSTS
+        if self.draft is None:
+            return LookupSpeculator(request.prompt, costs)
+        return ModelSpeculator(self.draft, request.prompt, replace(costs, draft=self._draft_cost))
 
     def _keep(self, row: Row, take: Callable[[], ModelCache]) -> None:
         """Keep an ended row's cache for the prompts that go on from it."""
@@ -398,6 +421,10 @@ class _Pace:
 
 def _smoothed(old: float, new: float) -> float:
     return 0.8 * old + 0.2 * new if old else new
+
+
+def _weight_bytes(model: LlamaForCausalLM) -> int:
+    return sum(array.nbytes for _, array in cast(list[tuple[str, mx.array]], tree_flatten(model.parameters())))
 
 
 def _over(request: Request) -> bool:

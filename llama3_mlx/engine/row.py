@@ -3,7 +3,6 @@
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import mlx.core as mx
 
@@ -14,13 +13,21 @@ from ..penalties import Penalties, make_penalties
 from ..sampling import Sampling
 from ..stopping import StopTexts
 from .request import Ask, Request
+from .speculators import Speculator
 
 
 class Row:
     """An answer in the batch. What the device has chosen is ahead of what the host has seen in `tokens`."""
 
     def __init__(
-        self, request: Request, ask: Ask, *, n_vocab: int, stop_ids: frozenset[int], detokenizer: Detokenizer
+        self,
+        request: Request,
+        ask: Ask,
+        *,
+        n_vocab: int,
+        stop_ids: frozenset[int],
+        detokenizer: Detokenizer,
+        speculator: Speculator | None = None,
     ) -> None:
         options = ask.options
         self.request, self.ask, self.options = request, ask, options
@@ -28,8 +35,10 @@ class Row:
         self.sampling = Sampling.from_options(options)
         self.penalties: Penalties | None = make_penalties(options, request.prompt, n_vocab)
         self.constraint = ask.constraint.start() if ask.constraint is not None else None
-        self.speculator: Any = None
+        self.speculator = speculator
         self.seed = secrets.randbits(64) if options.seed is None else options.seed
+        self.seen = False
+        """Whether `tokens` hold the latest token that the device has chosen."""
         self.chosen = 0
         """Tokens chosen so far on the device; the step of the next one."""
         self.tokens: list[int] = []
@@ -80,6 +89,8 @@ class Row:
             self.ended = "stop"
             return
         self.tokens.append(token)
+        if self.speculator is not None:
+            self.speculator.wrote(token)
         self._pending.append(token)
         if logprob is not None:
             self._logprobs.append(logprob)
