@@ -159,7 +159,7 @@ class Llama:
         streams = []
         for ids, asked, limit, constraint in prepared:
             stream = Stream(self._finisher(asked))
-            self._submit(ids, [Ask(asked, stream.reply, limit, constraint)])
+            self._submit(ids, [Ask(asked, stream.reply, limit, constraint)], bulk=True)
             streams.append(stream)
         done = []
         try:
@@ -285,9 +285,11 @@ class Llama:
         self._submit(ids, [Ask(options, stream.reply, limit, constraint)])
         return stream
 
-    def _submit(self, prompt: list[int], asks: Sequence[Ask], progress: Progress | None = None) -> Request:
+    def _submit(
+        self, prompt: list[int], asks: Sequence[Ask], progress: Progress | None = None, *, bulk: bool = False
+    ) -> Request:
         first = asks[0].options
-        request = Request(prompt, asks, adapter=first.adapter, priority=first.priority, progress=progress)
+        request = Request(prompt, asks, adapter=first.adapter, priority=first.priority, progress=progress, bulk=bulk)
         self.engine.submit(request)
         return request
 

@@ -186,12 +186,21 @@ class Engine:
         if self._prefill is None:
             self._prefill = self._next()
         if self._prefill is not None:
-            chunk = self._advance(self._prefill, self._pace.chunk() if others else PREFILL_CHUNK)
-        if self._batch.rows:
+            chunk = self._advance(self._prefill, self._pace.chunk() if self._watched else PREFILL_CHUNK)
+        if self._batch.rows and (self._watched or not self._may_gather()):
             self._batch.step()
             self.counts.steps += 1
             if others:
                 self._pace.took(time.perf_counter() - began, chunk)
+
+    @property
+    def _watched(self) -> bool:
+        """Whether somebody follows what is being written, so that a newcomer's prompt mustn't stall it."""
+        return any(not row.request.bulk for row in self._batch.rows)
+
+    def _may_gather(self) -> bool:
+        """Whether there are more prompts to run before the next step, which then serves more rows."""
+        return self._prefill is not None or (bool(self._waiting) and self._has_room(self._waiting[0]))
 
     def _drop_cancelled(self) -> None:
         for request in [request for request in self._waiting if _over(request)]:
