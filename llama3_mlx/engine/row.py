@@ -99,8 +99,6 @@ class Row:
             self.ended = "stop"
             return
         self.tokens.append(token)
-        if self.speculator is not None:
-            self.speculator.wrote(token)
         self._pending.append(token)
         if logprob is not None:
             self._logprobs.append(logprob)
