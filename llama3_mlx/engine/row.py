@@ -14,6 +14,9 @@ from ..masking import mask_width
 from ..penalties import Penalties, make_penalties
 from ..sampling import Sampling
 from ..stopping import StopTexts
+from ..tool_call import ToolCall
+from ..tool_calls import ToolCallStream
+from ..tools import tool_name
 from .request import Ask, Request
 from .speculators import Speculator
 
@@ -57,6 +60,10 @@ class Row:
         self._pending_logprobs: list[TokenLogprob] = []
         self._detokenizer, self._stops = detokenizer, StopTexts(options.stop)
         self._first_s = self._last_s = 0.0
+        self._calls: list[ToolCall] = []
+        self._call_stream = None
+        if options.calls_tools:
+            self._call_stream = ToolCallStream([tool_name(tool) for tool in options.tools])
 
     @property
     def wants_logprobs(self) -> bool:
@@ -118,6 +125,8 @@ class Row:
             if self._stops.found is None:
                 rest += self._stops.finish()
             self._give(rest, last=True)
+        elif self._call_stream is not None:
+            self._give("", last=True)
         self.ask.reply.deliver(self.completion())
 
     def completion(self) -> Completion:
@@ -136,15 +145,22 @@ class Row:
             peak_memory_bytes=mx.get_peak_memory(),
             logprobs=tuple(self._logprobs) if self.wants_logprobs else None,
             prompt_logprobs=self.prompt_logprobs,
+            tool_calls=tuple(self._calls),
             passes=self.passes,
             first_token_s=self.first_token_s,
         )
 
     def _give(self, text: str, *, last: bool = False) -> None:
-        if not text and not (last and self._pending):
+        calls: tuple[ToolCall, ...] = ()
+        if self._call_stream is not None:
+            parts = [*self._call_stream.add(text), *(self._call_stream.finish() if last else ())]
+            text = "".join(part for part in parts if isinstance(part, str))
+            calls = tuple(part for part in parts if isinstance(part, ToolCall))
+        if not text and not calls and not (last and self._pending):
             return
         self._text.append(text)
-        self.ask.reply.deliver(Piece(text, tuple(self._pending), tuple(self._pending_logprobs)))
+        self._calls += calls
+        self.ask.reply.deliver(Piece(text, tuple(self._pending), tuple(self._pending_logprobs), calls))
         self._pending.clear()
         self._pending_logprobs.clear()
 
