@@ -20,7 +20,7 @@ from .journal import Checksums, Journal
 from .plan import OutputTensor, Plan
 
 # So much work is lost at most when a run is killed.
-_FLUSH_BYTES = 500_000_000
+_FLUSH_BYTES = 128_000_000
 
 
 class ShardWriter:
