@@ -169,7 +169,7 @@ def load_dialog(folder: Path, tokenizer: Tokenizer) -> Dialog | None:
     values = _json(folder / "tokenizer_config.json")
     named = {name: _token_text(values.get(name)) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
     tokens = {name: text for name, text in named.items() if text is not None}
-    template = _own_template(folder)
+    template = stored_template(folder)
     if template is None:
         if not {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"} <= tokenizer.control_tokens.keys():
             return None
@@ -179,7 +179,8 @@ def load_dialog(folder: Path, tokenizer: Tokenizer) -> Dialog | None:
     return Dialog(tokenizer, template, tokens)
 
 
-def _own_template(folder: Path) -> str | None:
+def stored_template(folder: Path) -> str | None:
+    """Return the chat template that a model folder brings along, None if it has none."""
     jinja = folder / "chat_template.jinja"
     if jinja.exists():
         return jinja.read_text(encoding="utf-8")
