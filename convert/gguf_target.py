@@ -107,7 +107,7 @@ class GGUFTarget:
         """Read the file again, as a source, and compare it with the one it came from."""
         written = GGUFSource(folder / self._file_name)
         try:
-            if written.config != replace(self.source.config, dtype=written.config.dtype, quantization=None):
+            if _in_gguf(written.config) != _in_gguf(self.source.config):
                 raise CheckpointError(f"{self._file_name}: its metadata describes another model than the source's")
             back = {ref.name: ref for ref in written.tensors()}
             modules = tuple(
@@ -125,6 +125,20 @@ class GGUFTarget:
         yield from lossy_source(self.refs(), quantises=self.kind.startswith("Q"))
         if self._whole:
             yield f"kept in F16, as blocks of 32 don't divide their rows: {', '.join(self._whole[:3])}"
+
+
+def _in_gguf(config: ModelConfig) -> ModelConfig:
+    """Return what GGUF metadata can say of a config; its numbers are float32."""
+    return replace(
+        config,
+        rms_norm_eps=float(np.float32(config.rms_norm_eps)),
+        rope_theta=float(np.float32(config.rope_theta)),
+        rope_scaling=replace(config.rope_scaling, original_max_position_embeddings=0),
+        dtype=None,
+        bos_token_id=None,
+        eos_token_ids=(),
+        quantization=None,
+    )
 
 
 def read_float32(ref: TensorRef, start: int, stop: int) -> np.ndarray:
