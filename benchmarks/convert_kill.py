@@ -65,7 +65,8 @@ def main() -> None:
     shutil.rmtree(whole, ignore_errors=True)
     whole_s, _ = timed([*_COMMAND, str(source), str(whole), *options])
     expected = checksums(whole)
-    rng, rows = random.Random(args.seed), []
+    rng = random.Random(args.seed)
+    rows: list[list[str]] = []
     while len(rows) < args.kills:
         command = [*_COMMAND, str(source), str(dest), *options]
         after_s = rng.uniform(0, whole_s)

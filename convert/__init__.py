@@ -14,7 +14,7 @@ from .recipes import make_quantization
 from .sources import open_source, outline_source
 from .target import FolderTarget, Target
 from .tensors import Source
-from .upload import check_uploadable, upload
+from .upload import check_login, upload
 from .verify import ModuleError, Verification, verify_files
 
 __all__ = [
@@ -54,7 +54,7 @@ def convert(
     options, place = make_options(settings), _place(dest)
     kind = options.target(place)
     if upload_to is not None:
-        check_uploadable(upload_to)
+        check_login(upload_to)
     opened = open_source(source, progress=progress is not None)
     try:
         target = make_target(opened, options, kind, place)

@@ -107,7 +107,7 @@ def _absent(repo_id: str, folder: Path | None) -> str:
     return f"{repo_id} has no config.json at its root, so it is no model in Hugging Face's form"
 
 
-def as_hub_error(repo_id: str, revision: str | None, error: Exception) -> Exception:
+def as_hub_error(repo_id: str, revision: str | None, error: Exception, doing: str = "download of") -> Exception:
     """Return the error that says in one line what the Hub's answer means; what is no answer of its own comes back."""
     import httpx
     from huggingface_hub.errors import (
@@ -132,7 +132,7 @@ def as_hub_error(repo_id: str, revision: str | None, error: Exception) -> Except
     if isinstance(error, HFValidationError):
         return HubError(f"{repo_id!r} is no Hub id: {error}")
     if isinstance(error, HfHubHTTPError | httpx.HTTPError):
-        return HubError(f"the Hub broke off the download of {repo_id}: {_one_line(error)}; call again to go on")
+        return HubError(f"the Hub broke off the {doing} {repo_id}: {_one_line(error)}; call again to go on")
     return error
 
 
