@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from . import pipeline
 from .layout import Place
-from .pipeline import BLOCK_VALUES, convert_tensors
 from .target import Target, total_bytes
 from .tensors import Source, TensorRef
 from .writer import write_at
@@ -43,7 +43,7 @@ def forecast(target: Target, source: Source, dest: Path) -> Forecast:
     with tempfile.TemporaryFile(dir=_existing(dest.parent)) as file:
         writer = _SampleWriter(file.fileno(), target)
         began = time.perf_counter()
-        convert_tensors(target, sample, writer)
+        pipeline.convert_tensors(target, sample, writer)
         os.fsync(file.fileno())
         took = time.perf_counter() - began
     with tempfile.TemporaryDirectory() as folder:
@@ -100,7 +100,7 @@ def _sampled(refs: list[TensorRef]) -> list[TensorRef]:
 
 def _cut(ref: TensorRef) -> TensorRef:
     columns = ref.shape[1] if len(ref.shape) > 1 else 1
-    rows = min(ref.rows, _SAMPLE_BLOCKS * max(1, BLOCK_VALUES // columns))
+    rows = min(ref.rows, _SAMPLE_BLOCKS * max(1, pipeline.BLOCK_VALUES // columns))
     return replace(ref, shape=(rows, *ref.shape[1:]), nbytes=ref.nbytes * rows // ref.rows)
 
 
