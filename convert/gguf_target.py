@@ -31,6 +31,8 @@ from .verify import Verification, module_error, refuse_hopeless
 ROPE_FACTORS = "rope_freqs.weight"
 # Source: llama.cpp `include/llama.h` (llama_ftype).
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7}
+# Scales are float16.
+_LARGEST = 65504.0
 
 
 class GGUFTarget:
@@ -97,8 +99,10 @@ class GGUFTarget:
         output = self._outputs[ref.name]
         if output.kind == "F16":
             return [(output.name, np.array(in_range(ref, rows, "F16")))]
-        whole = np.array(rows.astype(mx.float32))
-        return [(output.name, gguf.quantize(whole, gguf.GGMLQuantizationType[output.kind]))]
+        whole = rows.astype(mx.float32)
+        if output.kind != "F32" and not (mx.abs(whole).max() < _LARGEST).item():
+            raise ConversionError(f"{ref.name} doesn't fit the range of {output.kind}: choose gguf_type f32")
+        return [(output.name, gguf.quantize(np.array(whole), gguf.GGMLQuantizationType[output.kind]))]
 
     def write_beside(self, folder: Path, record: Mapping[str, Any]) -> None:
         """Write nothing: the file holds all."""
