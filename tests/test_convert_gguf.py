@@ -99,8 +99,8 @@ def write_gguf(
             continue
         with np.errstate(invalid="ignore"):
             packed = gguf.quantize(stored, quantised)
+            back = gguf.dequantize(packed, quantised)
         writer.add_tensor(theirs, packed, raw_dtype=quantised)
-        back = gguf.dequantize(packed, quantised)
         expected[name] = np.empty_like(weight)
         expected[name][rows] = back.reshape(weight.shape)
     writer.write_header_to_file()
