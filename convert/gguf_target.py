@@ -3,6 +3,7 @@
 Source of names, row order and metadata: llama.cpp `convert_hf_to_gguf.py` (LlamaModel) and `gguf-py/gguf/constants.py`.
 """
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -59,7 +60,8 @@ class GGUFTarget:
         fields = self._fields()
         self.layouts: Mapping[str, FileLayout] = {file_name: gguf_layout(fields, list(self._outputs.values()))}
         self.quantiser = f"ggml {self.kind}" if self.kind.startswith("Q") else None
-        self.state: Mapping[str, Any] = {"version": __version__, "kind": self.kind, "fields": fields}
+        digest = hashlib.sha256(self.layouts[file_name].header).hexdigest()
+        self.state: Mapping[str, Any] = {"version": __version__, "header": digest}
 
     def _kind(self, name: str, shape: tuple[int, ...]) -> str:
         if len(shape) == 1:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import mlx.core as mx
 import numpy as np
 
 from ..errors import CheckpointError
@@ -146,6 +147,8 @@ def convert_tensors(
             if damaged:
                 continue
             parts = target.convert(ref, start, as_mlx(raw, ref.dtype))
+            # Freed blocks would pile up where MLX keeps them for later.
+            mx.clear_cache()
             if written:
                 written.result()
             written = writing.submit(_write, writer, ref, start, stop, parts)
