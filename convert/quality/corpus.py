@@ -1,0 +1,44 @@
+"""Text to calibrate on: the built-in texts, written for this project, or the user's; cut into windows of tokens."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from ...errors import ConversionError
+from ...tokenizer import Tokenizer
+
+WINDOW = 256
+_LEAST_WINDOWS = 4
+
+
+def calibration_texts(file: Path | None = None) -> list[str]:
+    """Return the text of `file`, or the built-in texts; raises ConversionError where it can't be read."""
+    if file is None:
+        folder = files(__package__) / "calibration_text"
+        return [entry.read_text(encoding="utf-8") for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)]
+    try:
+        return [file.read_text(encoding="utf-8")]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConversionError(f"the calibration text {file} can't be read: {error}; give a UTF-8 text file") from None
+
+
+def token_windows(
+    tokenizer: Tokenizer, texts: Sequence[str], *, length: int = WINDOW, most: int | None = None
+) -> list[list[int]]:
+    """Return windows of `length` tokens, each text's end cut off where it doesn't fill one, at most `most` of them.
+
+    A window starts with the beginning-of-text token where the model was trained to see one. If there are more than
+    `most`, they are taken evenly from all of the text.
+    """
+    bos = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
+    step = length - len(bos)
+    ids = [token for text in texts for token in tokenizer.encode(text)]
+    windows = [bos + ids[start : start + step] for start in range(0, len(ids) - step + 1, step)]
+    if len(windows) < min(_LEAST_WINDOWS, most or _LEAST_WINDOWS):
+        raise ConversionError(
+            f"the calibration text has {len(ids)} tokens, too few for {_LEAST_WINDOWS} windows of {length}: "
+            "give a longer text"
+        )
+    if most is not None and len(windows) > most:
+        windows = [windows[i * len(windows) // most] for i in range(most)]
+    return windows
