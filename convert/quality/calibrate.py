@@ -159,7 +159,7 @@ class LayerCalibration:
 
 def nearest(weights: mx.array, scheme: Scheme, dtype: mx.Dtype) -> mx.array:
     """Return the weights as MLX's own rounding leaves them, float32."""
-    kind = {"group_size": scheme.group_size, "bits": scheme.bits, "mode": scheme.mode}
+    kind = scheme.to_dict()
     return mx.dequantize(*mx.quantize(weights.astype(dtype), **kind), **kind).astype(mx.float32)
 
 

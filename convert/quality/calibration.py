@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from threading import RLock
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -20,8 +21,12 @@ from .reading import LayerReader
 from .streams import Stream, mapped, moments, sizes, through
 
 _BATCH_TOKENS = 1024
-STORED = {"F16": (mx.float16, np.dtype(np.float16)), "BF16": (mx.bfloat16, np.dtype(np.uint16))}
-STORED["F32"] = (mx.float32, np.dtype(np.float32))
+# MLX's dtype of a stored one, and numpy's, which holds bfloat16 as uint16.
+STORED: dict[str, tuple[mx.Dtype, np.dtype[Any]]] = {
+    "F16": (mx.float16, np.dtype(np.float16)),
+    "BF16": (mx.bfloat16, np.dtype(np.uint16)),
+    "F32": (mx.float32, np.dtype(np.float32)),
+}
 
 
 class Calibration:

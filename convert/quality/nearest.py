@@ -29,7 +29,7 @@ class EqualisedNearest(RoundToNearest):
         if tensor not in self.fits or scheme.mode != "affine":
             return super().__call__(tensor, start, rows, scheme)
         parts = [_fitted(rows[at : at + _ROWS], scheme) for at in range(0, rows.shape[0], _ROWS)]
-        return tuple(mx.concatenate(part) for part in zip(*parts, strict=True))
+        return tuple(mx.concatenate(list(part)) for part in zip(*parts, strict=True))
 
 
 def _fitted(rows: mx.array, scheme: Scheme) -> Packed:

@@ -206,10 +206,10 @@ def _costs(
     for scheme in schemes:
         if columns % scheme.group_size:
             continue
-        kind = {"group_size": scheme.group_size, "bits": scheme.bits}
+        kind = scheme.to_dict()
         rounded = mx.dequantize(*mx.quantize(sample * scale, **kind), **kind)
         error = ((rounded / scale - sample) * size).square().sum(axis=1)
-        costs[scheme] = 0.5 * share * float((energy * error).sum().item())
+        costs[scheme] = 0.5 * share * float(np.array((energy * error).sum()))
     return costs
 
 
@@ -222,11 +222,11 @@ def _table_costs(
     for scheme in schemes:
         if table.shape[1] % scheme.group_size:
             continue
-        kind = {"group_size": scheme.group_size, "bits": scheme.bits}
+        kind = scheme.to_dict()
         total = 0.0
         for batch, gradient in zip(tokens, gradients, strict=True):
             rows = table[batch.reshape(-1)]
             error = mx.dequantize(*mx.quantize(rows, **kind), **kind) - rows
-            total += float((error.square() * gradient.reshape(error.shape).square()).sum().item())
+            total += float(np.array((error.square() * gradient.reshape(error.shape).square()).sum()))
         costs[scheme] = 0.5 * total / count
     return costs

@@ -10,27 +10,27 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ...model import Attention, MLP, Rope, TransformerBlock
+from ...model import MLP, Attention, Rope, TransformerBlock
 
 Stream = list[mx.array]
 
 
 def attention_outputs(attention: Attention, inputs: Stream, rope: Rope) -> Stream:
     """Return what o_proj meets, (B, L, H * head_dim), for normed inputs."""
-    projection, attention.o_proj = attention.o_proj, nn.Identity()
+    projection, attention["o_proj"] = attention["o_proj"], nn.Identity()
     try:
         return evaluated(attention(x, rope, "causal", None) for x in inputs)
     finally:
-        attention.o_proj = projection
+        attention["o_proj"] = projection
 
 
 def hidden_outputs(mlp: MLP, inputs: Stream) -> Stream:
     """Return what down_proj meets, (B, L, F), for normed inputs."""
-    projection, mlp.down_proj = mlp.down_proj, nn.Identity()
+    projection, mlp["down_proj"] = mlp["down_proj"], nn.Identity()
     try:
         return evaluated(mlp(x) for x in inputs)
     finally:
-        mlp.down_proj = projection
+        mlp["down_proj"] = projection
 
 
 def through(block: TransformerBlock, stream: Stream, rope: Rope) -> Stream:
