@@ -37,7 +37,7 @@ def count_operations(output: mx.array) -> collections.Counter[str]:
 def our_step(model: Any) -> mx.array:
     """The graph of one greedy step of ours."""
     cache = make_cache(model.config.num_hidden_layers)
-    mx.eval(model.hidden(mx.array([PROMPT]), cache), [layer.arrays for layer in cache])
+    mx.eval(model.hidden(mx.array([PROMPT]), cache), cache.arrays)
     return mx.argmax(model.head(model.hidden(mx.array([[5]]), cache)[:, -1]), axis=-1)
 
 

@@ -8,7 +8,7 @@ from typing import cast
 
 import mlx.core as mx
 
-from .cache import KVCache
+from .cache import ModelCache
 from .errors import CheckpointError, ContextLengthError, RequestError
 from .model import LlamaForCausalLM
 from .options import GenerationOptions
@@ -45,7 +45,7 @@ def check_length(prompt: Sequence[int], max_tokens: int | None, context: int) ->
 
 def prefill(
     model: LlamaForCausalLM,
-    cache: Sequence[KVCache],
+    cache: ModelCache,
     prompt: Sequence[int],
     progress: PrefillProgress | None = None,
 ) -> mx.array:
@@ -56,7 +56,7 @@ def prefill(
     tokens = mx.array(list(prompt), mx.int32)[None]
     for start in range(0, len(prompt) - PREFILL_CHUNK, PREFILL_CHUNK):
         model.hidden(tokens[:, start : start + PREFILL_CHUNK], cache)
-        mx.eval([array for layer in cache for array in layer.arrays])
+        mx.eval(cache.arrays)
         mx.clear_cache()
         if progress:
             progress(start + PREFILL_CHUNK, len(prompt))
@@ -66,7 +66,7 @@ def prefill(
 
 def generate_tokens(
     model: LlamaForCausalLM,
-    cache: Sequence[KVCache],
+    cache: ModelCache,
     prompt: Sequence[int],
     options: GenerationOptions,
     *,

@@ -7,7 +7,6 @@ from typing import Any, Unpack
 
 import mlx.core as mx
 
-from .cache import make_cache
 from .completion import Completion, FinishReason, Piece, Stream
 from .config import load_json_object
 from .device import wired_memory
@@ -112,7 +111,7 @@ class _Run:
 
     def pieces(self) -> Generator[Piece, None, None]:
         llama, pending = self.llama, []
-        cache = make_cache(llama.config.num_hidden_layers)
+        cache = llama.model.make_cache()
         detokenizer, stops = llama.tokenizer.make_detokenizer(), StopTexts(self.options.stop)
         mx.reset_peak_memory()
         with wired_memory():
