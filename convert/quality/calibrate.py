@@ -20,6 +20,7 @@ from ...model import Rope, TransformerBlock
 from ...quantization import Scheme
 from .equalise import Factors, LayerScales, factors_of, head_columns, norm_scales, scales_of
 from .gptq import Rounded, compensated, inverse_factor
+from .stored import MLX_DTYPES
 from .streams import (
     Stream,
     added,
@@ -67,10 +68,10 @@ class LayerResult:
 
 
 class LayerCalibration:
-    """Calibrates layers that have the given schemes; `dtype` is what scales and norms are stored in."""
+    """Calibrates layers; `stored` names the dtype of scales and norms as safetensors does."""
 
-    def __init__(self, dtype: mx.Dtype, norm_dtype: np.dtype, settings: CalibrationSettings) -> None:
-        self.dtype, self.norm_dtype, self.settings = dtype, norm_dtype, settings
+    def __init__(self, stored: str, settings: CalibrationSettings) -> None:
+        self.stored, self.dtype, self.settings = stored, MLX_DTYPES[stored], settings
 
     def run(
         self, block: TransformerBlock, rope: Rope, schemes: Mapping[str, Scheme], exact: Stream, rounded: Stream
@@ -113,9 +114,9 @@ class LayerCalibration:
         attention = block.self_attn
         heads = np.square(sizes(values_out)).reshape(attention.n_kv_heads, -1, attention.head_dim)
         return LayerScales(
-            attention=norm_scales(np.array(block.input_layernorm.weight), sizes(attention_in), self.norm_dtype),
+            attention=norm_scales(np.array(block.input_layernorm.weight), sizes(attention_in), self.stored),
             values=scales_of(np.sqrt(heads.mean(axis=1)).reshape(-1)),
-            mlp=norm_scales(np.array(block.post_attention_layernorm.weight), sizes(mlp_in), self.norm_dtype),
+            mlp=norm_scales(np.array(block.post_attention_layernorm.weight), sizes(mlp_in), self.stored),
             hidden=scales_of(sizes(hidden)),
         )
 

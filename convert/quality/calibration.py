@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from threading import RLock
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -18,15 +17,10 @@ from .equalise import LayerScales, norm_scales
 from .gptq import Rounded, compensated, inverse_factor
 from .packing import pack
 from .reading import LayerReader
+from .stored import MLX_DTYPES
 from .streams import Stream, mapped, moments, sizes, through
 
 _BATCH_TOKENS = 1024
-# MLX's dtype of a stored one, and numpy's, which holds bfloat16 as uint16.
-STORED: dict[str, tuple[mx.Dtype, np.dtype[Any]]] = {
-    "F16": (mx.float16, np.dtype(np.float16)),
-    "BF16": (mx.bfloat16, np.dtype(np.uint16)),
-    "F32": (mx.float32, np.dtype(np.float32)),
-}
 
 
 class Calibration:
@@ -46,11 +40,10 @@ class Calibration:
         settings: CalibrationSettings | None = None,
     ) -> None:
         self.plan, self.config, self.settings = plan, source.config, settings or CalibrationSettings()
-        self.dtype, norm_dtype = STORED[plan.dtype]
-        self.norm_dtype = norm_dtype
+        self.dtype = MLX_DTYPES[plan.dtype]
         self._reader = LayerReader(source)
         self._rope = Rope(source.config)
-        self._layers = LayerCalibration(self.dtype, norm_dtype, self.settings)
+        self._layers = LayerCalibration(plan.dtype, self.settings)
         self._tokens = batches_of(windows)
         self._exact: Stream = []
         self._quantised: Stream = []
@@ -154,7 +147,7 @@ class Calibration:
         self._until(self.config.num_hidden_layers - 1)
         exact, quantised = self._normed(self._exact), self._normed(self._quantised)
         norm = np.array(self._reader.tensor("model.norm.weight"))
-        self._head = norm_scales(norm, sizes(exact), self.norm_dtype)
+        self._head = norm_scales(norm, sizes(exact), self.plan.dtype)
         scheme = self.plan.schemes.get("lm_head")
         if scheme and scheme.mode == "affine":
             inverse = mx.array(1 / self._head)

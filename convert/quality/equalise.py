@@ -14,6 +14,7 @@ import numpy as np
 
 from ...config import ModelConfig
 from .importance import Energies, hidden_sizes, value_sizes
+from .stored import rounded
 
 # Scale = size ** POWER. Half way evens out the error of channels with that of their neighbours in the group.
 POWER = 0.5
@@ -38,8 +39,8 @@ class Factors:
     columns: np.ndarray | None = None
 
     def applied(self, values: np.ndarray, start: int = 0) -> np.ndarray:
-        """Return rows of a tensor, beginning at row `start`, in float32 with their factors."""
-        scaled = values.astype(np.float32)
+        """Return rows of a tensor, beginning at row `start`, with their factors; float32 ones are overwritten."""
+        scaled = values.astype(np.float32, copy=False)
         if self.columns is not None:
             scaled *= self.columns
         if self.rows is not None:
@@ -49,7 +50,7 @@ class Factors:
 
 
 def scales_from_weights(
-    prefix: str, attention_norm: np.ndarray, mlp_norm: np.ndarray, energies: Energies, dtype: np.dtype
+    prefix: str, attention_norm: np.ndarray, mlp_norm: np.ndarray, energies: Energies, dtype: str
 ) -> LayerScales:
     """Return a layer's scales as its weights suggest them; `prefix` is `model.layers.N`, `dtype` the stored norms'."""
     return LayerScales(
@@ -67,21 +68,12 @@ def scales_of(sizes: np.ndarray, power: float = POWER) -> np.ndarray:
     return np.exp(logs - logs.mean()).astype(np.float32)
 
 
-def norm_scales(norm: np.ndarray, sizes: np.ndarray, dtype: np.dtype, power: float = POWER) -> np.ndarray:
+def norm_scales(norm: np.ndarray, sizes: np.ndarray, dtype: str, power: float = POWER) -> np.ndarray:
     """Return scales by which the norm weight can be divided without a rounding error in its storage dtype."""
     scales = scales_of(sizes, power)
-    divided = round_to(norm / scales, dtype)
+    divided = rounded(norm / scales, dtype)
     exact = np.divide(norm, divided, out=np.ones_like(scales), where=divided != 0)
     return exact.astype(np.float32)
-
-
-def round_to(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Return float32 values rounded to what `dtype` holds; uint16 stands for bfloat16."""
-    if dtype == np.uint16:
-        bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-        even = (bits >> 16) & 1
-        return ((bits + 0x7FFF + even) & np.uint32(0xFFFF0000)).view(np.float32)
-    return values.astype(dtype).astype(np.float32)
 
 
 def factors_of(name: str, scales: LayerScales, config: ModelConfig) -> Factors:

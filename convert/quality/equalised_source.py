@@ -11,18 +11,29 @@ import numpy as np
 from ..tensors import Source, TensorRef
 from .equalise import Factors, LayerScales, factors_of, norm_scales, scales_from_weights
 from .importance import row_energies
+from .stored import STORED_AS, as_float32, as_stored
 
-# Values of a matrix that are measured at a time.
+# Values of a matrix that are measured at a time, and that are scaled at a time: the latter stay in the caches.
 _BLOCK_VALUES = 16_000_000
+_CACHED_VALUES = 200_000
+# Columns of a matrix that its rows' energies are estimated on, taken evenly.
+_SAMPLED_COLUMNS = 1024
 
 
 class EqualisedSource:
-    """Wraps a source. `layer_scales` gives a layer's scales by its number, `head_scales` those of an untied head."""
+    """Wraps a source. `layer_scales` gives a layer's scales by its number, `head_scales` those of an untied head.
+
+    `dtype` is what the weights will be stored in: a tensor that has it already keeps it, others come in float32.
+    """
 
     def __init__(
-        self, source: Source, layer_scales: Callable[[int], LayerScales], head_scales: Callable[[], np.ndarray]
+        self,
+        source: Source,
+        dtype: str,
+        layer_scales: Callable[[int], LayerScales],
+        head_scales: Callable[[], np.ndarray],
     ) -> None:
-        self.source, self.layer_scales, self.head_scales = source, layer_scales, head_scales
+        self.source, self.dtype, self.layer_scales, self.head_scales = source, dtype, layer_scales, head_scales
         self.config = source.config
         self.location: Path = source.location
         self.description: str = source.description
@@ -30,10 +41,11 @@ class EqualisedSource:
         self.extra_config: dict[str, Any] = source.extra_config
 
     def tensors(self) -> Iterator[TensorRef]:
-        """Yield the wrapped source's tensors, those that are touched in float32."""
+        """Yield the wrapped source's tensors."""
         for ref in self.source.tensors():
             factors = self._factors(ref.name)
-            yield replace(ref, dtype="F32", read=partial(self._read, ref, factors)) if factors else ref
+            dtype = ref.dtype if ref.dtype == self.dtype else "F32"
+            yield replace(ref, dtype=dtype, read=partial(_read_scaled, ref, factors, dtype)) if factors else ref
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the wrapped source's."""
@@ -58,15 +70,21 @@ class EqualisedSource:
             return lambda: Factors(rows=1 / self.head_scales())
         return (lambda: Factors(columns=self.head_scales())) if name == "lm_head.weight" else None
 
-    @staticmethod
-    def _read(ref: TensorRef, factors: Callable[[], Factors], start: int, stop: int) -> np.ndarray:
-        return factors().applied(as_float32(ref.read(start, stop), ref.dtype), start)
+
+def _read_scaled(ref: TensorRef, factors: Callable[[], Factors], dtype: str, start: int, stop: int) -> np.ndarray:
+    found, raw = factors(), ref.read(start, stop)
+    scaled = np.empty(raw.shape, STORED_AS[dtype])
+    step = max(1, _CACHED_VALUES // (raw.shape[1] if raw.ndim > 1 else 1))
+    for at in range(0, len(raw), step):
+        part = found.applied(as_float32(raw[at : at + step], ref.dtype), start + at)
+        scaled[at : at + step] = as_stored(part, dtype)
+    return scaled
 
 
 class WeightScales:
     """A source's scales as its weights suggest them; a layer's are kept until another's are asked for."""
 
-    def __init__(self, source: Source, norm_dtype: np.dtype) -> None:
+    def __init__(self, source: Source, norm_dtype: str) -> None:
         self.norm_dtype = norm_dtype
         self._refs = {ref.name: ref for ref in source.tensors()}
         self._layer: tuple[int, LayerScales] | None = None
@@ -92,12 +110,7 @@ class WeightScales:
     def _energies(self, name: str, sizes: np.ndarray) -> np.ndarray:
         ref = self._refs[name]
         step = max(1, _BLOCK_VALUES // ref.shape[1])
-        blocks = (ref.read(start, min(start + step, ref.rows)) for start in range(0, ref.rows, step))
-        return np.concatenate([row_energies(as_float32(block, ref.dtype), sizes) for block in blocks])
-
-
-def as_float32(raw: np.ndarray, dtype: str) -> np.ndarray:
-    """Return the values of rows as a source gives them (bfloat16 comes as uint16), in float32."""
-    if dtype == "BF16":
-        return (raw.astype(np.uint32) << 16).view(np.float32)
-    return raw.astype(np.float32)
+        every = max(1, ref.shape[1] // _SAMPLED_COLUMNS)
+        blocks = (ref.read(start, min(start + step, ref.rows))[:, ::every] for start in range(0, ref.rows, step))
+        energies = [row_energies(as_float32(block, ref.dtype), sizes[::every]) for block in blocks]
+        return np.concatenate(energies) * np.float32(every)

@@ -11,7 +11,7 @@ from ..plan import Plan
 from ..quantise import Quantiser, RoundToNearest
 from ..tensors import Source
 from .calibrate import CalibrationSettings
-from .calibration import STORED, Calibration
+from .calibration import Calibration
 from .corpus import calibration_texts, token_windows
 from .equalised_source import EqualisedSource, WeightScales
 from .nearest import EqualisedNearest
@@ -36,13 +36,13 @@ def with_quality(
     if quality == "nearest":
         return source, RoundToNearest()
     if quality == "fast":
-        scales = WeightScales(source, STORED[plan.dtype][1])
+        scales = WeightScales(source, plan.dtype)
         fits = ("model.embed_tokens",) if source.config.tie_word_embeddings else ()
-        return EqualisedSource(source, scales.layer, scales.head), EqualisedNearest(fits)
+        return EqualisedSource(source, plan.dtype, scales.layer, scales.head), EqualisedNearest(fits)
     if quality == "calibrated":
         tokens = token_windows(tokenizer_of(source), calibration_texts(text), most=windows)
         calibration = Calibration(source, plan, tokens, settings)
-        return EqualisedSource(source, calibration.layer_scales, calibration.head_scales), calibration
+        return EqualisedSource(source, plan.dtype, calibration.layer_scales, calibration.head_scales), calibration
     raise ConversionError(f"quality must be one of {', '.join(QUALITIES)}, not {quality!r}")
 
 
