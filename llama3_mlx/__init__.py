@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .completion import Completion, Piece, Stream
+    from .cache import CacheOptions
+    from .completion import Completion, Piece, TokenLogprob
+    from .engine.reply import AsyncStream, Stream
     from .errors import (
         CheckpointError,
         ConfigError,
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
         DialogError,
         HubError,
         Llama3MLXError,
+        MemoryLimitError,
         MissingExtraError,
         RequestError,
         TokenizerError,
@@ -22,10 +25,13 @@ if TYPE_CHECKING:
     from .llama import Llama
 
 _HOMES = {
+    "AsyncStream": "engine.reply",
+    "CacheOptions": "cache",
     "Llama": "llama",
     "Completion": "completion",
     "Piece": "completion",
-    "Stream": "completion",
+    "Stream": "engine.reply",
+    "TokenLogprob": "completion",
     "CheckpointError": "errors",
     "ConfigError": "errors",
     "ContextLengthError": "errors",
@@ -33,12 +39,15 @@ _HOMES = {
     "DialogError": "errors",
     "HubError": "errors",
     "Llama3MLXError": "errors",
+    "MemoryLimitError": "errors",
     "MissingExtraError": "errors",
     "RequestError": "errors",
     "TokenizerError": "errors",
 }
 
 __all__ = [
+    "AsyncStream",
+    "CacheOptions",
     "CheckpointError",
     "Completion",
     "ConfigError",
@@ -48,10 +57,12 @@ __all__ = [
     "HubError",
     "Llama",
     "Llama3MLXError",
+    "MemoryLimitError",
     "MissingExtraError",
     "Piece",
     "RequestError",
     "Stream",
+    "TokenLogprob",
     "TokenizerError",
     "__version__",
 ]

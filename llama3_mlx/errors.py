@@ -29,6 +29,10 @@ class ContextLengthError(RequestError):
     """A prompt, with the tokens asked for, doesn't fit the model's context."""
 
 
+class MemoryLimitError(RequestError):
+    """A prompt, with the tokens asked for, doesn't fit the memory that is left beside the model."""
+
+
 class HubError(Llama3MLXError):
     """A model can't be had from the Hub: not found, gated, offline or broken off."""
 
