@@ -178,7 +178,6 @@ def load_dialog(folder: Path, tokenizer: Tokenizer) -> Dialog | None:
 
     Raises DialogError or TokenizerError for a template that is no valid Jinja or a file that can't be read.
     """
-<<<<<<< HEAD
     templates, named_tokens = find_templates(folder, tokenizer)
     if not templates:
         return None
@@ -188,34 +187,6 @@ def load_dialog(folder: Path, tokenizer: Tokenizer) -> Dialog | None:
 
 def _left_open(text: str, mark: str) -> str:
     """Cut the rendered text where the mark shows that the last message's content ends.
-=======
-    values = _json(folder / "tokenizer_config.json")
-    named = {name: _token_text(values.get(name)) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
-    tokens = {name: text for name, text in named.items() if text is not None}
-    template = stored_template(folder)
-    if template is None:
-        if not {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"} <= tokenizer.control_tokens.keys():
-            return None
-        scaled = load_config(folder).rope_scaling.rope_type == "llama3"
-        template = LLAMA_3_1 if scaled else LLAMA_3
-        tokens.setdefault("bos_token", "<|begin_of_text|>")
-    return Dialog(tokenizer, template, tokens)
-
-
-def stored_template(folder: Path) -> str | None:
-    """Return the chat template that a model folder brings along, None if it has none."""
-    jinja = folder / "chat_template.jinja"
-    if jinja.exists():
-        return jinja.read_text(encoding="utf-8")
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        template = _json(folder / name).get("chat_template")
-        if isinstance(template, list):
-            named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, Mapping)}
-            template = named.get("default")
-        if isinstance(template, str):
-            return template
-    return None
->>>>>>> converter
 
     A space stands behind the mark: where it is gone the template trims. Source: transformers
     `continue_final_message`.

@@ -1,5 +1,6 @@
 """The calibration of a whole model, one layer in memory at a time, as the conversion asks for its tensors."""
 
+import zlib
 from collections.abc import Sequence
 from threading import RLock
 
@@ -30,8 +31,6 @@ class Calibration:
     two: a conversion reads a block ahead of the one it quantises.
     """
 
-    name = "calibrated"
-
     def __init__(
         self,
         source: Source,
@@ -39,6 +38,9 @@ class Calibration:
         windows: Sequence[Sequence[int]],
         settings: CalibrationSettings | None = None,
     ) -> None:
+        # The text decides the result: a run on another must not go on from this one's files.
+        told = zlib.crc32(np.array([token for window in windows for token in window], np.int64).tobytes())
+        self.name = f"calibrated on {len(windows)} windows of {len(windows[0])} tokens ({told:08x})"
         self.plan, self.config, self.settings = plan, source.config, settings or CalibrationSettings()
         self.dtype = MLX_DTYPES[plan.dtype]
         self._reader = LayerReader(source)

@@ -11,26 +11,30 @@ WINDOW = 256
 _LEAST_WINDOWS = 4
 
 
-def calibration_texts(file: Path | None = None) -> list[str]:
-    """Return the text of `file`, or the built-in texts; raises ConversionError where it can't be read."""
-    if file is None:
-        folder = files(__package__) / "calibration_text"
-        return [entry.read_text(encoding="utf-8") for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)]
+def builtin_texts(folder: str) -> list[str]:
+    """Return the texts of a folder of this package."""
+    entries = (files(__package__) / folder).iterdir()
+    return [entry.read_text(encoding="utf-8") for entry in sorted(entries, key=lambda entry: entry.name)]
+
+
+def text_of(file: Path) -> str:
+    """Return the text of a file; raises ConversionError where it can't be read."""
     try:
-        return [file.read_text(encoding="utf-8")]
+        return file.expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConversionError(f"the calibration text {file} can't be read: {error}; give a UTF-8 text file") from None
 
 
 def token_windows(
-    tokenizer: Tokenizer, texts: Sequence[str], *, length: int = WINDOW, most: int | None = None
+    tokenizer: Tokenizer, texts: Sequence[str], *, length: int | None = None, most: int | None = None
 ) -> list[list[int]]:
-    """Return windows of `length` tokens, each text's end cut off where it doesn't fill one, at most `most` of them.
+    """Return windows of `length` tokens (default: WINDOW); what is left of the text at its end is cut off.
 
     A window starts with the beginning-of-text token where the model was trained to see one. If there are more than
     `most`, they are taken evenly from all of the text.
     """
     bos = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
+    length = length or WINDOW
     step = length - len(bos)
     ids = [token for text in texts for token in tokenizer.encode(text)]
     windows = [bos + ids[start : start + step] for start in range(0, len(ids) - step + 1, step)]

@@ -17,20 +17,12 @@ from ...model import Rope, TransformerBlock
 from ...quantization import AFFINE_BITS, AFFINE_GROUP_SIZES, Scheme
 from ..tensors import Source
 from .calibration import batches_of
+from .measure import MODULES
 from .reading import LayerReader
 from .streams import Stream, mapped, through
 
 # Rows of a matrix that are rounded to learn what a scheme costs it.
 _SAMPLED_ROWS = 256
-_MODULES = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-)
 SCHEMES = tuple(Scheme(bits, size) for bits in AFFINE_BITS for size in AFFINE_GROUP_SIZES)
 
 
@@ -63,7 +55,7 @@ def sensitivities(
     for index in reversed(range(source.config.num_hidden_layers)):
         block = reader.block(index)
         gradients, energies, inputs = _layer_gradients(block, rope, streams.pop(), gradients)
-        for name in _MODULES:
+        for name in MODULES:
             parent, _, child = name.rpartition(".")
             weight = block[parent][child].weight
             costs = _costs(weight, inputs[name], energies[name], schemes)
@@ -111,12 +103,12 @@ def _layer_gradients(
     squares: dict[str, mx.array] = {}
     before, count = [], 0
     for x, gradient in zip(stream, gradients, strict=True):
-        zeros = {name: mx.zeros((*x.shape[:2], taps.rows(name))) for name in _MODULES}
+        zeros = {name: mx.zeros((*x.shape[:2], taps.rows(name))) for name in MODULES}
         _, (to_x, *to_taps) = mx.vjp(taps.run(rope), [x, *zeros.values()], [gradient])
-        for name, to_tap in zip(_MODULES, to_taps, strict=True):
+        for name, to_tap in zip(MODULES, to_taps, strict=True):
             energies[name] = energies.get(name, 0) + to_tap.square().sum(axis=(0, 1))
         inputs = taps.inputs(rope, x)
-        for name in _MODULES:
+        for name in MODULES:
             squares[name] = squares.get(name, 0) + inputs[name].square().sum(axis=(0, 1))
         mx.eval(to_x, energies, squares)
         before.append(to_x)
@@ -159,7 +151,7 @@ class _Taps:
         """Return the layer as a function of its input and of what is added to each matrix's output."""
 
         def tapped(x: mx.array, *extra: mx.array) -> mx.array:
-            self._set(dict(zip(_MODULES, extra, strict=True)))
+            self._set(dict(zip(MODULES, extra, strict=True)))
             try:
                 return self.block(x, rope, "causal", None)
             finally:
@@ -177,7 +169,7 @@ class _Taps:
             self._reset()
 
     def _set(self, extra: Mapping[str, mx.array]) -> None:
-        for name in _MODULES:
+        for name in MODULES:
             parent, _, child = name.rpartition(".")
             tap = _Tap(self.block[parent][child])
             tap.extra[:] = [extra[name]] if name in extra else []
