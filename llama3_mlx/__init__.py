@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .completion import Completion, Piece, Stream
+    from .cache import CacheOptions
+    from .completion import Completion, Piece, TokenLogprob
+    from .engine.reply import AsyncStream, Stream
     from .errors import (
         CheckpointError,
         ConfigError,
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
         DialogError,
         HubError,
         Llama3MLXError,
+        MemoryLimitError,
         MissingExtraError,
         RequestError,
         StructureError,
@@ -28,10 +31,13 @@ if TYPE_CHECKING:
     from .tools import acall_tool, call_tool, tool_spec
 
 _HOMES = {
+    "AsyncStream": "engine.reply",
+    "CacheOptions": "cache",
     "Llama": "llama",
     "Completion": "completion",
     "Piece": "completion",
-    "Stream": "completion",
+    "Stream": "engine.reply",
+    "TokenLogprob": "completion",
     "CheckpointError": "errors",
     "ConfigError": "errors",
     "ContextLengthError": "errors",
@@ -39,6 +45,7 @@ _HOMES = {
     "DialogError": "errors",
     "HubError": "errors",
     "Llama3MLXError": "errors",
+    "MemoryLimitError": "errors",
     "MissingExtraError": "errors",
     "RequestError": "errors",
     "StructureError": "errors",
@@ -56,6 +63,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "AsyncStream",
+    "CacheOptions",
     "CheckpointError",
     "Completion",
     "ConfigError",
@@ -66,11 +75,13 @@ __all__ = [
     "HubError",
     "Llama",
     "Llama3MLXError",
+    "MemoryLimitError",
     "MissingExtraError",
     "Piece",
     "RequestError",
     "Stream",
     "StructureError",
+    "TokenLogprob",
     "TokenizerError",
     "ToolCall",
     "ToolCallStream",

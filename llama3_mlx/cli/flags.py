@@ -13,7 +13,8 @@ def add_flags(parser: argparse.ArgumentParser, kind: type, title: str | None = N
     group = parser.add_argument_group(title) if title else parser
     hints = get_type_hints(kind)
     for entry in fields(kind):
-        _add_flag(group, entry, hints[entry.name])
+        if entry.metadata.get("flag", True):
+            _add_flag(group, entry, hints[entry.name])
 
 
 def from_flags(args: argparse.Namespace, kind: type[T]) -> T:

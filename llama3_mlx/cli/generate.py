@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 def given_settings(args: argparse.Namespace) -> Any:
     """Return the generation settings that were given as flags, checked before a model is loaded."""
     names = [entry.name for entry in fields(GenerationOptions)]
-    settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    settings = {name: value for name in names if (value := getattr(args, name, None)) is not None}
     GenerationOptions(**settings)
     return settings
 

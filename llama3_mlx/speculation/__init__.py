@@ -1,0 +1,8 @@
+"""Speculation: several tokens a forward pass. What drafts, how long, and what stands; none knows the others."""
+
+from .adaptive import Costs, DraftLength
+from .lookup import PromptLookup
+from .stats import SpeculationStats
+from .verify import accept_greedy, accept_sampled
+
+__all__ = ["Costs", "DraftLength", "PromptLookup", "SpeculationStats", "accept_greedy", "accept_sampled"]
