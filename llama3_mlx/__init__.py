@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .structure import parse_result
     from .tool_call import ToolCall
     from .tool_calls import ToolCalls, ToolCallStream, parse_tool_calls
+    from .tool_loop import ToolRun, arun_tools, run_tools
     from .tools import acall_tool, call_tool, tool_spec
 
 _HOMES = {
@@ -57,6 +58,9 @@ _HOMES = {
     "ToolCalls": "tool_calls",
     "ToolCallStream": "tool_calls",
     "parse_tool_calls": "tool_calls",
+    "ToolRun": "tool_loop",
+    "arun_tools": "tool_loop",
+    "run_tools": "tool_loop",
     "acall_tool": "tools",
     "call_tool": "tools",
     "tool_spec": "tools",
@@ -86,11 +90,14 @@ __all__ = [
     "ToolCall",
     "ToolCallStream",
     "ToolCalls",
+    "ToolRun",
     "acall_tool",
+    "arun_tools",
     "call_tool",
     "compile_grammar",
     "parse_result",
     "parse_tool_calls",
+    "run_tools",
     "tool_spec",
     "__version__",
 ]
