@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .structure import parse_result
     from .tool_call import ToolCall
     from .tool_calls import ToolCalls, ToolCallStream, parse_tool_calls
-    from .tool_loop import ToolRun, arun_tools, run_tools
+    from .tool_run import ToolRun
     from .tools import acall_tool, call_tool, tool_spec
 
 _HOMES = {
@@ -58,9 +58,7 @@ _HOMES = {
     "ToolCalls": "tool_calls",
     "ToolCallStream": "tool_calls",
     "parse_tool_calls": "tool_calls",
-    "ToolRun": "tool_loop",
-    "arun_tools": "tool_loop",
-    "run_tools": "tool_loop",
+    "ToolRun": "tool_run",
     "acall_tool": "tools",
     "call_tool": "tools",
     "tool_spec": "tools",
@@ -92,12 +90,10 @@ __all__ = [
     "ToolCalls",
     "ToolRun",
     "acall_tool",
-    "arun_tools",
     "call_tool",
     "compile_grammar",
     "parse_result",
     "parse_tool_calls",
-    "run_tools",
     "tool_spec",
     "__version__",
 ]

@@ -43,7 +43,9 @@ def test_16_requests_that_join_at_random_write_what_each_writes_alone(kind: Cach
     lengths = [1, 2, 5, 17, 60, 64, 65, 120, 200, 255, 256, 257, 300, 410, 512, 700]
     with byte_llama(byte_model(head_dim=64), cache=kind) as llama:
         prompts = [random_prompt(n, n) for n in lengths]
-        settings = [{"max_tokens": rng.randint(3, 40), "temperature": 0, "ignore_eos": True} for _ in lengths]
+        settings: list[dict[str, Any]] = [
+            {"max_tokens": rng.randint(3, 40), "temperature": 0, "ignore_eos": True} for _ in lengths
+        ]
         expected = [alone(llama, prompt, **each) for prompt, each in zip(prompts, settings, strict=True)]
         llama.release_memory()
         streams = []
@@ -222,7 +224,7 @@ def test_requests_beyond_the_rows_wait_and_higher_priority_goes_first() -> None:
         for waiting, (name, priority) in enumerate([("low", 0), ("high", 5), ("middle", 1)]):
             threads.append(threading.Thread(target=run, args=(name, priority)))
             threads[-1].start()
-            wait_until(lambda waiting=waiting: llama.engine.waiting == waiting + 1)  # type: ignore[misc]
+            wait_until(lambda waiting=waiting: llama.engine.waiting == waiting + 1)
         first.close()
         for thread in threads:
             thread.join()
