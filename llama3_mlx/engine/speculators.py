@@ -10,7 +10,7 @@ from ..cache import ModelCache
 from ..model import LlamaForCausalLM
 from ..sampling import Sampling, pick, probabilities, uniforms
 from ..speculation.adaptive import Costs, DraftLength
-from ..speculation.lookup import PromptLookup
+from ..speculation.drafter import LookupDrafter
 from .prefixes import common_length
 
 PREFILL_CHUNK = 2048
@@ -49,33 +49,22 @@ class LookupSpeculator:
     """Drafts what followed the last tokens where they stood before, in the prompt or in what was written."""
 
     def __init__(self, prompt: Sequence[int], costs: Costs) -> None:
-        self._lookup, self._length = PromptLookup(prompt), DraftLength(costs)
-        self._expected: int | None = None
+        self._drafter = LookupDrafter(prompt, costs=costs)
 
     def likely(self) -> bool:
-        """Whether the text repeats itself here and drafting is switched on."""
-        self._expected = next(iter(self._lookup.draft(1)), None)
-        return self._expected is not None and self._length.length > 0
+        """Whether the text repeats itself here and a draft would pay."""
+        return bool(self._drafter.draft())
 
     def draft(self, most: int, sampling: Sampling, seed: int, step: int) -> Draft:
         """Return the continuation of the place that the end of the text repeats."""
-        self._expected = None
-        return Draft(self._lookup.draft(min(most, self._length.length)) if most > 0 else ())
+        return Draft(self._drafter.draft(most))
 
     def wrote(self, token: int) -> None:
-        """Take a token that was written; switched off, watch whether it would have been drafted."""
-        if self._expected is not None:
-            if not self._length.length:
-                self._length.watch(self._expected == token)
-            elif self._expected != token:
-                # The pipeline was held for a draft that can't be.
-                self._length.record(1, 0)
-        self._expected = None
-        self._lookup.extend((token,))
+        """Take a token that was written, drafted or not."""
+        self._drafter.add((token,))
 
     def record(self, drafted: int, accepted: int) -> None:
-        """Adapt the length of drafts."""
-        self._length.record(drafted, accepted)
+        """Do nothing: the tokens that were written say it all."""
 
 
 class ModelSpeculator:
