@@ -4,6 +4,7 @@ import asyncio
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -14,17 +15,22 @@ from .completion import Completion
 from .config import load_json_object
 from .device import working_memory_bytes
 from .dialog import Dialog, load_dialog
+from .engine.disk_prefixes import DiskPrefixes
 from .engine.engine import Engine, EngineSettings
 from .engine.reply import AsyncStream, Reply, Stream
 from .engine.request import Ask, Request
 from .errors import DialogError, RequestError
 from .estimate import RESERVE
+from .home import prefix_cache_bytes, prefix_folder
 from .hub import resolve_model
 from .lengths import check_length, check_memory
 from .model import LlamaForCausalLM
 from .options import GenerationOptions, Settings, make_options
+from .prefix_disk import PrefixDisk, model_fingerprint
 from .tokenizer import Tokenizer
 from .tokenizer_files import load_tokenizer
+from .tool_run import ToolRun
+from .tools import Tool
 from .weights import load_model
 
 Message = Mapping[str, Any]
@@ -52,6 +58,7 @@ class Llama:
         cache: CacheOptions | None = None,
         adapters: Any = None,
         draft: LlamaForCausalLM | None = None,
+        disk: DiskPrefixes | None = None,
         memory_bytes: int | None = None,
         max_rows: int = 32,
     ) -> None:
@@ -69,6 +76,7 @@ class Llama:
             tokenizer.make_detokenizer,
             adapters=adapters,
             draft=draft,
+            disk=disk,
         )
         self._close = weakref.finalize(self, Engine.close, self.engine)
 
@@ -82,15 +90,17 @@ class Llama:
         dtype: str | None = None,
         cache: CacheOptions | None = None,
         draft: str | Path | None = None,
+        disk_cache: bool = True,
         memory_gb: float | None = None,
         max_rows: int = 32,
     ) -> "Llama":
         """Load a folder or a Hub id (`owner/name`), with a LoRA adapter for all answers or several by name.
 
-        `dtype` is float32, float16 or bfloat16; by default what suits the device. `memory_gb` bounds weights, keys and
-        values together, by default at what the device can use. `draft` is a smaller model of the same tokenizer that
-        drafts tokens for this one. Up to `max_rows` answers are written at once, others
-        wait. Raises ConfigError, CheckpointError, TokenizerError or HubError.
+        `dtype` is float32, float16 or bfloat16; by default what suits the device. `draft` is a smaller model of the
+        same tokenizer that drafts tokens for this one. `disk_cache` keeps long prompts for later processes, up to
+        `LLAMA3_MLX_CACHE_GB`. `memory_gb` bounds weights, keys and values together, by default at what the device can
+        use. Up to `max_rows` answers are written at once, others wait. Raises ConfigError, CheckpointError,
+        TokenizerError or HubError.
         """
         folder = resolve_model(path_or_id)
         model = load_model(folder, dtype=dtype)
@@ -111,6 +121,7 @@ class Llama:
             cache=cache,
             adapters=loaded,
             draft=None if draft is None else load_draft(draft, tokenizer, dtype),
+            disk=make_disk(folder, model, named, cache or CacheOptions()) if disk_cache else None,
             memory_bytes=None if memory_gb is None else int(memory_gb * 1e9),
             max_rows=max_rows,
         )
@@ -129,7 +140,7 @@ class Llama:
 
     def stream_chat(self, messages: Sequence[Message], **settings: Unpack[Settings]) -> Stream:
         """Answer a dialog, piece by piece."""
-        return self._stream(self.encode_chat(messages), make_options(settings))
+        return self._stream(*self._dialog_and_options(messages, settings))
 
     async def agenerate(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> Completion:
         """Continue a text and return the completion; cancelling the task ends the generation."""
@@ -145,7 +156,7 @@ class Llama:
 
     def astream_chat(self, messages: Sequence[Message], **settings: Unpack[Settings]) -> AsyncStream:
         """Answer a dialog: `async for piece in llama.astream_chat(messages)`."""
-        return self._astream(self.encode_chat(messages), make_options(settings))
+        return self._astream(*self._dialog_and_options(messages, settings))
 
     def generate_batch(
         self, prompts: Iterable[Prompt], *, progress: Progress | None = None, **settings: Unpack[Settings]
@@ -181,6 +192,28 @@ class Llama:
         asks = [Ask(with_seed(options, at), stream.reply, limit, constraint) for at, stream in enumerate(streams)]
         self._submit(ids, asks)
         return [stream.completion for stream in streams]
+
+    def run_tools(
+        self, messages: Sequence[Message], tools: Sequence[Tool], *, max_rounds: int = 8, **settings: Any
+    ) -> ToolRun:
+        """Answer a dialog, running the functions that the model calls, until it answers without a call.
+
+        Arguments that don't fit are told to the model; what a function raises comes through. After `max_rounds` rounds
+        of calls the model has to answer without tools.
+        """
+        run = ToolRun(list(messages))
+        while not run.step(self.chat(run.messages, **run.settings(tools, max_rounds, settings))):
+            run.answer_calls(tools)
+        return run
+
+    async def arun_tools(
+        self, messages: Sequence[Message], tools: Sequence[Tool], *, max_rounds: int = 8, **settings: Any
+    ) -> ToolRun:
+        """Do what `run_tools` does in an event loop; functions that aren't async run in a thread."""
+        run = ToolRun(list(messages))
+        while not run.step(await self.achat(run.messages, **run.settings(tools, max_rounds, settings))):
+            await run.aanswer_calls(tools)
+        return run
 
     def encode_chat(self, messages: Sequence[Message], **rendering: Any) -> list[int]:
         """Return the token ids of a dialog up to the beginning of the next answer."""
@@ -218,7 +251,7 @@ class Llama:
         """End what runs and give the memory back; the object is of no use afterwards."""
         self._close()
         if hasattr(self, "model"):
-            del self.model, self.engine.model
+            del self.model, self.adapters
 
     def __enter__(self) -> "Llama":
         return self
@@ -253,17 +286,41 @@ class Llama:
             limit = check_memory(prompt, options.max_tokens, limit, settings.memory_bytes, settings.bytes_per_token)
         constraint = None
         if options.is_constrained:
-            from .grammar import compile_grammar
-
-            constraint = compile_grammar(
-                self.tokenizer,
-                n_vocab=self.config.vocab_size,
-                schema=options.schema,
-                regex=options.regex,
-                grammar=options.grammar,
-                choices=options.choices or None,
-            )
+            constraint = self._compile(options)
         return prompt, options, limit, constraint
+
+    def _dialog_and_options(
+        self, messages: Sequence[Message], settings: Mapping[str, Any]
+    ) -> tuple[list[int], GenerationOptions]:
+        options = make_options(settings)
+        if not options.calls_tools:
+            return self.encode_chat(messages), options
+        from .tools import tool_specs
+
+        return self.encode_chat(messages, tools=tool_specs(options.tools)), options
+
+    def _compile(self, options: GenerationOptions) -> Any:
+        """Return the form that the answer must follow; raises RequestError for one that can't be."""
+        from .grammar import compile_grammar
+
+        n_vocab = self.config.vocab_size
+        if options.calls_tools:
+            choice: Any = options.tool_choice
+            return compile_grammar(
+                self.tokenizer,
+                n_vocab=n_vocab,
+                tools=options.tools,
+                tool_choice=choice,
+                several_calls=options.parallel_calls,
+            )
+        return compile_grammar(
+            self.tokenizer,
+            n_vocab=n_vocab,
+            schema=options.schema,
+            regex=options.regex,
+            grammar=options.grammar,
+            choices=options.choices or None,
+        )
 
     def _adapter_name(self, asked: str | None) -> str | None:
         if asked is None:
@@ -299,7 +356,7 @@ class Llama:
             return None
 
         def finish(completion: Completion) -> Completion:
-            from .grammar import parse_result
+            from .structure import parse_result
 
             if completion.finish_reason != "stop":
                 return completion
@@ -322,6 +379,23 @@ class Llama:
             max_rows=max_rows,
             cache=kind,
         )
+
+
+def make_disk(
+    folder: Path, model: LlamaForCausalLM, adapters: Mapping[str, str | Path], cache: CacheOptions
+) -> DiskPrefixes | None:
+    """Return what keeps the model's prefixes on disk, None where that is switched off."""
+    limit = prefix_cache_bytes()
+    if not limit:
+        return None
+    dtype = str(model.model.norm.weight.dtype)
+
+    def fingerprint(adapter: str | None) -> str:
+        place = Path(adapters[adapter]).expanduser() if adapter is not None and adapter in adapters else None
+        return model_fingerprint(folder, dtype=dtype, cache_kind=cache.label, adapter=place)
+
+    disk = PrefixDisk(prefix_folder(), limit, model=folder.name)
+    return DiskPrefixes(disk, partial(model.make_cache, cache), fingerprint)
 
 
 def load_draft(path_or_id: str | Path, tokenizer: Tokenizer, dtype: str | None) -> LlamaForCausalLM:

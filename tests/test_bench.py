@@ -151,7 +151,20 @@ def test_a_program_that_dies_is_named_with_its_last_words() -> None:
 
 def test_bench_compares_on_the_same_model(tiny_folder: Path, tmp_path: Path) -> None:
     plot, saved = tmp_path / "plot.svg", tmp_path / "figures.json"
-    arguments = ["--lengths", "8,16", "--tokens", "3", "--rounds", "1", "--batch", "2", "--batch-length", "6", "--compare", "mlx-lm"]
+    arguments = [
+        "--lengths",
+        "8,16",
+        "--tokens",
+        "3",
+        "--rounds",
+        "1",
+        "--batch",
+        "2",
+        "--batch-length",
+        "6",
+        "--compare",
+        "mlx-lm",
+    ]
     result = run("bench", str(tiny_folder), *arguments, "--json", str(saved), "--plot", str(plot))
     assert result.returncode == 0, result.stderr
     lines = result.stdout.decode().splitlines()

@@ -30,14 +30,15 @@ def _add_flag(group: Any, entry: Field[Any], hint: Any) -> None:
     if default not in (None, (), "", False) and "default" not in text:
         text += f" (default: {default})"
     choices = entry.metadata.get("choices")
+    flags = [entry.metadata["short"], flag] if "short" in entry.metadata else [flag]
     if inner is bool:
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        group.add_argument(*flags, action=argparse.BooleanOptionalAction, default=None, help=text)
     elif get_origin(inner) is tuple:
         item = get_args(inner)[0]
-        group.add_argument(flag, action="append", type=item, default=None, metavar=_metavar(item), help=text)
+        group.add_argument(*flags, action="append", type=item, default=None, metavar=_metavar(item), help=text)
     else:
-        metavar = None if choices else _metavar(inner)
-        group.add_argument(flag, type=inner, default=None, metavar=metavar, choices=choices, help=text)
+        metavar = None if choices else entry.metadata.get("metavar", _metavar(inner))
+        group.add_argument(*flags, type=inner, default=None, metavar=metavar, choices=choices, help=text)
 
 
 def _without_none(hint: Any) -> Any:

@@ -8,7 +8,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
@@ -21,6 +21,7 @@ from ..detokenizer import Detokenizer
 from ..device import CRITICAL, NORMAL, memory_pressure, on_gpu, wired_memory
 from ..errors import Llama3MLXError
 from ..model import LlamaForCausalLM
+from ..tool_calls import PYTHON_TAG
 from .batch import Batch
 from .prefill import Prefill
 from .prefixes import Prefixes
@@ -67,7 +68,7 @@ class Engine:
         self,
         model: LlamaForCausalLM,
         settings: EngineSettings,
-        make_detokenizer: Callable[[], Detokenizer],
+        make_detokenizer: Callable[[Collection[str]], Detokenizer],
         *,
         adapters: Any = None,
         disk: Any = None,
@@ -119,10 +120,14 @@ class Engine:
         if thread is not None and thread.is_alive():
             self._inbox.put(lambda: None)
             thread.join()
+        for name in ("model", "draft", "adapters", "disk", "_batch"):
+            self.__dict__.pop(name, None)
 
     @property
     def running(self) -> int:
         """Answers that are being written, prompts that are being run included."""
+        if self._closing:
+            return 0
         prefill = self._prefill
         return len(self._batch.rows) + (len(prefill.request.asks) if prefill else 0)
 
@@ -308,7 +313,7 @@ class Engine:
                 ask,
                 n_vocab=n_vocab,
                 stop_ids=stop_ids,
-                detokenizer=self._make_detokenizer(),
+                detokenizer=self._make_detokenizer((PYTHON_TAG,) if ask.options.calls_tools else ()),
                 speculator=self._make_speculator(request, ask),
             )
             for ask in request.asks

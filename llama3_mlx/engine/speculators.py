@@ -32,14 +32,14 @@ class Draft:
 class Speculator(Protocol):
     """Drafts for one row."""
 
-    def likely(self) -> bool:
-        """Whether a draft is to be expected once the token that is on its way is known."""
+    def likely(self, ahead: int) -> bool:
+        """Whether a draft is to be expected once the `ahead` tokens that are on their way are known."""
 
     def draft(self, most: int, sampling: Sampling, seed: int, step: int) -> Draft:
         """Return up to `most` tokens to follow those that were written."""
 
-    def wrote(self, token: int) -> None:
-        """Take a token that was written."""
+    def wrote(self, tokens: Sequence[int]) -> None:
+        """Take what was written in one pass."""
 
     def record(self, drafted: int, accepted: int) -> None:
         """Take how many of the drafted tokens were accepted."""
@@ -51,20 +51,20 @@ class LookupSpeculator:
     def __init__(self, prompt: Sequence[int], costs: Costs) -> None:
         self._drafter = LookupDrafter(prompt, costs=costs)
 
-    def likely(self) -> bool:
-        """Whether the text repeats itself here and a draft would pay."""
-        return bool(self._drafter.draft())
+    def likely(self, ahead: int) -> bool:
+        """Whether the text repeats itself here and drafting pays."""
+        return len(self._drafter.draft()) > ahead
 
     def draft(self, most: int, sampling: Sampling, seed: int, step: int) -> Draft:
         """Return the continuation of the place that the end of the text repeats."""
         return Draft(self._drafter.draft(most))
 
-    def wrote(self, token: int) -> None:
-        """Take a token that was written, drafted or not."""
-        self._drafter.add((token,))
+    def wrote(self, tokens: Sequence[int]) -> None:
+        """Take what was written; the drafter sees what of it it would have drafted."""
+        self._drafter.add(tokens)
 
     def record(self, drafted: int, accepted: int) -> None:
-        """Do nothing: the tokens that were written say it all."""
+        """Nothing: the drafter has seen it."""
 
 
 class ModelSpeculator:
@@ -76,7 +76,7 @@ class ModelSpeculator:
         self._run: list[int] = []
         self._length = DraftLength(costs)
 
-    def likely(self) -> bool:
+    def likely(self, ahead: int) -> bool:
         """Whether drafting is switched on."""
         return self._length.length > 0
 
@@ -114,9 +114,9 @@ class ModelSpeculator:
         self._run = list(self._tokens)
         return self._model.head(h[:, -1])
 
-    def wrote(self, token: int) -> None:
-        """Take a token that was written."""
-        self._tokens.append(token)
+    def wrote(self, tokens: Sequence[int]) -> None:
+        """Take what was written in one pass."""
+        self._tokens += tokens
         self._length.skip()
 
     def record(self, drafted: int, accepted: int) -> None:
