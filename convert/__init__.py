@@ -1,15 +1,17 @@
 """Brings weights into MLX folders and out of them; installed as `llama3_mlx.convert`."""
 
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Unpack
 
 from ..errors import ConversionError
+from ..quantization import Quantization
 from .dry_run import Forecast, forecast
 from .options import DTYPE_NAMES, ConversionOptions, ConversionSettings, make_options
 from .pipeline import ConversionReport, Progress, run
 from .plan import Plan, make_plan
-from .quantise import RoundToNearest
+from .quantise import Quantiser, RoundToNearest
 from .recipes import make_quantization
 from .sources import open_source, outline_source
 from .target import FolderTarget, Target
@@ -38,6 +40,7 @@ def convert(
     force: bool = False,
     verify: bool = False,
     upload_to: str | None = None,
+    report_to: str | Path | None = None,
     progress: Progress | None = None,
     **settings: Unpack[ConversionSettings],
 ) -> ConversionReport:
@@ -47,7 +50,8 @@ def convert(
     `settings` are the fields of ConversionOptions: with `bits` the matrices are quantised, in groups of `group_size`
     (default 64); without, all is kept in `dtype`. `dtype` is float16, bfloat16 or float32, by default the source's,
     and float16 for scales and norms of a quantised model whose source is float32. `verify` re-reads what was written
-    before it takes its place; `upload_to` is the Hub id of a repository to put it in afterwards.
+    before it takes its place; `upload_to` is the Hub id of a repository to put it in afterwards. `report_to` is a
+    folder for tables and a picture of how far every module and the whole are from the source.
     `dest` appears when it is whole. A run that was killed goes on where it stopped when it is called again.
     Raises ConfigError, CheckpointError, ConversionError or HubError.
     """
@@ -58,7 +62,16 @@ def convert(
     opened = open_source(source, progress=progress is not None)
     try:
         target = make_target(opened, options, kind, place)
-        report = run(opened, target, place, settings=told(options), force=force, verify=verify, progress=progress)
+        report = run(
+            opened,
+            target,
+            place,
+            settings=told(options),
+            force=force,
+            verify=verify,
+            measure=measurement(opened, target, options, report_to),
+            progress=progress,
+        )
     finally:
         opened.close()
     if upload_to is not None:
@@ -74,6 +87,10 @@ def dry_run(source: str | Path, dest: str | Path, **settings: Unpack[ConversionS
     """
     options, place = make_options(settings), _place(dest)
     kind = options.target(place)
+    if options.target_bpw is not None:
+        raise ConversionError("a dry run can't tell what target_bpw will choose: the model must be measured for that")
+    # Calibrating changes neither sizes nor what the conversion itself takes.
+    options = replace(options, quality="nearest", calibration=None) if options.looks_at_text else options
     opened = outline_source(source)
     try:
         return forecast(make_target(opened, options, kind, place), opened, place)
@@ -109,12 +126,43 @@ def make_target(source: Source, options: ConversionOptions, kind: str, dest: Pat
             "whole weights"
         )
     plan = plan_for(source, options)
-    return FolderTarget(source, plan, RoundToNearest(), form="mlx" if kind == "mlx" else "pt")
+    source, quantiser = with_quality(source, plan, options)
+    return FolderTarget(source, plan, quantiser, form="mlx" if kind == "mlx" else "pt")
+
+
+def with_quality(source: Source, plan: Plan, options: ConversionOptions) -> tuple[Source, Quantiser]:
+    """Return the source as it is to be read, and the quantiser, for what the options ask of the quality."""
+    if options.chosen_quality == "nearest" or not plan.schemes:
+        return source, RoundToNearest()
+    from .quality.ladder import climb
+
+    return climb(source, plan, options.chosen_quality, options.calibration)
+
+
+def measurement(
+    source: Source, target: Target, options: ConversionOptions, report_to: str | Path | None
+) -> Callable[[Path], Mapping[str, Any]] | None:
+    """Return what measures the written folder against the source, None where nothing asks for it."""
+    if not isinstance(target, FolderTarget) or not target.plan.schemes:
+        if report_to is not None:
+            raise ConversionError("a report is about quantised folders: say how many bits, or leave it out")
+        return None
+    if report_to is None and not options.looks_at_text:
+        return None
+    from .quality.report import measured
+
+    reference, folder = target.source, Path(report_to).expanduser() if report_to is not None else None
+    return lambda written: measured(source, reference, written, folder)
 
 
 def plan_for(source: Source, options: ConversionOptions) -> Plan:
     """Return what a conversion with these options writes."""
-    quantization = make_quantization(source.config, options)
+    if options.target_bpw is not None:
+        from .quality.ladder import allocated
+
+        quantization: Quantization | None = allocated(source, options.target_bpw, options.calibration)
+    else:
+        quantization = make_quantization(source.config, options)
     dtype = choose_dtype(options.dtype, source.config.dtype, quantised=quantization is not None)
     return make_plan(source.config, quantization, dtype)
 

@@ -12,6 +12,8 @@ from ..quantization import AFFINE_BITS, AFFINE_GROUP_SIZES, FIXED_MODES, Scheme
 DTYPE_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 TARGETS = ("mlx", "hf", "gguf")
 GGUF_TYPES = ("f32", "f16", "q8_0", "q4_0", "q4_1")
+QUALITIES = ("nearest", "fast", "calibrated", "distilled")
+BUILTIN_TEXT = Path("builtin")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,19 @@ class ConversionOptions:
         None, "bits of the embedding, which a tied head shares (0: not quantised)", choices=(0, *AFFINE_BITS)
     )
     head_bits: int | None = setting(None, "bits of the head (0: not quantised)", choices=(0, *AFFINE_BITS))
+    quality: str | None = setting(
+        None,
+        "nearest: plain rounding; fast: channels evened out first, as quick; calibrated: rounded against the model's "
+        "activations on a text; distilled: scales trained on it as well (default: calibrated with a calibration text "
+        "or target_bpw, nearest without)",
+        choices=QUALITIES,
+    )
+    calibration: Path | None = setting(  # noqa: RUF009
+        None, "text file to calibrate on, or 'builtin' for texts of this package", parse=Path, metavar="FILE"
+    )
+    target_bpw: float | None = setting(
+        None, "bits of a weight on average, everything counted, spent where a measurement says they count"
+    )
     dequantise: bool = setting(False, "write a quantised source's weights whole")
     to: str | None = setting(
         None,
@@ -54,6 +69,8 @@ class ConversionOptions:
                 raise ConversionError(f"{name} must be one of {accepted}, not {getattr(self, name)!r}")
         self._check_choice("to", TARGETS)
         self._check_choice("gguf_type", GGUF_TYPES)
+        self._check_choice("quality", QUALITIES)
+        self._check_target_bpw()
         apart = (self.rules, self.embedding_bits, self.head_bits)
         if self.default_scheme() is None and self.group_size is not None and apart == (None, None, None):
             raise ConversionError("a group size needs bits: say how many, or leave both out to keep the weights whole")
@@ -65,7 +82,33 @@ class ConversionOptions:
     def quantises(self) -> bool:
         """Whether these settings ask for MLX's quantised weights."""
         set_apart = (self.embedding_bits, self.head_bits)
-        return self.default_scheme() is not None or self.rules is not None or any(set_apart)
+        asked = (self.rules, self.target_bpw)
+        return self.default_scheme() is not None or asked != (None, None) or any(set_apart)
+
+    @property
+    def chosen_quality(self) -> str:
+        """The step of the ladder: what was asked for, or what the other settings suggest."""
+        given = (self.calibration, self.target_bpw)
+        return self.quality or ("nearest" if given == (None, None) else "calibrated")
+
+    @property
+    def looks_at_text(self) -> bool:
+        """Whether the model is run on a text to quantise it."""
+        return self.chosen_quality in ("calibrated", "distilled")
+
+    def _check_target_bpw(self) -> None:
+        if self.target_bpw is not None:
+            if not 2 < self.target_bpw <= 16:
+                raise ConversionError(f"target_bpw must be more than 2 and at most 16, not {self.target_bpw!r}")
+            names = ("bits", "group_size", "mixed", "rules", "embedding_bits", "head_bits")
+            taken = [name for name in names if getattr(self, name) is not None]
+            if taken or self.mode != "affine":
+                taken = taken or ["mode"]
+                raise ConversionError(f"target_bpw chooses every module's bits itself: leave out {', '.join(taken)}")
+        if (self.quality or self.calibration) and not self.quantises:
+            raise ConversionError("a quality needs bits: say how many, or give target_bpw")
+        if self.calibration and self.quality in ("nearest", "fast") and self.target_bpw is None:
+            raise ConversionError(f"quality {self.quality} looks at no text: leave out the calibration text")
 
     def _check_choice(self, name: str, accepted: tuple[str, ...]) -> None:
         value = getattr(self, name)
@@ -128,6 +171,9 @@ class ConversionSettings(TypedDict, total=False):
     rules: Path | str | None
     embedding_bits: int | None
     head_bits: int | None
+    quality: str | None
+    calibration: Path | str | None
+    target_bpw: float | None
     dequantise: bool
     to: str | None
     gguf_type: str | None
@@ -140,6 +186,7 @@ def make_options(settings: Mapping[str, Any]) -> ConversionOptions:
     if unknown:
         raise ConversionError(f"unknown option {', '.join(unknown)}; known are {', '.join(known)}")
     given = dict(settings)
-    if given.get("rules") is not None:
-        given["rules"] = Path(given["rules"])
+    for name in ("rules", "calibration"):
+        if given.get(name) is not None:
+            given[name] = Path(given[name])
     return ConversionOptions(**given)

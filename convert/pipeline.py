@@ -41,7 +41,7 @@ class Progress(Protocol):
 class ConversionReport:
     """What was written at `path`: bytes of all tensors, bits of a weight with everything counted.
 
-    `warnings` are sentences for the user; `verification` is None unless it was asked for.
+    `warnings` are sentences for the user; `quality` and `verification` are None unless they were asked for.
     """
 
     path: Path
@@ -53,6 +53,7 @@ class ConversionReport:
     resumed_modules: int
     warnings: tuple[str, ...] = ()
     verification: Verification | None = None
+    quality: Mapping[str, Any] | None = None
 
 
 def run(
@@ -82,14 +83,15 @@ def run(
     }
     partial = partial_folder(dest)
     writer = ShardWriter(partial, target.layouts, json.loads(json.dumps(state, default=str)))
-    resumed, verification = len(writer.done), None
+    resumed, verification, quality = len(writer.done), None, None
     try:
         convert_tensors(target, target.refs(), writer, progress)
         writer.flush()
         record = make_record(source, target.quantiser, settings, writer.done)
         target.write_beside(writer.folder, record)
         if measure:
-            target.write_beside(writer.folder, {**record, "quality": measure(writer.folder)})
+            quality = measure(writer.folder)
+            target.write_beside(writer.folder, {**record, "quality": quality})
         _flush_folder(writer.folder)
         if verify:
             verification = target.verify(writer.folder)
@@ -111,6 +113,7 @@ def run(
         resumed_modules=resumed,
         warnings=tuple(target.warnings()),
         verification=verification,
+        quality=quality,
     )
 
 

@@ -25,6 +25,8 @@ from .model import LlamaForCausalLM
 from .options import GenerationOptions, Settings, make_options
 from .tokenizer import Tokenizer
 from .tokenizer_files import load_tokenizer
+from .tool_run import ToolRun
+from .tools import Tool
 from .weights import load_model
 
 Message = Mapping[str, Any]
@@ -129,7 +131,7 @@ class Llama:
 
     def stream_chat(self, messages: Sequence[Message], **settings: Unpack[Settings]) -> Stream:
         """Answer a dialog, piece by piece."""
-        return self._stream(self.encode_chat(messages), make_options(settings))
+        return self._stream(*self._dialog_and_options(messages, settings))
 
     async def agenerate(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> Completion:
         """Continue a text and return the completion; cancelling the task ends the generation."""
@@ -145,7 +147,7 @@ class Llama:
 
     def astream_chat(self, messages: Sequence[Message], **settings: Unpack[Settings]) -> AsyncStream:
         """Answer a dialog: `async for piece in llama.astream_chat(messages)`."""
-        return self._astream(self.encode_chat(messages), make_options(settings))
+        return self._astream(*self._dialog_and_options(messages, settings))
 
     def generate_batch(
         self, prompts: Iterable[Prompt], *, progress: Progress | None = None, **settings: Unpack[Settings]
@@ -159,7 +161,7 @@ class Llama:
         streams = []
         for ids, asked, limit, constraint in prepared:
             stream = Stream(self._finisher(asked))
-            self._submit(ids, [Ask(asked, stream.reply, limit, constraint)])
+            self._submit(ids, [Ask(asked, stream.reply, limit, constraint)], bulk=True)
             streams.append(stream)
         done = []
         try:
@@ -181,6 +183,28 @@ class Llama:
         asks = [Ask(with_seed(options, at), stream.reply, limit, constraint) for at, stream in enumerate(streams)]
         self._submit(ids, asks)
         return [stream.completion for stream in streams]
+
+    def run_tools(
+        self, messages: Sequence[Message], tools: Sequence[Tool], *, max_rounds: int = 8, **settings: Any
+    ) -> ToolRun:
+        """Answer a dialog, running the functions that the model calls, until it answers without a call.
+
+        Arguments that don't fit are told to the model; what a function raises comes through. After `max_rounds` rounds
+        of calls the model has to answer without tools.
+        """
+        run = ToolRun(list(messages))
+        while not run.step(self.chat(run.messages, **run.settings(tools, max_rounds, settings))):
+            run.answer_calls(tools)
+        return run
+
+    async def arun_tools(
+        self, messages: Sequence[Message], tools: Sequence[Tool], *, max_rounds: int = 8, **settings: Any
+    ) -> ToolRun:
+        """Do what `run_tools` does in an event loop; functions that aren't async run in a thread."""
+        run = ToolRun(list(messages))
+        while not run.step(await self.achat(run.messages, **run.settings(tools, max_rounds, settings))):
+            await run.aanswer_calls(tools)
+        return run
 
     def encode_chat(self, messages: Sequence[Message], **rendering: Any) -> list[int]:
         """Return the token ids of a dialog up to the beginning of the next answer."""
@@ -218,7 +242,7 @@ class Llama:
         """End what runs and give the memory back; the object is of no use afterwards."""
         self._close()
         if hasattr(self, "model"):
-            del self.model, self.engine.model
+            del self.model, self.adapters
 
     def __enter__(self) -> "Llama":
         return self
@@ -253,17 +277,41 @@ class Llama:
             limit = check_memory(prompt, options.max_tokens, limit, settings.memory_bytes, settings.bytes_per_token)
         constraint = None
         if options.is_constrained:
-            from .grammar import compile_grammar
-
-            constraint = compile_grammar(
-                self.tokenizer,
-                n_vocab=self.config.vocab_size,
-                schema=options.schema,
-                regex=options.regex,
-                grammar=options.grammar,
-                choices=options.choices or None,
-            )
+            constraint = self._compile(options)
         return prompt, options, limit, constraint
+
+    def _dialog_and_options(
+        self, messages: Sequence[Message], settings: Mapping[str, Any]
+    ) -> tuple[list[int], GenerationOptions]:
+        options = make_options(settings)
+        if not options.calls_tools:
+            return self.encode_chat(messages), options
+        from .tools import tool_specs
+
+        return self.encode_chat(messages, tools=tool_specs(options.tools)), options
+
+    def _compile(self, options: GenerationOptions) -> Any:
+        """Return the form that the answer must follow; raises RequestError for one that can't be."""
+        from .grammar import compile_grammar
+
+        n_vocab = self.config.vocab_size
+        if options.calls_tools:
+            choice: Any = options.tool_choice
+            return compile_grammar(
+                self.tokenizer,
+                n_vocab=n_vocab,
+                tools=options.tools,
+                tool_choice=choice,
+                several_calls=options.parallel_calls,
+            )
+        return compile_grammar(
+            self.tokenizer,
+            n_vocab=n_vocab,
+            schema=options.schema,
+            regex=options.regex,
+            grammar=options.grammar,
+            choices=options.choices or None,
+        )
 
     def _adapter_name(self, asked: str | None) -> str | None:
         if asked is None:
@@ -285,9 +333,11 @@ class Llama:
         self._submit(ids, [Ask(options, stream.reply, limit, constraint)])
         return stream
 
-    def _submit(self, prompt: list[int], asks: Sequence[Ask], progress: Progress | None = None) -> Request:
+    def _submit(
+        self, prompt: list[int], asks: Sequence[Ask], progress: Progress | None = None, *, bulk: bool = False
+    ) -> Request:
         first = asks[0].options
-        request = Request(prompt, asks, adapter=first.adapter, priority=first.priority, progress=progress)
+        request = Request(prompt, asks, adapter=first.adapter, priority=first.priority, progress=progress, bulk=bulk)
         self.engine.submit(request)
         return request
 
@@ -297,7 +347,7 @@ class Llama:
             return None
 
         def finish(completion: Completion) -> Completion:
-            from .grammar import parse_result
+            from .structure import parse_result
 
             if completion.finish_reason != "stop":
                 return completion

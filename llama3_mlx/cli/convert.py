@@ -29,6 +29,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="only tell sizes, peak memory and time")
     parser.add_argument("--upload", metavar="REPO", help="put the result into this repository on the Hub afterwards")
+    parser.add_argument(
+        "--report",
+        metavar="FOLDER",
+        type=Path,
+        help="measure every module and the whole against the source; tables and a picture go into FOLDER",
+    )
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
 
 
@@ -53,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
             force=args.force,
             verify=args.verify,
             upload_to=args.upload,
+            report_to=args.report,
             progress=progress,
             **settings,
         )
@@ -75,6 +82,12 @@ def _report(report: "ConversionReport", took_s: float) -> str:
         f"{report.path}: {report.parameters:,} parameters at {report.bits_per_weight:.2f} bits, "
         f"{report.total_bytes / 1e9:.2f} GB, in {took_s:.1f} s{resumed}"
     ]
+    if report.quality:
+        quality = report.quality
+        lines.append(
+            f"against the source: KL {quality['kl']:.4f} nats a token, perplexity {quality['perplexity']:.2f} "
+            f"(source {quality['source_perplexity']:.2f}), likeliest token the same in {quality['top1_agreement']:.1%}"
+        )
     if report.verification and report.verification.worst:
         worst = report.verification.worst
         lines.append(

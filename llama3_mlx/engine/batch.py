@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 import mlx.core as mx
-import numpy as np
 
 from ..cache import ModelCache
 from ..completion import TokenLogprob
@@ -106,7 +105,7 @@ class Batch:
         """
         most = self._longest_draft()
         # Each is asked: those that are switched off watch what they would have drafted.
-        likely = [row.speculator.likely() for row in self.rows if row.speculator is not None]
+        likely = [row.speculator.likely(0 if row.seen else 1) for row in self.rows if row.speculator is not None]
         if most < 1 or not any(likely):
             return False
         self._take()
@@ -126,8 +125,9 @@ class Batch:
             self.cache.trim(before[at] + 1 + found.accepted, at)
             row.passes += 1
             row.chosen += len(found.tokens)
-            if row.speculator is not None and draft.tokens:
+            if row.speculator is not None:
                 row.speculator.record(len(draft.tokens), found.accepted)
+                row.speculator.wrote(found.tokens)
             _take_all(row, found)
         self._ahead = Chosen(mx.array([found.tokens[-1] for found in verified], mx.int32), {})
         self._keep_running()
@@ -169,6 +169,8 @@ class Batch:
             row.seen = True
             triple = self._ahead.logprobs.get(at)
             row.take(token, None if triple is None else read_logprob(token, triple))
+            if row.speculator is not None:
+                row.speculator.wrote((token,))
 
     def _keep_running(self) -> list[int] | None:
         """Take out rows that have ended; return which old rows the new ones are, None if all stay."""
@@ -200,10 +202,8 @@ def _take_all(row: Row, found: Verified) -> None:
 
 def place_of(row: Row) -> Place:
     """Return what the row's next token depends on."""
-    mask = None
-    if row.constraint is not None:
-        mask = np.zeros(row.constraint.n_words, np.uint32)
-        row.constraint.fill_mask(mask)
+    masks = row.masks([])
+    mask = None if masks is None else masks[0]
     return Place(row.sampling, row.seed, row.chosen, row.penalties, mask, row.options.logprobs)
 
 

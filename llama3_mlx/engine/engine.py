@@ -8,7 +8,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
@@ -21,6 +21,7 @@ from ..detokenizer import Detokenizer
 from ..device import CRITICAL, NORMAL, memory_pressure, on_gpu, wired_memory
 from ..errors import Llama3MLXError
 from ..model import LlamaForCausalLM
+from ..tool_calls import PYTHON_TAG
 from .batch import Batch
 from .prefill import Prefill
 from .prefixes import Prefixes
@@ -67,7 +68,7 @@ class Engine:
         self,
         model: LlamaForCausalLM,
         settings: EngineSettings,
-        make_detokenizer: Callable[[], Detokenizer],
+        make_detokenizer: Callable[[Collection[str]], Detokenizer],
         *,
         adapters: Any = None,
         disk: Any = None,
@@ -119,10 +120,14 @@ class Engine:
         if thread is not None and thread.is_alive():
             self._inbox.put(lambda: None)
             thread.join()
+        for name in ("model", "draft", "adapters", "disk", "_batch"):
+            self.__dict__.pop(name, None)
 
     @property
     def running(self) -> int:
         """Answers that are being written, prompts that are being run included."""
+        if self._closing:
+            return 0
         prefill = self._prefill
         return len(self._batch.rows) + (len(prefill.request.asks) if prefill else 0)
 
@@ -182,12 +187,21 @@ class Engine:
         if self._prefill is None:
             self._prefill = self._next()
         if self._prefill is not None:
-            chunk = self._advance(self._prefill, self._pace.chunk() if others else PREFILL_CHUNK)
-        if self._batch.rows:
+            chunk = self._advance(self._prefill, self._pace.chunk() if self._watched else PREFILL_CHUNK)
+        if self._batch.rows and (self._watched or not self._may_gather()):
             self._batch.step()
             self.counts.steps += 1
             if others:
                 self._pace.took(time.perf_counter() - began, chunk)
+
+    @property
+    def _watched(self) -> bool:
+        """Whether somebody follows what is being written, so that a newcomer's prompt mustn't stall it."""
+        return any(not row.request.bulk for row in self._batch.rows)
+
+    def _may_gather(self) -> bool:
+        """Whether there are more prompts to run before the next step, which then serves more rows."""
+        return self._prefill is not None or (bool(self._waiting) and self._has_room(self._waiting[0]))
 
     def _drop_cancelled(self) -> None:
         for request in [request for request in self._waiting if _over(request)]:
@@ -299,7 +313,7 @@ class Engine:
                 ask,
                 n_vocab=n_vocab,
                 stop_ids=stop_ids,
-                detokenizer=self._make_detokenizer(),
+                detokenizer=self._make_detokenizer((PYTHON_TAG,) if ask.options.calls_tools else ()),
                 speculator=self._make_speculator(request, ask),
             )
             for ask in request.asks

@@ -10,7 +10,7 @@ from ..cache import ModelCache
 from ..model import LlamaForCausalLM
 from ..sampling import Sampling, pick, probabilities, uniforms
 from ..speculation.adaptive import Costs, DraftLength
-from ..speculation.lookup import PromptLookup
+from ..speculation.drafter import LookupDrafter
 from .prefixes import common_length
 
 PREFILL_CHUNK = 2048
@@ -32,14 +32,14 @@ class Draft:
 class Speculator(Protocol):
     """Drafts for one row."""
 
-    def likely(self) -> bool:
-        """Whether a draft is to be expected once the token that is on its way is known."""
+    def likely(self, ahead: int) -> bool:
+        """Whether a draft is to be expected once the `ahead` tokens that are on their way are known."""
 
     def draft(self, most: int, sampling: Sampling, seed: int, step: int) -> Draft:
         """Return up to `most` tokens to follow those that were written."""
 
-    def wrote(self, token: int) -> None:
-        """Take a token that was written."""
+    def wrote(self, tokens: Sequence[int]) -> None:
+        """Take what was written in one pass."""
 
     def record(self, drafted: int, accepted: int) -> None:
         """Take how many of the drafted tokens were accepted."""
@@ -49,33 +49,22 @@ class LookupSpeculator:
     """Drafts what followed the last tokens where they stood before, in the prompt or in what was written."""
 
     def __init__(self, prompt: Sequence[int], costs: Costs) -> None:
-        self._lookup, self._length = PromptLookup(prompt), DraftLength(costs)
-        self._expected: int | None = None
+        self._drafter = LookupDrafter(prompt, costs=costs)
 
-    def likely(self) -> bool:
-        """Whether the text repeats itself here and drafting is switched on."""
-        self._expected = next(iter(self._lookup.draft(1)), None)
-        return self._expected is not None and self._length.length > 0
+    def likely(self, ahead: int) -> bool:
+        """Whether the text repeats itself here and drafting pays."""
+        return len(self._drafter.draft()) > ahead
 
     def draft(self, most: int, sampling: Sampling, seed: int, step: int) -> Draft:
         """Return the continuation of the place that the end of the text repeats."""
-        self._expected = None
-        return Draft(self._lookup.draft(min(most, self._length.length)) if most > 0 else ())
+        return Draft(self._drafter.draft(most))
 
-    def wrote(self, token: int) -> None:
-        """Take a token that was written; switched off, watch whether it would have been drafted."""
-        if self._expected is not None:
-            if not self._length.length:
-                self._length.watch(self._expected == token)
-            elif self._expected != token:
-                # The pipeline was held for a draft that can't be.
-                self._length.record(1, 0)
-        self._expected = None
-        self._lookup.extend((token,))
+    def wrote(self, tokens: Sequence[int]) -> None:
+        """Take what was written; the drafter sees what of it it would have drafted."""
+        self._drafter.add(tokens)
 
     def record(self, drafted: int, accepted: int) -> None:
-        """Adapt the length of drafts."""
-        self._length.record(drafted, accepted)
+        """Nothing: the drafter has seen it."""
 
 
 class ModelSpeculator:
@@ -87,7 +76,7 @@ class ModelSpeculator:
         self._run: list[int] = []
         self._length = DraftLength(costs)
 
-    def likely(self) -> bool:
+    def likely(self, ahead: int) -> bool:
         """Whether drafting is switched on."""
         return self._length.length > 0
 
@@ -125,9 +114,9 @@ class ModelSpeculator:
         self._run = list(self._tokens)
         return self._model.head(h[:, -1])
 
-    def wrote(self, token: int) -> None:
-        """Take a token that was written."""
-        self._tokens.append(token)
+    def wrote(self, tokens: Sequence[int]) -> None:
+        """Take what was written in one pass."""
+        self._tokens += tokens
         self._length.skip()
 
     def record(self, drafted: int, accepted: int) -> None:

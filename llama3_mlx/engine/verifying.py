@@ -81,19 +81,13 @@ def _allowed(row: Row, draft: Draft) -> Draft:
 
 def _places(row: Row, draft: Draft) -> list[Place]:
     """Return a place for each position of a row: after the last token, after that and one drafted, and so on."""
-    places, penalties = [], row.penalties
-    constraint = row.constraint.copy() if row.constraint is not None else None
+    places, penalties, masks = [], row.penalties, row.masks(draft.tokens)
     for at in range(1 + len(draft.tokens)):
-        mask = None
-        if constraint is not None:
-            mask = np.zeros(constraint.n_words, np.uint32)
-            constraint.fill_mask(mask)
+        mask = None if masks is None else masks[at]
         places.append(Place(row.sampling, row.seed, row.chosen + at, penalties, mask, row.options.logprobs))
         if at < len(draft.tokens):
             token = draft.tokens[at]
             penalties = penalties.add(mx.array([token])) if penalties is not None else None
-            if constraint is not None:
-                constraint.accept(token)
     return places
 
 
