@@ -134,7 +134,7 @@ def test_a_report_has_every_module_and_a_picture(source: Path, tmp_path: Path) -
     assert all(module["kl"] > 0 and module["bits"] == 4 for module in content["modules"])
     table = (tmp_path / "report" / "report.md").read_text()
     assert all(f"| {path} | affine 4/64 |" in table for path in modules)
-    bars = ElementTree.parse(tmp_path / "report" / "sensitivity.svg").getroot()  # noqa: S314
+    bars = ElementTree.parse(tmp_path / "report" / "sensitivity.svg").getroot()
     titles = [title.text or "" for title in bars.iter("{http://www.w3.org/2000/svg}title")]
     assert len(titles) == len(modules)
 
