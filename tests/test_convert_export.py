@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from llama3_mlx import CheckpointError, ConversionError, Llama
 from llama3_mlx.byte_level import from_bytes
-from llama3_mlx.convert import convert
+from llama3_mlx.convert import convert, dry_run
 from llama3_mlx.llama3_tokens import SPLIT_PATTERN
 from llama3_mlx.tokenizer_json import beginning, byte_level_json
 
@@ -238,6 +238,13 @@ def test_a_stopped_export_goes_on_and_ends_the_same(
     assert convert(source, dest, gguf_type="q4_0").resumed_modules >= 8
     assert dest.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
     assert [path.name for path in dest.parent.iterdir()] == ["whole.gguf"]
+
+
+def test_a_dry_run_of_an_export_tells_its_size(source: Path, tmp_path: Path) -> None:
+    expected = dry_run(source, tmp_path / "out.gguf", gguf_type="q4_1")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    convert(source, tmp_path / "out.gguf", gguf_type="q4_1")
+    assert expected.files == {"out.gguf": (tmp_path / "out.gguf").stat().st_size}
 
 
 def test_an_existing_gguf_file_is_kept_unless_forced(source: Path, tmp_path: Path) -> None:
