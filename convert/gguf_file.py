@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError
+from ..file_reading import read_into
 
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
@@ -84,13 +85,7 @@ class GGUFFile:
 
     def _raw(self, tensor: GGUFTensor, start: int, stop: int) -> np.ndarray:
         raw = np.empty((stop - start, tensor.row_bytes), np.uint8)
-        view, offset = raw.reshape(-1).data, tensor.start + start * tensor.row_bytes
-        at = 0
-        while at < len(view):
-            n = os.preadv(self._file, [view[at : at + (1 << 30)]], offset + at)
-            if not n:
-                raise CheckpointError(f"{self.path} ended at byte {offset + at}, within {tensor.name}")
-            at += n
+        read_into(self._file, raw.reshape(-1).data, tensor.start + start * tensor.row_bytes)
         return raw
 
     def _parse(self) -> None:

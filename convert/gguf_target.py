@@ -3,6 +3,7 @@
 Source of names, row order and metadata: llama.cpp `convert_hf_to_gguf.py` (LlamaModel) and `gguf-py/gguf/constants.py`.
 """
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -31,6 +32,8 @@ from .verify import Verification, module_error, refuse_hopeless
 ROPE_FACTORS = "rope_freqs.weight"
 # Source: llama.cpp `include/llama.h` (llama_ftype).
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7}
+# Scales are float16.
+_LARGEST = 65504.0
 
 
 class GGUFTarget:
@@ -57,7 +60,8 @@ class GGUFTarget:
         fields = self._fields()
         self.layouts: Mapping[str, FileLayout] = {file_name: gguf_layout(fields, list(self._outputs.values()))}
         self.quantiser = f"ggml {self.kind}" if self.kind.startswith("Q") else None
-        self.state: Mapping[str, Any] = {"version": __version__, "kind": self.kind, "fields": fields}
+        digest = hashlib.sha256(self.layouts[file_name].header).hexdigest()
+        self.state: Mapping[str, Any] = {"version": __version__, "header": digest}
 
     def _kind(self, name: str, shape: tuple[int, ...]) -> str:
         if len(shape) == 1:
@@ -97,8 +101,10 @@ class GGUFTarget:
         output = self._outputs[ref.name]
         if output.kind == "F16":
             return [(output.name, np.array(in_range(ref, rows, "F16")))]
-        whole = np.array(rows.astype(mx.float32))
-        return [(output.name, gguf.quantize(whole, gguf.GGMLQuantizationType[output.kind]))]
+        whole = rows.astype(mx.float32)
+        if output.kind != "F32" and not (mx.abs(whole).max() < _LARGEST).item():
+            raise ConversionError(f"{ref.name} doesn't fit the range of {output.kind}: choose gguf_type f32")
+        return [(output.name, gguf.quantize(np.array(whole), gguf.GGMLQuantizationType[output.kind]))]
 
     def write_beside(self, folder: Path, record: Mapping[str, Any]) -> None:
         """Write nothing: the file holds all."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ModelConfig, load_json_object
-from ..dialog_files import stored_templates
+from ..dialog_files import own_templates
 from ..errors import ConversionError
 from ..llama3_tokens import SPLIT_PATTERN
 
@@ -41,7 +41,7 @@ def vocabulary_fields(folder: Path, config: ModelConfig) -> dict[str, Any]:
         "tokenizer.ggml.add_bos_token": _adds_bos(content, settings),
     }
     fields |= _special_ids(settings, config, ids)
-    template = stored_templates(folder).get("default")
+    template = own_templates(folder).get("default")
     return fields | ({"tokenizer.chat_template": template} if template else {})
 
 

@@ -15,6 +15,8 @@ def open_source(source: str | Path, *, progress: bool = False) -> Source:
             from .gguf_source import GGUFSource
 
             return GGUFSource(path)
+        if path.suffix in (".safetensors", ".pth", ".bin"):
+            raise CheckpointError(f"{path} is a part of a model: name the folder that it is in")
         raise CheckpointError(f"{path} is no GGUF file: accepted are folders, .gguf files and Hub ids")
     return _open_folder(resolve_model(source, progress=progress))
 

@@ -8,6 +8,7 @@ import errno
 import os
 import zlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ class ShardWriter:
         self._crc: dict[str, int] = {}
         self._finished: dict[str, Checksums] = {}
         self._unflushed = 0
+        self._flush: Future[None] | None = None
+        self._flushing = ThreadPoolExecutor(1, "convert-flush")
         with self._disk_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._journal = Journal(partial / "journal", state)
@@ -80,19 +83,33 @@ class ShardWriter:
         self._finished[path] = dict(self._crc)
         self._crc.clear()
         if self._unflushed >= _FLUSH_BYTES:
-            self.flush()
+            self._start_flush()
 
     def flush(self) -> None:
-        """Flush the data, then note in the journal what is done."""
+        """Flush all data and note in the journal what is done."""
+        self._start_flush()
+        self._wait_for_flush()
+
+    def _start_flush(self) -> None:
+        """Have a thread flush what is written so far; writing goes on meanwhile, but only one flush is on its way."""
+        self._wait_for_flush()
+        finished, self._finished, self._unflushed = self._finished, {}, 0
+        self._flush = self._flushing.submit(self._flush_files, finished)
+
+    def _wait_for_flush(self) -> None:
+        if self._flush:
+            flush, self._flush = self._flush, None
+            flush.result()
+
+    def _flush_files(self, finished: Mapping[str, Checksums]) -> None:
         with self._disk_errors():
             for file in self._files.values():
                 os.fsync(file)
-            self._journal.add(self._finished)
-        self._finished.clear()
-        self._unflushed = 0
+            self._journal.add(finished)
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files, after a flush that is on its way."""
+        self._flushing.shutdown()
         for file in self._files.values():
             os.close(file)
         self._files.clear()

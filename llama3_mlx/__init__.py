@@ -20,9 +20,15 @@ if TYPE_CHECKING:
         MemoryLimitError,
         MissingExtraError,
         RequestError,
+        StructureError,
         TokenizerError,
     )
+    from .grammar import Grammar, compile_grammar
     from .llama import Llama
+    from .structure import parse_result
+    from .tool_call import ToolCall
+    from .tool_calls import ToolCalls, ToolCallStream, parse_tool_calls
+    from .tools import acall_tool, call_tool, tool_spec
 
 _HOMES = {
     "AsyncStream": "engine.reply",
@@ -42,7 +48,18 @@ _HOMES = {
     "MemoryLimitError": "errors",
     "MissingExtraError": "errors",
     "RequestError": "errors",
+    "StructureError": "errors",
     "TokenizerError": "errors",
+    "Grammar": "grammar",
+    "compile_grammar": "grammar",
+    "parse_result": "structure",
+    "ToolCall": "tool_call",
+    "ToolCalls": "tool_calls",
+    "ToolCallStream": "tool_calls",
+    "parse_tool_calls": "tool_calls",
+    "acall_tool": "tools",
+    "call_tool": "tools",
+    "tool_spec": "tools",
 }
 
 __all__ = [
@@ -54,6 +71,7 @@ __all__ = [
     "ContextLengthError",
     "ConversionError",
     "DialogError",
+    "Grammar",
     "HubError",
     "Llama",
     "Llama3MLXError",
@@ -62,8 +80,18 @@ __all__ = [
     "Piece",
     "RequestError",
     "Stream",
+    "StructureError",
     "TokenLogprob",
     "TokenizerError",
+    "ToolCall",
+    "ToolCallStream",
+    "ToolCalls",
+    "acall_tool",
+    "call_tool",
+    "compile_grammar",
+    "parse_result",
+    "parse_tool_calls",
+    "tool_spec",
     "__version__",
 ]
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .tool_call import ToolCall
+
 FinishReason = Literal["stop", "length", "cancelled", "timeout"]
 
 
@@ -25,11 +27,13 @@ class Piece:
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Calls that are whole with this piece, where tools were given."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A finished generation. `token_ids` hold what was written, the stop token left out.
+    """A finished generation. `token_ids` hold what was written, the stop token left out; `text` leaves calls out.
 
     `finish_reason` is "stop" for a stop token or stop text or a form that is complete, "length" for the limit,
     "timeout" and "cancelled" for an end from outside. Rates are tokens a second; the prompt's counts the tokens that
@@ -49,5 +53,6 @@ class Completion:
     logprobs: tuple[TokenLogprob, ...] | None = None
     prompt_logprobs: tuple[TokenLogprob, ...] | None = None
     parsed: Any = None
+    tool_calls: tuple[ToolCall, ...] = ()
     passes: int = 0
     first_token_s: float = 0.0

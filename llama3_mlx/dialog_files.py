@@ -19,7 +19,7 @@ def find_templates(folder: Path, tokenizer: Tokenizer) -> tuple[dict[str, str], 
     values = _json(folder / "tokenizer_config.json")
     named = {name: _token_text(values.get(name)) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
     tokens = {name: text for name, text in named.items() if text is not None}
-    templates = stored_templates(folder)
+    templates = own_templates(folder)
     if not templates and {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"} <= tokenizer.control_tokens.keys():
         scaled = load_config(folder).rope_scaling.rope_type == "llama3"
         templates = {"default": LLAMA_3_1 if scaled else LLAMA_3}
@@ -27,7 +27,7 @@ def find_templates(folder: Path, tokenizer: Tokenizer) -> tuple[dict[str, str], 
     return templates, tokens
 
 
-def stored_templates(folder: Path) -> dict[str, str]:
+def own_templates(folder: Path) -> dict[str, str]:
     """Return the checkpoint's templates by name. Source of the places: transformers `tokenization_utils_base.py`."""
     files = {"default": folder / "chat_template.jinja"}
     files |= {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}

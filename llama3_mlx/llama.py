@@ -25,6 +25,8 @@ from .model import LlamaForCausalLM
 from .options import GenerationOptions, Settings, make_options
 from .tokenizer import Tokenizer
 from .tokenizer_files import load_tokenizer
+from .tool_run import ToolRun
+from .tools import Tool
 from .weights import load_model
 
 Message = Mapping[str, Any]
@@ -51,6 +53,7 @@ class Llama:
         *,
         cache: CacheOptions | None = None,
         adapters: Any = None,
+        draft: LlamaForCausalLM | None = None,
         memory_bytes: int | None = None,
         max_rows: int = 32,
     ) -> None:
@@ -67,6 +70,7 @@ class Llama:
             self._engine_settings(working_memory_bytes() if memory_bytes is None else memory_bytes, max_rows),
             tokenizer.make_detokenizer,
             adapters=adapters,
+            draft=draft,
         )
         self._close = weakref.finalize(self, Engine.close, self.engine)
 
@@ -79,13 +83,15 @@ class Llama:
         adapters: Mapping[str, str | Path] | None = None,
         dtype: str | None = None,
         cache: CacheOptions | None = None,
+        draft: str | Path | None = None,
         memory_gb: float | None = None,
         max_rows: int = 32,
     ) -> "Llama":
         """Load a folder or a Hub id (`owner/name`), with a LoRA adapter for all answers or several by name.
 
         `dtype` is float32, float16 or bfloat16; by default what suits the device. `memory_gb` bounds weights, keys and
-        values together, by default at what the device can use. Up to `max_rows` answers are written at once, others
+        values together, by default at what the device can use. `draft` is a smaller model of the same tokenizer that
+        drafts tokens for this one. Up to `max_rows` answers are written at once, others
         wait. Raises ConfigError, CheckpointError, TokenizerError or HubError.
         """
         folder = resolve_model(path_or_id)
@@ -106,6 +112,7 @@ class Llama:
             load_dialog(folder, tokenizer),
             cache=cache,
             adapters=loaded,
+            draft=None if draft is None else load_draft(draft, tokenizer, dtype),
             memory_bytes=None if memory_gb is None else int(memory_gb * 1e9),
             max_rows=max_rows,
         )
@@ -124,7 +131,7 @@ class Llama:
 
     def stream_chat(self, messages: Sequence[Message], **settings: Unpack[Settings]) -> Stream:
         """Answer a dialog, piece by piece."""
-        return self._stream(self.encode_chat(messages), make_options(settings))
+        return self._stream(*self._dialog_and_options(messages, settings))
 
     async def agenerate(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> Completion:
         """Continue a text and return the completion; cancelling the task ends the generation."""
@@ -140,7 +147,7 @@ class Llama:
 
     def astream_chat(self, messages: Sequence[Message], **settings: Unpack[Settings]) -> AsyncStream:
         """Answer a dialog: `async for piece in llama.astream_chat(messages)`."""
-        return self._astream(self.encode_chat(messages), make_options(settings))
+        return self._astream(*self._dialog_and_options(messages, settings))
 
     def generate_batch(
         self, prompts: Iterable[Prompt], *, progress: Progress | None = None, **settings: Unpack[Settings]
@@ -154,7 +161,7 @@ class Llama:
         streams = []
         for ids, asked, limit, constraint in prepared:
             stream = Stream(self._finisher(asked))
-            self._submit(ids, [Ask(asked, stream.reply, limit, constraint)])
+            self._submit(ids, [Ask(asked, stream.reply, limit, constraint)], bulk=True)
             streams.append(stream)
         done = []
         try:
@@ -176,6 +183,28 @@ class Llama:
         asks = [Ask(with_seed(options, at), stream.reply, limit, constraint) for at, stream in enumerate(streams)]
         self._submit(ids, asks)
         return [stream.completion for stream in streams]
+
+    def run_tools(
+        self, messages: Sequence[Message], tools: Sequence[Tool], *, max_rounds: int = 8, **settings: Any
+    ) -> ToolRun:
+        """Answer a dialog, running the functions that the model calls, until it answers without a call.
+
+        Arguments that don't fit are told to the model; what a function raises comes through. After `max_rounds` rounds
+        of calls the model has to answer without tools.
+        """
+        run = ToolRun(list(messages))
+        while not run.step(self.chat(run.messages, **run.settings(tools, max_rounds, settings))):
+            run.answer_calls(tools)
+        return run
+
+    async def arun_tools(
+        self, messages: Sequence[Message], tools: Sequence[Tool], *, max_rounds: int = 8, **settings: Any
+    ) -> ToolRun:
+        """Do what `run_tools` does in an event loop; functions that aren't async run in a thread."""
+        run = ToolRun(list(messages))
+        while not run.step(await self.achat(run.messages, **run.settings(tools, max_rounds, settings))):
+            await run.aanswer_calls(tools)
+        return run
 
     def encode_chat(self, messages: Sequence[Message], **rendering: Any) -> list[int]:
         """Return the token ids of a dialog up to the beginning of the next answer."""
@@ -213,7 +242,7 @@ class Llama:
         """End what runs and give the memory back; the object is of no use afterwards."""
         self._close()
         if hasattr(self, "model"):
-            del self.model, self.engine.model
+            del self.model, self.adapters
 
     def __enter__(self) -> "Llama":
         return self
@@ -248,17 +277,41 @@ class Llama:
             limit = check_memory(prompt, options.max_tokens, limit, settings.memory_bytes, settings.bytes_per_token)
         constraint = None
         if options.is_constrained:
-            from .grammar import compile_grammar
-
-            constraint = compile_grammar(
-                self.tokenizer,
-                n_vocab=self.config.vocab_size,
-                schema=options.schema,
-                regex=options.regex,
-                grammar=options.grammar,
-                choices=options.choices or None,
-            )
+            constraint = self._compile(options)
         return prompt, options, limit, constraint
+
+    def _dialog_and_options(
+        self, messages: Sequence[Message], settings: Mapping[str, Any]
+    ) -> tuple[list[int], GenerationOptions]:
+        options = make_options(settings)
+        if not options.calls_tools:
+            return self.encode_chat(messages), options
+        from .tools import tool_specs
+
+        return self.encode_chat(messages, tools=tool_specs(options.tools)), options
+
+    def _compile(self, options: GenerationOptions) -> Any:
+        """Return the form that the answer must follow; raises RequestError for one that can't be."""
+        from .grammar import compile_grammar
+
+        n_vocab = self.config.vocab_size
+        if options.calls_tools:
+            choice: Any = options.tool_choice
+            return compile_grammar(
+                self.tokenizer,
+                n_vocab=n_vocab,
+                tools=options.tools,
+                tool_choice=choice,
+                several_calls=options.parallel_calls,
+            )
+        return compile_grammar(
+            self.tokenizer,
+            n_vocab=n_vocab,
+            schema=options.schema,
+            regex=options.regex,
+            grammar=options.grammar,
+            choices=options.choices or None,
+        )
 
     def _adapter_name(self, asked: str | None) -> str | None:
         if asked is None:
@@ -280,9 +333,11 @@ class Llama:
         self._submit(ids, [Ask(options, stream.reply, limit, constraint)])
         return stream
 
-    def _submit(self, prompt: list[int], asks: Sequence[Ask], progress: Progress | None = None) -> Request:
+    def _submit(
+        self, prompt: list[int], asks: Sequence[Ask], progress: Progress | None = None, *, bulk: bool = False
+    ) -> Request:
         first = asks[0].options
-        request = Request(prompt, asks, adapter=first.adapter, priority=first.priority, progress=progress)
+        request = Request(prompt, asks, adapter=first.adapter, priority=first.priority, progress=progress, bulk=bulk)
         self.engine.submit(request)
         return request
 
@@ -292,7 +347,7 @@ class Llama:
             return None
 
         def finish(completion: Completion) -> Completion:
-            from .grammar import parse_result
+            from .structure import parse_result
 
             if completion.finish_reason != "stop":
                 return completion
@@ -315,6 +370,16 @@ class Llama:
             max_rows=max_rows,
             cache=kind,
         )
+
+
+def load_draft(path_or_id: str | Path, tokenizer: Tokenizer, dtype: str | None) -> LlamaForCausalLM:
+    """Load the model that drafts; raises RequestError if its tokens aren't the other's."""
+    folder = resolve_model(path_or_id)
+    sample = "The quick brown fox, 12345 äöü: def f(x):\n\treturn x  # 你好"
+    theirs = load_tokenizer(folder)
+    if theirs.vocab_size != tokenizer.vocab_size or theirs.encode(sample) != tokenizer.encode(sample):
+        raise RequestError(f"the draft model {folder.name} has another tokenizer: choose one of the same family")
+    return load_model(folder, dtype=dtype)
 
 
 def with_seed(options: GenerationOptions, index: int) -> GenerationOptions:

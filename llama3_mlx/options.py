@@ -1,6 +1,6 @@
 """What a caller can ask of a generation: each setting once, with its help; flags and request fields come from here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypedDict
 
@@ -48,6 +48,9 @@ class GenerationOptions:
     regex: str | None = setting(None, "regular expression that the whole answer matches")
     grammar: str | None = setting(None, "Lark grammar of the answer", flag=False)
     choices: tuple[str, ...] = setting((), "the answer is one of these texts; may be given several times")
+    tools: Sequence[Any] = setting((), "functions or specifications that the answer may call", flag=False)
+    tool_choice: object = setting("auto", "auto, required, none or the name of a tool", flag=False)
+    parallel_calls: bool = setting(True, "several calls in one answer", flag=False)
     speculate: bool = setting(True, "draft tokens ahead: by the draft model if there is one, else from the text so far")
     adapter: str | None = setting(None, "name of the adapter that answers, of those that were loaded", flag=False)
     timeout_s: float | None = setting(None, "end the answer after this many seconds", low=0)
@@ -59,6 +62,10 @@ class GenerationOptions:
                 object.__setattr__(self, name, (getattr(self, name),))
         problems = [problem for entry in fields(self) if (problem := self._problem(entry.name, entry.metadata))]
         forms = [name for name in _FORMS if getattr(self, name) not in (None, ())]
+        if not isinstance(self.tools, list | tuple):
+            problems.append(f"tools must be a list of functions or specifications, not {self.tools!r:.80}")
+        elif self.calls_tools and forms:
+            forms.append("tools")
         if len(forms) > 1:
             problems.append(f"{' and '.join(forms)} can't be asked for together: one form at a time")
         if problems:
@@ -70,7 +77,12 @@ class GenerationOptions:
     @property
     def is_constrained(self) -> bool:
         """Whether the answer has a form that it must follow."""
-        return any(getattr(self, name) not in (None, ()) for name in _FORMS)
+        return self.calls_tools or any(getattr(self, name) not in (None, ()) for name in _FORMS)
+
+    @property
+    def calls_tools(self) -> bool:
+        """Whether the answer may call tools."""
+        return bool(self.tools) and self.tool_choice != "none"
 
     def _problem(self, name: str, limits: Mapping[str, Any]) -> str | None:
         value = getattr(self, name)
@@ -79,7 +91,7 @@ class GenerationOptions:
             return None if whole else f"{name} must be one or several texts that aren't empty, not {value!r}"
         if name == "logit_bias":
             return _bias_problem(value)
-        if value is None or name == "schema":
+        if value is None or name in ("schema", "tools", "tool_choice"):
             return None
         if name in _TEXTS:
             return (
@@ -127,7 +139,7 @@ def _bias_problem(value: Any) -> str | None:
 
 _WHOLE = ("max_tokens", "top_k", "repetition_window", "seed", "logprobs", "prompt_logprobs", "priority")
 _TEXTS = ("regex", "grammar", "adapter")
-_SWITCHES = ("ignore_eos", "speculate")
+_SWITCHES = ("ignore_eos", "speculate", "parallel_calls")
 _FORMS = ("schema", "regex", "grammar", "choices")
 
 
@@ -156,6 +168,9 @@ class Settings(TypedDict, total=False):
     regex: str | None
     grammar: str | None
     choices: str | tuple[str, ...] | list[str]
+    tools: Sequence[Any]
+    tool_choice: Any
+    parallel_calls: bool
     speculate: bool
     adapter: str | None
     timeout_s: float | None

@@ -4,7 +4,7 @@ Llama 3's vocabulary runs on tiktoken, whichever file holds it; any other tokeni
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 from .detokenizer import Detokenizer
@@ -37,6 +37,11 @@ class Tokenizer:
         self._strips_first_space = strips_first_space
         self._control_text = {token: text for text, token in control_tokens.items()}
         self._patterns = dict(patterns or {})
+
+    @property
+    def encoder(self) -> Encoder:
+        """What turns ordinary text, free of lone surrogates, into ids; it doesn't keep this object alive."""
+        return self._encode
 
     def encode(self, text: str, *, bos: bool = False) -> list[int]:
         """Return the ids of `text`, every character of it ordinary; `bos` puts the beginning of text before.
@@ -88,9 +93,17 @@ class Tokenizer:
         """Return the text of a control token, None for ordinary ones."""
         return self._control_text.get(token)
 
-    def make_detokenizer(self) -> Detokenizer:
-        """Return a fresh streaming decoder, whose text is that of `decode(ids, control=False)`."""
-        return Detokenizer(self.token_bytes, strips_first_space=self._strips_first_space)
+    def make_detokenizer(self, shown: Collection[str] = ()) -> Detokenizer:
+        """Return a fresh streaming decoder, whose text is that of `decode(ids, control=False)`.
+
+        Control tokens whose text is in `shown` are written out.
+        """
+        visible = {self.control_tokens[text]: text.encode() for text in shown if text in self.control_tokens}
+
+        def token_bytes(token: int) -> bytes:
+            return visible.get(token) or self.token_bytes(token)
+
+        return Detokenizer(token_bytes if visible else self.token_bytes, strips_first_space=self._strips_first_space)
 
     @cached_property
     def _control_pattern(self) -> re.Pattern[str]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 FORMATS = {"date": "2026-11-23", "time": "10:20:30Z", "date-time": "2026-11-23T10:20:30Z", "ipv4": "127.0.0.1"}
+FORMATS |= {"uuid": "12345678-1234-5678-1234-567812345678", "email": "a@example.org", "duration": "P1D", "ipv6": "::1"}
+FORMATS |= {"hostname": "example.org", "uri": "https://example.org/"}
 PATTERNS = {r"^[a-z]{1,5}$": "abc", r"^\d{3}-\d{2}$": "123-45", r"[A-Z]": "xAy", r"^(yes|no)$": "yes", "^$": ""}
 _SCALARS: list[Any] = [None, True, False, 0, 1, -7, 2.5, "", "a", 'q"\\', "Zürich 🦙", [1, "x"], {"k": None}]
 _NAMES = ["a", "b", "name", "größe", 'q"k', "x y", "id", "c"]

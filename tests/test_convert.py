@@ -240,6 +240,21 @@ def spoil(kind: str, source: Path) -> Path:
         index(dict.fromkeys(weights, "../model.safetensors"))
     elif kind == "index names an absent file":
         index({**dict.fromkeys(weights, "model.safetensors"), norm: "model-2.safetensors"})
+    elif kind == "shards of two models":
+        other = load_file(save_tiny(source.parent / "other", **{**SMALL, "hidden_size": 96}) / "model.safetensors")
+        shutil.rmtree(source.parent / "other")
+        rest = {name: array for name, array in other.items() if name.startswith("model.layers.1")}
+        save_file({name: array for name, array in weights.items() if name not in rest}, source / "a.safetensors")
+        save_file(rest, source / "b.safetensors")
+        index({name: "b.safetensors" if name in rest else "a.safetensors" for name in weights})
+    elif kind == "tensor in two shards":
+        save_file(weights, source / "a.safetensors")
+        save_file({norm: weights[norm]}, source / "b.safetensors")
+        index({name: "b.safetensors" if name == norm else "a.safetensors" for name in weights})
+    elif kind == "link out of the index":
+        index(dict.fromkeys(weights, str(file.resolve())))
+    elif kind == "one file of it":
+        return file
     elif kind == "not a number":
         weights[layer][5, 7] = np.nan
         rewrite(**{layer: weights[layer]})
@@ -268,6 +283,13 @@ def spoil(kind: str, source: Path) -> Path:
         ),
         ("index leads outside", r"must be a plain name in the folder, not '\.\./model.safetensors'"),
         ("index names an absent file", "lacks model-2.safetensors"),
+        (
+            "shards of two models",
+            r"of wrong shape: model.layers.1.input_layernorm.weight is \[96\] and should be \[64\], .*down_proj",
+        ),
+        ("tensor in two shards", "model.norm.weight is in a.safetensors and again in b.safetensors"),
+        ("link out of the index", "must be a plain name in the folder"),
+        ("one file of it", "is a part of a model: name the folder that it is in"),
         ("not a number", "model.layers.1.mlp.up_proj.weight holds NaN or infinity"),
         ("infinity", "model.layers.1.mlp.up_proj.weight holds NaN or infinity"),
         ("pytorch weights", r"pytorch_model.bin.*safe_serialization"),

@@ -34,7 +34,13 @@ def test_the_gguf_of_smollm2_gives_the_tensors_of_an_independent_reading(tmp_pat
 
 
 def write_gguf(
-    path: Path, kind: str, *, rope_factor: float | None = None, pre: str = "llama-bpe"
+    path: Path,
+    kind: str,
+    *,
+    rope_factor: float | None = None,
+    pre: str = "llama-bpe",
+    tensors_a_file: int = 0,
+    spoil: dict[str, float] | None = None,
 ) -> dict[str, np.ndarray]:
     """Write a tiny Llama in GGUF with the gguf package and return the Hugging Face tensors that it means."""
     import gguf
@@ -43,7 +49,9 @@ def write_gguf(
 
     config = {**CONFIG, "hidden_size": 256, "intermediate_size": 256, "vocab_size": 300, "torch_dtype": "float32"}
     weights = tiny_weights(config)
-    writer = gguf.GGUFWriter(path, "llama")
+    for name, value in (spoil or {}).items():
+        weights[name].flat[7] = value
+    writer = gguf.GGUFWriter(path, "llama", split_max_tensors=tensors_a_file)
     writer.add_context_length(131072)
     writer.add_embedding_length(256)
     writer.add_block_count(2)
@@ -89,9 +97,10 @@ def write_gguf(
             writer.add_tensor(theirs, stored)
             expected[name] = weight
             continue
-        packed = gguf.quantize(stored, quantised)
+        with np.errstate(invalid="ignore"):
+            packed = gguf.quantize(stored, quantised)
+            back = gguf.dequantize(packed, quantised)
         writer.add_tensor(theirs, packed, raw_dtype=quantised)
-        back = gguf.dequantize(packed, quantised)
         expected[name] = np.empty_like(weight)
         expected[name][rows] = back.reshape(weight.shape)
     writer.write_header_to_file()
@@ -116,6 +125,33 @@ def test_llama3_rope_scaling_comes_back_out_of_the_factors(tmp_path: Path, facto
     convert(tmp_path / "model.gguf", tmp_path / "out")
     scaling = json.loads((tmp_path / "out" / "config.json").read_text())["rope_scaling"]
     assert scaling == {**CONFIG["rope_scaling"], "factor": factor}
+
+
+def test_a_split_file_is_what_the_whole_one_is(tmp_path: Path) -> None:
+    expected = write_gguf(tmp_path / "m.gguf", "Q8_0", tensors_a_file=7, rope_factor=8.0)
+    parts = sorted(tmp_path.glob("*.gguf"))
+    assert [part.name for part in parts] == [f"m-{n:05d}-of-00003.gguf" for n in (1, 2, 3)]
+    for source in (parts[0], parts[2], tmp_path):
+        convert(source, tmp_path / "out", dtype="float32", force=True)
+        ours = load_file(tmp_path / "out" / "model.safetensors")
+        assert ours.keys() == expected.keys()
+        for name, weight in expected.items():
+            np.testing.assert_array_equal(ours[name], weight, err_msg=name)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["rope_scaling"]["factor"] == 8.0
+
+
+def test_infinity_and_doubled_tensors_are_refused_by_name(tmp_path: Path) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    for kind, value in (("F16", np.inf), ("F32", np.nan), ("Q4_1", np.inf)):
+        write_gguf(tmp_path / "model.gguf", kind, spoil={name: value})
+        with pytest.raises(CheckpointError, match=f"{name} holds NaN or infinity: the source is damaged"):
+            convert(tmp_path / "model.gguf", tmp_path / "out", bits=4)
+    write_gguf(tmp_path / "model.gguf", "F16")
+    data = (tmp_path / "model.gguf").read_bytes()
+    (tmp_path / "model.gguf").write_bytes(data.replace(b"blk.1.ffn_up.weight", b"blk.0.ffn_up.weight"))
+    with pytest.raises(CheckpointError, match=r"blk.0.ffn_up.weight stands in it twice"):
+        convert(tmp_path / "model.gguf", tmp_path / "out", bits=4)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
 
 
 def test_a_missing_part_of_a_split_gguf_is_named(tmp_path: Path) -> None:

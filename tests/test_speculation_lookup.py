@@ -12,8 +12,8 @@ from llama3_mlx.speculation import PromptLookup
 class BySearch:
     """The rule of PromptLookup, each time by looking through everything."""
 
-    def __init__(self, longest: int, shortest: int, reach: float) -> None:
-        self.longest, self.shortest, self.reach = longest, shortest, reach
+    def __init__(self, longest: int, shortest: int) -> None:
+        self.longest, self.shortest = longest, shortest
         self.tokens: list[int] = []
         self.source, self.matched = 0, 0
 
@@ -30,17 +30,16 @@ class BySearch:
             if ends and len(tokens) >= n:
                 self.source, self.matched = ends[-1], n
                 break
-        length = min(most, int(self.reach * self.matched))
         period = tokens[self.source :]
-        return (period * (length // max(1, len(period)) + 1))[:length] if self.matched else []
+        return (period * (most // max(1, len(period)) + 1))[:most] if self.matched else []
 
 
 @pytest.mark.parametrize("alphabet", [2, 3, 6, 20])
-@pytest.mark.parametrize(("longest", "shortest", "reach"), [(4, 2, 2.0), (3, 1, 8.0), (2, 2, 1.0), (6, 3, 1.5)])
-def test_drafts_are_those_of_a_search(alphabet: int, longest: int, shortest: int, reach: float) -> None:
+@pytest.mark.parametrize(("longest", "shortest"), [(4, 1), (4, 2), (2, 2), (6, 3)])
+def test_drafts_are_those_of_a_search(alphabet: int, longest: int, shortest: int) -> None:
     rng = random.Random(f"{alphabet} {longest}")
-    lookup = PromptLookup(longest=longest, shortest=shortest, reach=reach)
-    search = BySearch(longest, shortest, reach)
+    lookup = PromptLookup(longest=longest, shortest=shortest)
+    search = BySearch(longest, shortest)
     for _ in range(150):
         tokens = [rng.randrange(alphabet) for _ in range(rng.randint(0, 3))]
         if search.tokens and rng.random() < 0.3:
@@ -76,19 +75,17 @@ def test_copying_stays_with_the_passage_it_began_in() -> None:
     assert lookup.draft(1) == [10]
 
 
-def test_drafts_grow_with_what_came_true() -> None:
-    passage = list(range(100))
-    lookup = PromptLookup([*passage, 999, 0, 1], reach=2.0)
-    lengths = []
-    for _ in range(4):
-        draft = lookup.draft(64)
-        lengths.append(len(draft))
-        lookup.extend(draft)
-    assert lengths == [4, 12, 36, 64]
+def test_the_match_grows_with_what_came_true() -> None:
+    lookup = PromptLookup([*range(100), 999, 0, 1])
+    assert lookup.draft(8) == list(range(2, 10))
+    assert lookup.matched == 2
+    lookup.extend(range(2, 10))
+    assert lookup.draft(2) == [10, 11]
+    assert lookup.matched == 10
 
 
 def test_a_repetition_is_drafted_beyond_the_end() -> None:
-    assert PromptLookup([1, 2, 1, 2, 1, 2], reach=8).draft(7) == [1, 2, 1, 2, 1, 2, 1]
+    assert PromptLookup([1, 2, 1, 2, 1, 2]).draft(7) == [1, 2, 1, 2, 1, 2, 1]
 
 
 def test_a_copy_goes_its_own_way() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from ..masking import apply_mask, mask_width
 from ..penalties import Penalties
 from ..sampling import Sampling, make_sampler, uniforms
 
@@ -50,10 +51,8 @@ def shaped(places: Sequence[Place], logits: mx.array) -> mx.array:
             ]
         )
     if any(place.mask is not None for place in places):
-        from ..grammar import apply_mask
-
-        words = -(-logits.shape[-1] // 32)
-        masks = [np.full(words, 0xFFFFFFFF, np.uint32) if p.mask is None else p.mask for p in places]
+        free = np.full(mask_width(logits.shape[-1]), 0xFFFFFFFF, np.uint32)
+        masks = [free if place.mask is None else place.mask for place in places]
         logits = apply_mask(logits, mx.array(np.stack(masks)))
     return logits
 

@@ -8,23 +8,26 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar, cast
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 
 from ..cache import CacheOptions, ModelCache
 from ..detokenizer import Detokenizer
-from ..device import CRITICAL, NORMAL, memory_pressure, wired_memory
+from ..device import CRITICAL, NORMAL, memory_pressure, on_gpu, wired_memory
 from ..errors import Llama3MLXError
 from ..model import LlamaForCausalLM
+from ..tool_calls import PYTHON_TAG
 from .batch import Batch
 from .prefill import Prefill
 from .prefixes import Prefixes
-from .request import Request
+from .request import Ask, Request
 from .row import Row
+from .speculators import CPU_COSTS, GPU_COSTS, LookupSpeculator, ModelSpeculator, Speculator
 
 T = TypeVar("T")
 PREFILL_CHUNK = 2048
@@ -65,13 +68,19 @@ class Engine:
         self,
         model: LlamaForCausalLM,
         settings: EngineSettings,
-        make_detokenizer: Callable[[], Detokenizer],
+        make_detokenizer: Callable[[Collection[str]], Detokenizer],
         *,
         adapters: Any = None,
         disk: Any = None,
+        draft: LlamaForCausalLM | None = None,
     ) -> None:
-        """`adapters` is an AdapterSet, `disk` what finds and keeps prefixes across processes (see prefixes_disk)."""
+        """`draft` is a smaller model of the same vocabulary, `adapters` an AdapterSet.
+
+        `disk` finds and keeps prefixes across processes (see disk_prefixes.py).
+        """
         self.model, self.settings, self.adapters, self.disk = model, settings, adapters, disk
+        self.draft = draft
+        self._draft_cost = 0.0 if draft is None else _weight_bytes(draft) / max(1, _weight_bytes(model))
         self.counts = Counts()
         self.prefixes = Prefixes(settings.prefix_bytes)
         self._make_detokenizer = make_detokenizer
@@ -111,10 +120,14 @@ class Engine:
         if thread is not None and thread.is_alive():
             self._inbox.put(lambda: None)
             thread.join()
+        for name in ("model", "draft", "adapters", "disk", "_batch"):
+            self.__dict__.pop(name, None)
 
     @property
     def running(self) -> int:
         """Answers that are being written, prompts that are being run included."""
+        if self._closing:
+            return 0
         prefill = self._prefill
         return len(self._batch.rows) + (len(prefill.request.asks) if prefill else 0)
 
@@ -174,12 +187,21 @@ class Engine:
         if self._prefill is None:
             self._prefill = self._next()
         if self._prefill is not None:
-            chunk = self._advance(self._prefill, self._pace.chunk() if others else PREFILL_CHUNK)
-        if self._batch.rows:
+            chunk = self._advance(self._prefill, self._pace.chunk() if self._watched else PREFILL_CHUNK)
+        if self._batch.rows and (self._watched or not self._may_gather()):
             self._batch.step()
             self.counts.steps += 1
             if others:
                 self._pace.took(time.perf_counter() - began, chunk)
+
+    @property
+    def _watched(self) -> bool:
+        """Whether somebody follows what is being written, so that a newcomer's prompt mustn't stall it."""
+        return any(not row.request.bulk for row in self._batch.rows)
+
+    def _may_gather(self) -> bool:
+        """Whether there are more prompts to run before the next step, which then serves more rows."""
+        return self._prefill is not None or (bool(self._waiting) and self._has_room(self._waiting[0]))
 
     def _drop_cancelled(self) -> None:
         for request in [request for request in self._waiting if _over(request)]:
@@ -286,9 +308,24 @@ class Engine:
     def _make_rows(self, request: Request) -> list[Row]:
         n_vocab, stop_ids = self.model.config.vocab_size, self.settings.stop_ids
         return [
-            Row(request, ask, n_vocab=n_vocab, stop_ids=stop_ids, detokenizer=self._make_detokenizer())
+            Row(
+                request,
+                ask,
+                n_vocab=n_vocab,
+                stop_ids=stop_ids,
+                detokenizer=self._make_detokenizer((PYTHON_TAG,) if ask.options.calls_tools else ()),
+                speculator=self._make_speculator(request, ask),
+            )
             for ask in request.asks
         ]
+
+    def _make_speculator(self, request: Request, ask: Ask) -> Speculator | None:
+        if not ask.options.speculate:
+            return None
+        costs = GPU_COSTS if on_gpu() else CPU_COSTS
+        if self.draft is None:
+            return LookupSpeculator(request.prompt, costs)
+        return ModelSpeculator(self.draft, request.prompt, replace(costs, draft=self._draft_cost))
 
     def _keep(self, row: Row, take: Callable[[], ModelCache]) -> None:
         """Keep an ended row's cache for the prompts that go on from it."""
@@ -389,6 +426,10 @@ class _Pace:
 
 def _smoothed(old: float, new: float) -> float:
     return 0.8 * old + 0.2 * new if old else new
+
+
+def _weight_bytes(model: LlamaForCausalLM) -> int:
+    return sum(array.nbytes for _, array in cast(list[tuple[str, mx.array]], tree_flatten(model.parameters())))
 
 
 def _over(request: Request) -> bool:

@@ -33,6 +33,8 @@ class Request:
     priority: int = 0
     progress: Any = None
     """Called with (tokens done, tokens in all) while the prompt is run."""
+    bulk: bool = False
+    """Nobody follows the answers while they are written: the whole batch's time counts, not each answer's."""
     number: int = field(default_factory=lambda: next(_numbers))
     began_s: float = field(default_factory=time.perf_counter)
 

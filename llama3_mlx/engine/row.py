@@ -3,24 +3,36 @@
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from ..completion import Completion, FinishReason, Piece, TokenLogprob
 from ..detokenizer import Detokenizer
 from ..errors import CheckpointError
+from ..masking import mask_width
 from ..penalties import Penalties, make_penalties
 from ..sampling import Sampling
 from ..stopping import StopTexts
+from ..tool_call import ToolCall
+from ..tool_calls import ToolCallStream
+from ..tools import tool_name
 from .request import Ask, Request
+from .speculators import Speculator
 
 
 class Row:
     """An answer in the batch. What the device has chosen is ahead of what the host has seen in `tokens`."""
 
     def __init__(
-        self, request: Request, ask: Ask, *, n_vocab: int, stop_ids: frozenset[int], detokenizer: Detokenizer
+        self,
+        request: Request,
+        ask: Ask,
+        *,
+        n_vocab: int,
+        stop_ids: frozenset[int],
+        detokenizer: Detokenizer,
+        speculator: Speculator | None = None,
     ) -> None:
         options = ask.options
         self.request, self.ask, self.options = request, ask, options
@@ -28,8 +40,10 @@ class Row:
         self.sampling = Sampling.from_options(options)
         self.penalties: Penalties | None = make_penalties(options, request.prompt, n_vocab)
         self.constraint = ask.constraint.start() if ask.constraint is not None else None
-        self.speculator: Any = None
+        self.speculator = speculator
         self.seed = secrets.randbits(64) if options.seed is None else options.seed
+        self.seen = False
+        """Whether `tokens` hold the latest token that the device has chosen."""
         self.chosen = 0
         """Tokens chosen so far on the device; the step of the next one."""
         self.tokens: list[int] = []
@@ -46,6 +60,10 @@ class Row:
         self._pending_logprobs: list[TokenLogprob] = []
         self._detokenizer, self._stops = detokenizer, StopTexts(options.stop)
         self._first_s = self._last_s = 0.0
+        self._calls: list[ToolCall] = []
+        self._call_stream = None
+        if options.calls_tools:
+            self._call_stream = ToolCallStream([tool_name(tool) for tool in options.tools])
 
     @property
     def wants_logprobs(self) -> bool:
@@ -56,6 +74,14 @@ class Row:
     def room(self) -> int:
         """Tokens that may still be taken."""
         return self.ask.limit - len(self.tokens)
+
+    def masks(self, drafted: Sequence[int]) -> np.ndarray | None:
+        """Return what the row's form allows next, and after each drafted token, (1 + n, words); None without a form."""
+        if self.constraint is None:
+            return None
+        masks = np.zeros((1 + len(drafted), mask_width(self.ask.constraint.n_vocab)), np.uint32)
+        self.constraint.fill_masks(masks, drafted)
+        return masks
 
     def check(self) -> None:
         """End the row if its receiver has gone or its time is over."""
@@ -99,6 +125,8 @@ class Row:
             if self._stops.found is None:
                 rest += self._stops.finish()
             self._give(rest, last=True)
+        elif self._call_stream is not None:
+            self._give("", last=True)
         self.ask.reply.deliver(self.completion())
 
     def completion(self) -> Completion:
@@ -117,15 +145,22 @@ class Row:
             peak_memory_bytes=mx.get_peak_memory(),
             logprobs=tuple(self._logprobs) if self.wants_logprobs else None,
             prompt_logprobs=self.prompt_logprobs,
+            tool_calls=tuple(self._calls),
             passes=self.passes,
             first_token_s=self.first_token_s,
         )
 
     def _give(self, text: str, *, last: bool = False) -> None:
-        if not text and not (last and self._pending):
+        calls: tuple[ToolCall, ...] = ()
+        if self._call_stream is not None:
+            parts = [*self._call_stream.add(text), *(self._call_stream.finish() if last else ())]
+            text = "".join(part for part in parts if isinstance(part, str))
+            calls = tuple(part for part in parts if isinstance(part, ToolCall))
+        if not text and not calls and not (last and self._pending):
             return
         self._text.append(text)
-        self.ask.reply.deliver(Piece(text, tuple(self._pending), tuple(self._pending_logprobs)))
+        self._calls += calls
+        self.ask.reply.deliver(Piece(text, tuple(self._pending), tuple(self._pending_logprobs), calls))
         self._pending.clear()
         self._pending_logprobs.clear()
 

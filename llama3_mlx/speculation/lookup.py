@@ -1,7 +1,6 @@
 """Drafts without a draft model: what followed the last few tokens where they stood before.
 
-Source: prompt lookup, https://github.com/apoorvumang/prompt-lookup-decoding; drafts that grow with the length of the
-match as in https://arxiv.org/abs/2411.04975.
+Source: prompt lookup, https://github.com/apoorvumang/prompt-lookup-decoding.
 """
 
 from collections.abc import Iterable
@@ -16,19 +15,18 @@ class PromptLookup:
 
     A draft follows the longest n-gram that ends the sequence and stood there before, of several its latest place. A
     place whose continuation has come true so far is kept as long as no longer match is known, so that copying doesn't
-    jump between alike passages. A draft reaches `reach` times as far as its match is long.
+    jump between alike passages. `matched` is the length of the match that the last draft continues, 0 for none.
 
     Takes O(1) a token and memory linear in the tokens.
     """
 
-    def __init__(self, tokens: Iterable[int] = (), *, longest: int = 4, shortest: int = 2, reach: float = 2.0) -> None:
+    def __init__(self, tokens: Iterable[int] = (), *, longest: int = 4, shortest: int = 1) -> None:
         if not 1 <= shortest <= longest:
             raise RequestError(f"n-grams need 1 <= shortest <= longest, not {shortest} and {longest}")
         self._sizes = range(longest, shortest - 1, -1)
         self._masks = [(1 << (_TOKEN_BITS * n)) - 1 for n in self._sizes]
         # For each n, longest first: packed n-gram -> position of the token that followed it last.
         self._followers: list[dict[int, int]] = [{} for _ in self._sizes]
-        self._reach = reach
         self._tokens: list[int] = []
         self._suffix = 0
         self._source = 0
@@ -62,9 +60,9 @@ class PromptLookup:
         self._find()
         if not self.matched:
             return []
-        known, source, length = self._tokens, self._source, min(most, int(self._reach * self.matched))
-        draft = known[source : source + length]
-        while len(draft) < length:
+        known, source = self._tokens, self._source
+        draft = known[source : source + most]
+        while len(draft) < most:
             draft.append(draft[source + len(draft) - len(known)])
         return draft
 
