@@ -4,6 +4,7 @@ import asyncio
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -14,15 +15,18 @@ from .completion import Completion
 from .config import load_json_object
 from .device import working_memory_bytes
 from .dialog import Dialog, load_dialog
+from .engine.disk_prefixes import DiskPrefixes
 from .engine.engine import Engine, EngineSettings
 from .engine.reply import AsyncStream, Reply, Stream
 from .engine.request import Ask, Request
 from .errors import DialogError, RequestError
 from .estimate import RESERVE
+from .home import prefix_cache_bytes, prefix_folder
 from .hub import resolve_model
 from .lengths import check_length, check_memory
 from .model import LlamaForCausalLM
 from .options import GenerationOptions, Settings, make_options
+from .prefix_disk import PrefixDisk, model_fingerprint
 from .tokenizer import Tokenizer
 from .tokenizer_files import load_tokenizer
 from .tool_run import ToolRun
@@ -54,6 +58,7 @@ class Llama:
         cache: CacheOptions | None = None,
         adapters: Any = None,
         draft: LlamaForCausalLM | None = None,
+        disk: DiskPrefixes | None = None,
         memory_bytes: int | None = None,
         max_rows: int = 32,
     ) -> None:
@@ -71,6 +76,7 @@ class Llama:
             tokenizer.make_detokenizer,
             adapters=adapters,
             draft=draft,
+            disk=disk,
         )
         self._close = weakref.finalize(self, Engine.close, self.engine)
 
@@ -84,15 +90,17 @@ class Llama:
         dtype: str | None = None,
         cache: CacheOptions | None = None,
         draft: str | Path | None = None,
+        disk_cache: bool = True,
         memory_gb: float | None = None,
         max_rows: int = 32,
     ) -> "Llama":
         """Load a folder or a Hub id (`owner/name`), with a LoRA adapter for all answers or several by name.
 
-        `dtype` is float32, float16 or bfloat16; by default what suits the device. `memory_gb` bounds weights, keys and
-        values together, by default at what the device can use. `draft` is a smaller model of the same tokenizer that
-        drafts tokens for this one. Up to `max_rows` answers are written at once, others
-        wait. Raises ConfigError, CheckpointError, TokenizerError or HubError.
+        `dtype` is float32, float16 or bfloat16; by default what suits the device. `draft` is a smaller model of the
+        same tokenizer that drafts tokens for this one. `disk_cache` keeps long prompts for later processes, up to
+        `LLAMA3_MLX_CACHE_GB`. `memory_gb` bounds weights, keys and values together, by default at what the device can
+        use. Up to `max_rows` answers are written at once, others wait. Raises ConfigError, CheckpointError,
+        TokenizerError or HubError.
         """
         folder = resolve_model(path_or_id)
         model = load_model(folder, dtype=dtype)
@@ -113,6 +121,7 @@ class Llama:
             cache=cache,
             adapters=loaded,
             draft=None if draft is None else load_draft(draft, tokenizer, dtype),
+            disk=make_disk(folder, model, named, cache or CacheOptions()) if disk_cache else None,
             memory_bytes=None if memory_gb is None else int(memory_gb * 1e9),
             max_rows=max_rows,
         )
@@ -370,6 +379,23 @@ class Llama:
             max_rows=max_rows,
             cache=kind,
         )
+
+
+def make_disk(
+    folder: Path, model: LlamaForCausalLM, adapters: Mapping[str, str | Path], cache: CacheOptions
+) -> DiskPrefixes | None:
+    """Return what keeps the model's prefixes on disk, None where that is switched off."""
+    limit = prefix_cache_bytes()
+    if not limit:
+        return None
+    dtype = str(model.model.norm.weight.dtype)
+
+    def fingerprint(adapter: str | None) -> str:
+        place = Path(adapters[adapter]).expanduser() if adapter is not None and adapter in adapters else None
+        return model_fingerprint(folder, dtype=dtype, cache_kind=cache.label, adapter=place)
+
+    disk = PrefixDisk(prefix_folder(), limit, model=folder.name)
+    return DiskPrefixes(disk, partial(model.make_cache, cache), fingerprint)
 
 
 def load_draft(path_or_id: str | Path, tokenizer: Tokenizer, dtype: str | None) -> LlamaForCausalLM:

@@ -24,7 +24,7 @@ def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
-    letters = np.random.default_rng(3).choice(list("abcdefghij klmnop"), 1500)
+    letters = np.random.default_rng(3).choice(list("abcdefghijklmnop"), 800)
     path.write_text("".join(letters))
     return path
 
@@ -44,8 +44,8 @@ def test_each_step_is_closer_to_the_source(source: Path, text: Path, tmp_path: P
     convert(source, tmp_path / "fast", bits=4, quality="fast")
     report = convert(source, tmp_path / "calibrated", bits=4, calibration=text)
     nearest, fast, calibrated = (far(source, tmp_path / name) for name in ("nearest", "fast", "calibrated"))
-    assert fast < 0.9 * nearest
-    assert calibrated < 0.8 * nearest
+    assert fast < 0.85 * nearest
+    assert calibrated < 0.3 * nearest
     assert report.quality is not None
     assert report.quality["kl"] > 0
     record = json.loads((tmp_path / "calibrated" / "conversion.json").read_text())
@@ -71,24 +71,18 @@ def test_mlx_lm_gives_the_same_logits(tmp_path: Path, text: Path, quality: str) 
 
 def test_distilling_lessens_the_divergence(tmp_path: Path, text: Path) -> None:
     source = save_uneven(tmp_path / "source")
-    reports = [
-        convert(source, tmp_path / quality, bits=3, quality=quality, calibration=text)
-        for quality in ("calibrated", "distilled")
-    ]
-    calibrated, distilled = (report.quality for report in reports)
-    assert calibrated is not None
-    assert distilled is not None
-    assert distilled["kl"] < calibrated["kl"]
-    # What is measured and written down is what the folder's model does.
-    assert far(source, tmp_path / "distilled") < far(source, tmp_path / "calibrated") * 1.2
+    for quality in ("calibrated", "distilled"):
+        convert(source, tmp_path / quality, bits=2, quality=quality, calibration=text)
+    assert far(source, tmp_path / "distilled") < 0.99 * far(source, tmp_path / "calibrated")
 
 
 def test_a_killed_calibration_goes_on_to_the_same_bytes(
-    source: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from llama3_mlx.convert import writer
     from llama3_mlx.convert.quality.calibration import Calibration
 
+    source = save_uneven(tmp_path / "source", tie_word_embeddings=False)
     monkeypatch.setattr(writer, "_FLUSH_BYTES", 1)
     whole = convert(source, tmp_path / "whole", bits=4, calibration=text)
     asked = Calibration.__call__
@@ -110,7 +104,8 @@ def test_a_killed_calibration_goes_on_to_the_same_bytes(
 
 
 @pytest.mark.parametrize("target", [3.7, 5.0])
-def test_a_target_of_bits_is_met_and_closely(source: Path, text: Path, tmp_path: Path, target: float) -> None:
+def test_a_target_of_bits_is_met_and_closely(text: Path, tmp_path: Path, target: float) -> None:
+    source = save_uneven(tmp_path / "source", tie_word_embeddings=target < 4)
     report = convert(source, tmp_path / "made", target_bpw=target, calibration=text, quality="fast")
     size = sum(path.stat().st_size for path in (tmp_path / "made").glob("*.safetensors"))
     assert report.bits_per_weight <= target
@@ -119,7 +114,8 @@ def test_a_target_of_bits_is_met_and_closely(source: Path, text: Path, tmp_path:
     assert size * 8 / report.parameters < target + 0.5
 
 
-def test_a_target_below_what_can_be_is_refused(source: Path, text: Path, tmp_path: Path) -> None:
+def test_a_target_below_what_can_be_is_refused(text: Path, tmp_path: Path) -> None:
+    source = save_uneven(tmp_path / "source")
     with pytest.raises(ConversionError, match="the least for this model is 2"):
         convert(source, tmp_path / "made", target_bpw=2.1, calibration=text)
 

@@ -41,7 +41,7 @@ class DistillationSettings:
     """How long and how fast the training goes."""
 
     epochs: int = field(default=2, metadata={"help": "passes over the windows"})
-    rate: float = field(default=1e-3, metadata={"help": "first learning rate, of relative changes; falls to zero"})
+    rate: float = field(default=1e-4, metadata={"help": "first learning rate, of relative changes; falls to zero"})
     held_out: int = field(default=3, metadata={"help": "windows that aren't trained on but choose what is kept"})
     seed: int = 0
 
@@ -97,7 +97,7 @@ class Student:
         return tensor * (1 + parameters[path]["gain"]) if path in parameters else tensor
 
     def loss(self, parameters: Parameters, ids: mx.array, teacher: mx.array) -> mx.array:
-        """Return the mean KL divergence from the teacher, whose last hidden states (1, L, D) are given."""
+        """Return the mean KL divergence from the teacher, whose last hidden states (B, L, D) are given."""
         table = self.weights("model.embed_tokens", parameters)
         h = table[ids]
         for index in range(self.config.num_hidden_layers):
@@ -106,11 +106,12 @@ class Student:
             h = mx.checkpoint(self._layer(prefix))(h, own)
         h = mx.fast.rms_norm(h, self.weights("model.norm.weight", parameters), self.config.rms_norm_eps)
         head = table if self.config.tie_word_embeddings else self.weights("lm_head", parameters)
-        total, length = mx.array(0.0), ids.shape[1]
-        for start in range(0, length, _POSITIONS):
+        h, teacher = h.reshape(-1, h.shape[-1]), teacher.reshape(-1, h.shape[-1])
+        total = mx.array(0.0)
+        for start in range(0, ids.size, _POSITIONS):
             part = slice(start, start + _POSITIONS)
-            total = total + mx.checkpoint(self._divergence)(h[0, part], head, teacher[0, part])
-        return total / length
+            total = total + mx.checkpoint(self._divergence)(h[part], head, teacher[part])
+        return total / ids.size
 
     def _layer(self, prefix: str) -> Any:
         names = [name for name in self.tensors if name.startswith(prefix)]

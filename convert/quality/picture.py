@@ -5,7 +5,7 @@ from html import escape
 
 from .measure import MODULES, ModuleDistance
 
-_COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb", "#333333")
+_COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb", "#333333", "#994455")
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 960, 380, 70, 50, 40
 
 

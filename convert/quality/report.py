@@ -14,6 +14,9 @@ from .ladder import held_out_windows
 from .measure import Distance, ModuleDistance, distance, module_distances
 from .picture import sensitivity_picture
 
+# Tokens that each module alone is measured on: every one of them is a pass through the rest of the model.
+_MODULE_TOKENS = 128
+
 
 def measured(source: Source, reference: Source, written: Path, report_to: Path | None) -> Mapping[str, Any]:
     """Return how far a written folder is from its source, on text that nothing is calibrated on.
@@ -27,7 +30,7 @@ def measured(source: Source, reference: Source, written: Path, report_to: Path |
         whole = distance(source, result, windows)
         if report_to is not None:
             reference = getattr(reference, "exact", reference)
-            _save(report_to, result, whole, module_distances(reference, result, windows[0]))
+            _save(report_to, result, whole, module_distances(reference, result, windows[0][:_MODULE_TOKENS]))
     finally:
         result.close()
     return asdict(whole)
@@ -63,7 +66,7 @@ def _tables(whole: Distance, modules: Sequence[ModuleDistance], schemes: Mapping
         "",
         "![KL divergence by layer](sensitivity.svg)",
         "",
-        "Each module quantised alone, on the first window of that text:",
+        "Each module quantised alone, on the beginning of that text:",
         "",
         "| module | scheme | KL, nats a token | same likeliest token |",
         "| --- | --- | --- | --- |",

@@ -18,7 +18,7 @@ _MARGIN = 1.05
 class LookupDrafter:
     """Proposes tokens of one answer from its prompt and itself.
 
-    Ask for a `draft`, verify it or take a plain step, and `add` what was written; the drafter sees by itself what came
+    Ask for a `draft`, verify it or take a plain step, and `add` what was written: the drafter sees by itself what came
     true, also of drafts that it held back. The chance that a token is right is learnt for each length of the match
     that it continues; a draft of L tokens writes 1 + c1 + c1 c2 + … tokens on average, and the length of most tokens
     for its costs is taken, none where that is no gain over a plain step.
@@ -43,12 +43,15 @@ class LookupDrafter:
         return self._expected[: self._length(min(most, len(self._expected)))]
 
     def add(self, tokens: Sequence[int]) -> None:
-        """Take what was written since the last draft."""
-        for at, (expected, written) in enumerate(zip(self._expected, tokens, strict=False)):
-            self._learn(self._matched + at, expected == written)
-            if expected != written:
+        """Take what was written, at once or piece by piece."""
+        for token in tokens:
+            if not self._expected:
                 break
-        self._expected = []
+            right = self._expected.pop(0) == token
+            self._learn(self._matched, right)
+            self._matched += 1
+            if not right:
+                self._expected = []
         self.lookup.extend(tokens)
 
     def copy(self) -> "LookupDrafter":
