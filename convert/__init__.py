@@ -7,6 +7,7 @@ from typing import Any, Unpack
 
 from ..errors import ConversionError
 from ..quantization import Quantization
+from .destination import check_destination
 from .dry_run import Forecast, forecast
 from .options import DTYPE_NAMES, ConversionOptions, ConversionSettings, make_options
 from .pipeline import ConversionReport, Progress, run
@@ -61,6 +62,8 @@ def convert(
         check_login(upload_to)
     opened = open_source(source, progress=progress is not None)
     try:
+        # Known before a model is measured for its bits, which takes long.
+        check_destination(place, opened.location, force=force, single_file=kind == "gguf")
         target = make_target(opened, options, kind, place)
         report = run(
             opened,

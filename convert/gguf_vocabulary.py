@@ -1,10 +1,11 @@
-"""A byte-level BPE tokenizer out of tokenizer.json as GGUF metadata.
+"""A BPE tokenizer out of tokenizer.json as GGUF metadata: byte-level, or with byte fallback as in Llama 2.
 
-Source of keys and pre-tokenizers: llama.cpp `gguf-py/gguf/constants.py`, `convert_hf_to_gguf.py` (get_vocab_base,
-get_vocab_base_pre) and `src/llama-vocab.cpp`.
+Source of keys, pre-tokenizers and the meaning of scores: llama.cpp `gguf-py/gguf/constants.py`,
+`convert_hf_to_gguf.py` (get_vocab_base, get_vocab_base_pre) and `src/llama-vocab.cpp`.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from ..dialog_files import own_templates
 from ..errors import ConversionError
 from ..llama3_tokens import SPLIT_PATTERN
 
-_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>\Z")
 # Ends of a turn and of a message that a tool answers, in the words that llama.cpp looks for.
 _TURN_ENDS = {
     "tokenizer.ggml.eot_token_id": ("<|eot_id|>", "<|im_end|>"),
@@ -28,21 +30,62 @@ def vocabulary_fields(folder: Path, config: ModelConfig) -> dict[str, Any]:
     content = load_json_object(folder / "tokenizer.json")
     settings_file = folder / "tokenizer_config.json"
     settings = load_json_object(settings_file) if settings_file.exists() else {}
-    pre = _pre_tokenizer(content)
+    _check_shape(content, folder / "tokenizer.json")
     tokens, kinds = _tokens(content, config.vocab_size)
     ids = {text: token for token, text in enumerate(tokens)}
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in content["model"].get("merges") or []]
     fields: dict[str, Any] = {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": pre,
         "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": kinds,
-        "tokenizer.ggml.merges": merges,
         "tokenizer.ggml.add_bos_token": _adds_bos(content, settings),
     }
+    if _falls_back_to_bytes(content):
+        kinds = _piece_kinds(tokens, kinds, content["model"].get("unk_token"))
+        fields |= {
+            "tokenizer.ggml.model": "llama",
+            "tokenizer.ggml.pre": "default",
+            "tokenizer.ggml.scores": _scores(tokens, merges),
+            "tokenizer.ggml.add_space_prefix": True,
+        }
+    else:
+        fields |= {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": _pre_tokenizer(content)}
+        fields |= {"tokenizer.ggml.merges": merges}
+    fields |= {"tokenizer.ggml.token_type": kinds}
     fields |= _special_ids(settings, config, ids)
     template = own_templates(folder).get("default")
     return fields | ({"tokenizer.chat_template": template} if template else {})
+
+
+def _check_shape(content: Mapping[str, Any], file: Path) -> None:
+    model = content.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(vocabulary, dict) or not all(type(token) is int for token in vocabulary.values()):
+        raise ConversionError(f"{file.name} has no vocabulary of texts and ids, so it can't be exported to GGUF")
+
+
+def _falls_back_to_bytes(content: Mapping[str, Any]) -> bool:
+    """Return whether the tokenizer is SentencePiece's kind of BPE, which puts a space before each text."""
+    normalizer, pre = content.get("normalizer") or {}, content.get("pre_tokenizer") or {}
+    steps = [step.get("type") for step in normalizer.get("normalizers") or [normalizer]]
+    spaced = steps == ["Prepend", "Replace"] or (
+        pre.get("type") == "Metaspace" and pre.get("prepend_scheme") in ("first", "always") and steps == [None]
+    )
+    return content["model"].get("type") == "BPE" and bool(content["model"].get("byte_fallback")) and spaced
+
+
+def _piece_kinds(tokens: Sequence[str], kinds: Sequence[int], unknown: str | None) -> list[int]:
+    """Return the types with the bytes and the unknown token marked."""
+    return [
+        _UNKNOWN if text == unknown else _BYTE if kind == _NORMAL and _BYTE_TOKEN.match(text) else kind
+        for text, kind in zip(tokens, kinds, strict=True)
+    ]
+
+
+def _scores(tokens: Sequence[str], merges: Sequence[str]) -> list[float]:
+    """Return a score for each token; llama.cpp joins the pair whose joint token has the highest."""
+    first: dict[str, int] = {}
+    for rank, merge in enumerate(merges):
+        first.setdefault(merge.replace(" ", ""), rank)
+    return [-float(first.get(text, len(merges))) for text in tokens]
 
 
 def _tokens(content: Mapping[str, Any], size: int) -> tuple[list[str], list[int]]:
@@ -72,8 +115,8 @@ def _pre_tokenizer(content: Mapping[str, Any]) -> str:
     if known and kinds == ["Split", "ByteLevel"] and steps[0].get("pattern", {}).get("Regex") == SPLIT_PATTERN:
         return "llama-bpe"
     raise ConversionError(
-        "the tokenizer splits text in a way that GGUF export doesn't know; accepted are those of Llama 3, SmolLM and "
-        "GPT-2"
+        "the tokenizer splits text in a way that GGUF export doesn't know; accepted are those of Llama 3, "
+        "SmolLM, GPT-2 and Llama 2"
     )
 
 

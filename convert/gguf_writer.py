@@ -34,7 +34,7 @@ class GGUFOutput:
 
 
 def gguf_layout(fields: Mapping[str, Any], tensors: Sequence[GGUFOutput]) -> FileLayout:
-    """Lay out a GGUF file. Whole numbers are written as uint32, lists of them as int32, other numbers as float32."""
+    """Lay out a GGUF file. Whole numbers are written as uint32, lists of them as int32; other numbers as float32."""
     offsets, at = [], 0
     for tensor in tensors:
         offsets.append(at)
@@ -76,6 +76,8 @@ def _typed(value: Any) -> bytes:
         return struct.pack("<I", _STRING) + _string(value)
     if all(isinstance(entry, str) for entry in value):
         return struct.pack("<IIQ", _ARRAY, _STRING, len(value)) + b"".join(map(_string, value))
+    if any(isinstance(entry, float) for entry in value):
+        return struct.pack(f"<IIQ{len(value)}f", _ARRAY, _FLOAT32, len(value), *value)
     return struct.pack(f"<IIQ{len(value)}i", _ARRAY, _INT32, len(value), *value)
 
 

@@ -39,6 +39,10 @@ def _open_folder(folder: Path) -> Source:
         from .hf_source import HFSource
 
         return HFSource(folder)
+    # Where Hugging Face keeps Meta's files.
+    original = folder / "original"
+    if (original / "params.json").exists():
+        folder = original
     if (folder / "params.json").exists() or any(folder.glob("consolidated.*.pth")):
         from .meta_source import MetaSource
 

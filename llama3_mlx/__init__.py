@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .structure import parse_result
     from .tool_call import ToolCall
     from .tool_calls import ToolCalls, ToolCallStream, parse_tool_calls
+    from .tool_run import ToolRun
     from .tools import acall_tool, call_tool, tool_spec
 
 _HOMES = {
@@ -57,6 +58,7 @@ _HOMES = {
     "ToolCalls": "tool_calls",
     "ToolCallStream": "tool_calls",
     "parse_tool_calls": "tool_calls",
+    "ToolRun": "tool_run",
     "acall_tool": "tools",
     "call_tool": "tools",
     "tool_spec": "tools",
@@ -86,6 +88,7 @@ __all__ = [
     "ToolCall",
     "ToolCallStream",
     "ToolCalls",
+    "ToolRun",
     "acall_tool",
     "call_tool",
     "compile_grammar",

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from .date_formats import with_strict_dates
 from .errors import RequestError
 from .grammar_tokens import grammar_tokens
-from .masking import mask_width
-from .structure import json_schema
+from .masking import apply_mask, mask_width
+from .structure import json_schema, parse_result
 from .tokenizer import Tokenizer
 from .tool_calls import PYTHON_TAG
 from .tool_grammar import ToolChoice, tool_grammar
 from .tools import Tool
+
+__all__ = ["Grammar", "GrammarState", "apply_mask", "compile_grammar", "parse_result"]
 
 Mask = NDArray[np.uint32] | NDArray[np.int32]
 
@@ -84,8 +86,9 @@ class Grammar:
 class GrammarState:
     """Where one answer stands in its grammar. Belongs to one thread at a time."""
 
-    def __init__(self, matcher: Any, stop_ids: frozenset[int], width: int, ends: int = 0) -> None:
-        self._matcher, self._stop_ids, self._width = matcher, stop_ids, width
+    def __init__(self, matcher: Any, stop_ids: frozenset[int], n_words: int, ends: int = 0) -> None:
+        self._matcher, self._stop_ids = matcher, stop_ids
+        self.n_words = n_words
         # Stop tokens accepted after the end, which the matcher doesn't count.
         self._ends = ends
 
@@ -94,8 +97,10 @@ class GrammarState:
 
         A stop token may come exactly where the answer may end. Other threads run meanwhile.
         """
-        if row.shape != (self._width,) or row.itemsize != 4 or not row.flags.c_contiguous:
-            raise RequestError(f"a mask row must be {self._width} contiguous 32-bit words, not {row.shape} {row.dtype}")
+        if row.shape != (self.n_words,) or row.itemsize != 4 or not row.flags.c_contiguous:
+            raise RequestError(
+                f"a mask row must be {self.n_words} contiguous 32-bit words, not {row.shape} {row.dtype}"
+            )
         self._matcher.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
         self._check()
 
@@ -137,7 +142,7 @@ class GrammarState:
 
     def copy(self) -> "GrammarState":
         """Return an independent state at the same place."""
-        return GrammarState(self._matcher.deep_copy(), self._stop_ids, self._width, self._ends)
+        return GrammarState(self._matcher.deep_copy(), self._stop_ids, self.n_words, self._ends)
 
     @property
     def is_finished(self) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -14,15 +15,18 @@ from .completion import Completion
 from .config import load_json_object
 from .device import working_memory_bytes
 from .dialog import Dialog, load_dialog
+from .engine.disk_prefixes import DiskPrefixes
 from .engine.engine import Engine, EngineSettings
 from .engine.reply import AsyncStream, Reply, Stream
 from .engine.request import Ask, Request
 from .errors import DialogError, RequestError
 from .estimate import RESERVE
+from .home import prefix_cache_bytes, prefix_folder
 from .hub import resolve_model
 from .lengths import check_length, check_memory
 from .model import LlamaForCausalLM
 from .options import GenerationOptions, Settings, make_options
+from .prefix_disk import PrefixDisk, model_fingerprint
 from .tokenizer import Tokenizer
 from .tokenizer_files import load_tokenizer
 from .tool_run import ToolRun
@@ -54,11 +58,14 @@ class Llama:
         cache: CacheOptions | None = None,
         adapters: Any = None,
         draft: LlamaForCausalLM | None = None,
+        disk: DiskPrefixes | None = None,
         memory_bytes: int | None = None,
         max_rows: int = 32,
     ) -> None:
         self.folder, self.model, self.tokenizer, self.dialog = folder, model, tokenizer, dialog
         self.config = model.config
+        # What is computed lazily can only be computed on the thread that made it.
+        mx.eval(model.parameters(), draft.parameters() if draft is not None else [])
         self.cache_options = cache or CacheOptions()
         self.adapters = adapters
         self.stop_ids = frozenset((*tokenizer.stop_ids, *(dialog.stop_ids if dialog else ())))
@@ -71,6 +78,7 @@ class Llama:
             tokenizer.make_detokenizer,
             adapters=adapters,
             draft=draft,
+            disk=disk,
         )
         self._close = weakref.finalize(self, Engine.close, self.engine)
 
@@ -84,15 +92,17 @@ class Llama:
         dtype: str | None = None,
         cache: CacheOptions | None = None,
         draft: str | Path | None = None,
+        disk_cache: bool = True,
         memory_gb: float | None = None,
         max_rows: int = 32,
     ) -> "Llama":
         """Load a folder or a Hub id (`owner/name`), with a LoRA adapter for all answers or several by name.
 
-        `dtype` is float32, float16 or bfloat16; by default what suits the device. `memory_gb` bounds weights, keys and
-        values together, by default at what the device can use. `draft` is a smaller model of the same tokenizer that
-        drafts tokens for this one. Up to `max_rows` answers are written at once, others
-        wait. Raises ConfigError, CheckpointError, TokenizerError or HubError.
+        `dtype` is float32, float16 or bfloat16; by default what suits the device. `draft` is a smaller model of the
+        same tokenizer that drafts tokens for this one. `disk_cache` keeps long prompts for later processes, up to
+        `LLAMA3_MLX_CACHE_GB`. `memory_gb` bounds weights, keys and values together, by default at what the device can
+        use. Up to `max_rows` answers are written at once, others wait. Raises ConfigError, CheckpointError,
+        TokenizerError or HubError.
         """
         folder = resolve_model(path_or_id)
         model = load_model(folder, dtype=dtype)
@@ -113,6 +123,7 @@ class Llama:
             cache=cache,
             adapters=loaded,
             draft=None if draft is None else load_draft(draft, tokenizer, dtype),
+            disk=make_disk(folder, model, named, cache or CacheOptions()) if disk_cache else None,
             memory_bytes=None if memory_gb is None else int(memory_gb * 1e9),
             max_rows=max_rows,
         )
@@ -225,14 +236,14 @@ class Llama:
 
         return self.engine.call(run)
 
-    def submit(self, prompt: Sequence[int], options: Sequence[GenerationOptions], replies: Sequence[Reply]) -> Request:
+    def submit(self, prompt: Sequence[int], options: Sequence[GenerationOptions], replies: Sequence[Reply]) -> None:
         """Hand the engine a prompt in token ids and the answers wanted to it, for callers with their own replies."""
         prepared = [self._prepare(list(prompt), each) for each in options]
         asks = [
             Ask(asked, reply, limit, constraint)
             for (_, asked, limit, constraint), reply in zip(prepared, replies, strict=True)
         ]
-        return self._submit(list(prompt), asks)
+        self._submit(list(prompt), asks)
 
     def release_memory(self) -> None:
         """Let go of kept prefixes and of free memory; call it when the system says that memory is short."""
@@ -335,11 +346,14 @@ class Llama:
 
     def _submit(
         self, prompt: list[int], asks: Sequence[Ask], progress: Progress | None = None, *, bulk: bool = False
-    ) -> Request:
-        first = asks[0].options
-        request = Request(prompt, asks, adapter=first.adapter, priority=first.priority, progress=progress, bulk=bulk)
-        self.engine.submit(request)
-        return request
+    ) -> None:
+        """Hand over the answers to one prompt, at most as many at a time as the engine writes at once."""
+        first, most = asks[0].options, self.engine.settings.max_rows
+        for at in range(0, len(asks), most):
+            part = asks[at : at + most]
+            self.engine.submit(
+                Request(prompt, part, adapter=first.adapter, priority=first.priority, progress=progress, bulk=bulk)
+            )
 
     def _finisher(self, options: GenerationOptions) -> Callable[[Completion], Completion] | None:
         """Return what puts the object of a schema into a completion."""
@@ -370,6 +384,23 @@ class Llama:
             max_rows=max_rows,
             cache=kind,
         )
+
+
+def make_disk(
+    folder: Path, model: LlamaForCausalLM, adapters: Mapping[str, str | Path], cache: CacheOptions
+) -> DiskPrefixes | None:
+    """Return what keeps the model's prefixes on disk, None where that is switched off."""
+    limit = prefix_cache_bytes()
+    if not limit:
+        return None
+    dtype = str(model.model.norm.weight.dtype)
+
+    def fingerprint(adapter: str | None) -> str:
+        place = Path(adapters[adapter]).expanduser() if adapter is not None and adapter in adapters else None
+        return model_fingerprint(folder, dtype=dtype, cache_kind=cache.label, adapter=place)
+
+    disk = PrefixDisk(prefix_folder(), limit, model=folder.name)
+    return DiskPrefixes(disk, partial(model.make_cache, cache), fingerprint)
 
 
 def load_draft(path_or_id: str | Path, tokenizer: Tokenizer, dtype: str | None) -> LlamaForCausalLM:

@@ -27,7 +27,13 @@ class ToolRun:
         return self.completion.text if self.completion is not None else ""
 
     def settings(self, tools: Sequence[Tool], max_rounds: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings of the next turn; a choice that forces a call holds for the first one."""
+        """Return the settings of the next turn; a choice that forces a call holds for the first one.
+
+        Raises RequestError for tools that can't be run.
+        """
+        specifications = [tool_name(tool) for tool in tools if isinstance(tool, Mapping)]
+        if specifications:
+            raise RequestError(f"{', '.join(specifications)} can't be run: give functions, not specifications")
         choice = "auto" if self.rounds else settings.get("tool_choice", "auto")
         return {**settings, "tools": list(tools), "tool_choice": "none" if self.rounds >= max_rounds else choice}
 

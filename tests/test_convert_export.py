@@ -12,11 +12,11 @@ from safetensors.numpy import load_file
 
 from llama3_mlx import CheckpointError, ConversionError, Llama
 from llama3_mlx.byte_level import from_bytes
-from llama3_mlx.convert import convert
+from llama3_mlx.convert import convert, dry_run
 from llama3_mlx.llama3_tokens import SPLIT_PATTERN
 from llama3_mlx.tokenizer_json import beginning, byte_level_json
 
-from .llama_cpp import greedy_text
+from .llama_cpp import greedy_text, prompt_length
 from .tiny_model import CONFIG, save_tiny, tiny_weights
 
 SMALL: dict[str, Any] = {
@@ -240,6 +240,13 @@ def test_a_stopped_export_goes_on_and_ends_the_same(
     assert [path.name for path in dest.parent.iterdir()] == ["whole.gguf"]
 
 
+def test_a_dry_run_of_an_export_tells_its_size(source: Path, tmp_path: Path) -> None:
+    expected = dry_run(source, tmp_path / "out.gguf", gguf_type="q4_1")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    convert(source, tmp_path / "out.gguf", gguf_type="q4_1")
+    assert expected.files == {"out.gguf": (tmp_path / "out.gguf").stat().st_size}
+
+
 def test_an_existing_gguf_file_is_kept_unless_forced(source: Path, tmp_path: Path) -> None:
     dest = tmp_path / "out.gguf"
     dest.write_text("mine")
@@ -293,11 +300,52 @@ def test_what_can_not_be_exported_is_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-def test_a_tokenizer_that_is_not_byte_level_is_refused(source: Path, tmp_path: Path) -> None:
+def save_pieces_tokenizer(folder: Path) -> None:
+    """SentencePiece's kind of BPE, trained on a few words: spaces as part of words, bytes for what is unknown."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    specials = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=specials, show_progress=False)
+    words = ["the weights of the model", "a word and another word", "then there were the others"]
+    tokenizer.train_from_iterator(words * 20, trainer)
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    content = json.loads(tokenizer.to_str())
+    # Bytes are ordinary tokens; only the first three are control tokens.
+    content["added_tokens"] = content["added_tokens"][:3]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+
+
+def test_a_tokenizer_with_byte_fallback_comes_back_as_it_was(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    source = save_tiny(tmp_path / "source", **{**SMALL, "bos_token_id": 1, "eos_token_id": [2], "rope_scaling": None})
+    save_pieces_tokenizer(source)
+    convert(source, tmp_path / "out.gguf", gguf_type="f32")
+    fields = gguf.GGUFReader(tmp_path / "out.gguf").fields
+    assert fields["tokenizer.ggml.model"].contents() == "llama"
+    kinds = fields["tokenizer.ggml.token_type"].contents()
+    assert kinds[:4] == [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL, gguf.TokenType.BYTE]
+    convert(tmp_path / "out.gguf", tmp_path / "back")
+    ours, theirs = (Tokenizer.from_file(str(folder / "tokenizer.json")) for folder in (tmp_path / "back", source))
+    for text in ("the weights", "another  word é 日本", "then", " a the\nothers", "zzz"):
+        assert ours.encode(text).ids == theirs.encode(text).ids, text
+        assert prompt_length(tmp_path / "out.gguf", text) == len(theirs.encode(text).ids), text
+
+
+def test_a_tokenizer_of_another_kind_is_refused(source: Path, tmp_path: Path) -> None:
     content = json.loads((source / "tokenizer.json").read_text())
     content["normalizer"] = {"type": "NFC"}
     (source / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(ConversionError, match="the tokenizer splits text in a way that GGUF export doesn't know"):
+        convert(source, tmp_path / "out.gguf")
+    (source / "tokenizer.json").write_text('{"model": {"type": "Unigram", "vocab": [["a", -1.0]]}}')
+    with pytest.raises(ConversionError, match=r"tokenizer.json has no vocabulary of texts and ids"):
         convert(source, tmp_path / "out.gguf")
     (source / "tokenizer.json").unlink()
     with pytest.raises(ConversionError, match=r"no tokenizer.json"):

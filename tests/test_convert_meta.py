@@ -61,6 +61,16 @@ def test_metas_shards_become_what_the_hugging_face_folder_becomes(
     assert config == reference
 
 
+def test_metas_files_in_the_subfolder_of_a_repository_are_found(tmp_path: Path) -> None:
+    hf, meta = both(tmp_path, 1)
+    (tmp_path / "repository").mkdir()
+    meta.rename(tmp_path / "repository" / "original")
+    convert(hf, tmp_path / "from-hf", bits=4)
+    convert(tmp_path / "repository", tmp_path / "from-meta", bits=4)
+    ours, expected = (tmp_path / name / "model.safetensors" for name in ("from-meta", "from-hf"))
+    assert ours.read_bytes() == expected.read_bytes()
+
+
 @pytest.mark.parametrize(("dim", "factor"), [(2048, 32.0), (256, 8.0)])
 def test_a_head_that_repeats_the_embedding_is_dropped(tmp_path: Path, dim: int, factor: float) -> None:
     small = {"num_hidden_layers": 1, "hidden_size": dim, "head_dim": dim // 16, "intermediate_size": 64}

@@ -10,6 +10,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from .fake_hub import FakeHub, running_hub
+from .test_convert_export import save_source
 from .test_hub import run_command
 from .tiny_model import save_tiny
 
@@ -49,6 +50,15 @@ def test_all_files_of_the_result_are_uploaded(hub: tuple[FakeHub, str], source: 
     assert head["license"] == "llama3.2"
     assert head["base_model"] == "meta-llama/Tiny"
     assert head["library_name"] == "mlx"
+
+
+def test_a_gguf_file_is_uploaded_under_its_name(hub: tuple[FakeHub, str], tmp_path: Path) -> None:
+    fake, address = hub
+    source = save_source(tmp_path / "source")
+    arguments = ("convert", str(source), str(tmp_path / "out.gguf"), "--upload", "owner/new")
+    result = run_command(tmp_path, address, *arguments)
+    assert result.returncode == 0, result.stderr
+    assert fake.uploaded["owner/new"] == {"out.gguf": (tmp_path / "out.gguf").read_bytes()}
 
 
 def test_what_is_missing_is_said_before_the_work(

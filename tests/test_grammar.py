@@ -5,6 +5,8 @@ import gc
 import json
 import random
 import re
+import subprocess
+import sys
 import weakref
 from dataclasses import dataclass, field
 from enum import Enum
@@ -431,3 +433,19 @@ def test_vocabularies_that_put_a_space_before_text_work_too(tmp_path: Path) -> N
     assert "ab ab".startswith(walker.text(forced))
     ids = {b"a": 1, b"b": 2, b"ab": 3}
     assert exact_ids("abba", lambda text: [0, 3], [b" ", b"a", b"b", b"ab"], ids) == [3, 2, 1]
+
+
+def test_structure_without_models_imports_none_of_the_heavy_packages(llama3_folder: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from llama3_mlx.grammar import compile_grammar, parse_result
+from llama3_mlx.tokenizer_files import load_tokenizer
+from llama3_mlx.tools import tool_spec
+def f(x: int) -> None: "Do."
+compile_grammar(load_tokenizer(Path({str(llama3_folder)!r})), tools=[f]).start()
+parse_result({{"type": "integer"}}, "1")
+print([name for name in ("pydantic", "jsonschema", "transformers", "torch", "mlx_lm") if name in sys.modules])
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -104,19 +104,6 @@ def test_it_turns_back_on_when_copying_begins_and_off_when_it_ends() -> None:
     assert length.length == 0
 
 
-def test_a_free_drafter_is_watched_and_tried_without_a_pass() -> None:
-    length = DraftLength(DEAR)
-    for _ in range(4):
-        length.record(max(1, length.length), 0)
-    assert length.length == 0
-    for _ in range(200):
-        length.watch(hit=False)
-        assert length.length == 0
-    for _ in range(12):
-        length.watch(hit=True)
-    assert length.length > 0
-
-
 def test_draft_costs_shorten_drafts() -> None:
     lengths = []
     for draft in (0.0, 0.1, 0.3):

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 T = TypeVar("T")
 
 
-def add_flags(parser: argparse.ArgumentParser, kind: type, title: str | None = None) -> None:
+def add_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup, kind: type, title: str | None = None) -> None:
     """Add a flag for each field of the dataclass `kind`: its name with dashes, its type, its `help` metadata."""
     group = parser.add_argument_group(title) if title else parser
     hints = get_type_hints(kind)

@@ -30,8 +30,7 @@ class DraftLength:
     writes (1 - a^(L+1)) / (1 - a) tokens on average; the L that gives most tokens for its costs is taken, and none
     where that is no gain over plain steps, or after `patience` passes in a row without an accepted token.
 
-    While switched off, it tries again after a number of plain steps that doubles with every failure; a drafter that
-    costs nothing reports through `watch` what it would have reached, and needs no such trial.
+    While switched off, it tries again after a number of plain steps that doubles with every failure.
 
     Nothing here reads a clock: the same acceptances give the same lengths. Where drafts are drawn from a distribution,
     the lengths decide which random numbers are used, so that a seed gives the same text only if lengths are
@@ -72,7 +71,7 @@ class DraftLength:
             self._switch_off()
 
     def skip(self) -> None:
-        """Take a plain step while switched off, by a drafter whose drafts cost something."""
+        """Take a plain step while switched off."""
         if self.length:
             return
         self._left -= 1
@@ -80,15 +79,6 @@ class DraftLength:
             # One trial: a short draft, judged by itself.
             self._hits, self._misses, self._barren = 1.0, 1.0, self.patience - 1
             self.length = min(2, self.longest)
-
-    def watch(self, hit: bool) -> None:
-        """Take whether a draft's first token would have been right, while switched off."""
-        if self.length:
-            return
-        self._learn(int(hit), missed=not hit)
-        length, gain = self._best()
-        if hit and gain > _MARGIN:
-            self.length, self._barren = length, 0
 
     def _learn(self, hits: int, *, missed: bool) -> None:
         kept = (1 - 1 / _MEMORY) ** (hits + missed)
