@@ -1,15 +1,20 @@
-"""Several answers to one prompt at once: the prompt is read once, its cache copied, and all answers grow together."""
+"""Several answers to one prompt, drawn by the engine from a model that is being trained."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
-import numpy as np
 
-from ..cache import KVCache, make_cache
-from ..generation import prefill
+from ..completion import Completion
+from ..detokenizer import Detokenizer
+from ..engine.engine import Engine, EngineSettings
+from ..engine.reply import Stream
+from ..engine.request import Ask, Request
 from ..model import LlamaForCausalLM
-from ..sampling import keep_top_p
+from ..options import GenerationOptions
+
+# Answers that are written at once.
+_MOST = 128
 
 
 @dataclass(frozen=True)
@@ -33,51 +38,36 @@ def sample_answers(
     model: LlamaForCausalLM, prompt: Sequence[int], n: int, sampling: Sampling, stop_ids: Collection[int], seed: int
 ) -> list[Answer]:
     """Return n answers to a prompt; the same for the same seed."""
-    cache = make_cache(model.config.num_hidden_layers)
-    logits = prefill(model, cache, prompt)
-    caches = [_repeated(layer, n) for layer in cache]
-    logits = mx.repeat(logits, n, axis=0)
-    ids: list[list[int]] = [[] for _ in range(n)]
-    stopped = [False] * n
-    rows = list(range(n))
-    for step in range(sampling.max_tokens):
-        tokens = _draw(logits, sampling, mx.random.key((seed << 20) + step))
-        values = np.array(tokens).tolist()
-        for row, value in zip(rows, values, strict=True):
-            if not stopped[row]:
-                ids[row].append(value)
-                stopped[row] = value in stop_ids
-        alive = [at for at, row in enumerate(rows) if not stopped[row]]
-        if not alive or step + 1 == sampling.max_tokens:
-            break
-        if len(alive) <= len(rows) // 2:
-            # Finished answers needn't be carried along; below half it pays to copy the others.
-            kept = mx.array(alive)
-            rows, tokens = [rows[at] for at in alive], tokens[kept]
-            caches = [_selected(layer, kept) for layer in caches]
-        logits = model.head(model.hidden(tokens[:, None], caches)[:, -1])
-    return [Answer(tuple(one), done) for one, done in zip(ids, stopped, strict=True)]
+    # Another thread runs the model: what is lazy here can't be computed there.
+    mx.eval(model.parameters())
+    settings = EngineSettings(
+        memory_bytes=2**62, bytes_per_token=1.0, prefix_bytes=0, stop_ids=frozenset(stop_ids), max_rows=_MOST
+    )
+    engine = Engine(model, settings, lambda _: Detokenizer(lambda _: b""))
+    try:
+        streams = [Stream() for _ in range(n)]
+        asks = [
+            Ask(_options(sampling, (seed << 20) + at), stream.reply, sampling.max_tokens)
+            for at, stream in enumerate(streams)
+        ]
+        for start in range(0, n, _MOST):
+            engine.submit(Request(list(prompt), asks[start : start + _MOST], bulk=True))
+        return [_answer(stream.completion) for stream in streams]
+    finally:
+        engine.close()
 
 
-def _draw(logits: mx.array, sampling: Sampling, key: mx.array) -> mx.array:
-    if sampling.temperature == 0:
-        return mx.argmax(logits, axis=-1)
-    logits = logits.astype(mx.float32) * (1 / sampling.temperature)
-    if sampling.top_p < 1:
-        logits = keep_top_p(logits, sampling.top_p)
-    return mx.random.categorical(logits, key=key)
+def _options(sampling: Sampling, seed: int) -> GenerationOptions:
+    return GenerationOptions(
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=seed % 2**64,
+        speculate=False,
+    )
 
 
-def _repeated(layer: KVCache, n: int) -> KVCache:
-    return _with(layer, lambda array: mx.repeat(array, n, axis=0))
-
-
-def _selected(layer: KVCache, rows: mx.array) -> KVCache:
-    return _with(layer, lambda array: array[rows])
-
-
-def _with(layer: KVCache, change: Callable[[mx.array], mx.array]) -> KVCache:
-    made = KVCache()
-    assert layer.keys is not None and layer.values is not None, "the cache has been filled"
-    made.offset, made.keys, made.values = layer.offset, change(layer.keys), change(layer.values)
-    return made
+def _answer(done: Completion) -> Answer:
+    if done.stop_token is None:
+        return Answer(done.token_ids, stopped=False)
+    return Answer((*done.token_ids, done.stop_token), stopped=True)
