@@ -28,6 +28,11 @@ COMMANDS = {
     "dpo": ("dpo", "train on pairs of a preferred and a rejected answer"),
     "orpo": ("orpo", "the same without a reference, beside the likelihood of what is preferred"),
     "kto": ("kto", "train on answers that are wanted or not"),
+    "grpo": ("grpo", "train on prompts by reward functions"),
+    "best-of-n": ("best_of_n", "draw answers, keep the best by a reward, train on them"),
+    "fuse": ("fuse", "put an adapter into a model's weights"),
+    "adapter": ("adapter", "show an adapter, or turn it into PEFT's, llama.cpp's or mlx-lm's form"),
+    "data": ("data", "check training data"),
     "serve": ("serve", "serve models over OpenAI's, Ollama's and Anthropic's protocols, with a page to chat on"),
 }
 ERROR_CODE, INTERRUPT_CODE = 2, 130

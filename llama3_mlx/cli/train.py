@@ -32,7 +32,7 @@ def add_inputs(parser: argparse.ArgumentParser, data_help: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train and report."""
-    from ..finetune.train import build_supervised
+    from ..finetune.sft import build_supervised
     from .training import run_training
 
     return run_training(args, "train", build_supervised)

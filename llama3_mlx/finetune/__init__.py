@@ -4,23 +4,69 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .adapters import load_adapter
+    from .adapters import AdapterSet, load_adapter
+    from .best_of import best_of_n
+    from .callbacks import Callback, StepReport, ValidationReport
     from .errors import AdapterError, DataError, TrainingError
+    from .fusion import FuseReport, fuse
+    from .grpo_settings import GrpoSettings
     from .job import TrainResult
+    from .policy import grpo
+    from .prefer import dpo, kto, orpo
+    from .preference_settings import DpoSettings, KtoSettings, OrpoSettings
     from .settings import TrainSettings
-    from .train import train
+    from .sft import train
 
+# No module is called like a function: importing it would hide the function.
 _HOMES = {
     "AdapterError": "errors",
+    "AdapterSet": "adapters",
+    "Callback": "callbacks",
     "DataError": "errors",
+    "DpoSettings": "preference_settings",
+    "FuseReport": "fusion",
+    "GrpoSettings": "grpo_settings",
+    "KtoSettings": "preference_settings",
+    "OrpoSettings": "preference_settings",
+    "StepReport": "callbacks",
     "TrainResult": "job",
     "TrainSettings": "settings",
     "TrainingError": "errors",
+    "ValidationReport": "callbacks",
+    "best_of_n": "best_of",
+    "dpo": "prefer",
+    "fuse": "fusion",
+    "grpo": "policy",
+    "kto": "prefer",
     "load_adapter": "adapters",
-    "train": "train",
+    "orpo": "prefer",
+    "train": "sft",
 }
 
-__all__ = ["AdapterError", "DataError", "TrainResult", "TrainSettings", "TrainingError", "load_adapter", "train"]
+__all__ = [
+    "AdapterError",
+    "AdapterSet",
+    "Callback",
+    "DataError",
+    "DpoSettings",
+    "FuseReport",
+    "GrpoSettings",
+    "KtoSettings",
+    "OrpoSettings",
+    "StepReport",
+    "TrainResult",
+    "TrainSettings",
+    "TrainingError",
+    "ValidationReport",
+    "best_of_n",
+    "dpo",
+    "fuse",
+    "grpo",
+    "kto",
+    "load_adapter",
+    "orpo",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -134,3 +134,28 @@ def _from_mlx_lm(tensors: Mapping[str, mx.array], values: Mapping[str, Any], fol
     dropout = parameters.get("dropout") or 0.0 if isinstance(parameters, Mapping) else 0.0
     whole = {name: tensor for name, tensor in tensors.items() if name not in used}
     return Adapter(parts, whole, float(dropout), values.get("base_model_name_or_path") or values.get("model"))
+
+
+def adapter_facts(adapter: Adapter) -> dict[str, Any]:
+    """Return what is to be told of an adapter, as plain values."""
+    ranks = sorted({part.rank for part in adapter.parts.values()})
+    numbers = {number for path in (*adapter.parts, *adapter.whole) if (number := layer_number(path)) is not None}
+    norms = {path: part.scale * _norm(part) for path, part in adapter.parts.items()}
+    return {
+        "kind": ("DoRA" if adapter.is_dora else "LoRA") if adapter.parts else "whole matrices",
+        "base": adapter.base,
+        "values": adapter.parameters,
+        "ranks": ranks,
+        "scales": sorted({round(part.scale, 6) for part in adapter.parts.values()}),
+        "blocks": sorted(numbers),
+        "layers": sorted({path.rpartition(".")[2] for path in adapter.parts}),
+        "whole": sorted(adapter.whole),
+        "largest": [f"{path} {norms[path]:.3g}" for path in sorted(norms, key=lambda path: -norms[path])[:3]],
+    }
+
+
+def _norm(part: LowRank) -> float:
+    """Return the Frobenius norm of A B without building it."""
+    a, b = part.a.astype(mx.float32), part.b.astype(mx.float32)
+    squared = ((a.T @ a) * (b @ b.T)).sum()
+    return float(mx.sqrt(mx.maximum(squared, 0)).tolist())  # type: ignore[arg-type]

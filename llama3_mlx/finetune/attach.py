@@ -11,6 +11,7 @@ from ..model import LlamaForCausalLM
 from .dropout import Noise
 from .lora import Adapted, base_of, dense_weight, make_adapted
 from .targets import Target, linear_paths, matches
+from .whole import make_master
 
 
 def attach(
@@ -45,12 +46,11 @@ def adapted_layers(model: LlamaForCausalLM) -> list[tuple[str, Adapted]]:
     return [(path, module) for path, module in model.named_modules() if isinstance(module, Adapted)]
 
 
-def unfreeze_whole(model: LlamaForCausalLM, patterns: Iterable[str]) -> list[str]:
-    """Make the whole matrices and norms that a pattern matches trainable, in float32; return their paths.
+def choose_whole(model: LlamaForCausalLM, patterns: Iterable[str]) -> list[str]:
+    """Return the paths of the matrices and norms that a pattern matches, itself or by what they are part of.
 
-    A quantised matrix is dequantised: rounded weights can't be trained.
+    Raises RequestError for a pattern that matches nothing.
     """
-    patterns = list(patterns)
     named = [(path, module) for path, module in model.named_modules() if "weight" in module]
     chosen = []
     for pattern in patterns:
@@ -58,14 +58,17 @@ def unfreeze_whole(model: LlamaForCausalLM, patterns: Iterable[str]) -> list[str
         if not found:
             raise RequestError(f"no layer of the model matches {pattern!r}, which was to be trained as a whole")
         chosen += found
-    for path, module in dict(chosen).items():
-        whole = make_dense(module)
-        for name in ("weight", "bias"):
-            if name in whole:
-                whole[name] = whole[name].astype(mx.float32)
-        whole.unfreeze()
-        model.update_modules(tree_unflatten([(path, whole)]))
     return list(dict(chosen))
+
+
+def unfreeze_whole(model: LlamaForCausalLM, paths: Iterable[str]) -> None:
+    """Make these layers' own weights trainable, in float32; a quantised one is unpacked, for rounded weights can't be.
+
+    Call it after `attach`, which freezes all.
+    """
+    modules = dict(model.named_modules())
+    for path in paths:
+        model.update_modules(tree_unflatten([(path, make_master(modules[path]))]))
 
 
 def make_dense(module: nn.Module) -> nn.Module:

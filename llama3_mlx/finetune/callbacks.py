@@ -26,7 +26,8 @@ class StepReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the values as one flat object."""
         values = asdict(self)
-        return {"kind": "step", **values, **values.pop("more")}
+        more = values.pop("more")
+        return {"kind": "step", **values, **more}
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class ValidationReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the values as one flat object."""
         values = asdict(self)
-        return {"kind": "validation", **values, **values.pop("more")}
+        more = values.pop("more")
+        return {"kind": "validation", **values, **more}
 
 
 class Callback:

@@ -11,6 +11,7 @@ from typing import Any
 from ..config import ModelConfig, load_config
 from ..device import wired_memory
 from ..dialog import Dialog, load_dialog
+from ..files import save_json
 from ..hub import resolve_model
 from ..model import LlamaForCausalLM
 from ..tokenizer import Tokenizer
@@ -20,19 +21,24 @@ from . import world
 from .adapter import put_into
 from .adapter_files import read_adapter
 from .allocator import bounded_cache
-from .attach import attach, unfreeze_whole
+from .attach import attach, choose_whole, unfreeze_whole
 from .callbacks import Callback
 from .dropout import Noise
+from .encode import Example
 from .errors import TrainingError
+from .loggers import make_loggers
 from .objective import Objective
 from .quantised_base import unpack_for_training
+from .report import write_png, write_report
 from .run_folder import MetricsFile, Saves, read_run, start_folder
+from .samples import Probe, answers, make_probes
 from .settings import TrainSettings
-from .state import load_state
+from .state import disk_errors, load_state
 from .targets import choose_paths, make_targets, read_ranks
 from .trainer import Hooks, Trainer
 from .trees import flatten
 
+BEFORE = "before.json"
 # Settings that don't change what a step computes, and the length of the run, which may be extended.
 _FREE = frozenset({"steps", "epochs", "memory", "valid_every", "patience", "save_every", "samples", "sample_tokens",
                    "report", "png", "loggers"})  # fmt: skip
@@ -62,7 +68,9 @@ class TextSide:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to. `ended` is done, cancelled or early; losses are means over trained tokens."""
+    """What a run came to. `ended` is done, cancelled or early; losses are means over trained tokens: the last
+    step's and the best validation's.
+    """
 
     folder: Path
     ended: str
@@ -82,6 +90,7 @@ class Prepared:
     objective: Objective
     settings: TrainSettings
     notes: tuple[str, ...] = ()
+    shown: Sequence[Example] = ()
 
 
 Build = Callable[[Job, TextSide], Prepared]
@@ -114,7 +123,8 @@ def run_job(
         listeners = list(callbacks)
         first = world.rank() == 0
         if first:
-            listeners.insert(0, MetricsFile(job.out, trainer.progress.step))
+            listeners = [MetricsFile(job.out, trainer.progress.step), *make_loggers(job.settings.loggers, job.out),
+                         *listeners]  # fmt: skip
         trainer.hooks = Hooks(
             listeners,
             cancel.is_set if cancel else lambda: False,
@@ -131,8 +141,12 @@ def run_job(
         }
         for callback in listeners:
             callback.on_start(plan)
+        probes = make_probes(prepared.shown, text.tokenizer, job.settings.samples) if first else []
+        before = _before(job, model, text, probes)
         ended = trainer.run()
         result = _result(job, trainer, ended)
+        if first:
+            _write_reports(job, model, text, probes, before, result)
         for callback in listeners:
             callback.on_end(result)
     return result
@@ -166,11 +180,11 @@ def load_for_training(text: TextSide, settings: TrainSettings) -> tuple[LlamaFor
 
 def prepare_model(model: LlamaForCausalLM, targets: Sequence[Any], settings: TrainSettings) -> Noise:
     """Put trainable layers into a loaded model."""
-    model.freeze()
-    chosen = unfreeze_whole(model, settings.whole) if settings.whole else []
+    chosen = choose_whole(model, settings.whole)
     kept = [target for target in targets if target.path not in chosen]
     unpack_for_training(model)
     noise = attach(model, kept, dropout=settings.dropout, dora=settings.dora, seed=settings.seed)
+    unfreeze_whole(model, chosen)
     if not model.trainable_parameters():
         raise TrainingError("nothing is to be trained: name targets or whole layers")
     return noise
@@ -204,6 +218,41 @@ def _prepare_folder(job: Job, fingerprint: str, *, resume: bool) -> None:
         start_folder(job.out, values)
 
 
+def _before(job: Job, model: LlamaForCausalLM, text: TextSide, probes: Sequence[Probe]) -> list[str]:
+    """Return the answers of the model as training found it: a run that goes on has them in a file."""
+    path = job.out / BEFORE
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if len(found) == len(probes) else [""] * len(probes)
+    made = answers(model, probes, text.tokenizer, text.tokenizer.stop_ids, job.settings.sample_tokens)
+    if made:
+        save_json(path, made)
+    return made
+
+
+def _write_reports(
+    job: Job,
+    model: LlamaForCausalLM,
+    text: TextSide,
+    probes: Sequence[Probe],
+    before: Sequence[str],
+    result: TrainResult,
+) -> None:
+    if not job.settings.report and not job.settings.png:
+        return
+    after = answers(model, probes, text.tokenizer, text.tokenizer.stop_ids, job.settings.sample_tokens)
+    samples = [
+        {"prompt": probe.shown, "wanted": probe.wanted, "before": old, "after": new}
+        for probe, old, new in zip(probes, before, after, strict=True)
+    ]
+    values = {name: value for name, value in asdict(result).items() if name != "folder"}
+    with disk_errors(job.out):
+        if job.settings.report:
+            write_report(job.out, values, samples)
+        if job.settings.png:
+            write_png(job.out)
+
+
 def _result(job: Job, trainer: Trainer, ended: str) -> TrainResult:
     progress = trainer.progress
     return TrainResult(
@@ -211,7 +260,7 @@ def _result(job: Job, trainer: Trainer, ended: str) -> TrainResult:
         ended=ended,
         steps=progress.step,
         total_steps=trainer.total_steps,
-        loss=progress.average_loss,
+        loss=progress.last_loss,
         valid_loss=progress.best_loss,
         best_step=progress.best_step,
         trained_tokens=progress.trained_tokens,

@@ -72,12 +72,12 @@ def step_memory(config: ModelConfig, settings: TrainSettings, shape: RowShape, k
     q, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     layers = min(settings.layers or config.num_hidden_layers, config.num_hidden_layers)
     whole_block = 4 * D + 3 * q + 2 * kv + 5 * F
-    kept = {"none": whole_block, "light": 2 * D + 3 * q + 2 * kv + 2 * F, "full": D}[keep]
+    kept = {"none": whole_block, "light": 3 * D + 4 * q + 2 * kv + 2 * F, "full": D}[keep]
     # One block's backward pass, the scores of one block of queries, and one chunk of logits pass through.
     block = GPU_BLOCK if on_gpu() else CPU_BLOCK
     reach = min(shape.length, shape.longest + block)
     scores = 4 * shape.batch_size * config.num_attention_heads * min(block, shape.length) * reach * 4
-    backward = tokens * (whole_block if keep == "full" else 3 * F) * size
+    backward = tokens * (2 * whole_block if keep == "full" else 3 * F) * size
     head = 5 * chunk_size(V) * V * 4
     unpacked = 0 if on_gpu() or config.quantization is None else (V + F) * D * size
     return StepMemory(

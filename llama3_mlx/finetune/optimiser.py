@@ -26,7 +26,9 @@ def make_optimiser(settings: TrainSettings) -> optim.Optimizer:
 
 def global_norm(grads: Any) -> mx.array:
     """Return the square root of the sum of all squares, a float32 scalar."""
-    squares = [mx.square(grad.astype(mx.float32)).sum() for _, grad in flatten(grads)]
+    # In the order of names: a tree that was saved and read may have another, and sums depend on it.
+    named = sorted(flatten(grads), key=lambda item: item[0])
+    squares = [mx.square(grad.astype(mx.float32)).sum() for _, grad in named]
     return mx.sqrt(sum(squares, mx.array(0.0)))
 
 

@@ -17,8 +17,8 @@ from .preference import Preference, Unit, UnitLoss, dpo_loss, kto_loss, mismatch
 from .preference_settings import DpoSettings, KtoSettings, OrpoSettings
 from .records import Record, read_records
 from .settings import TrainSettings
+from .sft import BATCH_SIZE, LEAST_ROW, Sources, listed, make_encoder, valid_records
 from .supervised import RowShape
-from .train import BATCH_SIZE, LEAST_ROW, Sources, listed, make_encoder, valid_records
 
 KINDS: dict[str, type[TrainSettings]] = {"dpo": DpoSettings, "orpo": OrpoSettings, "kto": KtoSettings}
 

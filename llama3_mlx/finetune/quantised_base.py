@@ -14,12 +14,15 @@ from ..device import on_gpu
 from ..model import LlamaForCausalLM
 from .lora import dense_weight
 
+# Up to here the packed product is the faster one (measured on two cores).
+_FEW_ROWS = 8
 
-class UnpackedLinear(nn.Module):
+
+class UnpackedLinear(nn.QuantizedLinear):
     """A frozen quantised linear layer that computes on its unpacked matrix."""
 
     def __init__(self, layer: nn.QuantizedLinear) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.group_size, self.bits, self.mode = layer.group_size, layer.bits, layer.mode
         for name, array in layer.parameters().items():
             self[name] = array
@@ -36,15 +39,17 @@ class UnpackedLinear(nn.Module):
         self._product: Any = product
 
     def __call__(self, x: mx.array) -> mx.array:
+        if x.size <= _FEW_ROWS * x.shape[-1]:
+            return super().__call__(x)
         y: mx.array = self._product(x)
         return y + self.bias if "bias" in self else y
 
 
-class UnpackedEmbedding(nn.Module):
+class UnpackedEmbedding(nn.QuantizedEmbedding):
     """A frozen quantised embedding; as a head it is unpacked once a step."""
 
     def __init__(self, layer: nn.QuantizedEmbedding) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.group_size, self.bits, self.mode = layer.group_size, layer.bits, layer.mode
         for name, array in layer.parameters().items():
             self[name] = array
@@ -67,8 +72,8 @@ def unpack_for_training(model: LlamaForCausalLM) -> None:
         return
     made: list[tuple[str, Any]] = []
     for path, module in model.named_modules():
-        if isinstance(module, nn.QuantizedLinear):
+        if type(module) is nn.QuantizedLinear:
             made.append((path, UnpackedLinear(module)))
-        elif isinstance(module, nn.QuantizedEmbedding):
+        elif type(module) is nn.QuantizedEmbedding:
             made.append((path, UnpackedEmbedding(module)))
     model.update_modules(tree_unflatten(made))

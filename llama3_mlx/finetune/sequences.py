@@ -34,10 +34,12 @@ def sequence_arrays(examples: Sequence[Example], row: int, chunk: int) -> dict[s
     }
 
 
-def token_logprobs(model: LlamaForCausalLM, arrays: Arrays, *, longest: int, keep: str, chunk: int) -> mx.array:
+def token_logprobs(
+    model: LlamaForCausalLM, arrays: Arrays, *, longest: int, keep: str, chunk: int, temperature: float = 1.0
+) -> mx.array:
     """Return log p of every trained token, (n,) float32; 0 where a position is filling."""
     h = hidden_states(model, arrays["tokens"], arrays["segments"], longest=longest, keep=keep)
-    h = h.reshape(-1, h.shape[-1])[arrays["positions"]]
+    h = h.reshape(-1, h.shape[-1])[arrays["positions"]] * (1 / temperature)
     head, parameters = head_of(model)
     return -head_token_losses(head, parameters, h, arrays["targets"], chunk=chunk) * arrays["weights"]
 

@@ -28,6 +28,7 @@ class Progress:
     validations_without_gain: int = 0
     last_valid_loss: float | None = None
     average_loss: float | None = None
+    last_loss: float | None = None
     tokens: int = 0
     trained_tokens: int = 0
     seconds: float = 0.0

@@ -114,6 +114,8 @@ class Trainer:
     def _accumulated(self, step: int) -> tuple[list[TrainBatch], float, dict[str, float], Any]:
         """Return the step's batches, its mean loss, further means, and the mean gradient."""
         settings = self.settings
+        # A policy draws its batch from the model.
+        self.model.update(self.params)
         batches = [self.objective.batch(step * settings.accumulate + n) for n in range(settings.accumulate)]
         total, grads = mx.array(0.0), None
         sums: dict[str, Any] = {}
@@ -161,6 +163,7 @@ class Trainer:
         tokens = sum(batch.n_tokens for batch in batches)
         trained = round(sum(batch.count for batch in batches))
         progress.step += 1
+        progress.last_loss = loss
         progress.tokens += tokens
         progress.trained_tokens += trained
         progress.seconds += seconds

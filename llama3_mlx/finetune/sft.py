@@ -78,7 +78,7 @@ def build_supervised(job: Job, text: TextSide) -> Prepared:
         keep=plan.keep,
         seed=settings.seed,
     )
-    return Prepared(objective, chosen, (*notes, *plan.notes))
+    return Prepared(objective, chosen, (*notes, *plan.notes), valid or examples)
 
 
 def row_shapes(examples: Sequence[Example], settings: TrainSettings) -> list[RowShape]:

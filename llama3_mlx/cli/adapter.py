@@ -1,0 +1,77 @@
+"""`llama3-mlx adapter`: show an adapter, or turn it into another program's form."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from .model_choice import choose_model
+
+_FORMS = ("peft", "gguf", "mlx-lm")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands of `adapter`."""
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    info = actions.add_parser("info", help="show what an adapter changes", description="Show what an adapter changes.")
+    info.add_argument("adapter", metavar="FOLDER")
+    info.add_argument("--json", action="store_true", help="print one JSON object")
+    info.set_defaults(action=_info)
+    export = actions.add_parser("export", help="write an adapter for PEFT, llama.cpp or mlx-lm")
+    export.add_argument("adapter", metavar="FOLDER")
+    export.add_argument("out", metavar="OUT", help="folder, or a .gguf file")
+    export.add_argument("-f", "--format", choices=_FORMS, help="form to write (default: gguf for .gguf, else peft)")
+    export.set_defaults(action=_export)
+    import_ = actions.add_parser("import", help="turn a PEFT adapter into one in mlx-lm's layout")
+    import_.add_argument("adapter", metavar="FOLDER", help="PEFT's adapter folder")
+    import_.add_argument("out", metavar="OUT", help="adapter folder to write")
+    import_.set_defaults(action=_import)
+    for action in (info, export, import_):
+        action.add_argument("-m", "--model", metavar="MODEL", help="folder or Hub id of the adapter's base model")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the chosen action."""
+    return int(args.action(args))
+
+
+def _info(args: argparse.Namespace) -> int:
+    from ..config import load_config
+    from ..finetune.adapter_files import adapter_facts, read_adapter
+
+    facts = adapter_facts(read_adapter(Path(args.adapter).expanduser(), load_config(choose_model(args.model))))
+    if args.json:
+        sys.stdout.write(json.dumps(facts) + "\n")
+        return 0
+    for name, value in facts.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+        sys.stdout.write(f"{name.replace('_', ' '):<12} {shown}\n")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from ..config import load_config
+    from ..finetune.adapter_files import read_adapter, save_adapter
+    from ..finetune.gguf_adapter import save_gguf_adapter
+    from ..finetune.peft_files import save_peft
+
+    config, out = load_config(choose_model(args.model)), Path(args.out).expanduser()
+    adapter = read_adapter(Path(args.adapter).expanduser(), config)
+    form = args.format or ("gguf" if out.suffix == ".gguf" else "peft")
+    if form == "gguf":
+        save_gguf_adapter(out, adapter, config)
+    else:
+        (save_peft if form == "peft" else save_adapter)(out, adapter, config)
+    sys.stdout.write(f"{out}: {adapter.parameters:,} values for {form}\n")
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from ..config import load_config
+    from ..finetune.adapter_files import read_adapter, save_adapter
+
+    config, out = load_config(choose_model(args.model)), Path(args.out).expanduser()
+    adapter = read_adapter(Path(args.adapter).expanduser(), config)
+    save_adapter(out, adapter, config)
+    sys.stdout.write(f"{out}: {adapter.parameters:,} values on {len(adapter.parts)} layers\n")
+    return 0

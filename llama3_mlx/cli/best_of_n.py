@@ -1,0 +1,64 @@
+"""`llama3-mlx best-of-n`: draw answers, keep the best by a reward, train on them."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ..finetune.settings import TrainSettings
+from .flags import add_flags, positive
+from .train import add_inputs
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `best-of-n`."""
+    add_inputs(parser, 'JSONL file or folder of {"prompt", …}; repeatable')
+    group = parser.add_argument_group("answers")
+    group.add_argument("--rewards", metavar="FILE.py:FUNCTION", action="append", help="judges answers; repeatable")
+    group.add_argument("-n", type=positive, default=8, metavar="N", help="answers to draw for a prompt (%(default)s)")
+    group.add_argument("--least", type=float, metavar="X", help="drop prompts whose best answer is below this reward")
+    group.add_argument("--answer-tokens", type=positive, default=256, metavar="N", help="at most (%(default)s)")
+    group.add_argument("--temperature", type=float, default=1.0, metavar="X", help="of the draw (%(default)s)")
+    group.add_argument("--only-draw", action="store_true", help="write best.jsonl and train nothing")
+    add_flags(parser, TrainSettings, "training settings")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw, keep, train and report."""
+    from ..errors import RequestError
+    from ..finetune.best_of import BEST, best_of_n
+    from ..finetune.completions import Sampling
+    from ..finetune.sft import build_supervised
+    from ..llama import Llama
+    from .training import run_training
+
+    if not args.resume:
+        if not (args.rewards and args.data and args.out):
+            raise RequestError("give --data, --out and --rewards FILE.py:FUNCTION")
+        llama = Llama.load(args.model or _default_model(), dtype=args.dtype)
+        folder = Path(args.out).expanduser()
+        best = best_of_n(
+            llama, args.data, folder / "answers", args.rewards, n=args.n, least=args.least,
+            sampling=Sampling(args.answer_tokens, args.temperature), seed=args.seed or 0,
+            progress=_show if not args.quiet else lambda *_: None,
+        )  # fmt: skip
+        sys.stderr.write(
+            f"kept the best of {args.n} for {best.kept} of {best.prompts} prompts: reward {best.best_mean:.3f}, "
+            f"{best.mean:.3f} over all answers\n"
+        )
+        if args.only_draw:
+            sys.stdout.write(f"{best.file}\n")
+            return 0
+        args.data = [str(folder / "answers" / BEST)]
+        del llama
+    return run_training(args, "train", build_supervised)
+
+
+def _default_model() -> str:
+    from .model_choice import choose_model
+
+    return str(choose_model(None))
+
+
+def _show(done: int, total: int) -> None:
+    if done % max(1, total // 10) == 0:
+        sys.stderr.write(f"answers to {done} of {total} prompts\n")

@@ -1,0 +1,80 @@
+"""`llama3-mlx data check`: what a model would learn from data, before it does."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from ..finetune.settings import TrainSettings
+from .flags import positive
+from .model_choice import choose_model
+
+_BAR = 40
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands of `data`."""
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    check = actions.add_parser("check", help="count examples and show what is learned of them")
+    check.add_argument("data", metavar="DATA", nargs="+", help="what train would be given")
+    check.add_argument("-m", "--model", metavar="MODEL", help="folder or Hub id of the model to train")
+    check.add_argument(
+        "--max-length", type=positive, default=2048, metavar="N", help="cut longer examples (%(default)s)"
+    )
+    check.add_argument("--train-on", choices=("auto", "assistant", "all"), default="auto", help="what is learned")
+    check.add_argument("--layout", default="auto", metavar="NAME", help="layout of the data")
+    check.add_argument("--plain", action="store_true", help="without the model's dialog format")
+    check.add_argument("--show", type=int, default=3, metavar="N", help="examples to show (%(default)s)")
+    check.add_argument("--json", action="store_true", help="print the counts as one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the data and show them."""
+    from ..finetune.encode import encode_all
+    from ..finetune.formats import read_samples
+    from ..finetune.inspect_data import data_facts
+    from ..finetune.job import load_text_side
+    from ..finetune.records import read_records
+    from ..finetune.sft import make_encoder
+
+    text = load_text_side(str(choose_model(args.model)))
+    settings = TrainSettings(max_length=args.max_length, train_on=args.train_on, layout=args.layout, plain=args.plain)
+    samples = read_samples(read_records(args.data), settings.layout)
+    examples = encode_all(make_encoder(text, settings), samples)
+    facts = data_facts(examples)
+    if args.json:
+        sys.stdout.write(json.dumps(asdict(facts)) + "\n")
+        return 0
+    _print_facts(facts, args.max_length)
+    for example in examples[: args.show]:
+        _print_example(text.tokenizer, example)
+    return 0
+
+
+def _print_facts(facts: Any, max_length: int) -> None:
+    write = sys.stdout.write
+    write(f"{facts.examples:,} examples, {facts.tokens:,} tokens, {facts.trained_tokens:,} of them learned\n")
+    write(f"lengths {facts.shortest} to {facts.longest}, median {facts.median}\n")
+    if facts.cut:
+        write(f"{facts.cut:,} longer than {max_length} are cut; {facts.nothing_left:,} have nothing to learn left\n")
+    most = max(count for _, count in facts.histogram)
+    for limit, count in facts.histogram:
+        write(f"  up to {limit:>6}: {'█' * round(_BAR * count / most)} {count:,}\n")
+    write(f"rows are {facts.packed_share:.0%} full when packed, {facts.padded_share:.0%} in padded batches of four\n")
+
+
+def _print_example(tokenizer: Any, example: Any) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from ..finetune.inspect_data import marked_pieces
+
+    console = Console()
+    text = Text()
+    for piece, learned in marked_pieces(tokenizer, example):
+        # Where there is no colour, brackets show what is learned.
+        shown = f"⟦{piece}⟧" if learned and not console.is_terminal else piece
+        text.append(shown, style="bold green" if learned else "dim")
+    console.print(f"\n{example.where}", style="bold", soft_wrap=True, markup=False, highlight=False)
+    console.print(text, soft_wrap=True)

@@ -1,0 +1,47 @@
+"""`llama3-mlx fuse`: put an adapter into a model's weights."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from .model_choice import choose_model
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `fuse`."""
+    parser.add_argument("-m", "--model", metavar="MODEL", help="folder or Hub id of the base model")
+    parser.add_argument("-a", "--adapter", metavar="FOLDER", required=True, help="adapter to put in")
+    parser.add_argument("-o", "--out", metavar="FOLDER", required=True, help="model folder to write")
+    parser.add_argument(
+        "--bits", default="auto", metavar="N",
+        help="how the fused matrices of a quantised base are stored: auto keeps 95%% of the adapter's effect in as few "
+        "bytes as that takes; a number of bits; float16 and the like (default: auto)",
+    )  # fmt: skip
+    parser.add_argument("--text", metavar="FILE", help="text to measure the effect on (default: the adapter's data)")
+    parser.add_argument("--force", action="store_true", help="replace FOLDER")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fuse and report what is kept of the effect."""
+    from ..finetune.fusion import KEPT, fuse
+
+    texts = [Path(args.text).expanduser().read_text(encoding="utf-8")] if args.text else []
+    report = fuse(
+        choose_model(args.model), args.adapter, args.out, bits=args.bits, texts=texts, force=args.force
+    )  # fmt: skip
+    if args.json:
+        sys.stdout.write(json.dumps({**asdict(report), "folder": str(report.folder)}) + "\n")
+        return 0
+    forms = ", ".join(f"{count} in {form}" for form, count in report.forms.items())
+    sys.stdout.write(
+        f"{report.folder}: keeps {report.kept:.1%} of the adapter's effect; {report.bytes_after / 1e9:.2f} GB, "
+        f"the base has {report.bytes_before / 1e9:.2f} (fused layers: {forms})\n"
+    )
+    if report.kept < KEPT:
+        sys.stderr.write("rounding loses more than 5% of what was learned: --bits auto keeps it\n")
+    elif report.bytes_after > 1.2 * report.bytes_before:
+        sys.stderr.write("left apart, base and adapter do the same in less memory: --adapter\n")
+    return 0

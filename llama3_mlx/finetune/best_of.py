@@ -1,0 +1,108 @@
+"""Best of n: draw several answers to each prompt, score them, keep the best; then train on what was kept.
+
+Answers are kept in a file as they come, so that a run that was broken off goes on where it was.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..llama import Llama
+from .completions import Sampling, sample_answers
+from .errors import DataError
+from .formats import Question, read_questions
+from .records import read_records
+from .rewards import Reward, load_rewards, total_rewards
+from .state import disk_errors
+
+SCORED, BEST = "scored.jsonl", "best.jsonl"
+
+
+@dataclass(frozen=True)
+class BestOf:
+    """What was kept: `mean` and `best_mean` are rewards of all answers and of those kept."""
+
+    file: Path
+    kept: int
+    prompts: int
+    mean: float
+    best_mean: float
+
+
+def best_of_n(
+    llama: Llama,
+    data: Sequence[str],
+    folder: Path,
+    rewards: Sequence[str],
+    *,
+    n: int = 8,
+    least: float | None = None,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> BestOf:
+    """Write `best.jsonl` with the best of n answers to each prompt, as dialogs to train on.
+
+    `least` drops prompts whose best answer has a lower reward. Raises DataError.
+    """
+    if llama.dialog is None:
+        raise DataError("best-of-n asks questions in dialogs, and this base model has no dialog format")
+    functions = load_rewards(rewards)
+    questions = read_questions(read_records(data))
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        scored = _whole_lines(folder / SCORED)
+        with (folder / SCORED).open("a", encoding="utf-8") as file:
+            for number in range(len(scored), len(questions)):
+                scored.append(_scored(llama, questions[number], functions, n, sampling or Sampling(), seed + number))
+                file.write(json.dumps(scored[-1], ensure_ascii=False) + "\n")
+                file.flush()
+                progress(number + 1, len(questions))
+        return _keep_best(folder, questions, scored, least)
+
+
+def _whole_lines(path: Path) -> list[dict[str, list[object]]]:
+    """Return the lines of an earlier run, and cut a last one that isn't whole off the file."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    path.write_text(whole, encoding="utf-8")
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def _scored(
+    llama: Llama, question: Question, rewards: Sequence[Reward], n: int, sampling: Sampling, seed: int
+) -> dict[str, list[object]]:
+    prompt = llama.encode_chat(question.messages)
+    answers = sample_answers(llama.model, prompt, n, sampling, llama.stop_ids, seed)
+    texts = [llama.tokenizer.decode(answer.ids, control=False) for answer in answers]
+    columns = {key: [value] * n for key, value in question.columns.items()}
+    totals = total_rewards(rewards, [question.messages] * n, texts, columns)
+    return {"answers": list(texts), "rewards": list(totals)}
+
+
+def _keep_best(
+    folder: Path, questions: Sequence[Question], scored: Sequence[dict[str, list[object]]], least: float | None
+) -> BestOf:
+    lines, best_rewards, all_rewards = [], [], []
+    for question, item in zip(questions, scored, strict=True):
+        rewards = [float(str(reward)) for reward in item["rewards"]]
+        all_rewards += rewards
+        best = max(range(len(rewards)), key=rewards.__getitem__)
+        if least is not None and rewards[best] < least:
+            continue
+        best_rewards.append(rewards[best])
+        messages = [*question.messages, {"role": "assistant", "content": item["answers"][best]}]
+        lines.append(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+    if not lines:
+        raise DataError(f"no answer reached a reward of {least}: the best had {max(all_rewards, default=0):g}")
+    (folder / BEST).write_text("".join(lines), encoding="utf-8")
+    return BestOf(
+        folder / BEST,
+        len(lines),
+        len(questions),
+        sum(all_rewards) / len(all_rewards),
+        sum(best_rewards) / len(best_rewards),
+    )

@@ -1,0 +1,102 @@
+"""Writes a fused model as a folder that mlx-lm and this package load."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..config import load_json_object
+from ..device import DTYPES
+from ..errors import RequestError
+from ..files import fsync_path
+from ..model import LlamaForCausalLM
+from ..quantization import Quantization, Scheme
+from ..safetensors_files import INDEX_NAME
+from .adapter import Adapter
+from .fuse_forms import is_matrix
+from .fused_layers import Form, fused_tensors
+
+_SHARD_BYTES = 5_000_000_000
+_SIDE_FILES = (
+    "tokenizer*", "special_tokens_map.json", "chat_template.*", "generation_config.json", "LICENSE*", "USE_POLICY*",
+    "NOTICE*",
+)  # fmt: skip
+
+
+def stored_dtype(source: Path) -> mx.Dtype:
+    """Return the dtype that a model folder keeps its floating-point values in."""
+    values = load_json_object(source / "config.json")
+    name = values.get("torch_dtype") or values.get("dtype")
+    return DTYPES.get(name if isinstance(name, str) else "", mx.float16)
+
+
+def write_model(
+    folder: Path,
+    source: Path,
+    model: LlamaForCausalLM,
+    adapter: Adapter,
+    layers: dict[str, nn.Module],
+    forms: dict[str, Form],
+) -> int:
+    """Write weights, config and what goes along with them; return the bytes of the weights."""
+    values = load_json_object(source / "config.json")
+    old = model.config.quantization
+    exceptions = {path: form if isinstance(form, Scheme) else None for path, form in forms.items()
+                  if is_matrix(layers[path])}  # fmt: skip
+    if old:
+        entry = Quantization(old.default, {**old.modules, **exceptions}).to_dict()
+        values["quantization"] = values["quantization_config"] = entry
+    elif any(exceptions.values()):
+        raise RequestError("the base isn't quantised: fuse it as it is and convert the result")
+    dtype = stored_dtype(source)
+    shards = list(_shards(_tensors(model, adapter, layers, forms, dtype)))
+    weight_map: dict[str, str] = {}
+    total = 0
+    for number, tensors in enumerate(shards, start=1):
+        name = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        mx.save_safetensors(str(folder / name), tensors, metadata={"format": "mlx"})
+        fsync_path(folder / name)
+        weight_map |= dict.fromkeys(tensors, name)
+        total += sum(tensor.nbytes for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    for pattern in _SIDE_FILES:
+        for path in source.glob(pattern):
+            shutil.copyfile(path, folder / path.name)
+    (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    return total
+
+
+def _tensors(
+    model: LlamaForCausalLM,
+    adapter: Adapter,
+    layers: dict[str, nn.Module],
+    forms: dict[str, Form],
+    dtype: mx.Dtype,
+) -> Iterator[tuple[str, mx.array]]:
+    """Yield name and tensor of the whole model, floating-point ones in the dtype that the base is stored in."""
+    for path, module in model.named_modules():
+        if path in layers and is_matrix(layers[path]):
+            yield from fused_tensors(path, layers[path], adapter, forms[path]).items()
+            continue
+        for name, array in module.items():
+            if not isinstance(array, mx.array) or name.startswith("_"):
+                continue
+            whole = adapter.whole.get(f"{path}.{name}")
+            array = array if whole is None else whole
+            yield f"{path}.{name}", array.astype(dtype) if mx.issubdtype(array.dtype, mx.floating) else array
+
+
+def _shards(tensors: Iterator[tuple[str, mx.array]]) -> Iterator[dict[str, mx.array]]:
+    shard: dict[str, mx.array] = {}
+    size = 0
+    for name, tensor in tensors:
+        if shard and size + tensor.nbytes > _SHARD_BYTES:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = tensor
+        size += tensor.nbytes
+    yield shard

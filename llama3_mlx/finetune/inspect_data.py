@@ -1,0 +1,78 @@
+"""What `data check` tells: counts, lengths, what would be cut, and which tokens are learned."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..tokenizer import Tokenizer
+from .encode import Example
+from .packing import pack, row_length
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """Numbers of a data set. `histogram` holds upper limit and count of each range of lengths."""
+
+    examples: int
+    tokens: int
+    trained_tokens: int
+    shortest: int
+    median: int
+    longest: int
+    cut: int
+    nothing_left: int
+    histogram: tuple[tuple[int, int], ...]
+    packed_share: float
+    padded_share: float
+
+
+def data_facts(examples: Sequence[Example], batch_size: int = 4) -> DataFacts:
+    """Count the examples as they would be trained on."""
+    lengths = [len(example.ids) for example in examples]
+    inputs = [example.length for example in examples]
+    row = row_length(max(inputs), sum(inputs), batch_size, 512)
+    rows = len(pack(inputs, row, range(len(inputs))))
+    padded = sum(max(inputs[at : at + batch_size]) * len(inputs[at : at + batch_size])
+                 for at in range(0, len(inputs), batch_size))  # fmt: skip
+    return DataFacts(
+        examples=len(examples),
+        tokens=sum(lengths),
+        trained_tokens=sum(example.n_trained for example in examples),
+        shortest=min(lengths),
+        median=int(np.median(lengths)),
+        longest=max(lengths),
+        cut=sum(example.truncated > 0 for example in examples),
+        nothing_left=sum(example.n_trained == 0 for example in examples),
+        histogram=_histogram([length + example.truncated for length, example in zip(lengths, examples, strict=True)]),
+        packed_share=sum(inputs) / (rows * row),
+        padded_share=sum(inputs) / padded if padded else 0.0,
+    )
+
+
+def _histogram(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Count lengths up to each power of two."""
+    counts: dict[int, int] = {}
+    for length in lengths:
+        limit = 1 << max(3, (length - 1).bit_length())
+        counts[limit] = counts.get(limit, 0) + 1
+    return tuple((limit, counts.get(limit, 0)) for limit in _powers(min(counts), max(counts)))
+
+
+def _powers(low: int, high: int) -> list[int]:
+    powers = [low]
+    while powers[-1] < high:
+        powers.append(2 * powers[-1])
+    return powers
+
+
+def marked_pieces(tokenizer: Tokenizer, example: Example) -> list[tuple[str, bool]]:
+    """Return the text of an example in stretches that are learned or not, control tokens shown."""
+    pieces: list[tuple[str, bool]] = []
+    at = 0
+    for stop in [*np.flatnonzero(np.diff(example.trained)).tolist(), len(example.ids) - 1]:
+        ids = example.ids[at : stop + 1].tolist()
+        if ids:
+            pieces.append((tokenizer.decode(ids), bool(example.trained[at])))
+        at = stop + 1
+    return pieces

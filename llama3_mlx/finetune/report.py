@@ -1,0 +1,107 @@
+"""report.html: what a run did, in one file that needs nothing else; report.png where matplotlib is installed."""
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ..errors import MissingExtraError
+from ..files import save_text, save_whole
+from .curves import Curve, chart
+from .run_folder import read_metrics, read_run
+
+HTML, PNG = "report.html", "report.png"
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 760px; margin: 2em auto; padding: 0 1em; color: #222 }
+svg { width: 100%; font-size: 11px } h3 small { font-weight: normal; margin-left: 1em }
+table { border-collapse: collapse } td { padding: 2px 12px 2px 0; vertical-align: top }
+pre { white-space: pre-wrap; background: #f5f5f5; padding: 8px; margin: 4px 0 }
+"""
+
+
+def write_report(folder: Path, result: Mapping[str, Any], samples: Sequence[Mapping[str, str]] = ()) -> Path:
+    """Write report.html from a run's folder; `samples` have prompt, wanted, before and after."""
+    lines = read_metrics(folder)
+    steps = [line for line in lines if line["kind"] == "step"]
+    checks = [line for line in lines if line["kind"] == "validation"]
+    run = read_run(folder)
+    settings = {name: value for name, value in run["settings"].items() if value not in (None, [], ())}
+    parts = [
+        f"<h1>{escape(folder.resolve().name)}</h1>",
+        _table({**result, "model": Path(str(run["model"])).name, "kind": run["kind"]}),
+        *(chart(title, curves, unit) for title, curves, unit in charts(steps, checks)),
+        _samples(samples),
+        "<h2>Settings</h2>",
+        _table(settings),
+    ]
+    page = f'<!doctype html><meta charset="utf-8"><title>Training report</title><style>{_STYLE}</style>' + "".join(
+        parts
+    )
+    save_text(folder / HTML, page + "\n")
+    return folder / HTML
+
+
+def charts(
+    steps: Sequence[Mapping[str, Any]], checks: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, list[Curve], str]]:
+    """Return the charts of a run: title, curves and unit."""
+
+    def curve(name: str, key: str, scale: float = 1.0, colour: str = "#2563eb") -> Curve:
+        return Curve(name, [(line["step"], line[key] * scale) for line in steps if line.get(key) is not None], colour)
+
+    validation = Curve("validation", [(line["step"], line["loss"]) for line in checks], "#dc2626")
+    found: list[tuple[str, list[Curve], str]] = [("Loss", [curve("training", "loss"), validation], "")]
+    known = {"kind", "step", "total_steps", "epoch", "loss", "learning_rate", "gradient_norm", "tokens",
+             "trained_tokens", "seconds", "tokens_per_second", "active_bytes", "peak_bytes"}  # fmt: skip
+    more = sorted({key for line in steps for key in line} - known)
+    found += [(key.capitalize(), [curve("training", key)], "") for key in more]
+    found += [
+        ("Learning rate", [curve("rate", "learning_rate")], ""),
+        ("Gradient norm", [curve("norm", "gradient_norm")], ""),
+        ("Speed", [curve("speed", "tokens_per_second")], "tokens a second"),
+        ("Memory", [curve("peak", "peak_bytes", 1e-9), curve("held", "active_bytes", 1e-9, "#16a34a")], "GB"),
+    ]
+    return found
+
+
+def _table(values: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(str(name).replace('_', ' '))}</td><td>{escape(_shown(value))}</td></tr>"
+        for name, value in values.items()
+    )
+    return f"<table>{rows}</table>"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+
+
+def _samples(samples: Sequence[Mapping[str, str]]) -> str:
+    if not samples:
+        return ""
+    names = {"prompt": "Prompt", "wanted": "In the data", "before": "Before", "after": "After"}
+    blocks = [
+        "".join(f"{name}<pre>{escape(sample[key])}</pre>" for key, name in names.items() if sample.get(key))
+        for sample in samples
+    ]
+    return "<h2>Before and after</h2>" + "<hr>".join(blocks)
+
+
+def write_png(folder: Path) -> Path:
+    """Write the curves as report.png; raises MissingExtraError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        raise MissingExtraError("a PNG needs matplotlib: pip install 'llama3-mlx[report]'") from None
+    lines = read_metrics(folder)
+    found = charts(*([line for line in lines if line["kind"] == kind] for kind in ("step", "validation")))
+    figure = Figure(figsize=(8, 2.6 * len(found)), layout="constrained")
+    for axes, (title, curves, unit) in zip(figure.subplots(len(found), squeeze=False)[:, 0], found, strict=True):
+        for curve in curves:
+            axes.plot(
+                *zip(*curve.points, strict=True) if curve.points else ((), ()), label=curve.name, color=curve.colour
+            )
+        axes.set_title(f"{title} ({unit})" if unit else title)
+    save_whole(folder / PNG, lambda path: figure.savefig(path))
+    return folder / PNG

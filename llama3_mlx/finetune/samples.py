@@ -1,0 +1,46 @@
+"""Answers of a model to some of its examples, before and after training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..model import LlamaForCausalLM
+from ..tokenizer import Tokenizer
+from .completions import Sampling, sample_answers
+from .encode import Example
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The prompt of an example, as token ids, and the answer that stands in the data."""
+
+    prompt: tuple[int, ...]
+    wanted: str
+    shown: str
+
+
+def make_probes(examples: Sequence[Example], tokenizer: Tokenizer, n: int) -> list[Probe]:
+    """Return the prompts of the first `n` examples whose learned part follows a prompt."""
+    found = []
+    for example in examples:
+        first = int(np.argmax(example.trained)) if example.trained.any() else 0
+        if first == 0:
+            continue
+        prompt = example.ids[:first].tolist()
+        answer = example.ids[first:][example.trained[first:]].tolist()
+        found.append(Probe(tuple(prompt), tokenizer.decode(answer, control=False), tokenizer.decode(prompt)))
+        if len(found) == n:
+            break
+    return found
+
+
+def answers(
+    model: LlamaForCausalLM, probes: Sequence[Probe], tokenizer: Tokenizer, stop_ids: Sequence[int], max_tokens: int
+) -> list[str]:
+    """Return the model's likeliest answer to each prompt."""
+    training = model.training
+    model.eval()
+    made = [sample_answers(model, probe.prompt, 1, Sampling(max_tokens, 0), stop_ids, 0)[0] for probe in probes]
+    model.train(training)
+    return [tokenizer.decode(answer.ids, control=False) for answer in made]

@@ -1,0 +1,396 @@
+"""Whole runs: going on after kills, stopping, cancelling, bad losses, full disks, threads."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from llama3_mlx import Llama3MLXError, RequestError
+from llama3_mlx.finetune import DataError, TrainingError, TrainSettings, train
+from llama3_mlx.finetune.callbacks import Callback, StepReport, ValidationReport
+from llama3_mlx.finetune.job import resumed_job, run_job
+from llama3_mlx.finetune.sft import build_supervised
+
+SETTINGS: dict[str, Any] = {
+    "rank": 2, "layers": 1, "steps": 8, "learning_rate": 1e-2, "max_length": 64, "row_length": 64, "batch_size": 1,
+    "dropout": 0.1, "save_every": 1, "samples": 0, "report": False,
+}  # fmt: skip
+
+LONG_PROMPT = json.dumps(
+    {"messages": [{"role": "user", "content": "long " * 200}, {"role": "assistant", "content": "x"}]}
+)
+
+
+def write_lines(path: Path, values: Sequence[Any]) -> Path:
+    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+    return path
+
+
+@pytest.fixture(scope="module")
+def dialogs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve short dialogs."""
+    values = [
+        {"messages": [{"role": "user", "content": f"Say {n}."}, {"role": "assistant", "content": f"{n} {n * 7}"}]}
+        for n in range(12)
+    ]
+    return write_lines(tmp_path_factory.mktemp("data") / "train.jsonl", values)
+
+
+class Steps(Callback):
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.steps: list[StepReport] = []
+        self.validations: list[ValidationReport] = []
+        self.saved: list[int] = []
+
+    def on_step(self, report: StepReport) -> None:
+        self.steps.append(report)
+
+    def on_validation(self, report: ValidationReport) -> None:
+        self.validations.append(report)
+
+    def on_save(self, step: int) -> None:
+        self.saved.append(step)
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"]) for line in lines if line["kind"] == "step"]
+
+
+def resume(folder: Path, **changes: Any) -> Any:
+    return run_job(resumed_job(folder, changes), build_supervised, resume=True)
+
+
+class Cancelled(Callback):
+    """Sets the event after a step."""
+
+    def __init__(self, event: threading.Event, step: int) -> None:
+        self.event, self.step = event, step
+
+    def on_step(self, report: StepReport) -> None:
+        if report.step == self.step:
+            self.event.set()
+
+
+def test_a_cancelled_run_goes_on_to_the_same_bytes(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
+    whole = train(tiny_folder, dialogs, tmp_path / "whole", TrainSettings(**SETTINGS))
+    assert whole.ended == "done"
+    event = threading.Event()
+    broken = train(
+        tiny_folder,
+        dialogs,
+        tmp_path / "broken",
+        TrainSettings(**SETTINGS),
+        cancel=event,
+        callbacks=[Cancelled(event, 3)],
+    )
+    assert (broken.ended, broken.steps) == ("cancelled", 3)
+    assert resume(tmp_path / "broken").steps == 8
+    assert (tmp_path / "whole" / "adapters.safetensors").read_bytes() == (
+        tmp_path / "broken" / "adapters.safetensors"
+    ).read_bytes()
+    assert losses(tmp_path / "whole") == losses(tmp_path / "broken")
+
+
+RUN = """
+import json, sys
+from llama3_mlx.finetune import train, TrainSettings
+from llama3_mlx.finetune.job import resumed_job, run_job
+from llama3_mlx.finetune.sft import build_supervised
+from pathlib import Path
+model, data, out, settings = sys.argv[1:]
+if (Path(out) / "resume.safetensors").exists():
+    run_job(resumed_job(Path(out), {}), build_supervised, resume=True)
+else:
+    train(model, data, out, TrainSettings(**json.loads(settings)))
+"""
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_leave_the_same_adapter(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "steps": 60}
+    train(tiny_folder, dialogs, tmp_path / "whole", TrainSettings(**settings))
+    out, rng = tmp_path / "killed", np.random.default_rng(0)
+    command = [sys.executable, "-c", RUN, str(tiny_folder), str(dialogs), str(out), json.dumps(settings)]
+    kills = 0
+    for _ in range(60):
+        before = (out / "resume.safetensors").stat().st_mtime_ns if (out / "resume.safetensors").exists() else 0
+        process = subprocess.Popen(command)
+        # Wait until it trains, then strike at any moment within some steps.
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            state = out / "resume.safetensors"
+            if state.exists() and state.stat().st_mtime_ns != before:
+                break
+            time.sleep(0.005)
+        if kills < 10:
+            time.sleep(rng.random() * 0.15)
+            process.send_signal(signal.SIGKILL)
+            kills += process.wait() == -signal.SIGKILL
+            if not (out / "resume.safetensors").exists():
+                for path in out.glob("*.safetensors"):
+                    path.unlink()
+            continue
+        assert process.wait() == 0
+        break
+    assert kills == 10
+    assert (out / "adapters.safetensors").read_bytes() == (tmp_path / "whole" / "adapters.safetensors").read_bytes()
+    assert losses(out) == losses(tmp_path / "whole")
+
+
+def test_a_run_may_be_made_longer_but_not_changed(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
+    train(tiny_folder, dialogs, tmp_path / "run", TrainSettings(**{**SETTINGS, "steps": 2}))
+    assert resume(tmp_path / "run", steps=3).steps == 3
+    with pytest.raises(TrainingError, match="aren't those that"):
+        resume(tmp_path / "run", learning_rate=1.0)
+    with pytest.raises(TrainingError, match="holds a training run"):
+        train(tiny_folder, dialogs, tmp_path / "run", TrainSettings(**SETTINGS))
+    with pytest.raises(TrainingError, match="nothing to go on"):
+        resumed = tmp_path / "other"
+        resumed.mkdir()
+        (resumed / "run.json").write_text((tmp_path / "run" / "run.json").read_text())
+        resume(resumed)
+
+
+def test_a_loss_that_is_no_number_stops_and_names_the_batch(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
+    settings = TrainSettings(**{**SETTINGS, "learning_rate": 1e30, "clip": 0.0, "warmup": 0, "dropout": 0.0})
+    with pytest.raises(TrainingError, match=r"step \d+: the loss (is|exploded).*train.jsonl, line \d+"):
+        train(tiny_folder, dialogs, tmp_path / "run", settings)
+    saved = load_file(tmp_path / "run" / "resume.safetensors")
+    assert saved
+
+
+def test_the_best_by_validation_is_what_is_left(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
+    heard = Steps()
+    settings = TrainSettings(**{**SETTINGS, "valid_share": 0.3, "valid_every": 2, "learning_rate": 0.3, "clip": 0.0})
+    result = train(tiny_folder, dialogs, tmp_path / "run", settings, callbacks=[heard])
+    assert [report.step for report in heard.validations] == [2, 4, 6, 8]
+    best = min(heard.validations, key=lambda report: report.loss)
+    assert (result.valid_loss, result.best_step) == (best.loss, best.step)
+    last = (tmp_path / "run" / "last" / "adapters.safetensors").read_bytes()
+    assert (last == (tmp_path / "run" / "adapters.safetensors").read_bytes()) == (best.step == 8)
+
+
+def test_patience_ends_a_run_that_gets_no_better(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
+    settings = TrainSettings(
+        **{**SETTINGS, "valid_share": 0.3, "valid_every": 1, "learning_rate": 0.0, "patience": 2, "steps": 20}
+    )
+    result = train(tiny_folder, dialogs, tmp_path / "run", settings)
+    assert (result.ended, result.steps) == ("early", 3)
+
+
+def test_accumulation_is_weighted_by_tokens(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
+    heard = {}
+    for size, accumulate in ((2, 1), (1, 2)):
+        steps = Steps()
+        changes = {"batch_size": size, "accumulate": accumulate, "steps": 3, "dropout": 0.0, "packing": False}
+        settings = TrainSettings(**{**SETTINGS, **changes})
+        train(tiny_folder, dialogs, tmp_path / f"run{size}", settings, callbacks=[steps])
+        heard[size] = steps.steps
+
+    # Whichever examples come together, an epoch's mean over tokens is the same for the untouched model.
+    def mean(reports: list[StepReport]) -> float:
+        return sum(r.loss * r.trained_tokens for r in reports) / sum(r.trained_tokens for r in reports)
+
+    assert heard[1][0].trained_tokens > 0
+    assert mean(heard[1][:1]) == pytest.approx(mean(heard[2][:1]), rel=0.05)
+
+
+def test_a_data_set_smaller_than_a_batch_works(tiny_folder: Path, tmp_path: Path) -> None:
+    data = write_lines(tmp_path / "one.jsonl", [{"text": "one line alone"}])
+    result = train(tiny_folder, data, tmp_path / "run", TrainSettings(**{**SETTINGS, "batch_size": 8, "steps": 2}))
+    assert result.steps == 2
+
+
+def test_training_works_in_a_thread_of_an_application(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
+    results: list[Any] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(train(tiny_folder, dialogs, tmp_path / "run", TrainSettings(**{**SETTINGS, "steps": 2})))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not errors
+    assert results[0].steps == 2
+
+
+def test_a_full_disk_leaves_the_earlier_state_intact(
+    tiny_folder: Path, dialogs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = mx.save_safetensors, []
+
+    def failing(path: str, tensors: Any, metadata: Any = None) -> None:
+        calls.append(path)
+        if len(calls) > 4:
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        real(path, tensors, metadata)
+
+    monkeypatch.setattr(mx, "save_safetensors", failing)
+    with pytest.raises(TrainingError, match="No space left on device; what was saved before is intact"):
+        train(tiny_folder, dialogs, tmp_path / "run", TrainSettings(**SETTINGS))
+    monkeypatch.undo()
+    assert not list((tmp_path / "run").glob(".*"))
+    assert resume(tmp_path / "run").steps == 8
+    train(tiny_folder, dialogs, tmp_path / "whole", TrainSettings(**SETTINGS))
+    names = ("adapters.safetensors", "adapter_config.json")
+    assert all((tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes() for name in names)
+
+
+def test_a_disk_that_is_really_full_gives_one_line(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
+    import resource
+
+    code = (
+        "import resource, signal, sys, json\n"
+        "from llama3_mlx.finetune import train, TrainSettings\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
+        "from llama3_mlx import Llama3MLXError\n"
+        "try:\n    train(sys.argv[1], sys.argv[2], sys.argv[3], TrainSettings(**json.loads(sys.argv[4])))\n"
+        "except Llama3MLXError as error:\n    print('one line:', error)\n"
+    )
+    assert resource
+    command = [sys.executable, "-c", code, str(tiny_folder), str(dialogs), str(tmp_path / "run"), json.dumps(SETTINGS)]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert "one line: saving failed" in process.stdout, process.stderr
+    assert not (tmp_path / "run" / "adapters.safetensors").exists()
+
+
+@pytest.mark.parametrize("optimiser", ["adafactor", "lion", "muon", "sgd"])
+def test_every_optimiser_goes_on_to_the_same_bytes(
+    tiny_folder: Path, dialogs: Path, tmp_path: Path, optimiser: str
+) -> None:
+    settings = TrainSettings(**{**SETTINGS, "steps": 4, "optimiser": optimiser, "learning_rate": 1e-3})
+    train(tiny_folder, dialogs, tmp_path / "whole", settings)
+    event = threading.Event()
+    train(tiny_folder, dialogs, tmp_path / "broken", settings, cancel=event, callbacks=[Cancelled(event, 2)])
+    resume(tmp_path / "broken")
+    one, two = (load_file(tmp_path / name / "resume.safetensors") for name in ("whole", "broken"))
+    assert one.keys() == two.keys()
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rank": 0}, "rank must be"),
+        ({"targets": ("nose",)}, "no layer 'nose'"),
+        ({"targets": ("lm_head",)}, "tied"),
+        ({"layers": 5}, "the model has 2"),
+        ({"rank_for": ("down_proj",)}, "NAME=RANK"),
+        ({"rank_for": ("nose=3",)}, "no trained layer matches"),
+        ({"whole": ("nose",), "targets": ("q_proj",)}, "matches 'nose'"),
+        ({"memory": "much"}, "12GB"),
+        ({"memory": "1MB"}, "needs"),
+        ({"optimiser": "magic"}, "adamw"),
+        ({"learning_rate": "fast"}, "must be a number"),
+        ({"schedule": "zigzag"}, "cosine"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(
+    tiny_folder: Path, dialogs: Path, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(RequestError, match=words):
+        train(tiny_folder, dialogs, tmp_path / "run", TrainSettings(**{**SETTINGS, **changes}))
+    assert not (tmp_path / "run" / "adapters.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("", "is empty"),
+        ('{"text": "a"}\n{"text": \n', "line 2: no JSON"),
+        ('{"messages": [{"role": "user", "content": "hi"}]}\n', "line 1: there is no assistant's turn"),
+        ('{"messages": [{"role": "king", "content": "hi"}]}\n', "line 1: .*'king'"),
+        ('{"text": "a"}\n{"prompt": "a", "completion": "b"}\n', "line 2: its layout is completion"),
+        ('{"texts": "a"}\n', "line 1: it has texts"),
+        ('{"text": 5}\n', "line 1: text must be text"),
+        ("[1]\n", "line 1: an example must be an object"),
+        (LONG_PROMPT + "\n", "beyond max_length 64"),
+    ],
+)  # fmt: skip
+def test_bad_data_are_one_clear_error(tiny_folder: Path, tmp_path: Path, lines: str, words: str) -> None:
+    (tmp_path / "train.jsonl").write_text(lines)
+    with pytest.raises(DataError, match=words):
+        train(tiny_folder, tmp_path / "train.jsonl", tmp_path / "run", TrainSettings(**SETTINGS))
+    assert not (tmp_path / "run").exists()
+
+
+def test_all_bad_lines_are_named_at_once(tiny_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"text": "a"}\nnothing\n{"text": "b"}\n[]\n')
+    with pytest.raises(DataError) as caught:
+        train(tiny_folder, path, tmp_path / "run", TrainSettings(**SETTINGS))
+    assert "2 examples can't be used" in str(caught.value)
+    assert "line 2" in str(caught.value)
+    assert "line 4" in str(caught.value)
+
+
+def test_whole_layers_are_trained_saved_and_loaded(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
+    from llama3_mlx.finetune.adapters import load_adapter
+    from llama3_mlx.weights import load_model
+
+    settings = TrainSettings(**{**SETTINGS, "whole": ("layers.1.mlp", "model.norm"), "targets": ("q_proj",)})
+    train(tiny_folder, dialogs, tmp_path / "run", settings)
+    saved = load_file(tmp_path / "run" / "adapters.safetensors")
+    assert {"model.layers.1.mlp.up_proj.weight", "model.norm.weight", "model.layers.1.self_attn.q_proj.lora_a"} <= set(
+        saved
+    )
+    model = load_model(tiny_folder)
+    tokens = mx.array([[128000, 5, 9]])
+    before = model(tokens)
+    load_adapter(model, tmp_path / "run")
+    assert mx.abs(model(tokens) - before).max().item() != 0
+    assert mx.allclose(model.model.norm.replaced.weight, mx.array(saved["model.norm.weight"])).item()
+
+
+def test_training_on_from_an_adapter_starts_with_its_loss(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "dropout": 0.0, "steps": 20}
+    first, second = Steps(), Steps()
+    train(tiny_folder, dialogs, tmp_path / "one", TrainSettings(**settings), callbacks=[first])
+    train(
+        tiny_folder, dialogs, tmp_path / "two",
+        TrainSettings(**{**settings, "start_from": str(tmp_path / "one"), "steps": 1}), callbacks=[second],
+    )  # fmt: skip
+    assert second.steps[0].loss < first.steps[0].loss - 0.5
+    with pytest.raises(Llama3MLXError, match="rank 2"):
+        train(
+            tiny_folder, dialogs, tmp_path / "three",
+            TrainSettings(**{**settings, "start_from": str(tmp_path / "one"), "rank": 3}),
+        )  # fmt: skip
+
+
+def test_two_processes_with_half_the_batch_learn_as_one(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "batch_size": 2, "dropout": 0.0, "steps": 4, "packing": False}
+    train(tiny_folder, dialogs, tmp_path / "one", TrainSettings(**settings))
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    hosts = tmp_path / "hosts.json"
+    ports = [str(20000 + os.getpid() % 20000 + n) for n in range(2)]
+    hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]))
+    command = [sys.executable, str(script), str(tiny_folder), str(dialogs), str(tmp_path / "two"), json.dumps(settings)]
+    processes = [
+        subprocess.Popen(command, env={**os.environ, "MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts)})
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    for (_, one), (_, two) in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
+        assert two == pytest.approx(one, rel=1e-4)
