@@ -5,7 +5,9 @@ from itertools import takewhile
 
 import pytest
 
-from llama3_mlx.speculation import Costs, LookupDrafter, SpeculationStats
+from llama3_mlx.speculation import Costs, LookupDrafter
+
+from .speculation_stats import SpeculationStats
 
 CHEAP, DEAR = Costs(verify=0.05), Costs(verify=0.25, fixed=0.1)
 

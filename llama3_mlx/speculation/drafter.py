@@ -25,8 +25,7 @@ class LookupDrafter:
 
     Passages of the prompt and repetitions of the answer itself may have different costs, `costs` and `own_costs`.
 
-    Free of clocks and chance: the same text gives the same drafts. Verified by `accept_greedy`, drafts never change
-    what is written, whatever their lengths.
+    Free of clocks and chance: the same text gives the same drafts for the same costs.
     """
 
     def __init__(
