@@ -90,6 +90,8 @@ def dynamic_quant(model: Any, config: Any, data: mx.array) -> tuple[Any, Any]:
     from mlx_lm.utils import quantize_model
 
     found = dict(estimate_sensitivities(model, data, 4, 64, 5, 64, batch_size=1))
+    # Its count of bits would otherwise take scales of 32 bits, which aren't kept.
+    model.set_dtype(mx.float16)
     threshold = estimate_threshold(
         model, found, target_bpw=5.0, low_bits=4, low_group_size=64, high_bits=5, high_group_size=64
     )
