@@ -9,18 +9,16 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
 from benchmarks.tables import parser, publish
+from llama3_mlx import Llama
 from llama3_mlx.cache import make_cache
 from llama3_mlx.convert import convert
-from llama3_mlx.generation import generate_tokens
-from llama3_mlx.options import GenerationOptions
-from llama3_mlx.weights import load_model
 from tests.smollm2 import save_smollm2
 
 PROMPT = list(range(100, 164))
@@ -37,7 +35,7 @@ def count_operations(output: mx.array) -> collections.Counter[str]:
 def our_step(model: Any) -> mx.array:
     """The graph of one greedy step of ours."""
     cache = make_cache(model.config.num_hidden_layers)
-    mx.eval(model.hidden(mx.array([PROMPT]), cache), [layer.arrays for layer in cache])
+    mx.eval(model.hidden(mx.array([PROMPT]), cache), cache.arrays)
     return mx.argmax(model.head(model.hidden(mx.array([[5]]), cache)[:, -1]), axis=-1)
 
 
@@ -49,6 +47,13 @@ def their_step(model: Any) -> mx.array:
     mx.eval(model(mx.array([PROMPT]), cache=cache), [layer.state for layer in cache])
     logits = model(mx.array([[5]]), cache=cache)[:, -1, :]
     return mx.argmax(logits - mx.logsumexp(logits, keepdims=True), axis=-1)
+
+
+def our_tokens(llama: Llama, count: int) -> Iterator[int]:
+    """Greedy tokens as they come out of the engine; none of the prompt is kept from the run before."""
+    llama.release_memory()
+    for piece in llama.stream(PROMPT, max_tokens=count, temperature=0, ignore_eos=True, speculate=False):
+        yield from piece.token_ids
 
 
 def rate(tokens: Any, count: int) -> float:
@@ -65,20 +70,19 @@ def compare(folder: Path, count: int, rounds: int) -> tuple[list[float], list[fl
     import mlx_lm.utils
     from mlx_lm.generate import generate_step
 
-    ours = load_model(folder, dtype="float32")
+    llama = Llama.load(folder, dtype="float32")
     theirs, _ = mlx_lm.utils.load_model(folder)
     theirs.set_dtype(mx.float32)
     mx.eval(theirs.parameters())
-    options = GenerationOptions(max_tokens=count, temperature=0.0)
     runs: dict[str, Callable[[], Any]] = {
-        "ours": lambda: generate_tokens(ours, make_cache(ours.config.num_hidden_layers), PROMPT, options),
+        "ours": lambda: our_tokens(llama, count),
         "theirs": lambda: generate_step(mx.array(PROMPT), theirs, max_tokens=count),
     }
     rates: dict[str, list[float]] = {"ours": [], "theirs": []}
     for _ in range(rounds):
         for name, start in runs.items():
             rates[name].append(rate(start(), count))
-    operations = [sum(count_operations(step).values()) for step in (our_step(ours), their_step(theirs))]
+    operations = [sum(count_operations(step).values()) for step in (our_step(llama.model), their_step(theirs))]
     return rates["ours"], rates["theirs"], operations[0], operations[1]
 
 

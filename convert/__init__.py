@@ -1,19 +1,37 @@
-"""Brings weights into MLX folders; installed as `llama3_mlx.convert`."""
+"""Brings weights into MLX folders and out of them; installed as `llama3_mlx.convert`."""
 
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Unpack
 
+from ..errors import ConversionError
+from ..quantization import Quantization
+from .destination import check_destination
+from .dry_run import Forecast, forecast
 from .options import DTYPE_NAMES, ConversionOptions, ConversionSettings, make_options
 from .pipeline import ConversionReport, Progress, run
 from .plan import Plan, make_plan
-from .quantise import RoundToNearest
+from .quantise import Quantiser, RoundToNearest
 from .recipes import make_quantization
-from .sources import open_source
+from .sources import open_source, outline_source
+from .target import FolderTarget, Target
 from .tensors import Source
+from .upload import check_login, upload
 from .verify import ModuleError, Verification, verify_files
 
-__all__ = ["ConversionOptions", "ConversionReport", "ModuleError", "Progress", "Verification", "convert", "verify"]
+__all__ = [
+    "ConversionOptions",
+    "ConversionReport",
+    "Forecast",
+    "ModuleError",
+    "Progress",
+    "Verification",
+    "convert",
+    "dry_run",
+    "upload",
+    "verify",
+]
 
 
 def convert(
@@ -22,33 +40,63 @@ def convert(
     *,
     force: bool = False,
     verify: bool = False,
+    upload_to: str | None = None,
+    report_to: str | Path | None = None,
     progress: Progress | None = None,
     **settings: Unpack[ConversionSettings],
 ) -> ConversionReport:
-    """Convert weights into an MLX folder at `dest`, which appears when it is whole.
+    """Convert weights into an MLX folder, a folder for transformers or a GGUF file at `dest`.
 
-    `source` is a folder or a Hub id of Hugging Face safetensors, or a GGUF file. `settings` are the fields of
-    ConversionOptions: with `bits` the matrices are quantised, in groups of `group_size` (default 64); without, all is
-    kept in `dtype`. `dtype` is float16, bfloat16 or float32, by default the source's, and float16 for scales and
-    norms of a quantised model whose source is float32. `verify` re-reads what was written before it takes its place.
-    Raises ConfigError, CheckpointError, ConversionError or HubError. A run that was killed goes on where it stopped
-    when it is called again.
+    `source` is a folder or a Hub id of Hugging Face safetensors, a folder of Meta's own files, or a GGUF file.
+    `settings` are the fields of ConversionOptions: with `bits` the matrices are quantised, in groups of `group_size`
+    (default 64); without, all is kept in `dtype`. `dtype` is float16, bfloat16 or float32, by default the source's,
+    and float16 for scales and norms of a quantised model whose source is float32. `verify` re-reads what was written
+    before it takes its place; `upload_to` is the Hub id of a repository to put it in afterwards. `report_to` is a
+    folder for tables and a picture of how far every module and the whole are from the source.
+    `dest` appears when it is whole. A run that was killed goes on where it stopped when it is called again.
+    Raises ConfigError, CheckpointError, ConversionError or HubError.
     """
-    options = make_options(settings)
+    options, place = make_options(settings), _place(dest)
+    kind = options.target(place)
+    if upload_to is not None:
+        check_login(upload_to)
     opened = open_source(source, progress=progress is not None)
     try:
-        plan = plan_for(opened, options)
-        target = Path(dest).expanduser().absolute()
-        return run(
+        # Known before a model is measured for its bits, which takes long.
+        check_destination(place, opened.location, force=force, single_file=kind == "gguf")
+        target = make_target(opened, options, kind, place)
+        report = run(
             opened,
-            plan,
-            RoundToNearest(),
             target,
-            settings=_told(options),
+            place,
+            settings=told(options),
             force=force,
             verify=verify,
+            measure=measurement(opened, target, options, report_to),
             progress=progress,
         )
+    finally:
+        opened.close()
+    if upload_to is not None:
+        upload(place, upload_to, progress=progress is not None)
+    return report
+
+
+def dry_run(source: str | Path, dest: str | Path, **settings: Unpack[ConversionSettings]) -> Forecast:
+    """Tell what a conversion with these settings would write and need; nothing stays written.
+
+    Of a Hub id only config.json is fetched, and a folder may hold nothing but that. Memory and speed are measured on
+    a sample of the conversion itself. Raises what `convert` raises for settings and source.
+    """
+    options, place = make_options(settings), _place(dest)
+    kind = options.target(place)
+    if options.target_bpw is not None:
+        raise ConversionError("a dry run can't tell what target_bpw will choose: the model must be measured for that")
+    # Calibrating changes neither sizes nor what the conversion itself takes.
+    options = replace(options, quality="nearest", calibration=None) if options.looks_at_text else options
+    opened = outline_source(source)
+    try:
+        return forecast(make_target(opened, options, kind, place), opened, place)
     finally:
         opened.close()
 
@@ -68,9 +116,56 @@ def verify(folder: str | Path, source: str | Path | None = None) -> Verification
         opened.close()
 
 
+def make_target(source: Source, options: ConversionOptions, kind: str, dest: Path) -> Target:
+    """Return what lays out and writes the result; raises ConversionError where source and options don't agree."""
+    if kind == "gguf":
+        from .gguf_target import GGUFTarget
+
+        return GGUFTarget(source, dest.name, options.gguf_type or "f16")
+    quantised = getattr(source, "is_quantised", False)
+    if kind == "mlx" and quantised and not options.quantises and not options.dequantise:
+        raise ConversionError(
+            f"{source.description} is quantised already: choose bits to quantise it again, or dequantise to write "
+            "whole weights"
+        )
+    plan = plan_for(source, options)
+    source, quantiser = with_quality(source, plan, options)
+    return FolderTarget(source, plan, quantiser, form="mlx" if kind == "mlx" else "pt")
+
+
+def with_quality(source: Source, plan: Plan, options: ConversionOptions) -> tuple[Source, Quantiser]:
+    """Return the source as it is to be read, and the quantiser, for what the options ask of the quality."""
+    if options.chosen_quality == "nearest" or not plan.schemes:
+        return source, RoundToNearest()
+    from .quality.ladder import climb
+
+    return climb(source, plan, options.chosen_quality, options.calibration)
+
+
+def measurement(
+    source: Source, target: Target, options: ConversionOptions, report_to: str | Path | None
+) -> Callable[[Path], Mapping[str, Any]] | None:
+    """Return what measures the written folder against the source, None where nothing asks for it."""
+    if not isinstance(target, FolderTarget) or not target.plan.schemes:
+        if report_to is not None:
+            raise ConversionError("a report is about quantised folders: say how many bits, or leave it out")
+        return None
+    if report_to is None and not options.looks_at_text:
+        return None
+    from .quality.report import measured
+
+    reference, folder = target.source, Path(report_to).expanduser() if report_to is not None else None
+    return lambda written: measured(source, reference, written, folder)
+
+
 def plan_for(source: Source, options: ConversionOptions) -> Plan:
     """Return what a conversion with these options writes."""
-    quantization = make_quantization(source.config, options)
+    if options.target_bpw is not None:
+        from .quality.ladder import allocated
+
+        quantization: Quantization | None = allocated(source, options.target_bpw, options.calibration)
+    else:
+        quantization = make_quantization(source.config, options)
     dtype = choose_dtype(options.dtype, source.config.dtype, quantised=quantization is not None)
     return make_plan(source.config, quantization, dtype)
 
@@ -84,8 +179,12 @@ def choose_dtype(asked: str | None, stored: str | None, *, quantised: bool) -> s
     return DTYPE_NAMES[stored]
 
 
-def _told(options: ConversionOptions) -> dict[str, Any]:
-    """Return the settings that were given, as JSON has them."""
+def told(options: ConversionOptions) -> dict[str, Any]:
+    """Return the settings that were given, as JSON has them; of a file its name."""
     default = ConversionOptions()
     given = {name: value for name, value in asdict(options).items() if value != getattr(default, name)}
-    return {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    return {name: value.name if isinstance(value, Path) else value for name, value in given.items()}
+
+
+def _place(dest: str | Path) -> Path:
+    return Path(dest).expanduser().absolute()

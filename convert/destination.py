@@ -15,17 +15,20 @@ def partial_folder(dest: Path) -> Path:
     return dest.with_name(f".{dest.name}.partial")
 
 
-def check_destination(dest: Path, source: Path, *, force: bool) -> None:
+def check_destination(dest: Path, source: Path, *, force: bool, single_file: bool = False) -> None:
     """Raise ConversionError if `dest` is taken, or if replacing it would take what isn't a model, or the source."""
     if not dest.name:
-        raise ConversionError(f"{dest} can't be written to: name a new folder")
+        raise ConversionError(f"{dest} can't be written to: name a new {'file' if single_file else 'folder'}")
     if not dest.exists():
         return
     if not force:
         raise ConversionError(f"{dest} exists already: choose another destination or replace it with --force")
     if source.resolve().is_relative_to(dest.resolve()):
         raise ConversionError(f"{dest} holds the source: choose another destination")
-    if not dest.is_dir() or (any(dest.iterdir()) and not (dest / "config.json").exists()):
+    if single_file:
+        if not dest.is_file():
+            raise ConversionError(f"{dest} is not a file, so --force does not replace it by one")
+    elif not dest.is_dir() or (any(dest.iterdir()) and not (dest / "config.json").exists()):
         raise ConversionError(f"{dest} is not the folder of a model, so --force does not replace it")
 
 
@@ -43,12 +46,12 @@ def check_space(dest: Path, needed_bytes: int) -> None:
 
 
 def take_place(finished: Path, dest: Path) -> None:
-    """Rename the finished folder to its place, an old one out of the way first and then deleted."""
+    """Rename the finished file or folder to its place, an old folder out of the way first and then deleted."""
     old = dest.with_name(f".{dest.name}.old")
-    if dest.exists():
+    if dest.is_dir():
         shutil.rmtree(old, ignore_errors=True)
         dest.rename(old)
-    finished.rename(dest)
+    finished.replace(dest)
     fsync_path(dest.parent)
     shutil.rmtree(partial_folder(dest), ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)

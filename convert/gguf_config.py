@@ -1,6 +1,6 @@
 """A model's config out of GGUF metadata. Source: llama.cpp `docs/gguf` and `convert_hf_to_gguf.py` (LlamaModel)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,10 @@ def read_config(
     field: Callable[..., Any],
     *,
     rope_factors: np.ndarray | None,
-    has_head: bool,
-    has_attention_bias: bool,
-    has_mlp_bias: bool,
+    shapes: Mapping[str, tuple[int, ...]],
     where: Path,
 ) -> ModelConfig:
-    """Return the config that the metadata describes; raises CheckpointError for other architectures."""
+    """Return the config that metadata and tensor shapes describe; raises CheckpointError for other architectures."""
     architecture = field("general.architecture")
     if architecture != "llama":
         raise CheckpointError(f"{where} holds a model of architecture {architecture!r}; accepted is 'llama'")
@@ -42,23 +40,31 @@ def read_config(
         raise CheckpointError(f"{where} lacks the metadata {', '.join(missing)}")
     heads, theta = values["num_attention_heads"], float(field("llama.rope.freq_base", 10000.0))
     head_dim = field("llama.attention.key_length") or values["hidden_size"] // heads
+    if field("llama.rope.dimension_count", head_dim) != head_dim:
+        raise CheckpointError(f"{where} rotates only a part of each head, which is not supported")
     values |= {
         "model_type": "llama",
         "num_key_value_heads": field("llama.attention.head_count_kv") or heads,
         "head_dim": head_dim,
-        "vocab_size": field("llama.vocab_size") or len(field("tokenizer.ggml.tokens", [])),
+        "vocab_size": _vocab_size(field, shapes),
         # float32 in the file; the shortest decimal is what was meant.
         "rms_norm_eps": float(str(np.float32(field("llama.attention.layer_norm_rms_epsilon", 1e-6)))),
         "rope_theta": theta,
         "rope_scaling": _rope_scaling(field, rope_factors, head_dim, theta, where),
-        "tie_word_embeddings": not has_head,
-        "attention_bias": has_attention_bias,
-        "mlp_bias": has_mlp_bias,
+        "tie_word_embeddings": "lm_head.weight" not in shapes,
+        "attention_bias": "model.layers.0.self_attn.q_proj.bias" in shapes,
+        "mlp_bias": "model.layers.0.mlp.up_proj.bias" in shapes,
         "torch_dtype": "float16",
         "bos_token_id": field("tokenizer.ggml.bos_token_id"),
         "eos_token_id": _end_tokens(field),
     }
     return ModelConfig.from_dict(values)
+
+
+def _vocab_size(field: Callable[..., Any], shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return the rows of the embedding: it may be padded beyond the tokens."""
+    embedding = shapes.get("model.embed_tokens.weight")
+    return embedding[0] if embedding else field("llama.vocab_size") or len(field("tokenizer.ggml.tokens", []))
 
 
 def _end_tokens(field: Callable[..., Any]) -> list[int]:
@@ -73,7 +79,7 @@ def _rope_scaling(
     field: Callable[..., Any], factors: np.ndarray | None, head_dim: int, theta: float, where: Path
 ) -> dict[str, Any] | None:
     """Return the scaling entry: linear from the metadata, llama3 from the tensor of factors by pair."""
-    if factors is not None:
+    if factors is not None and not np.allclose(factors, 1.0):
         return _llama3_scaling(factors.astype(np.float64).reshape(-1), head_dim, theta, where)
     kind = field("llama.rope.scaling.type")
     if kind in (None, "none"):

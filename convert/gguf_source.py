@@ -4,8 +4,7 @@ Source of the names and the row order: llama.cpp `gguf-py/gguf/constants.py` and
 """
 
 import re
-import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ..config import ModelConfig
 from ..errors import CheckpointError
 from ..weights_layout import check_tensors, expected_tensors
 from .gguf_config import read_config
+from .gguf_file import GGUFFile, GGUFTensor, unreadable_kinds
 from .gguf_tokenizer import save_tokenizer
 from .side_files import generation_config, write_json
 from .tensors import TensorRef, file_facts
@@ -33,70 +33,74 @@ LAYER_NAMES = {
 }
 TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _SPLIT = re.compile(r"(?P<stem>.*)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf\Z")
-_PLAIN = {"F32": "F32", "F16": "F16", "BF16": "BF16"}
 
 
 class GGUFSource:
     """Weights, config and tokenizer of a Llama in GGUF."""
 
     def __init__(self, path: Path) -> None:
-        self.paths = split_files(path)
         self.location = path
         self.base_model: str | None = None
         self.description = f"GGUF file {path.name}"
-        readers = [_open(part) for part in self.paths]
-        self._fields = {key: field for reader in reversed(readers) for key, field in reader.fields.items()}
-        self._tensors: dict[str, Any] = {}
-        for part, reader in zip(self.paths, readers, strict=True):
-            for tensor in reader.tensors:
+        self.extra_config: dict[str, Any] = {}
+        self._files: list[GGUFFile] = []
+        try:
+            self._open(path)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, path: Path) -> None:
+        self._files += [GGUFFile(part) for part in split_files(path)]
+        self._fields = {key: value for file in reversed(self._files) for key, value in file.fields.items()}
+        self._tensors: dict[str, tuple[GGUFFile, GGUFTensor]] = {}
+        for file in self._files:
+            for tensor in file.tensors.values():
                 name = hf_name(tensor.name)
                 if name in self._tensors:
-                    raise CheckpointError(f"{part}: {tensor.name} stands in it twice")
-                self._tensors[name] = tensor
-        rope_factors = self._tensors.pop("rope_freqs.weight", None)
+                    raise CheckpointError(f"{file.path}: {tensor.name} stands in another part, too")
+                self._tensors[name] = (file, tensor)
+        missing = unreadable_kinds(tensor for _, tensor in self._tensors.values())
+        if missing:
+            raise CheckpointError(f"{path} has tensors of type {', '.join(missing)}, which can't be dequantised here")
+        factors = self._tensors.pop("rope_freqs.weight", None)
         self.config: ModelConfig = read_config(
             self.field,
-            rope_factors=None if rope_factors is None else np.array(rope_factors.data),
-            has_head="lm_head.weight" in self._tensors,
-            has_attention_bias="model.layers.0.self_attn.q_proj.bias" in self._tensors,
-            has_mlp_bias="model.layers.0.mlp.up_proj.bias" in self._tensors,
+            rope_factors=None if factors is None else factors[0].read(factors[1], 0, factors[1].shape[0]),
+            shapes={name: tensor.shape for name, (_, tensor) in self._tensors.items()},
             where=path,
         )
-        self.extra_config: dict[str, Any] = {}
-        shapes = {name: tuple(int(n) for n in reversed(tensor.shape)) for name, tensor in self._tensors.items()}
+        shapes = {name: tensor.shape for name, (_, tensor) in self._tensors.items()}
         check_tensors(expected_tensors(self.config), shapes, path)
 
     def field(self, key: str, default: Any = None) -> Any:
         """Return a metadata value."""
-        return self._fields[key].contents() if key in self._fields else default
+        return self._fields.get(key, default)
 
     def tensors(self) -> Iterator[TensorRef]:
         """Yield the tensors in the model's order."""
         for name, shape in expected_tensors(self.config).items():
-            tensor = self._tensors[name]
-            stored = tensor.tensor_type.name
-            heads = None
-            if name.endswith(("q_proj.weight", "q_proj.bias")):
-                heads = self.config.num_attention_heads
-            elif name.endswith(("k_proj.weight", "k_proj.bias")):
-                heads = self.config.num_key_value_heads
-            read = partial(_read, tensor, heads)
-            yield TensorRef(name, shape, _PLAIN.get(stored, "F32"), stored, int(tensor.n_bytes), read)
+            file, tensor = self._tensors[name]
+            read = partial(file.read, tensor)
+            if "self_attn.q_proj." in name:
+                read = partial(read_halves, read, shape[0] // self.config.num_attention_heads)
+            elif "self_attn.k_proj." in name:
+                read = partial(read_halves, read, shape[0] // self.config.num_key_value_heads)
+            yield TensorRef(name, shape, tensor.dtype, tensor.kind, tensor.nbytes, read)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return names, sizes and times of the files."""
-        return {"files": [file_facts(path) for path in self.paths]}
+        return {"files": [file_facts(file.path) for file in self._files]}
 
     def save_side_files(self, folder: Path) -> None:
         """Write tokenizer and generation config out of the metadata."""
         save_tokenizer(self.field, folder)
-        values = generation_config(self.config)
-        write_json(folder / "generation_config.json", values)
+        write_json(folder / "generation_config.json", generation_config(self.config))
 
     def close(self) -> None:
-        """Let go of the mapped files."""
-        self._tensors.clear()
-        self._fields.clear()
+        """Close the files."""
+        for file in self._files:
+            file.close()
 
 
 def split_files(path: Path) -> list[Path]:
@@ -122,47 +126,9 @@ def hf_name(name: str) -> str:
     return name
 
 
-def _open(path: Path) -> Any:
-    """Parse a GGUF file; the package raises all kinds of errors on damaged ones."""
-    import gguf
-
-    try:
-        with path.open("rb") as file:
-            head = file.read(24)
-    except OSError as error:
-        raise CheckpointError(f"{path} can't be read: {error.strerror}") from None
-    if len(head) < 24 or head[:4] != b"GGUF":
-        raise CheckpointError(f"{path} is no GGUF file: it doesn't begin with 'GGUF'")
-    _, version, n_tensors, n_fields = struct.unpack("<4sIQQ", head)
-    # Every tensor and every field takes some bytes of the file; a damaged count must not start a huge loop.
-    if version not in (2, 3) or max(n_tensors, n_fields) * 8 > path.stat().st_size:
-        raise CheckpointError(f"{path} has a damaged header: version {version}, {n_tensors} tensors, {n_fields} fields")
-    try:
-        return gguf.GGUFReader(path)
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError, UnicodeDecodeError, MemoryError) as error:
-        raise CheckpointError(f"{path} is damaged or cut short: {error}") from None
-
-
-def _read(tensor: Any, heads: int | None, start: int, stop: int) -> np.ndarray:
-    """Return rows of a tensor; query and key rows are gathered from where GGUF's rotary order put them."""
-    from gguf.quants import dequantize
-
-    data = tensor.data
-    rows: Any = slice(start, stop)
-    if heads is not None:
-        rows = interleaved_rows(data.shape[0], heads)[start:stop]
-    block = np.ascontiguousarray(data[rows])
-    kind = tensor.tensor_type.name
-    if kind == "BF16":
-        return block.view(np.uint16)
-    if kind in _PLAIN:
-        return block
-    try:
-        return dequantize(block, tensor.tensor_type).astype(np.float32, copy=False)
-    except NotImplementedError:
-        raise CheckpointError(f"{tensor.name} is of type {kind}, which the gguf package can't dequantise") from None
-
-
-def interleaved_rows(rows: int, heads: int) -> np.ndarray:
-    """Return for each row of the half-split layout its place in the interleaved one: 0, 2, 4, … 1, 3, 5, … a head."""
-    return np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).reshape(-1)
+def read_halves(read: Callable[[int, int], np.ndarray], head_dim: int, start: int, stop: int) -> np.ndarray:
+    """Return rows in halves, x0 x1 … y0 y1 …, out of a tensor whose heads are interleaved: x0 y0 x1 y1 …."""
+    first = start // head_dim * head_dim
+    heads = read(first, -(-stop // head_dim) * head_dim)
+    halves = heads.reshape(-1, head_dim // 2, 2, *heads.shape[1:]).swapaxes(1, 2).reshape(heads.shape)
+    return np.ascontiguousarray(halves[start - first : stop - first])

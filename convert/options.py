@@ -10,14 +10,20 @@ from ..options import setting
 from ..quantization import AFFINE_BITS, AFFINE_GROUP_SIZES, FIXED_MODES, Scheme
 
 DTYPE_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+TARGETS = ("mlx", "hf", "gguf")
+GGUF_TYPES = ("f32", "f16", "q8_0", "q4_0", "q4_1")
+QUALITIES = ("nearest", "fast", "calibrated", "distilled")
+BUILTIN_TEXT = Path("builtin")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionOptions:
     """Settings of one conversion. Without bits, mode, mixed or rules nothing is quantised."""
 
-    bits: int | None = setting(None, "bits of a weight (default: not quantised)", choices=AFFINE_BITS)
-    group_size: int | None = setting(None, "weights that share a scale (default: 64)", choices=AFFINE_GROUP_SIZES)
+    bits: int | None = setting(None, "bits of a weight (default: not quantised)", choices=AFFINE_BITS, short="-b")
+    group_size: int | None = setting(
+        None, "weights that share a scale (default: 64)", choices=AFFINE_GROUP_SIZES, short="-g"
+    )
     mode: str = setting("affine", "number format", choices=("affine", *FIXED_MODES))
     dtype: str | None = setting(
         None, "of what isn't quantised (default: the source's; float16 for a quantised source)", choices=[*DTYPE_NAMES]
@@ -32,6 +38,27 @@ class ConversionOptions:
         None, "bits of the embedding, which a tied head shares (0: not quantised)", choices=(0, *AFFINE_BITS)
     )
     head_bits: int | None = setting(None, "bits of the head (0: not quantised)", choices=(0, *AFFINE_BITS))
+    quality: str | None = setting(
+        None,
+        "nearest: plain rounding; fast: channels evened out first, as quick; calibrated: rounded against the model's "
+        "activations on a text; distilled: scales trained on it as well (default: calibrated with a calibration text "
+        "or target_bpw, nearest without)",
+        choices=QUALITIES,
+    )
+    calibration: Path | None = setting(  # noqa: RUF009
+        None, "text file to calibrate on, or 'builtin' for texts of this package", parse=Path, metavar="FILE"
+    )
+    target_bpw: float | None = setting(
+        None, "bits of a weight on average, everything counted, spent where a measurement says they count"
+    )
+    dequantise: bool = setting(False, "write a quantised source's weights whole")
+    to: str | None = setting(
+        None,
+        "mlx: folder for MLX; hf: folder for transformers; gguf: file for llama.cpp and Ollama (default: mlx, and gguf "
+        "where DEST ends in .gguf)",
+        choices=TARGETS,
+    )
+    gguf_type: str | None = setting(None, "type of the matrices in GGUF (default: f16)", choices=GGUF_TYPES)
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in DTYPE_NAMES:
@@ -40,9 +67,68 @@ class ConversionOptions:
             if getattr(self, name) not in (None, 0, *AFFINE_BITS):
                 accepted = ", ".join(map(str, (0, *AFFINE_BITS)))
                 raise ConversionError(f"{name} must be one of {accepted}, not {getattr(self, name)!r}")
+        self._check_choice("to", TARGETS)
+        self._check_choice("gguf_type", GGUF_TYPES)
+        self._check_choice("quality", QUALITIES)
+        self._check_target_bpw()
         apart = (self.rules, self.embedding_bits, self.head_bits)
         if self.default_scheme() is None and self.group_size is not None and apart == (None, None, None):
             raise ConversionError("a group size needs bits: say how many, or leave both out to keep the weights whole")
+
+        if self.quantises and self.dequantise:
+            raise ConversionError("dequantise writes whole weights: leave it out, or leave out what asks for bits")
+
+    @property
+    def quantises(self) -> bool:
+        """Whether these settings ask for MLX's quantised weights."""
+        set_apart = (self.embedding_bits, self.head_bits)
+        asked = (self.rules, self.target_bpw)
+        return self.default_scheme() is not None or asked != (None, None) or any(set_apart)
+
+    @property
+    def chosen_quality(self) -> str:
+        """The step of the ladder: what was asked for, or what the other settings suggest."""
+        given = (self.calibration, self.target_bpw)
+        return self.quality or ("nearest" if given == (None, None) else "calibrated")
+
+    @property
+    def looks_at_text(self) -> bool:
+        """Whether the model is run on a text to quantise it."""
+        return self.chosen_quality in ("calibrated", "distilled")
+
+    def _check_target_bpw(self) -> None:
+        if self.target_bpw is not None:
+            if not 2 < self.target_bpw <= 16:
+                raise ConversionError(f"target_bpw must be more than 2 and at most 16, not {self.target_bpw!r}")
+            names = ("bits", "group_size", "mixed", "rules", "embedding_bits", "head_bits")
+            taken = [name for name in names if getattr(self, name) is not None]
+            if taken or self.mode != "affine":
+                taken = taken or ["mode"]
+                raise ConversionError(f"target_bpw chooses every module's bits itself: leave out {', '.join(taken)}")
+        if (self.quality or self.calibration) and not self.quantises:
+            raise ConversionError("a quality needs bits: say how many, or give target_bpw")
+        if self.calibration and self.quality in ("nearest", "fast") and self.target_bpw is None:
+            raise ConversionError(f"quality {self.quality} looks at no text: leave out the calibration text")
+
+    def _check_choice(self, name: str, accepted: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if value is not None and value not in accepted:
+            raise ConversionError(f"{name} must be one of {', '.join(accepted)}, not {value!r}")
+
+    def target(self, dest: Path) -> str:
+        """Return the kind of target; raises ConversionError where other settings don't go with it."""
+        kind = self.to or ("gguf" if dest.suffix == ".gguf" else "mlx")
+        if kind != "mlx" and self.quantises:
+            raise ConversionError(f"bits are for MLX folders; {kind} is written whole" + _INSTEAD[kind])
+        if kind == "gguf" and self.dtype:
+            raise ConversionError("dtype is not for gguf: choose gguf_type f16 or f32")
+        if kind != "gguf" and self.gguf_type:
+            raise ConversionError(f"gguf_type is for gguf files, and {dest.name} is to be of kind {kind}")
+        if (kind == "gguf") != (dest.suffix == ".gguf"):
+            raise ConversionError(
+                f"{dest.name} can't be of kind {kind}: a GGUF file's name ends in .gguf, no other's does"
+            )
+        return kind
 
     def default_scheme(self) -> Scheme | None:
         """Return the scheme of modules that nothing else is said about, None if nothing is quantised.
@@ -62,6 +148,9 @@ class ConversionOptions:
         return Scheme(4 if bits is None else bits, self.group_size or 64, self.mode)
 
 
+_INSTEAD = {"hf": "", "gguf": " or in its own types: choose with gguf_type"}
+
+
 def mixed_bits(mixed: str) -> tuple[int, int]:
     """Return low and high bits of a recipe such as 4_6; mlx-lm's `mixed_4_6` is understood as well."""
     low, _, high = mixed.removeprefix("mixed_").partition("_")
@@ -79,9 +168,15 @@ class ConversionSettings(TypedDict, total=False):
     mode: str
     dtype: str | None
     mixed: str | None
-    rules: Path | None
+    rules: Path | str | None
     embedding_bits: int | None
     head_bits: int | None
+    quality: str | None
+    calibration: Path | str | None
+    target_bpw: float | None
+    dequantise: bool
+    to: str | None
+    gguf_type: str | None
 
 
 def make_options(settings: Mapping[str, Any]) -> ConversionOptions:
@@ -90,4 +185,8 @@ def make_options(settings: Mapping[str, Any]) -> ConversionOptions:
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise ConversionError(f"unknown option {', '.join(unknown)}; known are {', '.join(known)}")
-    return ConversionOptions(**settings)
+    given = dict(settings)
+    for name in ("rules", "calibration"):
+        if given.get(name) is not None:
+            given[name] = Path(given[name])
+    return ConversionOptions(**given)

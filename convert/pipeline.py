@@ -2,35 +2,29 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
 
-from ..errors import CheckpointError, ConversionError
+from ..errors import CheckpointError
 from ..files import fsync_path
-from ..safetensors_files import INDEX_NAME, as_mlx
-from ..version import __version__
+from ..safetensors_files import as_mlx
 from .destination import check_destination, check_space, partial_folder, take_place
-from .options import DTYPE_NAMES
-from .plan import Plan
-from .quantise import Quantiser
-from .record import RECORD_NAME, make_record
-from .side_files import write_json
-from .tensors import FLOAT_DTYPES, Source, TensorRef, is_finite
-from .verify import Verification, verify_files
+from .record import make_record
+from .target import Parts, Target, total_bytes
+from .tensors import Source, TensorRef, is_finite
+from .verify import Verification
 from .writer import ShardWriter
 
-# Values a block of rows holds at most: about 64 MB in 16 bits.
-BLOCK_VALUES = 32_000_000
-MLX_DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
+# Values a block of rows holds at most, 16 MB in 16 bits. Larger ones are given back to the system each time, and a
+# third of the processor's time goes into fetching their pages anew (glibc).
+BLOCK_VALUES = 8_000_000
 _SHOWN = 20
-
-Parts = list[tuple[str, np.ndarray]]
 
 
 class Progress(Protocol):
@@ -45,9 +39,12 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What was written. `warnings` are sentences for the user; `verification` is None unless it was asked for."""
+    """What was written at `path`: bytes of all tensors, bits of a weight with everything counted.
 
-    folder: Path
+    `warnings` are sentences for the user; `quality` and `verification` are None unless they were asked for.
+    """
+
+    path: Path
     source: str
     parameters: int
     total_bytes: int
@@ -56,69 +53,86 @@ class ConversionReport:
     resumed_modules: int
     warnings: tuple[str, ...] = ()
     verification: Verification | None = None
+    quality: Mapping[str, Any] | None = None
 
 
 def run(
     source: Source,
-    plan: Plan,
-    quantiser: Quantiser,
+    target: Target,
     dest: Path,
     *,
     settings: Mapping[str, Any],
     force: bool = False,
     verify: bool = False,
+    measure: Callable[[Path], Mapping[str, Any]] | None = None,
     progress: Progress | None = None,
 ) -> ConversionReport:
-    """Write the converted folder at `dest`; it appears when all is done, and has been verified if that is asked for.
+    """Write the target at `dest`; it appears when all is done, and has been verified if that is asked for.
 
-    `settings` is what was asked for, for the record, and what decides the result beside source, plan and quantiser.
+    `settings` is what was asked for, for the record, and what decides the result beside source and target. `measure`
+    is given the complete folder before it takes its place; what it returns goes into record and card.
     Raises ConversionError where `dest` is taken or the disk is full, CheckpointError where the source is damaged.
     """
-    check_destination(dest, source.location, force=force)
-    check_space(dest, plan.total_bytes)
-    refs = list(source.tensors())
-    config = _config_values(plan)
+    check_destination(dest, source.location, force=force, single_file=target.single_file)
+    check_space(dest, sum(layout.size for layout in target.layouts.values()))
     state = {
-        "version": __version__,
         "source": source.fingerprint(),
-        "quantiser": quantiser.name,
+        "quantiser": target.quantiser,
         "settings": settings,
-        "config": config,
+        "target": target.state,
     }
     partial = partial_folder(dest)
-    writer = ShardWriter(partial, plan, json.loads(json.dumps(state, default=str)))
-    resumed = len(writer.done)
-    verification = None
+    writer = ShardWriter(partial, target.layouts, json.loads(json.dumps(state, default=str)))
+    resumed, verification, quality = len(writer.done), None, None
     try:
-        _convert_tensors(refs, plan, quantiser, writer, progress)
+        convert_tensors(target, target.refs(), writer, progress)
         writer.flush()
-        quantiser_name = quantiser.name if plan.schemes else None
-        record = make_record(source, quantiser_name, settings, writer.done)
-        _write_beside(source, plan, writer.folder, record, config)
+        record = make_record(source, target.quantiser, settings, writer.done)
+        target.write_beside(writer.folder, record)
+        if measure:
+            quality = measure(writer.folder)
+            target.write_beside(writer.folder, {**record, "quality": quality})
+        _flush_folder(writer.folder)
         if verify:
-            verification = verify_files(writer.folder, refs)
-        take_place(writer.folder, dest)
+            verification = target.verify(writer.folder)
+        take_place(writer.folder / next(iter(target.layouts)) if target.single_file else writer.folder, dest)
     except CheckpointError:
         # Nothing that comes out of a damaged source is worth keeping.
         shutil.rmtree(partial, ignore_errors=True)
         raise
     finally:
         writer.close()
+    size = total_bytes(target)
     return ConversionReport(
-        folder=dest,
+        path=dest,
         source=source.description,
-        parameters=plan.parameters,
-        total_bytes=plan.total_bytes,
-        bits_per_weight=plan.bits_per_weight,
-        quantiser=quantiser_name,
+        parameters=target.parameters,
+        total_bytes=size,
+        bits_per_weight=size * 8 / target.parameters,
+        quantiser=target.quantiser,
         resumed_modules=resumed,
-        warnings=tuple(_warnings(refs, plan)),
+        warnings=tuple(target.warnings()),
         verification=verification,
+        quality=quality,
     )
 
 
-def _convert_tensors(
-    refs: list[TensorRef], plan: Plan, quantiser: Quantiser, writer: ShardWriter, progress: Progress | None
+class Writer(Protocol):
+    """Takes rows of tensors; ShardWriter is the one that keeps them."""
+
+    @property
+    def done(self) -> Mapping[str, Any]:
+        """What needs no reading again."""
+
+    def write_rows(self, name: str, start: int, rows: np.ndarray) -> None:
+        """Take the rows of a tensor that begin at row `start`."""
+
+    def finish_module(self, path: str) -> None:
+        """Note that every tensor of a module has come."""
+
+
+def convert_tensors(
+    target: Target, refs: Sequence[TensorRef], writer: Writer, progress: Progress | None = None
 ) -> None:
     """Read, quantise and write in three threads: a block is read while the one before is quantised."""
     if progress:
@@ -136,7 +150,9 @@ def _convert_tensors(
                 damaged[ref.name] = None
             if damaged:
                 continue
-            parts = _converted(ref, start, as_mlx(raw, ref.dtype), plan, quantiser)
+            parts = target.convert(ref, start, as_mlx(raw, ref.dtype))
+            # Freed blocks would pile up where MLX keeps them for later.
+            mx.clear_cache()
             if written:
                 written.result()
             written = writing.submit(_write, writer, ref, start, stop, parts)
@@ -152,7 +168,7 @@ def _convert_tensors(
         raise CheckpointError(f"{', '.join(names[:_SHOWN])}{more} {verb} NaN or infinity: the source is damaged")
 
 
-def _write(writer: ShardWriter, ref: TensorRef, start: int, stop: int, parts: Parts) -> None:
+def _write(writer: Writer, ref: TensorRef, start: int, stop: int, parts: Parts) -> None:
     for name, rows in parts:
         writer.write_rows(name, start, rows)
     if stop == ref.rows:
@@ -186,59 +202,12 @@ def _read_block(ref: TensorRef, start: int, stop: int) -> tuple[TensorRef, int, 
     return ref, start, raw, is_finite(raw, ref.dtype)
 
 
-def _converted(ref: TensorRef, start: int, rows: mx.array, plan: Plan, quantiser: Quantiser) -> Parts:
-    """Return name and rows of each tensor that a block of source rows becomes."""
-    rows = rows.astype(MLX_DTYPES[plan.dtype])
-    if ref.dtype != plan.dtype and not mx.isfinite(rows).all().item():
-        raise ConversionError(f"{ref.name} doesn't fit the range of {plan.dtype}: choose another --dtype")
-    path = ref.name.removesuffix(".weight")
-    scheme = plan.schemes.get(path) if path != ref.name else None
-    if scheme is None:
-        return [(ref.name, _as_numpy(rows))]
-    parts = quantiser(path, start, rows, scheme)
-    mx.eval(parts)
-    return [
-        (f"{path}.{part}", _as_numpy(array)) for part, array in zip(("weight", "scales", "biases"), parts, strict=False)
-    ]
-
-
-def _as_numpy(array: mx.array) -> np.ndarray:
-    return np.array(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array)
-
-
-def _write_beside(
-    source: Source, plan: Plan, folder: Path, record: Mapping[str, Any], config: Mapping[str, Any]
-) -> None:
-    """Write what stands beside the weights, config.json last, and flush it."""
-    source.save_side_files(folder)
-    index = {"metadata": {"total_size": plan.total_bytes, "total_parameters": plan.parameters}}
-    write_json(folder / INDEX_NAME, {**index, "weight_map": plan.weight_map})
-    write_json(folder / RECORD_NAME, record)
-    write_json(folder / "config.json", {**source.extra_config, **config})
+def _flush_folder(folder: Path) -> None:
     for path in folder.iterdir():
         fsync_path(path)
     fsync_path(folder)
 
 
-def _config_values(plan: Plan) -> dict[str, Any]:
-    names = {short: name for name, short in DTYPE_NAMES.items()}
-    return replace(plan.config, quantization=plan.quantization, dtype=names[plan.dtype]).to_dict()
-
-
-def _warnings(refs: list[TensorRef], plan: Plan) -> Iterator[str]:
-    """Yield what the user should know about the result."""
-    lossy = sorted({ref.stored for ref in refs if ref.stored not in FLOAT_DTYPES})
-    if lossy and plan.schemes:
-        yield (
-            f"the source is quantised already ({', '.join(lossy)}), and quantising it again adds to its error: "
-            "the original weights make a better model"
-        )
-    if plan.indivisible:
-        names = plan.indivisible[:3]
-        more = f" and {len(plan.indivisible) - 3} more" if len(plan.indivisible) > 3 else ""
-        yield f"not quantised, as the group size doesn't divide their rows: {', '.join(names)}{more}"
-
-
 def report_values(report: ConversionReport) -> dict[str, Any]:
     """Return the report as plain values, for --json."""
-    return {**asdict(report), "folder": str(report.folder)}
+    return {**asdict(report), "path": str(report.path)}

@@ -57,6 +57,11 @@ class Plan:
         return self.total_bytes * 8 / self.parameters
 
     @property
+    def is_mixed(self) -> bool:
+        """Whether the matrices have several schemes, or some have none."""
+        return len({self.schemes.get(path) for path in matrices(self.config)}) > 1
+
+    @property
     def weight_map(self) -> dict[str, str]:
         """The file of each tensor, sorted by tensor."""
         return dict(sorted((tensor.name, file) for file, tensors in self.shards.items() for tensor in tensors))

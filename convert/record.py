@@ -16,7 +16,10 @@ RECORD_NAME = "conversion.json"
 def make_record(
     source: Source, quantiser: str | None, settings: Mapping[str, Any], modules: Mapping[str, Checksums]
 ) -> dict[str, Any]:
-    """Return the record's content. It has no times in it: equal conversions give equal files."""
+    """Return the record's content. A conversion that measures adds `quality` to it, such as `{"kl": 0.021}`.
+
+    It has no times and no paths in it: equal conversions give equal files.
+    """
     crc = {tensor: f"{value:08x}" for checksums in modules.values() for tensor, value in checksums.items()}
     return {
         "llama3_mlx": __version__,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,22 @@ _PATTERNS = (
     "chat_template.jinja",
     "chat_template.json",
     "generation_config.json",
-    "LICENSE*",
-    "USE_POLICY*",
-    "NOTICE*",
 )
+_LICENCES = ("LICENSE*", "USE_POLICY*", "NOTICE*")
 
 
 def copy_side_files(source: Path, folder: Path) -> None:
     """Copy what is there of the side files of a model folder; links are followed."""
-    for pattern in _PATTERNS:
+    _copy(source, folder, (*_PATTERNS, *_LICENCES))
+
+
+def copy_licences(source: Path, folder: Path) -> None:
+    """Copy licence, use policy and notice."""
+    _copy(source, folder, _LICENCES)
+
+
+def _copy(source: Path, folder: Path, patterns: Iterable[str]) -> None:
+    for pattern in patterns:
         for path in sorted(source.glob(pattern)):
             if path.is_file():
                 shutil.copyfile(path, folder / path.name)

@@ -1,9 +1,9 @@
-"""Opens whatever holds weights: a folder, a GGUF file, a Hub id."""
+"""Opens whatever holds weights: a folder of Hugging Face's or Meta's files, a GGUF file, a Hub id."""
 
 from pathlib import Path
 
 from ..errors import CheckpointError
-from ..hub import resolve_model
+from ..hub import resolve_config, resolve_model
 from .tensors import Source
 
 
@@ -15,12 +15,38 @@ def open_source(source: str | Path, *, progress: bool = False) -> Source:
             from .gguf_source import GGUFSource
 
             return GGUFSource(path)
+        if path.suffix in (".safetensors", ".pth", ".bin"):
+            raise CheckpointError(f"{path} is a part of a model: name the folder that it is in")
         raise CheckpointError(f"{path} is no GGUF file: accepted are folders, .gguf files and Hub ids")
-    folder = resolve_model(source, progress=progress)
+    return _open_folder(resolve_model(source, progress=progress))
+
+
+def outline_source(source: str | Path) -> Source:
+    """Return the source for a dry run: where only a config.json can be had without a download, that will do."""
+    path = Path(source).expanduser()
+    if path.exists() and not path.is_dir():
+        return open_source(source)
+    folder = resolve_config(source)
+    if (folder / "config.json").exists() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        from .outline import OutlineSource
+
+        return OutlineSource(folder)
+    return _open_folder(folder)
+
+
+def _open_folder(folder: Path) -> Source:
     if (folder / "config.json").exists():
         from .hf_source import HFSource
 
         return HFSource(folder)
+    # Where Hugging Face keeps Meta's files.
+    original = folder / "original"
+    if (original / "params.json").exists():
+        folder = original
+    if (folder / "params.json").exists() or any(folder.glob("consolidated.*.pth")):
+        from .meta_source import MetaSource
+
+        return MetaSource(folder)
     gguf_files = sorted(folder.glob("*.gguf"))
     if gguf_files:
         from .gguf_source import GGUFSource

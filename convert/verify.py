@@ -3,8 +3,9 @@
 import fcntl
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
@@ -62,12 +63,12 @@ def verify_files(folder: Path, source: Iterable[TensorRef] = ()) -> Verification
         wrong += [name for name in expected if name not in stored.infos]
         if wrong:
             raise CheckpointError(f"{folder}: not what was written: {', '.join(sorted(wrong))}; convert it again")
-        modules = tuple(_module_error(stored, ref) for ref in source)
+        modules = tuple(
+            module_error(ref, partial(stored.dequantised, ref.name), stored.kind(ref.name)) for ref in source
+        )
     finally:
         stored.close()
-    lost = [f"{module.tensor} ({module.relative_error:.2f})" for module in modules if _is_hopeless(module)]
-    if lost:
-        raise CheckpointError(f"{folder}: of these the relative error to the source is hopeless: {', '.join(lost)}")
+    refuse_hopeless(modules, folder)
     return Verification(len(names), sum(info.nbytes for info in stored.infos.values()), modules)
 
 
@@ -106,6 +107,11 @@ class StoredTensors:
         arrays = [as_mlx(self._rows(part, start, stop), self.infos[part].dtype) for part in parts]
         return dequantise(arrays, scheme)
 
+    def kind(self, name: str) -> str:
+        """Return how a tensor is stored: mode, bits and group size, or its dtype."""
+        scheme = self.schemes.get(name.removesuffix(".weight"))
+        return f"{scheme.mode} {scheme.bits}/{scheme.group_size}" if scheme else self.infos[name].dtype
+
     def close(self) -> None:
         """Close the files."""
         for file in self._open.values():
@@ -130,21 +136,27 @@ def dequantise(arrays: list[mx.array], scheme: Scheme) -> np.ndarray:
     return np.array(rows.astype(mx.float32))
 
 
-def _module_error(stored: StoredTensors, ref: TensorRef) -> ModuleError:
+def module_error(ref: TensorRef, stored: Callable[[int, int], np.ndarray], stored_as: str) -> ModuleError:
+    """Compare a source's tensor with what `stored(start, stop)` gives for its rows in float32."""
     columns = ref.shape[1] if len(ref.shape) > 1 else 1
     step = max(1, _READ_VALUES // columns)
     difference = power = largest = 0.0
     for start in range(0, ref.rows, step):
         stop = min(start + step, ref.rows)
         source = as_mlx(ref.read(start, stop), ref.dtype).astype(mx.float32)
-        off = mx.array(stored.dequantised(ref.name, start, stop)) - source
+        off = mx.array(stored(start, stop)) - source
         difference += _scalar(mx.square(off).sum())
         power += _scalar(mx.square(source).sum())
         largest = max(largest, _scalar(mx.abs(off).max()))
-    scheme = stored.schemes.get(ref.name.removesuffix(".weight"))
-    kind = f"{scheme.mode} {scheme.bits}/{scheme.group_size}" if scheme else stored.infos[ref.name].dtype
     relative = (difference / power) ** 0.5 if power else float(difference > 0)
-    return ModuleError(ref.name, kind, relative, largest)
+    return ModuleError(ref.name, stored_as, relative, largest)
+
+
+def refuse_hopeless(modules: Iterable[ModuleError], where: Path | str) -> None:
+    """Raise CheckpointError naming the tensors that are nothing like the source's."""
+    lost = [f"{module.tensor} ({module.relative_error:.2f})" for module in modules if _is_hopeless(module)]
+    if lost:
+        raise CheckpointError(f"{where}: of these the relative error to the source is hopeless: {', '.join(lost)}")
 
 
 def _scalar(value: mx.array) -> float:

@@ -1,14 +1,14 @@
-"""Writes the planned tensors into shard files as their rows come, and goes on where a killed run stopped.
+"""Writes tensors into laid out files as their rows come, and goes on where a killed run stopped.
 
-A shard's header and size are known from the plan, so its file is laid out at once and rows go to their places. A
-tensor counts as done when its module stands in the journal, which is written after the shard is flushed.
+A file's header and size are known beforehand, so it is made at once and rows go to their places. A tensor counts as
+done when its module stands in the journal, which is written after the files are flushed.
 """
 
 import errno
-import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,30 +17,31 @@ import numpy as np
 
 from ..errors import ConversionError
 from .journal import Checksums, Journal
-from .plan import OutputTensor, Plan
+from .layout import FileLayout, Place
 
 # So much work is lost at most when a run is killed.
-_FLUSH_BYTES = 500_000_000
+_FLUSH_BYTES = 128_000_000
 
 
 class ShardWriter:
-    """Writes shard files into `partial`/model; `partial` holds the journal beside it until all is done."""
+    """Writes the laid out files into `partial`/model; `partial` holds the journal beside it until all is done."""
 
-    def __init__(self, partial: Path, plan: Plan, state: Mapping[str, Any]) -> None:
-        self.partial, self.plan, self.folder = partial, plan, partial / "model"
-        self._places: dict[str, tuple[str, int, OutputTensor]] = {}
+    def __init__(self, partial: Path, layouts: Mapping[str, FileLayout], state: Mapping[str, Any]) -> None:
+        self.partial, self.layouts, self.folder = partial, layouts, partial / "model"
+        self._places: dict[str, tuple[str, Place]] = {}
         self._files: dict[str, int] = {}
         self._crc: dict[str, int] = {}
         self._finished: dict[str, Checksums] = {}
         self._unflushed = 0
-        headers = {name: make_header(tensors) for name, tensors in plan.shards.items()}
+        self._flush: Future[None] | None = None
+        self._flushing = ThreadPoolExecutor(1, "convert-flush")
         with self._disk_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._journal = Journal(partial / "journal", state)
             try:
-                self._check_files({name: len(header) for name, header in headers.items()})
-                for name, tensors in plan.shards.items():
-                    self._lay_out(name, headers[name], tensors)
+                self._check_files()
+                for name, layout in layouts.items():
+                    self._open(name, layout)
             except BaseException:
                 self.close()
                 raise
@@ -50,38 +51,30 @@ class ShardWriter:
         """The finished modules, with the checksum of each of their tensors."""
         return self._journal.done
 
-    def _check_files(self, header_bytes: Mapping[str, int]) -> None:
+    def _check_files(self) -> None:
         """Start anew unless the files that the journal speaks of are there; what doesn't belong here goes."""
-        sizes = {
-            name: header_bytes[name] + sum(t.nbytes for t in tensors) for name, tensors in self.plan.shards.items()
-        }
-        paths = {name: self.folder / name for name in sizes}
-        if self.done and not all(path.exists() and path.stat().st_size == sizes[n] for n, path in paths.items()):
+        paths = {self.folder / name: layout.size for name, layout in self.layouts.items()}
+        if self.done and not all(path.exists() and path.stat().st_size == size for path, size in paths.items()):
             self._journal.start_anew()
         for old in self.folder.iterdir():
-            if old.name not in paths or not self.done:
+            if old not in paths or not self.done:
                 old.unlink()
 
-    def _lay_out(self, name: str, header: bytes, tensors: tuple[OutputTensor, ...]) -> None:
+    def _open(self, name: str, layout: FileLayout) -> None:
         file = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o666)
         self._files[name] = file
-        size = len(header) + sum(tensor.nbytes for tensor in tensors)
-        if os.fstat(file).st_size != size:
+        if os.fstat(file).st_size != layout.size:
             # Reserving the space now makes a full disk known before the work, where the system can.
-            _allocate(file, size)
-            os.pwrite(file, header, 0)
-        at = len(header)
-        for tensor in tensors:
-            self._places[tensor.name] = (name, at, tensor)
-            at += tensor.nbytes
+            _allocate(file, layout.size)
+            write_at(file, memoryview(layout.header), 0)
+        self._places |= {tensor: (name, place) for tensor, place in layout.places.items()}
 
     def write_rows(self, name: str, start: int, rows: np.ndarray) -> None:
         """Write the rows of a tensor that begin at row `start`; the blocks of a tensor come in order."""
-        file, offset, tensor = self._places[name]
-        row_bytes = tensor.nbytes // tensor.shape[0]
+        file, place = self._places[name]
         data = memoryview(np.ascontiguousarray(rows).data).cast("B")
         with self._disk_errors():
-            write_at(self._files[file], data, offset + start * row_bytes)
+            write_at(self._files[file], data, place.offset + start * place.row_bytes)
         self._crc[name] = zlib.crc32(data, self._crc[name] if start else 0)
         self._unflushed += len(data)
 
@@ -90,19 +83,33 @@ class ShardWriter:
         self._finished[path] = dict(self._crc)
         self._crc.clear()
         if self._unflushed >= _FLUSH_BYTES:
-            self.flush()
+            self._start_flush()
 
     def flush(self) -> None:
-        """Flush the data, then note in the journal what is done."""
+        """Flush all data and note in the journal what is done."""
+        self._start_flush()
+        self._wait_for_flush()
+
+    def _start_flush(self) -> None:
+        """Have a thread flush what is written so far; writing goes on meanwhile, but only one flush is on its way."""
+        self._wait_for_flush()
+        finished, self._finished, self._unflushed = self._finished, {}, 0
+        self._flush = self._flushing.submit(self._flush_files, finished)
+
+    def _wait_for_flush(self) -> None:
+        if self._flush:
+            flush, self._flush = self._flush, None
+            flush.result()
+
+    def _flush_files(self, finished: Mapping[str, Checksums]) -> None:
         with self._disk_errors():
             for file in self._files.values():
                 os.fsync(file)
-            self._journal.add(self._finished)
-        self._finished.clear()
-        self._unflushed = 0
+            self._journal.add(finished)
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files, after a flush that is on its way."""
+        self._flushing.shutdown()
         for file in self._files.values():
             os.close(file)
         self._files.clear()
@@ -118,19 +125,6 @@ class ShardWriter:
                 f"writing failed: {error.strerror}; what is done is kept in {self.partial}, and the same command goes "
                 "on from there once it can"
             ) from None
-
-
-def make_header(tensors: tuple[OutputTensor, ...]) -> bytes:
-    """Return the beginning of a shard file: length and JSON header, padded so that the data is aligned."""
-    header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
-    at = 0
-    for tensor in tensors:
-        offsets = [at, at + tensor.nbytes]
-        header[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": offsets}
-        at += tensor.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
 
 
 def write_at(file: int, data: memoryview, offset: int) -> None:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .completion import Completion, Piece, Stream
+    from .cache import CacheOptions
+    from .completion import Completion, Piece, TokenLogprob
+    from .engine.reply import AsyncStream, Stream
     from .errors import (
         CheckpointError,
         ConfigError,
@@ -15,17 +17,28 @@ if TYPE_CHECKING:
         DialogError,
         HubError,
         Llama3MLXError,
+        MemoryLimitError,
         MissingExtraError,
         RequestError,
+        StructureError,
         TokenizerError,
     )
+    from .grammar import Grammar, compile_grammar
     from .llama import Llama
+    from .structure import parse_result
+    from .tool_call import ToolCall
+    from .tool_calls import ToolCalls, ToolCallStream, parse_tool_calls
+    from .tool_run import ToolRun
+    from .tools import acall_tool, call_tool, tool_spec
 
 _HOMES = {
+    "AsyncStream": "engine.reply",
+    "CacheOptions": "cache",
     "Llama": "llama",
     "Completion": "completion",
     "Piece": "completion",
-    "Stream": "completion",
+    "Stream": "engine.reply",
+    "TokenLogprob": "completion",
     "CheckpointError": "errors",
     "ConfigError": "errors",
     "ContextLengthError": "errors",
@@ -33,26 +46,55 @@ _HOMES = {
     "DialogError": "errors",
     "HubError": "errors",
     "Llama3MLXError": "errors",
+    "MemoryLimitError": "errors",
     "MissingExtraError": "errors",
     "RequestError": "errors",
+    "StructureError": "errors",
     "TokenizerError": "errors",
+    "Grammar": "grammar",
+    "compile_grammar": "grammar",
+    "parse_result": "structure",
+    "ToolCall": "tool_call",
+    "ToolCalls": "tool_calls",
+    "ToolCallStream": "tool_calls",
+    "parse_tool_calls": "tool_calls",
+    "ToolRun": "tool_run",
+    "acall_tool": "tools",
+    "call_tool": "tools",
+    "tool_spec": "tools",
 }
 
 __all__ = [
+    "AsyncStream",
+    "CacheOptions",
     "CheckpointError",
     "Completion",
     "ConfigError",
     "ContextLengthError",
     "ConversionError",
     "DialogError",
+    "Grammar",
     "HubError",
     "Llama",
     "Llama3MLXError",
+    "MemoryLimitError",
     "MissingExtraError",
     "Piece",
     "RequestError",
     "Stream",
+    "StructureError",
+    "TokenLogprob",
     "TokenizerError",
+    "ToolCall",
+    "ToolCallStream",
+    "ToolCalls",
+    "ToolRun",
+    "acall_tool",
+    "call_tool",
+    "compile_grammar",
+    "parse_result",
+    "parse_tool_calls",
+    "tool_spec",
     "__version__",
 ]
 

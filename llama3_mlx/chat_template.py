@@ -5,6 +5,7 @@ Source of the environment: transformers `utils/chat_template_utils.py` (trim_blo
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
@@ -13,15 +14,19 @@ from typing import Any, NoReturn
 from .errors import DialogError
 
 _MAX_CHARACTERS = 50_000_000
+_MAX_ROUNDS = 2_000_000
+_MAX_POWER = 4096
 
 
 class ChatTemplate:
-    """A compiled template."""
+    """A compiled template, and what it says about itself."""
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self.marks_generation = "generation" in source and "endgeneration" in source
-        self._template = _compile(source)
+        self.marks_generation = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
+        self._template, undeclared = _compile(source)
+        self.takes_tools = "tools" in undeclared or "custom_tools" in undeclared
+        self.takes_calls = "tool_calls" in source
 
     def render(self, values: Mapping[str, Any], marks: tuple[str, str] = ("", "")) -> str:
         """Return the text; `marks` stand before and after what the template says the assistant wrote.
@@ -32,27 +37,29 @@ class ChatTemplate:
 
         pieces: list[str] = []
         size = 0
+        given = {**values, "_marks": marks, "range": _bounded_range()}
         try:
-            for piece in self._template.generate(**values, _marks=marks):
+            for piece in self._template.generate(given):
                 pieces.append(piece)
                 size += len(piece)
                 if size > _MAX_CHARACTERS:
                     raise DialogError(f"the chat template wrote over {_MAX_CHARACTERS} characters")
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-            raise DialogError(f"the chat template can't render this dialog: {error}") from None
-        except RecursionError:
-            raise DialogError("the chat template can't render this dialog: it is nested too deeply") from None
+            raise DialogError(f"the chat template can't render this dialog: {' '.join(str(error).split())}") from None
+        except (RecursionError, MemoryError):
+            raise DialogError("the chat template can't render this dialog: it is nested too deeply or huge") from None
         return "".join(pieces)
 
 
 @lru_cache(maxsize=8)
-def _compile(source: str) -> Any:
-    from jinja2 import TemplateError
+def _compile(source: str) -> tuple[Any, set[str]]:
+    from jinja2 import TemplateError, meta
 
     try:
-        return _environment().from_string(source)
-    except TemplateError as error:
-        raise DialogError(f"the chat template is no valid Jinja: {error}") from None
+        environment = _environment()
+        return environment.from_string(source), meta.find_undeclared_variables(environment.parse(source))
+    except (TemplateError, RecursionError) as error:
+        raise DialogError(f"the chat template is no valid Jinja: {' '.join(str(error).split())}") from None
 
 
 def _environment() -> Any:
@@ -75,13 +82,51 @@ def _environment() -> Any:
             before, after = context["_marks"]
             return f"{before}{caller()}{after}"
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
+    class Bounded(ImmutableSandboxedEnvironment):
+        """A sandbox in which a product or a sum of texts can't grow without bounds either."""
+
+        intercepted_binops = frozenset(("*", "**", "+"))
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            _check_size(operator, left, right)
+            return super().call_binop(context, operator, left, right)
+
+    environment = Bounded(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return environment
+
+
+def _check_size(operator: str, left: Any, right: Any) -> None:
+    sized = [len(side) if isinstance(side, str | list | tuple) else None for side in (left, right)]
+    if operator == "**":
+        grows = any(isinstance(side, int) and abs(side) > _MAX_POWER for side in (left, right))
+    elif operator == "+":
+        grows = sum(size or 0 for size in sized) > _MAX_CHARACTERS
+    elif all(isinstance(side, int) for side in (left, right)):
+        grows = left.bit_length() + right.bit_length() > _MAX_POWER
+    else:
+        factors = [side if size is None else size for side, size in zip((left, right), sized, strict=True)]
+        grows = any(sized) and all(isinstance(side, int) for side in factors)
+        grows = grows and factors[0] * factors[1] > _MAX_CHARACTERS
+    if grows:
+        raise ValueError(f"{operator} makes something too large")
+
+
+def _bounded_range() -> Callable[..., range]:
+    """Return a `range` whose calls have a bounded number of rounds together, so that nested loops end."""
+    left = _MAX_ROUNDS
+
+    def bounded(*limits: int) -> range:
+        nonlocal left
+        rounds = range(*limits)
+        left -= len(rounds) + 1
+        if left < 0:
+            raise OverflowError(f"its loops take over {_MAX_ROUNDS} rounds")
+        return rounds
+
+    return bounded
 
 
 def _tojson(

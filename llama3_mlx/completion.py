@@ -1,10 +1,23 @@
 """What a generation gives back: pieces while it runs, a completion when it has ended."""
 
-from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-FinishReason = Literal["stop", "length"]
+from .tool_call import ToolCall
+
+FinishReason = Literal["stop", "length", "cancelled", "timeout"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Natural logarithm of a token's probability by the model itself, before temperature and penalties.
+
+    `alternatives` are the likeliest tokens at this place with theirs, likeliest first, as many as were asked for.
+    """
+
+    token: int
+    logprob: float
+    alternatives: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,14 +26,20 @@ class Piece:
 
     text: str
     token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Calls that are whole with this piece, where tools were given."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A finished generation. `token_ids` hold what was written, the stop token left out.
+    """A finished generation. `token_ids` hold what was written, the stop token left out; `text` leaves calls out.
 
-    `finish_reason` is "stop" for a stop token or stop text, "length" for the limit. Rates are tokens a second; the
-    prompt's counts the tokens that were run (`prompt_tokens` less `cached_tokens`).
+    `finish_reason` is "stop" for a stop token or stop text or a form that is complete, "length" for the limit,
+    "timeout" and "cancelled" for an end from outside. Rates are tokens a second; the prompt's counts the tokens that
+    were run (`prompt_tokens` less `cached_tokens`). `prompt_logprobs` begin with the prompt's second token. `parsed` is
+    the object of the schema that was asked for, None where the answer ended before it was complete. `passes` counts
+    the runs through the model that wrote the tokens, fewer than tokens where drafts were accepted.
     """
 
     text: str
@@ -31,35 +50,9 @@ class Completion:
     prompt_tokens_per_second: float
     tokens_per_second: float
     peak_memory_bytes: int
-
-
-class Stream(Iterator[Piece]):
-    """Pieces of a running generation; `completion` holds the whole once the last piece is out.
-
-    Closing it, or leaving its `with` block, ends the generation; `completion` is then what was written so far.
-    """
-
-    def __init__(self, pieces: Generator[Piece, None, None], complete: Callable[[], Completion]) -> None:
-        self._pieces = pieces
-        self._complete = complete
-
-    def __iter__(self) -> Iterator[Piece]:
-        return self
-
-    def __next__(self) -> Piece:
-        return next(self._pieces)
-
-    def __enter__(self) -> "Stream":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the generation at once."""
-        self._pieces.close()
-
-    @property
-    def completion(self) -> Completion:
-        """The completion of what has been written so far."""
-        return self._complete()
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+    parsed: Any = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    passes: int = 0
+    first_token_s: float = 0.0

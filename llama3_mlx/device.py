@@ -1,14 +1,19 @@
 """What depends on the device that MLX runs on: compute dtype, memory limits. Nothing else asks for the device."""
 
+import ctypes
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import mlx.core as mx
 
 from .errors import RequestError
 
+# Levels of memory pressure, as macOS numbers them.
+NORMAL, WARNING, CRITICAL = 1, 2, 4
 DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 
 
@@ -56,6 +61,30 @@ def total_memory_bytes() -> int:
 def working_memory_bytes() -> int:
     """Return the memory that a model can use: Metal's recommended working set, else that of the machine."""
     return int(device_info().get("max_recommended_working_set_size", 0)) or total_memory_bytes()
+
+
+def memory_pressure() -> int:
+    """Return how short of memory the system is: NORMAL, WARNING or CRITICAL.
+
+    macOS says it by `sysctl kern.memorystatus_vm_pressure_level`; on Linux less than 10% and 5% available count.
+    """
+    if sys.platform == "darwin":
+        level, size = ctypes.c_uint32(NORMAL), ctypes.c_size_t(4)
+        name = b"kern.memorystatus_vm_pressure_level"
+        failed = ctypes.CDLL(None).sysctlbyname(name, ctypes.byref(level), ctypes.byref(size), None, 0)
+        return NORMAL if failed else int(level.value)
+    return linux_pressure(Path("/proc/meminfo"))
+
+
+def linux_pressure(meminfo: Path) -> int:
+    """Return the level that a file like /proc/meminfo shows; NORMAL where there is none."""
+    if not meminfo.exists():
+        return NORMAL
+    values = dict(re.findall(r"^(\w+):\s+(\d+) kB$", meminfo.read_text(), re.MULTILINE))
+    if "MemAvailable" not in values or "MemTotal" not in values:
+        return NORMAL
+    share = int(values["MemAvailable"]) / int(values["MemTotal"])
+    return CRITICAL if share < 0.05 else WARNING if share < 0.1 else NORMAL
 
 
 @contextmanager

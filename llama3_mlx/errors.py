@@ -29,6 +29,14 @@ class ContextLengthError(RequestError):
     """A prompt, with the tokens asked for, doesn't fit the model's context."""
 
 
+class MemoryLimitError(RequestError):
+    """A prompt, with the tokens asked for, doesn't fit the memory that is left beside the model."""
+
+
+class StructureError(Llama3MLXError):
+    """An answer isn't of the structure that was asked for: cut off, or outside its schema."""
+
+
 class HubError(Llama3MLXError):
     """A model can't be had from the Hub: not found, gated, offline or broken off."""
 

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from .errors import RequestError
+
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct-4bit"
 
 
@@ -14,3 +16,20 @@ def home_folder() -> Path:
 def models_folder() -> Path:
     """Return the folder that converted models are kept in when no other place is named."""
     return home_folder() / "models"
+
+
+def prefix_folder() -> Path:
+    """Return the folder of keys and values that prompts leave for later processes."""
+    return home_folder() / "cache" / "prefixes"
+
+
+def prefix_cache_bytes() -> int:
+    """Return how much they may take: `LLAMA3_MLX_CACHE_GB`, by default 8; 0 keeps nothing on disk."""
+    text = os.environ.get("LLAMA3_MLX_CACHE_GB") or "8"
+    try:
+        size = float(text)
+    except ValueError:
+        size = -1.0
+    if not 0 <= size < 1e6:
+        raise RequestError(f"LLAMA3_MLX_CACHE_GB must be a number of gigabytes, 0 for no cache on disk, not {text!r}")
+    return int(size * 1e9)

@@ -17,6 +17,7 @@ _WANTED = [
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.*",
+    "README.md",
     "LICENSE*",
     "USE_POLICY*",
     "NOTICE*",
@@ -31,6 +32,26 @@ def resolve_model(path_or_id: str | Path, *, progress: bool = False, bar: type[A
     `progress` shows bars on stderr; `bar` is a tqdm class that they are made of, in place of the usual one.
     Raises CheckpointError for what is neither, HubError if the Hub can't give it.
     """
+    named = _folder_or_id(path_or_id)
+    if isinstance(named, Path):
+        return named
+    return _snapshot(*named, _WANTED, progress or bar is not None, bar)
+
+
+def resolve_config(path_or_id: str | Path) -> Path:
+    """Return an existing folder, else that of a Hub id with its config.json, which alone is fetched if need be."""
+    named = _folder_or_id(path_or_id)
+    return named if isinstance(named, Path) else _snapshot(*named, ["config.json"], progress=False)
+
+
+def check_id(repo_id: str) -> None:
+    """Raise HubError unless the text has the form of a repository's id."""
+    match = _ID.match(repo_id)
+    if not match or match["revision"]:
+        raise HubError(f"a repository on the Hub is named owner/name, not {repo_id!r}")
+
+
+def _folder_or_id(path_or_id: str | Path) -> Path | tuple[str, str | None]:
     path = Path(path_or_id).expanduser()
     if path.is_dir():
         return path
@@ -39,7 +60,7 @@ def resolve_model(path_or_id: str | Path, *, progress: bool = False, bar: type[A
     match = _ID.match(str(path_or_id))
     if not match:
         raise CheckpointError(f"there is no folder {path_or_id}, and a Hub id has the form owner/name[@revision]")
-    return _snapshot(match["id"], match["revision"], progress or bar is not None, bar)
+    return match["id"], match["revision"]
 
 
 def repository_of(folder: Path) -> str | None:
@@ -49,7 +70,9 @@ def repository_of(folder: Path) -> str | None:
     return "/".join(names) if snapshots.name == "snapshots" and kind == "models" and len(names) == 2 else None
 
 
-def _snapshot(repo_id: str, revision: str | None, progress: bool, bar: type[Any] | None = None) -> Path:
+def _snapshot(
+    repo_id: str, revision: str | None, wanted: list[str], progress: bool, bar: type[Any] | None = None
+) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -57,7 +80,7 @@ def _snapshot(repo_id: str, revision: str | None, progress: bool, bar: type[Any]
     arguments: dict[str, Any] = {
         "repo_id": repo_id,
         "revision": revision,
-        "allow_patterns": _WANTED,
+        "allow_patterns": wanted,
         "ignore_patterns": _UNWANTED,
         "tqdm_class": bar,
     }
@@ -69,7 +92,7 @@ def _snapshot(repo_id: str, revision: str | None, progress: bool, bar: type[Any]
     except LocalEntryNotFoundError:
         folder = None
     except Exception as error:
-        raise _as_hub_error(repo_id, revision, error) from None
+        raise as_hub_error(repo_id, revision, error) from None
     finally:
         if quiet:
             enable_progress_bars()
@@ -84,7 +107,7 @@ def _absent(repo_id: str, folder: Path | None) -> str:
     return f"{repo_id} has no config.json at its root, so it is no model in Hugging Face's form"
 
 
-def _as_hub_error(repo_id: str, revision: str | None, error: Exception) -> Exception:
+def as_hub_error(repo_id: str, revision: str | None, error: Exception, doing: str = "download of") -> Exception:
     """Return the error that says in one line what the Hub's answer means; what is no answer of its own comes back."""
     import httpx
     from huggingface_hub.errors import (
@@ -109,7 +132,7 @@ def _as_hub_error(repo_id: str, revision: str | None, error: Exception) -> Excep
     if isinstance(error, HFValidationError):
         return HubError(f"{repo_id!r} is no Hub id: {error}")
     if isinstance(error, HfHubHTTPError | httpx.HTTPError):
-        return HubError(f"the Hub broke off the download of {repo_id}: {_one_line(error)}; call again to go on")
+        return HubError(f"the Hub broke off the {doing} {repo_id}: {_one_line(error)}; call again to go on")
     return error
 
 

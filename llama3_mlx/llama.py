@@ -1,85 +1,263 @@
 """The `Llama` object: a loaded model with its tokenizer and dialog format, ready to generate and to chat."""
 
-from collections.abc import Generator, Mapping, Sequence
+import asyncio
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
 import mlx.core as mx
 
-from .cache import make_cache
-from .completion import Completion, FinishReason, Piece, Stream
+from .cache import CacheOptions
+from .completion import Completion
 from .config import load_json_object
-from .device import wired_memory
+from .device import working_memory_bytes
 from .dialog import Dialog, load_dialog
+from .engine.disk_prefixes import DiskPrefixes
+from .engine.engine import Engine, EngineSettings
+from .engine.reply import AsyncStream, Reply, Stream
+from .engine.request import Ask, Request
 from .errors import DialogError, RequestError
-from .generation import PrefillProgress, Timing, check_length, generate_tokens
+from .estimate import RESERVE
+from .home import prefix_cache_bytes, prefix_folder
 from .hub import resolve_model
+from .lengths import check_length, check_memory
 from .model import LlamaForCausalLM
 from .options import GenerationOptions, Settings, make_options
-from .stopping import StopTexts
+from .prefix_disk import PrefixDisk, model_fingerprint
 from .tokenizer import Tokenizer
 from .tokenizer_files import load_tokenizer
+from .tool_run import ToolRun
+from .tools import Tool
 from .weights import load_model
 
 Message = Mapping[str, Any]
+Prompt = str | Sequence[int] | Sequence[Message]
+Progress = Callable[[int, int], None]
+# Of the memory beside the model, what prefixes may keep for later prompts.
+_PREFIX_SHARE = 0.25
+DEFAULT_ADAPTER = "adapter"
 
 
 class Llama:
-    """A model of the Llama family in memory.
+    """A model of the Llama family in memory, used from any thread or event loop.
 
-    Make one with `Llama.load`. `generate` and `stream` continue a text, `chat` and `stream_chat` answer a dialog.
+    Make one with `Llama.load`, and give its memory back with `close` or at the end of a `with` block. `generate` and
+    `stream` continue a text, `chat` and `stream_chat` answer a dialog; those that begin with `a` are for `async` code.
     """
 
-    def __init__(self, folder: Path, model: LlamaForCausalLM, tokenizer: Tokenizer, dialog: Dialog | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model: LlamaForCausalLM,
+        tokenizer: Tokenizer,
+        dialog: Dialog | None,
+        *,
+        cache: CacheOptions | None = None,
+        adapters: Any = None,
+        draft: LlamaForCausalLM | None = None,
+        disk: DiskPrefixes | None = None,
+        memory_bytes: int | None = None,
+        max_rows: int = 32,
+    ) -> None:
         self.folder, self.model, self.tokenizer, self.dialog = folder, model, tokenizer, dialog
         self.config = model.config
+        self.cache_options = cache or CacheOptions()
+        self.adapters = adapters
         self.stop_ids = frozenset((*tokenizer.stop_ids, *(dialog.stop_ids if dialog else ())))
         path = folder / "generation_config.json"
         self._defaults = load_json_object(path) if path.exists() else {}
+        self._default_adapter = DEFAULT_ADAPTER if adapters and DEFAULT_ADAPTER in adapters.names else None
+        self.engine = Engine(
+            model,
+            self._engine_settings(working_memory_bytes() if memory_bytes is None else memory_bytes, max_rows),
+            tokenizer.make_detokenizer,
+            adapters=adapters,
+            draft=draft,
+            disk=disk,
+        )
+        self._close = weakref.finalize(self, Engine.close, self.engine)
 
     @classmethod
-    def load(cls, path_or_id: str | Path, *, adapter: str | Path | None = None, dtype: str | None = None) -> "Llama":
-        """Load a folder or a Hub id (`owner/name`), with a LoRA adapter if one is given.
+    def load(
+        cls,
+        path_or_id: str | Path,
+        *,
+        adapter: str | Path | None = None,
+        adapters: Mapping[str, str | Path] | None = None,
+        dtype: str | None = None,
+        cache: CacheOptions | None = None,
+        draft: str | Path | None = None,
+        disk_cache: bool = True,
+        memory_gb: float | None = None,
+        max_rows: int = 32,
+    ) -> "Llama":
+        """Load a folder or a Hub id (`owner/name`), with a LoRA adapter for all answers or several by name.
 
-        `dtype` is float32, float16 or bfloat16; by default what suits the device. Raises ConfigError,
-        CheckpointError, TokenizerError or HubError.
+        `dtype` is float32, float16 or bfloat16; by default what suits the device. `draft` is a smaller model of the
+        same tokenizer that drafts tokens for this one. `disk_cache` keeps long prompts for later processes, up to
+        `LLAMA3_MLX_CACHE_GB`. `memory_gb` bounds weights, keys and values together, by default at what the device can
+        use. Up to `max_rows` answers are written at once, others wait. Raises ConfigError, CheckpointError,
+        TokenizerError or HubError.
         """
         folder = resolve_model(path_or_id)
-        model = load_model(folder, dtype=dtype, join=adapter is None)
-        if adapter is not None:
-            from .finetune.adapters import load_adapter
+        model = load_model(folder, dtype=dtype)
+        named = {**({DEFAULT_ADAPTER: adapter} if adapter is not None else {}), **(adapters or {})}
+        loaded = None
+        if named:
+            from .finetune.adapters import AdapterSet
 
-            load_adapter(model, Path(adapter))
+            loaded = AdapterSet(model)
+            for name, path in named.items():
+                loaded.load(name, path)
         tokenizer = load_tokenizer(folder)
-        return cls(folder, model, tokenizer, load_dialog(folder, tokenizer))
+        return cls(
+            folder,
+            model,
+            tokenizer,
+            load_dialog(folder, tokenizer),
+            cache=cache,
+            adapters=loaded,
+            draft=None if draft is None else load_draft(draft, tokenizer, dtype),
+            disk=make_disk(folder, model, named, cache or CacheOptions()) if disk_cache else None,
+            memory_bytes=None if memory_gb is None else int(memory_gb * 1e9),
+            max_rows=max_rows,
+        )
 
     def generate(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> Completion:
         """Continue a text (or token ids, taken as they are) and return the completion."""
-        return _drain(self.stream(prompt, **settings))
+        return self.stream(prompt, **settings).completion
 
     def stream(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> Stream:
         """Continue a text, piece by piece."""
-        return self._start(self._prompt_ids(prompt), make_options(settings))
+        return self._stream(self._prompt_ids(prompt), make_options(settings))
 
     def chat(self, messages: Sequence[Message], **settings: Unpack[Settings]) -> Completion:
         """Answer a dialog of `{"role", "content"}` messages and return the completion."""
-        return _drain(self.stream_chat(messages, **settings))
+        return self.stream_chat(messages, **settings).completion
 
     def stream_chat(self, messages: Sequence[Message], **settings: Unpack[Settings]) -> Stream:
         """Answer a dialog, piece by piece."""
-        return self._start(self.encode_chat(messages), make_options(settings))
+        return self._stream(*self._dialog_and_options(messages, settings))
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    async def agenerate(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> Completion:
+        """Continue a text and return the completion; cancelling the task ends the generation."""
+        return await _finished(self.astream(prompt, **settings))
+
+    def astream(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> AsyncStream:
+        """Continue a text: `async for piece in llama.astream(...)`."""
+        return self._astream(self._prompt_ids(prompt), make_options(settings))
+
+    async def achat(self, messages: Sequence[Message], **settings: Unpack[Settings]) -> Completion:
+        """Answer a dialog and return the completion; cancelling the task ends the generation."""
+        return await _finished(self.astream_chat(messages, **settings))
+
+    def astream_chat(self, messages: Sequence[Message], **settings: Unpack[Settings]) -> AsyncStream:
+        """Answer a dialog: `async for piece in llama.astream_chat(messages)`."""
+        return self._astream(*self._dialog_and_options(messages, settings))
+
+    def generate_batch(
+        self, prompts: Iterable[Prompt], *, progress: Progress | None = None, **settings: Unpack[Settings]
+    ) -> list[Completion]:
+        """Continue texts (or token ids) and answer dialogs, all at once; return the completions in their order.
+
+        `progress` is called with (completions so far, all). Prompts that are refused are so before anything starts.
+        """
+        options = make_options(settings)
+        prepared = [self._prepare(self._any_prompt(prompt), options) for prompt in prompts]
+        streams = []
+        for ids, asked, limit, constraint in prepared:
+            stream = Stream(self._finisher(asked))
+            self._submit(ids, [Ask(asked, stream.reply, limit, constraint)], bulk=True)
+            streams.append(stream)
+        done = []
+        try:
+            for stream in streams:
+                done.append(stream.completion)
+                if progress is not None:
+                    progress(len(done), len(streams))
+        finally:
+            for stream in streams:
+                stream.cancel()
+        return done
+
+    def samples(self, prompt: Prompt, n: int, **settings: Unpack[Settings]) -> list[Completion]:
+        """Return `n` answers to one prompt, which is run once; with a seed, answer i has the seed plus i."""
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise RequestError(f"n must be a whole number from 1 on, not {n!r}")
+        ids, options, limit, constraint = self._prepare(self._any_prompt(prompt), make_options(settings))
+        streams = [Stream(self._finisher(options)) for _ in range(n)]
+        asks = [Ask(with_seed(options, at), stream.reply, limit, constraint) for at, stream in enumerate(streams)]
+        self._submit(ids, asks)
+        return [stream.completion for stream in streams]
+
+    def run_tools(
+        self, messages: Sequence[Message], tools: Sequence[Tool], *, max_rounds: int = 8, **settings: Any
+    ) -> ToolRun:
+        """Answer a dialog, running the functions that the model calls, until it answers without a call.
+
+        Arguments that don't fit are told to the model; what a function raises comes through. After `max_rounds` rounds
+        of calls the model has to answer without tools.
+        """
+        run = ToolRun(list(messages))
+        while not run.step(self.chat(run.messages, **run.settings(tools, max_rounds, settings))):
+            run.answer_calls(tools)
+        return run
+
+    async def arun_tools(
+        self, messages: Sequence[Message], tools: Sequence[Tool], *, max_rounds: int = 8, **settings: Any
+    ) -> ToolRun:
+        """Do what `run_tools` does in an event loop; functions that aren't async run in a thread."""
+        run = ToolRun(list(messages))
+        while not run.step(await self.achat(run.messages, **run.settings(tools, max_rounds, settings))):
+            await run.aanswer_calls(tools)
+        return run
+
+    def encode_chat(self, messages: Sequence[Message], **rendering: Any) -> list[int]:
         """Return the token ids of a dialog up to the beginning of the next answer."""
         if self.dialog is None:
             raise DialogError(f"{self.folder.name} is a base model without a dialog format: use generate or --raw")
-        return self.dialog.encode(messages)
+        return self.dialog.encode(messages, **rendering)
 
     def logits(self, token_ids: Sequence[int]) -> mx.array:
         """Return the logits after each token, (L, V) float32."""
         check_length(token_ids, 0, self.config.max_position_embeddings + 1)
-        return self.model(mx.array([list(token_ids)], mx.int32))[0].astype(mx.float32)
+
+        def run() -> mx.array:
+            if self.adapters is not None:
+                self.adapters.select(self._default_adapter)
+            logits = self.model(mx.array([list(token_ids)], mx.int32))[0].astype(mx.float32)
+            mx.eval(logits)
+            return logits
+
+        return self.engine.call(run)
+
+    def submit(self, prompt: Sequence[int], options: Sequence[GenerationOptions], replies: Sequence[Reply]) -> Request:
+        """Hand the engine a prompt in token ids and the answers wanted to it, for callers with their own replies."""
+        prepared = [self._prepare(list(prompt), each) for each in options]
+        asks = [
+            Ask(asked, reply, limit, constraint)
+            for (_, asked, limit, constraint), reply in zip(prepared, replies, strict=True)
+        ]
+        return self._submit(list(prompt), asks)
+
+    def release_memory(self) -> None:
+        """Let go of kept prefixes and of free memory; call it when the system says that memory is short."""
+        self.engine.call(self.engine.relieve)
+
+    def close(self) -> None:
+        """End what runs and give the memory back; the object is of no use afterwards."""
+        self._close()
+        if hasattr(self, "model"):
+            del self.model, self.adapters
+
+    def __enter__(self) -> "Llama":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
         if isinstance(prompt, str):
@@ -91,69 +269,165 @@ class Llama:
             raise RequestError(f"token id {wrong[0]} is outside the vocabulary of {self.config.vocab_size}")
         return list(prompt)
 
-    def _start(self, prompt: list[int], options: GenerationOptions, progress: PrefillProgress | None = None) -> Stream:
+    def _any_prompt(self, prompt: Any) -> list[int]:
+        if not isinstance(prompt, str) and prompt and isinstance(prompt[0], Mapping):
+            return self.encode_chat(prompt)
+        return self._prompt_ids(prompt)
+
+    def _prepare(self, prompt: list[int], options: GenerationOptions) -> tuple[list[int], GenerationOptions, int, Any]:
+        """Return prompt, options filled in, the tokens that may be written and the compiled form; raises if refused."""
         options = options.with_defaults(self._defaults)
-        limit = check_length(prompt, options.max_tokens, self.config.max_position_embeddings)
-        run = _Run(self, prompt, replace(options, max_tokens=limit), progress)
-        return Stream(run.pieces(), run.completion)
+        options = replace(options, adapter=self._adapter_name(options.adapter))
+        window = self.cache_options.window
+        context = self.config.max_position_embeddings if window is None else max(window, 2**31)
+        limit = check_length(prompt, options.max_tokens, context)
+        if window is None:
+            settings = self.engine.settings
+            limit = check_memory(prompt, options.max_tokens, limit, settings.memory_bytes, settings.bytes_per_token)
+        constraint = None
+        if options.is_constrained:
+            constraint = self._compile(options)
+        return prompt, options, limit, constraint
 
+    def _dialog_and_options(
+        self, messages: Sequence[Message], settings: Mapping[str, Any]
+    ) -> tuple[list[int], GenerationOptions]:
+        options = make_options(settings)
+        if not options.calls_tools:
+            return self.encode_chat(messages), options
+        from .tools import tool_specs
 
-class _Run:
-    """One generation: tokens to text, stop tokens, stop texts, counts."""
+        return self.encode_chat(messages, tools=tool_specs(options.tools)), options
 
-    def __init__(
-        self, llama: Llama, prompt: list[int], options: GenerationOptions, progress: PrefillProgress | None
-    ) -> None:
-        self.llama, self.prompt, self.options, self.progress = llama, prompt, options, progress
-        self.text: list[str] = []
-        self.tokens: list[int] = []
-        self.timing = Timing()
-        self.finish_reason: FinishReason = "length"
+    def _compile(self, options: GenerationOptions) -> Any:
+        """Return the form that the answer must follow; raises RequestError for one that can't be."""
+        from .grammar import compile_grammar
 
-    def pieces(self) -> Generator[Piece, None, None]:
-        llama, pending = self.llama, []
-        cache = make_cache(llama.config.num_hidden_layers)
-        detokenizer, stops = llama.tokenizer.make_detokenizer(), StopTexts(self.options.stop)
-        mx.reset_peak_memory()
-        with wired_memory():
-            for token in generate_tokens(
-                llama.model, cache, self.prompt, self.options, timing=self.timing, progress=self.progress
-            ):
-                if token in llama.stop_ids:
-                    self.finish_reason = "stop"
-                    break
-                self.tokens.append(token)
-                pending.append(token)
-                text = stops.add(detokenizer.add(token))
-                if text:
-                    self.text.append(text)
-                    yield Piece(text, tuple(pending))
-                    pending.clear()
-                if stops.found is not None:
-                    self.finish_reason = "stop"
-                    return
-        rest = stops.add(detokenizer.finish())
-        if stops.found is None:
-            rest += stops.finish()
-        if rest or pending:
-            self.text.append(rest)
-            yield Piece(rest, tuple(pending))
+        n_vocab = self.config.vocab_size
+        if options.calls_tools:
+            choice: Any = options.tool_choice
+            return compile_grammar(
+                self.tokenizer,
+                n_vocab=n_vocab,
+                tools=options.tools,
+                tool_choice=choice,
+                several_calls=options.parallel_calls,
+            )
+        return compile_grammar(
+            self.tokenizer,
+            n_vocab=n_vocab,
+            schema=options.schema,
+            regex=options.regex,
+            grammar=options.grammar,
+            choices=options.choices or None,
+        )
 
-    def completion(self) -> Completion:
-        written, timing = len(self.tokens), self.timing
-        return Completion(
-            text="".join(self.text),
-            token_ids=tuple(self.tokens),
-            finish_reason=self.finish_reason,
-            prompt_tokens=len(self.prompt),
-            cached_tokens=0,
-            prompt_tokens_per_second=len(self.prompt) / timing.prompt_s if timing.prompt_s else 0.0,
-            tokens_per_second=(written - 1) / timing.decode_s if timing.decode_s and written > 1 else 0.0,
-            peak_memory_bytes=mx.get_peak_memory(),
+    def _adapter_name(self, asked: str | None) -> str | None:
+        if asked is None:
+            return self._default_adapter
+        known = self.adapters.names if self.adapters is not None else ()
+        if asked not in known:
+            raise RequestError(f"there is no adapter {asked!r}; loaded are {', '.join(known) or 'none'}")
+        return asked
+
+    def _stream(self, ids: list[int], options: GenerationOptions, progress: Progress | None = None) -> Stream:
+        ids, options, limit, constraint = self._prepare(ids, options)
+        stream = Stream(self._finisher(options))
+        self._submit(ids, [Ask(options, stream.reply, limit, constraint)], progress)
+        return stream
+
+    def _astream(self, ids: list[int], options: GenerationOptions) -> AsyncStream:
+        ids, options, limit, constraint = self._prepare(ids, options)
+        stream = AsyncStream(self._finisher(options))
+        self._submit(ids, [Ask(options, stream.reply, limit, constraint)])
+        return stream
+
+    def _submit(
+        self, prompt: list[int], asks: Sequence[Ask], progress: Progress | None = None, *, bulk: bool = False
+    ) -> Request:
+        first = asks[0].options
+        request = Request(prompt, asks, adapter=first.adapter, priority=first.priority, progress=progress, bulk=bulk)
+        self.engine.submit(request)
+        return request
+
+    def _finisher(self, options: GenerationOptions) -> Callable[[Completion], Completion] | None:
+        """Return what puts the object of a schema into a completion."""
+        if options.schema is None:
+            return None
+
+        def finish(completion: Completion) -> Completion:
+            from .structure import parse_result
+
+            if completion.finish_reason != "stop":
+                return completion
+            return replace(completion, parsed=parse_result(options.schema, completion.text))
+
+        return finish
+
+    def _engine_settings(self, memory_bytes: int, max_rows: int) -> EngineSettings:
+        config, kind = self.config, self.cache_options
+        weights = sum(array.nbytes for _, array in _flat(self.model))
+        left = max(0, int(memory_bytes * (1 - RESERVE)) - weights)
+        per_token = kind.bytes_per_token(
+            config.num_hidden_layers, config.num_key_value_heads, config.head_dim, _float_bytes(self.model)
+        )
+        return EngineSettings(
+            memory_bytes=left,
+            bytes_per_token=per_token,
+            prefix_bytes=int(left * _PREFIX_SHARE),
+            stop_ids=self.stop_ids,
+            max_rows=max_rows,
+            cache=kind,
         )
 
 
-def _drain(stream: Stream) -> Completion:
-    for _ in stream:
-        pass
+def make_disk(
+    folder: Path, model: LlamaForCausalLM, adapters: Mapping[str, str | Path], cache: CacheOptions
+) -> DiskPrefixes | None:
+    """Return what keeps the model's prefixes on disk, None where that is switched off."""
+    limit = prefix_cache_bytes()
+    if not limit:
+        return None
+    dtype = str(model.model.norm.weight.dtype)
+
+    def fingerprint(adapter: str | None) -> str:
+        place = Path(adapters[adapter]).expanduser() if adapter is not None and adapter in adapters else None
+        return model_fingerprint(folder, dtype=dtype, cache_kind=cache.label, adapter=place)
+
+    disk = PrefixDisk(prefix_folder(), limit, model=folder.name)
+    return DiskPrefixes(disk, partial(model.make_cache, cache), fingerprint)
+
+
+def load_draft(path_or_id: str | Path, tokenizer: Tokenizer, dtype: str | None) -> LlamaForCausalLM:
+    """Load the model that drafts; raises RequestError if its tokens aren't the other's."""
+    folder = resolve_model(path_or_id)
+    sample = "The quick brown fox, 12345 äöü: def f(x):\n\treturn x  # 你好"
+    theirs = load_tokenizer(folder)
+    if theirs.vocab_size != tokenizer.vocab_size or theirs.encode(sample) != tokenizer.encode(sample):
+        raise RequestError(f"the draft model {folder.name} has another tokenizer: choose one of the same family")
+    return load_model(folder, dtype=dtype)
+
+
+def with_seed(options: GenerationOptions, index: int) -> GenerationOptions:
+    """Return the options of the answer `index` to one prompt: each has a seed of its own."""
+    return options if options.seed is None or not index else replace(options, seed=(options.seed + index) % 2**64)
+
+
+def _flat(model: LlamaForCausalLM) -> list[tuple[str, mx.array]]:
+    from mlx.utils import tree_flatten
+
+    return tree_flatten(model.parameters())  # type: ignore[return-value]
+
+
+def _float_bytes(model: LlamaForCausalLM) -> int:
+    return model.model.norm.weight.dtype.size
+
+
+async def _finished(stream: AsyncStream) -> Completion:
+    try:
+        async for _ in stream:
+            pass
+    except asyncio.CancelledError:
+        stream.cancel()
+        raise
     return stream.completion

@@ -83,3 +83,43 @@ def _tool_call(where: str, call: Any) -> dict[str, Any]:
         raise DialogError(f"{where}: the arguments of {function['name']} must be an object, not {arguments!r:.80}")
     result = {"type": "function", "function": {"name": function["name"], "arguments": dict(arguments)}}
     return {"id": call["id"], **result} if isinstance(call.get("id"), str) else result
+
+
+def one_call_each(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the dialog with an assistant's several tool calls as messages of their own, each before its result."""
+    result: list[dict[str, Any]] = []
+    waiting: list[dict[str, Any]] = []
+    for message in messages:
+        if message["role"] in ("tool", "ipython") and waiting:
+            result += [_answered(waiting, message), message]
+            continue
+        result += waiting
+        waiting = []
+        if len(message.get("tool_calls", ())) > 1:
+            waiting = [{**message, "content": "", "tool_calls": [call]} for call in message["tool_calls"]]
+            waiting[0]["content"] = message["content"]
+        else:
+            result.append(message)
+    return result + waiting
+
+
+def arguments_as_text(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the dialog with the arguments of tool calls as JSON text, for templates that want them so."""
+    return [
+        {**message, "tool_calls": [_with_text(call) for call in message["tool_calls"]]}
+        if message.get("tool_calls")
+        else message
+        for message in messages
+    ]
+
+
+def _with_text(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
+
+
+def _answered(waiting: list[dict[str, Any]], answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the call that `answer` names out of those waiting, else the first of them."""
+    wanted = answer.get("tool_call_id")
+    places = [n for n, message in enumerate(waiting) if wanted and message["tool_calls"][0].get("id") == wanted]
+    return waiting.pop(places[0] if places else 0)

@@ -10,29 +10,22 @@ Source: https://github.com/meta-llama/llama3 (llama/model.py) for the mathematic
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol, cast
+from typing import Any, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from .cache import CacheOptions, ModelCache, make_cache
+from .cache.step import Mask, Step
 from .config import ModelConfig
 from .rope import dynamic_periods, rope_periods
 
-Mask = mx.array | str | None
 
+class Attends(Protocol):
+    """What brings its own attention: a layer's cache, or what training uses in its place."""
 
-class Cache(Protocol):
-    """What attention asks of a layer's cache; every cache kind gives it."""
-
-    @property
-    def offset(self) -> int | mx.array:
-        """Position of the first new token: one for all rows, or (B,)."""
-
-    def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Append (B, K, L, head_dim) and return (B, K, S, head_dim)."""
-
-    def mask(self, length: int) -> Mask:
-        """Return the mask of `length` new positions as `mx.fast.scaled_dot_product_attention` takes it."""
+    def attend(self, queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, step: Any) -> mx.array:
+        """Return attention (B, H, L, head_dim) of queries and new keys and values (B, heads, L, head_dim)."""
 
 
 @partial(mx.compile, shapeless=True)
@@ -50,13 +43,10 @@ class Rope:
         self.base = config.rope_theta if kind in ("default", "dynamic") else None
         self.periods = None if self.base else rope_periods(config.head_dim, config.rope_theta, config.rope_scaling)
 
-    def for_length(self, length: int | mx.array) -> "Rope":
+    def for_length(self, length: int) -> "Rope":
         """Return the rotation for sequences of `length` positions; only dynamic scaling depends on it."""
         config = self.config
-        if config.rope_scaling.rope_type != "dynamic":
-            return self
-        length = length if isinstance(length, int) else int(cast(int, length.max().item()))
-        if length <= config.max_position_embeddings:
+        if config.rope_scaling.rope_type != "dynamic" or length <= config.max_position_embeddings:
             return self
         scaled = Rope.__new__(Rope)
         scaled.config, scaled.base = config, None
@@ -65,10 +55,10 @@ class Rope:
         )
         return scaled
 
-    def __call__(self, x: mx.array, offset: int | mx.array) -> mx.array:
-        """Rotate (B, heads, L, head_dim) from position `offset` on."""
+    def __call__(self, x: mx.array, offset: int | mx.array, scale: float = 1.0) -> mx.array:
+        """Rotate (B, heads, L, head_dim) from position `offset` on, one for all rows or (B,); positions times scale."""
         return mx.fast.rope(
-            x, self.config.head_dim, traditional=False, base=self.base, scale=1.0, offset=offset, freqs=self.periods
+            x, self.config.head_dim, traditional=False, base=self.base, scale=scale, offset=offset, freqs=self.periods
         )
 
 
@@ -103,13 +93,14 @@ class Attention(nn.Module):
         queries, keys = rope(heads(self.q_proj(x), H), offset), rope(heads(self.k_proj(x), K), offset)
         return queries, keys, heads(self.v_proj(x), K)
 
-    def __call__(self, x: mx.array, rope: Rope, mask: Mask, cache: Cache | None) -> mx.array:
+    def __call__(self, x: mx.array, rope: Rope, step: Step | Mask, cache: Attends | None) -> mx.array:
         B, L, _ = x.shape
-        queries, keys, values = self._rotated(x, rope, cache.offset if cache is not None else 0)
+        queries, keys, values = self._rotated(x, rope, step.offset if isinstance(step, Step) else 0)
         if cache is not None:
-            keys, values = cache.update(keys, values)
-        attend = getattr(cache, "attend", mx.fast.scaled_dot_product_attention)
-        output = attend(queries, keys, values, scale=self.scale, mask=mask)
+            output = cache.attend(queries, keys, values, scale=self.scale, step=step)
+        else:
+            assert not isinstance(step, Step), "a step belongs to a cache"
+            output = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=self.scale, mask=step)
         return self.o_proj(output.transpose(0, 2, 1, 3).reshape(B, L, -1))
 
 
@@ -141,8 +132,8 @@ class TransformerBlock(nn.Module):
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def __call__(self, x: mx.array, rope: Rope, mask: Mask, cache: Cache | None) -> mx.array:
-        h = x + self.self_attn(self.input_layernorm(x), rope, mask, cache)
+    def __call__(self, x: mx.array, rope: Rope, step: Step | Mask, cache: Attends | None) -> mx.array:
+        h = x + self.self_attn(self.input_layernorm(x), rope, step, cache)
         return h + self.mlp(self.post_attention_layernorm(h))
 
 
@@ -167,28 +158,38 @@ class LlamaForCausalLM(nn.Module):
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self._rope = Rope(config)
 
-    def hidden(self, tokens: mx.array, cache: Sequence[Cache] | None = None, mask: Mask = "causal") -> mx.array:
+    def make_cache(self, options: CacheOptions | None = None) -> ModelCache:
+        """Return an empty cache of this model, by default a plain one."""
+        config = self.config
+        return make_cache(config.num_hidden_layers, options, head_dim=config.head_dim, rotate=self._rope)
+
+    def hidden(self, tokens: mx.array, cache: ModelCache | None = None, mask: Mask = "causal") -> mx.array:
         """Return the normed hidden states (B, L, D) of token ids (B, L).
 
-        With a cache the mask is the cache's. Without one it is `mask`: "causal", or an array that broadcasts to
-        (B, H, L, L), boolean (true: attend) or additive.
+        With a cache they stand behind its rows and are added to them. Without one the mask is `mask`: "causal", or an
+        array that broadcasts to (B, H, L, L), boolean (true: attend) or additive.
         """
-        L = tokens.shape[1]
-        layers = self.model.layers
-        caches: Sequence[Cache | None] = cache if cache is not None else [None] * len(layers)
-        first = caches[0] if caches else None
-        rope = self._rope.for_length(L if first is None else first.offset + L)
-        if first is not None:
-            mask = first.mask(L)
+        if cache is None:
+            return self._run(tokens, self._rope.for_length(tokens.shape[1]), mask, [None] * len(self.model.layers))
+        longest = cache.longest_step()
+        if longest is not None and tokens.shape[1] > longest:
+            first = self.hidden(tokens[:, :longest], cache)
+            return mx.concatenate([first, self.hidden(tokens[:, longest:], cache)], axis=1)
+        step = cache.step(*tokens.shape)
+        h = self._run(tokens, self._rope.for_length(step.last + 1), step, cache.layers)
+        cache.advance(tokens.shape[1])
+        return h
+
+    def _run(self, tokens: mx.array, rope: Rope, step: Step | Mask, caches: Sequence[Attends | None]) -> mx.array:
         h = self.model.embed_tokens(tokens)
-        for layer, layer_cache in zip(layers, caches, strict=True):
-            h = layer(h, rope, mask, layer_cache)
+        for layer, cache in zip(self.model.layers, caches, strict=True):
+            h = layer(h, rope, step, cache)
         return self.model.norm(h)
 
     def head(self, h: mx.array) -> mx.array:
         """Return logits (..., V) of hidden states (..., D); call it on the positions that are needed, no others."""
         return self.lm_head(h) if "lm_head" in self else self.model.embed_tokens.as_linear(h)
 
-    def __call__(self, tokens: mx.array, cache: Sequence[Cache] | None = None) -> mx.array:
+    def __call__(self, tokens: mx.array, cache: ModelCache | None = None) -> mx.array:
         """Return the logits (B, L, V) of every position."""
         return self.head(self.hidden(tokens, cache))

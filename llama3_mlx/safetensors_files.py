@@ -17,6 +17,7 @@ import mlx.core as mx
 import numpy as np
 
 from .errors import CheckpointError
+from .file_reading import read_into
 
 INDEX_NAME = "model.safetensors.index.json"
 _MAX_HEADER_BYTES = 100_000_000
@@ -77,7 +78,7 @@ def read_rows(file: int, info: TensorInfo, start: int = 0, stop: int | None = No
     stop = rows if stop is None else min(stop, rows)
     row_bytes = info.nbytes // rows if rows else 0
     buffer = np.empty((stop - start) * row_bytes // np.dtype(raw).itemsize, raw)
-    _read_into(file, memoryview(buffer.data).cast("B"), info.start + start * row_bytes)
+    read_into(file, memoryview(buffer.data).cast("B"), info.start + start * row_bytes)
     return buffer.reshape((stop - start, *info.shape[1:]) if info.shape else ())
 
 
@@ -183,12 +184,3 @@ def _check_layout(path: Path, tensors: Mapping[str, TensorInfo], data_start: int
         at = info.start + info.nbytes
     if at > size:
         raise CheckpointError(f"{path} is cut short: its header describes {at} bytes, it has {size}")
-
-
-def _read_into(file: int, view: memoryview, offset: int) -> None:
-    at = 0
-    while at < len(view):
-        n = os.preadv(file, [view[at : at + (1 << 30)]], offset + at)
-        if not n:
-            raise CheckpointError(f"the file ended at byte {offset + at} while {len(view) - at} more were due")
-        at += n

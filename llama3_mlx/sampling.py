@@ -1,31 +1,87 @@
-"""Turns logits into the next token. Order: repetition penalty, temperature, top-k, top-p, min-p, as transformers."""
+"""Turns logits into tokens. Order: logit bias, penalties, grammar, temperature, top-k, typical, top-p, min-p, XTC.
 
+A token is chosen by the inverse of the cumulative distribution at one uniform number, which the host makes from seed
+and step alone: the same seed gives the same text, alone or in a batch, speculated or not.
+"""
+
+import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
 
 import mlx.core as mx
 
 from .options import GenerationOptions
 
+# Uniform numbers of one step: for the token, for XTC, and for what a speculated token needs besides.
+UNIFORMS = 4
 Sampler = Callable[[mx.array, mx.array], mx.array]
 
 
-def make_sampler(options: GenerationOptions) -> Sampler:
-    """Return a function from logits (B, V) and a random key to tokens (B,), all on the device."""
-    if not options.temperature:
+@dataclass(frozen=True)
+class Sampling:
+    """The settings that shape a distribution; rows with equal ones are sampled in one call."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+
+    @classmethod
+    def from_options(cls, options: GenerationOptions) -> "Sampling":
+        """Take what concerns sampling; greedy ones are all equal."""
+        if not options.temperature:
+            return cls()
+        return cls(
+            options.temperature,
+            options.top_k or 0,
+            1.0 if options.top_p is None else options.top_p,
+            options.min_p,
+            options.typical_p,
+            options.xtc_probability,
+            options.xtc_threshold,
+        )
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken."""
+        return self.temperature == 0
+
+
+@lru_cache(maxsize=64)
+def make_sampler(settings: Sampling) -> Sampler:
+    """Return a function from logits (B, V) and uniforms (B, UNIFORMS) to tokens (B,), all on the device."""
+    if settings.greedy:
         return lambda logits, _: mx.argmax(logits, axis=-1)
-    temperature, top_k, top_p, min_p = options.temperature, options.top_k or 0, options.top_p, options.min_p
+    return lambda logits, uniforms: pick(probabilities(settings, logits, uniforms), uniforms[:, :1])
 
-    def sample(logits: mx.array, key: mx.array) -> mx.array:
-        logits = logits.astype(mx.float32) * (1 / temperature)
-        if 0 < top_k < logits.shape[-1]:
-            logits = keep_top_k(logits, top_k)
-        if top_p is not None and top_p < 1:
-            logits = keep_top_p(logits, top_p)
-        if min_p:
-            logits = keep_min_p(logits, min_p)
-        return mx.random.categorical(logits, key=key)
 
-    return sample
+def probabilities(settings: Sampling, logits: mx.array, uniforms: mx.array) -> mx.array:
+    """Return the distribution (B, V) that is sampled from, float32; greedy: one on the likeliest token."""
+    if settings.greedy:
+        return (mx.arange(logits.shape[-1]) == mx.argmax(logits, axis=-1, keepdims=True)).astype(mx.float32)
+    logits = logits.astype(mx.float32) * (1 / settings.temperature)
+    if 0 < settings.top_k < logits.shape[-1]:
+        logits = keep_top_k(logits, settings.top_k)
+    if settings.typical_p < 1:
+        logits = keep_typical(logits, settings.typical_p)
+    if settings.top_p < 1:
+        logits = keep_top_p(logits, settings.top_p)
+    if settings.min_p:
+        logits = keep_min_p(logits, settings.min_p)
+    if settings.xtc_probability:
+        out = exclude_top_choices(logits, settings.xtc_threshold)
+        logits = mx.where(uniforms[:, 1:2] < settings.xtc_probability, out, logits)
+    return mx.softmax(logits, axis=-1)
+
+
+def pick(distribution: mx.array, uniform: mx.array) -> mx.array:
+    """Return the tokens (B,) at which the cumulative distribution (B, V) passes the uniform numbers (B, 1)."""
+    reached = mx.cumsum(distribution, axis=-1)
+    return mx.argmax(reached > uniform * reached[..., -1:], axis=-1)
 
 
 def keep_top_k(logits: mx.array, k: int) -> mx.array:
@@ -39,10 +95,11 @@ def keep_top_p(logits: mx.array, p: float) -> mx.array:
 
     Source: https://arxiv.org/abs/1904.09751; Meta's llama3 `sample_top_p`.
     """
-    ordered = -mx.sort(-mx.softmax(logits, axis=-1), axis=-1)
+    shares = mx.softmax(logits, axis=-1)
+    ordered = -mx.sort(-shares, axis=-1)
     before = mx.cumsum(ordered, axis=-1) - ordered
     least = mx.where(before <= p, ordered, mx.inf).min(axis=-1, keepdims=True)
-    return mx.where(mx.softmax(logits, axis=-1) < least, -mx.inf, logits)
+    return mx.where(shares < least, -mx.inf, logits)
 
 
 def keep_min_p(logits: mx.array, p: float) -> mx.array:
@@ -50,16 +107,33 @@ def keep_min_p(logits: mx.array, p: float) -> mx.array:
     return mx.where(logits < logits.max(axis=-1, keepdims=True) + mx.log(mx.array(p)), -mx.inf, logits)
 
 
-def penalise_repetition(logits: mx.array, recent: mx.array, penalty: float) -> mx.array:
-    """Divide positive and multiply negative logits (B, V) of the `recent` tokens (B, n) by the penalty.
+def keep_typical(logits: mx.array, p: float) -> mx.array:
+    """Keep the tokens whose surprise is nearest to the entropy, until their probability reaches p.
 
-    Source: https://arxiv.org/abs/1909.05858.
+    Source: https://arxiv.org/abs/2202.00666; the token that crosses p is kept, as in transformers.
     """
-    scores = mx.take_along_axis(logits, recent, axis=-1)
-    scores = mx.where(scores > 0, scores / penalty, scores * penalty)
-    return mx.put_along_axis(logits, recent, scores, axis=-1)
+    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    shares = mx.exp(logprobs)
+    entropy = -mx.where(shares > 0, shares * logprobs, 0.0).sum(axis=-1, keepdims=True)
+    distance = mx.abs(-logprobs - entropy)
+    order = mx.argsort(distance, axis=-1)
+    reached = mx.cumsum(mx.take_along_axis(shares, order, axis=-1), axis=-1)
+    last = mx.minimum((reached < p).sum(axis=-1, keepdims=True), logits.shape[-1] - 1)
+    limit = mx.take_along_axis(distance, mx.take_along_axis(order, last, axis=-1), axis=-1)
+    return mx.where(distance > limit, -mx.inf, logits)
 
 
-def step_key(seed: int, step: int) -> mx.array:
-    """Return the random key of one step of one request, the same whoever else is in the batch."""
-    return mx.array([(seed ^ (seed >> 32)) & 0xFFFFFFFF, step], dtype=mx.uint32)
+def exclude_top_choices(logits: mx.array, threshold: float) -> mx.array:
+    """Leave out all tokens of at least `threshold` probability but the least likely of them, where there are several.
+
+    Source: https://github.com/oobabooga/text-generation-webui/pull/6335 (XTC).
+    """
+    shares = mx.softmax(logits, axis=-1)
+    least = mx.where(shares >= threshold, shares, mx.inf).min(axis=-1, keepdims=True)
+    return mx.where(shares > least, -mx.inf, logits)
+
+
+def uniforms(seed: int, step: int) -> list[float]:
+    """Return UNIFORMS numbers of [0, 1) for one step of one request, exact in float32."""
+    digest = hashlib.blake2b(seed.to_bytes(8, "little") + step.to_bytes(8, "little"), digest_size=4 * UNIFORMS).digest()
+    return [(int.from_bytes(digest[at : at + 4], "little") >> 8) / 2**24 for at in range(0, 4 * UNIFORMS, 4)]

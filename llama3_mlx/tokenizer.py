@@ -4,7 +4,8 @@ Llama 3's vocabulary runs on tiktoken, whichever file holds it; any other tokeni
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 
 from .detokenizer import Detokenizer
 
@@ -37,6 +38,11 @@ class Tokenizer:
         self._control_text = {token: text for text, token in control_tokens.items()}
         self._patterns = dict(patterns or {})
 
+    @property
+    def encoder(self) -> Encoder:
+        """What turns ordinary text, free of lone surrogates, into ids; it doesn't keep this object alive."""
+        return self._encode
+
     def encode(self, text: str, *, bos: bool = False) -> list[int]:
         """Return the ids of `text`, every character of it ordinary; `bos` puts the beginning of text before.
 
@@ -50,13 +56,21 @@ class Tokenizer:
 
         `sentinel` is a character that was put inside what must stay ordinary; it is removed before encoding.
         """
-        ids: list[int] = []
+        return [token for _, tokens in self.rendered_pieces(text, sentinel) for token in tokens]
+
+    def rendered_pieces(self, text: str, sentinel: str = "") -> Iterator[tuple[str, list[int]]]:
+        """Yield the pieces of a rendered dialog, control tokens and what stands between, each with its ids."""
         at = 0
-        for match in self._control_pattern().finditer(text):
-            ids += self.encode(_without(text[at : match.start()], sentinel))
-            ids.append(self.control_tokens[match[0].strip()])
+        for match in self._control_pattern.finditer(text):
+            yield from self._ordinary(text[at : match.start()], sentinel)
+            yield match[0], [self.control_tokens[match[0].strip()]]
             at = match.end()
-        return ids + self.encode(_without(text[at:], sentinel))
+        yield from self._ordinary(text[at:], sentinel)
+
+    def _ordinary(self, text: str, sentinel: str) -> Iterator[tuple[str, list[int]]]:
+        plain = text.replace(sentinel, "") if sentinel else text
+        if plain:
+            yield plain, self.encode(plain)
 
     def decode(self, ids: Sequence[int], *, control: bool = True) -> str:
         """Return the text of `ids`; bytes that are no UTF-8 become U+FFFD.
@@ -79,18 +93,23 @@ class Tokenizer:
         """Return the text of a control token, None for ordinary ones."""
         return self._control_text.get(token)
 
-    def make_detokenizer(self) -> Detokenizer:
-        """Return a fresh streaming decoder, whose text is that of `decode(ids, control=False)`."""
-        return Detokenizer(self.token_bytes, strips_first_space=self._strips_first_space)
+    def make_detokenizer(self, shown: Collection[str] = ()) -> Detokenizer:
+        """Return a fresh streaming decoder, whose text is that of `decode(ids, control=False)`.
 
+        Control tokens whose text is in `shown` are written out.
+        """
+        visible = {self.control_tokens[text]: text.encode() for text in shown if text in self.control_tokens}
+
+        def token_bytes(token: int) -> bytes:
+            return visible.get(token) or self.token_bytes(token)
+
+        return Detokenizer(token_bytes if visible else self.token_bytes, strips_first_space=self._strips_first_space)
+
+    @cached_property
     def _control_pattern(self) -> re.Pattern[str]:
         longest_first = sorted(self.control_tokens, key=len, reverse=True)
         alternatives = [self._patterns.get(text) or re.escape(text) for text in longest_first]
         return re.compile("|".join(alternatives) or r"(?!)")
-
-
-def _without(text: str, sentinel: str) -> str:
-    return text.replace(sentinel, "") if sentinel else text
 
 
 def _without_surrogates(text: str) -> str:

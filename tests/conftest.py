@@ -5,6 +5,8 @@ import os
 # transformers must not look for a network, and its own warnings are not ours.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+# What one test leaves on disk must not reach another.
+os.environ.setdefault("LLAMA3_MLX_CACHE_GB", "0")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from pathlib import Path

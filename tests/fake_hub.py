@@ -1,8 +1,9 @@
-"""A local server that speaks the part of the Hub's protocol that downloads use, with a switch for each failure.
+"""A local server that speaks the part of the Hub's protocol that downloads and uploads use, with switches for failures.
 
-Source of the protocol: huggingface_hub `hf_api.py` and `file_download.py`.
+Source of the protocol: huggingface_hub `hf_api.py`, `file_download.py`, `_commit_api.py` and `lfs.py`.
 """
 
+import base64
 import hashlib
 import json
 import re
@@ -25,6 +26,61 @@ class FakeHub:
         self.fetched: list[tuple[str, int]] = []
         # Breaks the connection once after this many bytes of the named file.
         self.break_once: dict[str, int] = {}
+        # What was uploaded: the files of each repository. Writing needs the token; nobody may write to the locked ones.
+        self.uploaded: dict[str, dict[str, bytes]] = {}
+        self.token = "hf_write"
+        self.locked: set[str] = set()
+        self._objects: dict[str, bytes] = {}
+
+    def accept(self, request: BaseHTTPRequestHandler) -> None:
+        """Answer a POST or PUT: what an upload takes."""
+        path = request.path.partition("?")[0]
+        body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        address = f"http://{request.headers['Host']}"
+        if (put := re.fullmatch(r"/objects/([0-9a-f]{64})", path)) and request.command == "PUT":
+            self._objects[put[1]] = body
+            self._json(request, {})
+            return
+        if request.headers.get("Authorization") != f"Bearer {self.token}":
+            self._error(request, 401, "Unauthorized", "Invalid username or password.")
+            return
+        match = re.search(r"/([^/]+/[^/]+?)(\.git/info/lfs/objects/batch|/(preupload|commit)/main)\Z", path)
+        repo = match[1] if match else ""
+        if repo in self.locked:
+            self._error(request, 403, "Forbidden", "You don't have the rights to create a model under this namespace")
+        elif path == "/api/repos/create":
+            values = json.loads(body)
+            name = "/".join(part for part in (values.get("organization"), values["name"]) if part)
+            self.uploaded.setdefault(name, {})
+            self._json(request, {"url": f"{address}/{name}", "id": name, "name": name})
+        elif path == "/api/validate-yaml":
+            self._json(request, {"errors": [], "warnings": []})
+        elif match and match[3] == "preupload":
+            files = [entry["path"] for entry in json.loads(body)["files"]]
+            modes = {name: "lfs" if name.endswith((".safetensors", ".gguf")) else "regular" for name in files}
+            told = [{"path": name, "uploadMode": modes[name], "shouldIgnore": False} for name in files]
+            self._json(request, {"files": told})
+        elif match and match[3] == "commit":
+            for line in map(json.loads, body.splitlines()):
+                value = line["value"]
+                if line["key"] == "file":
+                    self.uploaded[repo][value["path"]] = base64.b64decode(value["content"])
+                elif line["key"] == "lfsFile":
+                    self.uploaded[repo][value["path"]] = self._objects[value["oid"]]
+            self._json(request, {"commitUrl": f"{address}/{repo}/commit/{COMMIT}", "commitOid": COMMIT})
+        elif match:
+            actions = [
+                {
+                    "oid": entry["oid"],
+                    "size": entry["size"],
+                    "actions": {"upload": {"href": f"{address}/objects/{oid}"}},
+                }
+                for entry in json.loads(body)["objects"]
+                if (oid := entry["oid"])
+            ]
+            self._json(request, {"transfer": "basic", "objects": actions})
+        else:
+            self._error(request, 404, "RepoNotFound", path)
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         """Answer a GET or HEAD."""
@@ -33,6 +89,12 @@ class FakeHub:
         tree = re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)(/.*)?", path)
         file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         match = api or tree or file
+        if path == "/api/whoami-v2":
+            if request.headers.get("Authorization") == f"Bearer {self.token}":
+                self._json(request, {"name": "owner", "type": "user", "orgs": []})
+            else:
+                self._error(request, 401, "Unauthorized", "Invalid username or password.")
+            return
         if not match or match[1] not in self.repositories:
             self._error(request, 404, "RepoNotFound", "Repository not found")
         elif match[1] in self.gated and not (api and not match[3]):
@@ -108,6 +170,11 @@ def running_hub() -> Iterator[tuple[FakeHub, str]]:
             hub.answer(self)
 
         do_HEAD = do_GET
+
+        def do_POST(self) -> None:
+            hub.accept(self)
+
+        do_PUT = do_POST
 
         def log_message(self, *_: Any) -> None:
             return

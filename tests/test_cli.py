@@ -130,7 +130,7 @@ def test_convert_reports_and_the_result_generates(tiny_folder: Path, tmp_path: P
         (["generate", "-p", "x", "--top-p", "7"], "top_p must be from 0 to 1"),
         (["generate", "-p", "", "-m", "X"], "the prompt is empty"),
         (["generate", "-p", "x", "-m", "/no/folder"], "there is no folder /no/folder"),
-        (["generate", "-p", "x", "--frequency", "2"], "unrecognized arguments"),
+        (["generate", "-p", "x", "--frequencies", "2"], "unrecognized arguments"),
         (["info", "/"], "no config.json"),
     ],
 )

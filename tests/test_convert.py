@@ -1,4 +1,4 @@
-"""Conversion of safetensors and GGUF: against mlx-lm, against an independent reading, against bad input."""
+"""Conversion of safetensors: against mlx-lm, against an independent reading, against bad input."""
 
 import errno
 import json
@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from llama3_mlx import CheckpointError, ConfigError, ConversionError, Llama, Llama3MLXError
+from llama3_mlx import ConfigError, ConversionError, Llama3MLXError
 from llama3_mlx.convert import convert
 from llama3_mlx.convert import plan as plan_module
 from llama3_mlx.weights import load_model
 
-from .smollm2 import gguf_path
 from .tiny_model import CONFIG, save_tiny, tiny_weights
 
 SMALL: dict[str, Any] = {"vocab_size": 512, "eos_token_id": [1], "bos_token_id": 0}
@@ -203,131 +202,6 @@ def test_an_existing_destination_is_kept_unless_forced(source: Path, tmp_path: P
     assert leftovers(tmp_path, "source", "out") == []
 
 
-# GGUF
-
-
-def test_the_gguf_of_smollm2_gives_the_tensors_of_an_independent_reading(tmp_path: Path, smollm2_folder: Path) -> None:
-    convert(gguf_path(), tmp_path / "out", dtype="float32")
-    ours, expected = (load_file(folder / "model.safetensors") for folder in (tmp_path / "out", smollm2_folder))
-    assert ours.keys() == expected.keys()
-    for name, weight in expected.items():
-        np.testing.assert_array_equal(ours[name], weight, err_msg=name)
-    config, reference = (json.loads((f / "config.json").read_text()) for f in (tmp_path / "out", smollm2_folder))
-    assert {name: config[name] for name in reference} == reference
-    llama, whole = Llama.load(tmp_path / "out"), Llama.load(smollm2_folder)
-    messages = [{"role": "user", "content": "Hi 1234 <|im_end|>"}]
-    assert llama.encode_chat(messages) == whole.encode_chat(messages)
-    assert llama.stop_ids == whole.stop_ids
-
-
-def write_gguf(
-    path: Path, kind: str, *, rope_factor: float | None = None, pre: str = "llama-bpe"
-) -> dict[str, np.ndarray]:
-    """Write a tiny Llama in GGUF with the gguf package and return the Hugging Face tensors that it means."""
-    import gguf
-
-    from llama3_mlx.rope import RopeScaling, rope_periods
-
-    config = {**CONFIG, "hidden_size": 256, "intermediate_size": 256, "vocab_size": 300, "torch_dtype": "float32"}
-    weights = tiny_weights(config)
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(131072)
-    writer.add_embedding_length(256)
-    writer.add_block_count(2)
-    writer.add_feed_forward_length(256)
-    writer.add_head_count(4)
-    writer.add_head_count_kv(2)
-    writer.add_key_length(32)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(500000.0)
-    alphabet = [chr(0x100 + i) for i in range(298)]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
-    writer.add_token_list([*alphabet, "<|begin_of_text|>", "<|eot_id|>"])
-    writer.add_token_types([1] * 298 + [3, 3])
-    writer.add_token_merges([])
-    writer.add_bos_token_id(298)
-    writer.add_eos_token_id(299)
-    if rope_factor:
-        plain, scaled = (
-            np.array(rope_periods(32, 500000.0, s)) for s in (RopeScaling(), RopeScaling("llama3", rope_factor))
-        )
-        writer.add_tensor("rope_freqs.weight", (scaled / plain).astype(np.float32))
-    quantised = gguf.GGMLQuantizationType[kind]
-    expected = {}
-    for name, weight in weights.items():
-        parts = name.split(".")
-        if parts[1] == "layers":
-            layer = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}.get(parts[3])
-            layer = layer or {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output"}.get(
-                parts[4]
-            )
-            layer = layer or {"gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down"}[parts[4]]
-            theirs = f"blk.{parts[2]}.{layer}.weight"
-        else:
-            theirs = {"embed_tokens": "token_embd.weight", "norm": "output_norm.weight"}[parts[1]]
-        heads = {"q_proj": 4, "k_proj": 2}.get(parts[4] if len(parts) > 4 else "")
-        rows = np.arange(weight.shape[0])
-        if heads:
-            # Interleaved row 2i is half-split row i of its head, 2i + 1 is row i + half.
-            rows = rows.reshape(heads, 2, -1).transpose(0, 2, 1).reshape(-1)
-        stored = weight[rows]
-        if weight.ndim == 1:
-            writer.add_tensor(theirs, stored)
-            expected[name] = weight
-            continue
-        packed = gguf.quantize(stored, quantised)
-        writer.add_tensor(theirs, packed, raw_dtype=quantised)
-        back = gguf.dequantize(packed, quantised)
-        expected[name] = np.empty_like(weight)
-        expected[name][rows] = back.reshape(weight.shape)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return expected
-
-
-@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
-def test_gguf_types_dequantise_as_the_gguf_package_does(tmp_path: Path, kind: str) -> None:
-    expected = write_gguf(tmp_path / "model.gguf", kind)
-    convert(tmp_path / "model.gguf", tmp_path / "out", dtype="float32")
-    ours = load_file(tmp_path / "out" / "model.safetensors")
-    for name, weight in expected.items():
-        np.testing.assert_array_equal(ours[name], weight, err_msg=name)
-
-
-@pytest.mark.parametrize("kind", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "IQ4_NL"])
-def test_k_quants_are_read_block_by_block_as_whole(kind: str) -> None:
-    """The gguf package can't write these; random bytes are valid blocks of them."""
-    import gguf
-
-    from llama3_mlx.convert.gguf_source import _read, interleaved_rows
-
-    quantised = gguf.GGMLQuantizationType[kind]
-    block, size = gguf.GGML_QUANT_SIZES[quantised]
-    data = np.random.default_rng(0).integers(0, 256, (16, 256 // block * size), np.uint8)
-    tensor = type("Tensor", (), {"data": data, "tensor_type": quantised, "name": "x"})()
-    with np.errstate(all="ignore"):
-        whole = gguf.dequantize(data, quantised)
-        np.testing.assert_array_equal(_read(tensor, None, 5, 9), whole[5:9])
-        np.testing.assert_array_equal(_read(tensor, 2, 3, 11), whole[interleaved_rows(16, 2)][3:11])
-
-
-@pytest.mark.parametrize("factor", [8.0, 32.0])
-def test_llama3_rope_scaling_comes_back_out_of_the_factors(tmp_path: Path, factor: float) -> None:
-    write_gguf(tmp_path / "model.gguf", "F16", rope_factor=factor)
-    convert(tmp_path / "model.gguf", tmp_path / "out")
-    scaling = json.loads((tmp_path / "out" / "config.json").read_text())["rope_scaling"]
-    assert scaling == {**CONFIG["rope_scaling"], "factor": factor}
-
-
-def test_a_missing_part_of_a_split_gguf_is_named(tmp_path: Path) -> None:
-    shutil.copy(gguf_path(), tmp_path / "m-00001-of-00003.gguf")
-    with pytest.raises(CheckpointError, match=r"lacks m-00002-of-00003.gguf, m-00003-of-00003.gguf"):
-        convert(tmp_path / "m-00001-of-00003.gguf", tmp_path / "out")
-
-
 # Bad input: one line each, nothing left that looks finished.
 
 
@@ -366,6 +240,21 @@ def spoil(kind: str, source: Path) -> Path:
         index(dict.fromkeys(weights, "../model.safetensors"))
     elif kind == "index names an absent file":
         index({**dict.fromkeys(weights, "model.safetensors"), norm: "model-2.safetensors"})
+    elif kind == "shards of two models":
+        other = load_file(save_tiny(source.parent / "other", **{**SMALL, "hidden_size": 96}) / "model.safetensors")
+        shutil.rmtree(source.parent / "other")
+        rest = {name: array for name, array in other.items() if name.startswith("model.layers.1")}
+        save_file({name: array for name, array in weights.items() if name not in rest}, source / "a.safetensors")
+        save_file(rest, source / "b.safetensors")
+        index({name: "b.safetensors" if name in rest else "a.safetensors" for name in weights})
+    elif kind == "tensor in two shards":
+        save_file(weights, source / "a.safetensors")
+        save_file({norm: weights[norm]}, source / "b.safetensors")
+        index({name: "b.safetensors" if name == norm else "a.safetensors" for name in weights})
+    elif kind == "link out of the index":
+        index(dict.fromkeys(weights, str(file.resolve())))
+    elif kind == "one file of it":
+        return file
     elif kind == "not a number":
         weights[layer][5, 7] = np.nan
         rewrite(**{layer: weights[layer]})
@@ -394,6 +283,13 @@ def spoil(kind: str, source: Path) -> Path:
         ),
         ("index leads outside", r"must be a plain name in the folder, not '\.\./model.safetensors'"),
         ("index names an absent file", "lacks model-2.safetensors"),
+        (
+            "shards of two models",
+            r"of wrong shape: model.layers.1.input_layernorm.weight is \[96\] and should be \[64\], .*down_proj",
+        ),
+        ("tensor in two shards", "model.norm.weight is in a.safetensors and again in b.safetensors"),
+        ("link out of the index", "must be a plain name in the folder"),
+        ("one file of it", "is a part of a model: name the folder that it is in"),
         ("not a number", "model.layers.1.mlp.up_proj.weight holds NaN or infinity"),
         ("infinity", "model.layers.1.mlp.up_proj.weight holds NaN or infinity"),
         ("pytorch weights", r"pytorch_model.bin.*safe_serialization"),
@@ -408,31 +304,6 @@ def test_bad_sources_are_one_line_and_leave_nothing_finished(
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
     assert all(not (folder / "config.json").exists() for folder in tmp_path.glob(".*"))
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda data: data[:100_000], "damaged or cut short|don't fit"),
-        (lambda data: data[: len(data) // 2], "damaged or cut short|don't fit"),
-        (lambda data: b"GGML" + data[4:], "no GGUF file"),
-        (lambda data: data[:8] + struct.pack("<Q", 2**60) + data[16:], "damaged header"),
-        (lambda data: data[:4] + struct.pack("<I", 99) + data[8:], "damaged header: version 99"),
-        (lambda data: b"", "no GGUF file"),
-    ],
-)
-def test_bad_gguf_files_are_one_line(tmp_path: Path, change: Any, words: str) -> None:
-    (tmp_path / "model.gguf").write_bytes(change(gguf_path().read_bytes()))
-    with pytest.raises(CheckpointError, match=words) as caught:
-        convert(tmp_path / "model.gguf", tmp_path / "out", bits=4)
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "out").exists()
-
-
-def test_an_unknown_gguf_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
-    write_gguf(tmp_path / "model.gguf", "F16", pre="chameleon")
-    with pytest.raises(CheckpointError, match="pre-tokenizer is 'chameleon'"):
-        convert(tmp_path / "model.gguf", tmp_path / "out")
 
 
 def test_values_beyond_float16_ask_for_another_dtype(tmp_path: Path) -> None:

@@ -1,6 +1,11 @@
 """Dialogs against transformers' apply_chat_template, and control tokens out of reach of content."""
 
+import copy
 import importlib.metadata
+import json
+import random
+import shutil
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,11 +15,13 @@ from transformers import PreTrainedTokenizerFast
 
 from llama3_mlx.dialog import Dialog, load_dialog
 from llama3_mlx.errors import DialogError
+from llama3_mlx.guarding import Guard
 from llama3_mlx.llama3_templates import LLAMA_3, LLAMA_3_1, without_marks
 from llama3_mlx.tokenizer import Tokenizer
 from llama3_mlx.tokenizer_files import load_tokenizer
 
 from .llama3_tokenizer import meta_tokenizer
+from .tokenizer_fixtures import save_sentencepiece_bpe
 
 TOOLS: list[dict[str, Any]] = [
     {
@@ -110,6 +117,54 @@ def test_the_3_2_template_with_its_date_renders_as_in_transformers(llama3_folder
         assert ours == expected
 
 
+def several_calls() -> list[dict[str, Any]]:
+    calls = [{"id": name, "function": {"name": "weather", "arguments": {"city": name}}} for name in ("Rom", "Oslo")]
+    results = [{"role": "tool", "tool_call_id": name, "content": name + "!"} for name in ("Oslo", "Rom")]
+    return [{"role": "user", "content": "?"}, {"role": "assistant", "content": "Hm", "tool_calls": calls}, *results]
+
+
+def test_several_calls_of_one_message_become_messages_where_the_template_takes_one(llama3_folder: Path) -> None:
+    dialog = make_dialog(llama3_folder, trl_template("llama3_1"))
+    user, both, oslo, rom = several_calls()
+    one = [{**both, "tool_calls": [call]} for call in both["tool_calls"]]
+    assert dialog.encode([user, both, oslo, rom]) == dialog.encode([user, one[1], oslo, one[0], rom])
+    assert dialog.encode([user, both]) == dialog.encode([user, *one])
+
+
+def test_templates_that_want_arguments_as_text_get_them_so(llama3_folder: Path) -> None:
+    template = trl_template("deepseek_r1_distill")
+    dialog = make_dialog(llama3_folder, template)
+    ours = several_calls()
+    theirs = copy.deepcopy(ours)
+    for call in theirs[1]["tool_calls"]:
+        call["type"] = "function"
+        call["function"]["arguments"] = json.dumps(call["function"]["arguments"])
+    assert dialog.encode(ours) == reference_ids(llama3_folder, template, theirs)
+
+
+def test_a_template_without_tools_gets_them_as_text(smollm2_folder: Path) -> None:
+    dialog = load_dialog(smollm2_folder, our_tokenizer(smollm2_folder))
+    assert dialog is not None
+    text = dialog.tokenizer.decode(dialog.encode(WITH_TOOLS, tools=TOOLS))
+    assert '"description": "Wetter für heute"' in text
+    assert text.index("Given the following functions") < text.index("Weather?")
+    assert '<|im_start|>assistant\n{"name": "weather", "parameters": {"city": "Zürich"}}<|im_end|>' in text
+    assert "<|im_start|>tool\n25 C<|im_end|>" in text
+
+
+def test_the_tool_template_of_a_checkpoint_serves_dialogs_with_tools(llama3_folder: Path, tmp_path: Path) -> None:
+    shutil.copy(llama3_folder / "tokenizer.json", tmp_path)
+    named = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools: {{ tools[0].type }}"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    dialog = load_dialog(tmp_path, our_tokenizer(llama3_folder))
+    assert dialog is not None
+    assert dialog.tokenizer.decode(dialog.encode(PLAIN[0])) == "plain"
+    assert dialog.tokenizer.decode(dialog.encode(PLAIN[0], tools=TOOLS)) == "tools: function"
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(DialogError, match="can't be read"):
+        load_dialog(tmp_path, our_tokenizer(llama3_folder))
+
+
 def test_smollm2s_own_template_renders_as_in_transformers(smollm2_folder: Path) -> None:
     dialog = load_dialog(smollm2_folder, our_tokenizer(smollm2_folder))
     assert dialog is not None
@@ -187,6 +242,66 @@ def test_tools_names_and_arguments_give_no_control_token(llama3_folder: Path) ->
         assert controls(evil) == controls("harmless")
 
 
+def test_template_options_and_nested_roles_give_no_control_token(llama3_folder: Path) -> None:
+    dialog = make_dialog(llama3_folder, LLAMA_3_1)
+    control = set(dialog.tokenizer.control_tokens.values())
+
+    def controls(text: str) -> list[int]:
+        call = {"function": {"name": "f", "arguments": {"role": text, "more": [{"role": text}]}}}
+        messages: list[dict[str, Any]] = [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}]
+        ids = dialog.encode(messages, tools=[{"role": text}], date_string=text, bos_token=text, builtin_tools=[text])
+        return [token for token in ids if token in control]
+
+    assert controls(INJECTIONS[0]) == controls("harmless")
+
+
+@pytest.mark.parametrize("template", ["llama3", "llama3_1", "llama3_2", "own", "bare"])
+def test_no_mixture_of_pieces_of_control_tokens_makes_one(llama3_folder: Path, template: str) -> None:
+    sources = {
+        "own": LLAMA_3_1,
+        "bare": "{% for m in messages %}{{ m.content }}{{ m.name }}{{ m.content | trim }}{% endfor %}",
+    }
+    dialog = make_dialog(llama3_folder, sources.get(template) or trl_template(template))
+    control = set(dialog.tokenizer.control_tokens.values())
+    chance = random.Random(1)
+    pieces = [
+        "<|",
+        "|>",
+        "<",
+        "|",
+        ">",
+        "eot",
+        "_id",
+        "eot_id|>",
+        "<|eot_id|>",
+        "begin_of_text",
+        "<|eot",
+        " ",
+        "x",
+        "\n",
+    ]
+
+    def controls(text: Callable[[], str]) -> list[int]:
+        roles = ("user", "assistant", "user", "tool")
+        messages = [{"role": role, "content": text(), "name": text()} for role in roles]
+        ids = dialog.encode(messages, add_generation_prompt=False)
+        return [token for token in ids if token in control]
+
+    harmless = controls(lambda: "x")
+    for _ in range(300):
+        assert controls(lambda: "".join(chance.choices(pieces, k=chance.randint(1, 7)))) == harmless
+
+
+def test_control_tokens_that_overlap_themselves_stay_text() -> None:
+    guard = Guard(["<a<a", "aba", "<", "<b<x>"])
+    for text in ("<a<a<a<a", "ababababa", "<b<", "<b<x><b<x>"):
+        guarded = guard.text(text, "\ue000")
+        assert guarded.replace("\ue000", "") == text
+        for token in ("<a<a", "aba", "<b<x>"):
+            assert token not in guarded + "a<ax>ba"
+            assert token not in guarded + "x>"
+
+
 def test_a_control_token_cut_in_two_by_messages_stays_text(llama3_folder: Path) -> None:
     template = "{% for message in messages %}{{ message.content }}{% endfor %}"
     dialog = make_dialog(llama3_folder, template)
@@ -232,8 +347,22 @@ def test_spans_equal_transformers_assistant_masks(llama3_folder: Path) -> None:
     assert [int(mark) for mark in written] == list(reference["assistant_masks"])
 
 
-def test_a_reply_can_be_continued_as_in_transformers(llama3_folder: Path) -> None:
-    messages = [{"role": "user", "content": "Count."}, {"role": "assistant", "content": "One, two,"}]
+def test_spans_hold_where_the_tokenizer_puts_a_space_before_each_piece(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(save_sentencepiece_bpe(tmp_path))
+    template = (
+        "{% for m in messages %}{% if m.role == 'user' %}<s>{{ m.content }} "
+        "{% else %}{{ m.content }}</s>{% endif %}{% endfor %}"
+    )
+    turns = [{"role": role, "content": content} for role, content in (("user", "ab a"), ("assistant", "ab b"))] * 2
+    ids, written = Dialog(tokenizer, template, {}).encode_with_spans(turns)
+    kept = [token for token, mark in zip(ids, written, strict=True) if mark]
+    # The user's last space is part of "▁ab", so that token isn't the assistant's; "▁", "b" and the end are.
+    assert kept == [259, 261, 2] * 2
+
+
+@pytest.mark.parametrize("said", ["One, two,", "One, two, ", "  One", "eot"])
+def test_a_reply_can_be_continued_as_in_transformers(llama3_folder: Path, said: str) -> None:
+    messages = [{"role": "user", "content": "Count."}, {"role": "assistant", "content": said}]
     tokenizer = reference_tokenizer(llama3_folder)
     expected = tokenizer.apply_chat_template(
         messages, chat_template=trl_template("llama3"), continue_final_message=True, add_generation_prompt=False
@@ -271,6 +400,10 @@ def test_messages_that_are_wrong_are_named(llama3_folder: Path, messages: Any, w
         ("{{ messages[7].content }}", "can't render"),
         ("{{ ().__class__.__bases__[0].__subclasses__() }}", "can't render"),
         ("{% if %}", "no valid Jinja"),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "over 2000000 rounds"),
+        ("{{ 'x' * 10**11 }}", "too large"),
+        ("{% set n = namespace(x=9) %}{% for a in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}", "too large"),
+        ("{% set n = namespace(x='x') %}{% for a in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}", "too large"),
         ("{% for a in range(99999) %}{% for b in range(99999) %}{{ 'x' * 1000 }}{% endfor %}{% endfor %}", "over"),
     ],
 )

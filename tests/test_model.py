@@ -1,5 +1,6 @@
 """The model against transformers' LlamaForCausalLM in float32, on random weights."""
 
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -7,7 +8,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from llama3_mlx.cache import KVCache, make_cache
+from llama3_mlx.cache import ModelCache, make_cache
 from llama3_mlx.joined import join_projections
 from llama3_mlx.model import LlamaForCausalLM
 
@@ -79,30 +80,22 @@ def test_llama3_scaling_holds_beyond_8192_positions(factor: float, head_dim: int
     expected = reference_logits(reference, tokens, positions)
 
     first = model(mx.array(tokens[:, :1]), cache)
-    for layer in cache:
-        jump_to(layer, gap)
+    jump_to(cache, gap)
     rest = model(mx.array(tokens[:, 1:]), cache)
     assert_close(mx.concatenate([first, rest], axis=1), expected)
 
 
-def jump_to(cache: KVCache, position: int) -> None:
-    """Make the next token of `cache` stand at `position` by hiding the empty place in between."""
-    assert cache.keys is not None
-    assert cache.values is not None
-    kept_keys, kept_values = cache.keys[..., :1, :], cache.values[..., :1, :]
-    cache.offset = position
-
-    def update(keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        return mx.concatenate([kept_keys, keys], axis=2), mx.concatenate([kept_values, values], axis=2)
-
-    cache.update = update  # type: ignore[method-assign]
+def jump_to(cache: ModelCache, position: int) -> None:
+    """Make the next token stand at `position`, its cached place the one behind the first token."""
+    plain_step = cache.step
+    cache.step = lambda rows, n_new: replace(plain_step(rows, n_new), offset=position)  # type: ignore[method-assign]
 
 
 def test_cache_trimmed_and_refilled_gives_the_uncached_logits(tokens: np.ndarray) -> None:
     model, cache = our_model(reference_model(small_config())), make_cache(2)
     model(mx.array(tokens), cache)
-    for layer in cache:
-        layer.trim(11)
+    for row in range(3):
+        cache.trim(11, row)
     again = model(mx.array(tokens[:, 11:]), cache)
     assert_close(again, np.array(model(mx.array(tokens)))[:, 11:])
 
@@ -110,8 +103,8 @@ def test_cache_trimmed_and_refilled_gives_the_uncached_logits(tokens: np.ndarray
 def test_writing_to_a_copied_cache_leaves_the_original_alone(tokens: np.ndarray) -> None:
     model, cache = our_model(reference_model(small_config())), make_cache(2)
     model(mx.array(tokens[:, :20]), cache)
-    twins = [layer.copy() for layer in cache]
-    model(mx.array(tokens[:, :7]), twins)
+    twin = cache.copy()
+    model(mx.array(tokens[:, :7]), twin)
     rest = model(mx.array(tokens[:, 20:]), cache)
     assert_close(rest, np.array(model(mx.array(tokens)))[:, 20:])
 

@@ -14,6 +14,7 @@ from llama3_mlx.tokenizer import Tokenizer
 from llama3_mlx.tokenizer_files import load_tokenizer
 
 from .llama3_tokenizer import MODEL_FILE, meta_tokenizer
+from .tokenizer_fixtures import save_sentencepiece_bpe
 
 # Of Meta's tests (llama_models/llama3/tests) and of runs of its tokenizer.
 VECTORS = {
@@ -170,21 +171,7 @@ def test_decoding_shows_or_leaves_out_control_tokens(llama3: Tokenizer) -> None:
 
 
 def test_a_sentencepiece_style_bpe_decodes_with_its_spaces(tmp_path: Path) -> None:
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, normalizers
-
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "▁a", "▁ab"]
-    vocab = {piece: i for i, piece in enumerate(pieces)}
-    backend = Backend(
-        models.BPE(vocab, [("▁", "a"), ("▁a", "b")], unk_token="<unk>", byte_fallback=True, fuse_unk=True)
-    )
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    backend.add_special_tokens(["<unk>", "<s>", "</s>"])
-    backend.save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+    backend = tokenizers.Tokenizer.from_file(str(save_sentencepiece_bpe(tmp_path) / "tokenizer.json"))
     tokenizer = load_tokenizer(tmp_path)
     for text in ("ab a", "ab é🦙 </s>", "  ab"):
         ids = tokenizer.encode(text)

@@ -40,11 +40,11 @@ def small_config(**changes: Any) -> LlamaConfig:
     return LlamaConfig(**{**values, **changes})
 
 
-def reference_model(config: LlamaConfig) -> ReferenceLlama:
+def reference_model(config: LlamaConfig, seed: int = 0) -> ReferenceLlama:
     """A transformers model with random weights of a size that makes attention and biases matter."""
     model = ReferenceLlama(config).float()
     model.eval()
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)

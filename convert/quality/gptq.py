@@ -22,19 +22,25 @@ _STRIP = 16
 
 @dataclass(frozen=True)
 class Rounded:
-    """Codes (R, C) uint8 and the grid (R, C / group size) of a quantised matrix, and the error it is left with."""
+    """Codes (R, C) uint8 and the grid (R, C / group size) of a quantised matrix; `loss` is its mean squared error.
+
+    The loss is that of an output channel, over the inputs whose moments the matrix was rounded for.
+    """
 
     codes: np.ndarray
     grid: Grid
     loss: float
 
+    def dequantised(self) -> mx.array:
+        """Return the values (R, C) float32."""
+        rows, columns = self.codes.shape
+        groups = mx.array(self.codes).astype(mx.float32).reshape(rows, self.grid.scales.shape[1], -1)
+        return (groups * self.grid.scales[..., None] + self.grid.biases[..., None]).reshape(rows, columns)
 
-def compensated(
-    weights: mx.array, hessian: np.ndarray, scheme: Scheme, dtype: mx.Dtype, *, damping: float = 0.01
-) -> Rounded:
-    """Quantise `weights` (R, C) to the least output error under `hessian` (C, C), the inputs' second moments."""
-    factor = inverse_factor(hessian, damping)
-    columns = mx.array(weights).astype(mx.float32).T
+
+def compensated(weights: mx.array, factor: np.ndarray, scheme: Scheme, dtype: mx.Dtype) -> Rounded:
+    """Quantise `weights` (R, C) to the least output error under the inputs' moments, given as `inverse_factor`."""
+    columns = weights.astype(mx.float32).T
     n_columns, rows = columns.shape
     size = scheme.group_size
     codes, scales, biases, loss = [], [], [], 0.0

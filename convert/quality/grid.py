@@ -56,3 +56,24 @@ def fitted(target: mx.array, codes: mx.array, ones: mx.array, fallback: Grid, dt
     scale, bias = (ct * oo - ot * co) / safe, (ot * cc - ct * co) / safe
     usable = usable & (scale > 0)
     return Grid.stored(mx.where(usable, scale, fallback.scales), mx.where(usable, bias, fallback.biases), dtype)
+
+
+def fitted_to_range(weights: mx.array, scheme: Scheme, dtype: mx.Dtype) -> tuple[mx.array, Grid]:
+    """Return codes (R, C) uint8 and the grid (R, C / group size) fitted to weights rounded over their whole range."""
+    groups = weights.reshape(weights.shape[0], -1, scheme.group_size)
+    steps = 2**scheme.bits - 1
+    low = groups.min(axis=-1)
+    scale = mx.maximum((groups.max(axis=-1) - low) / steps, _TINY)
+    codes = _nearest_codes(groups, Grid(scale, low), steps)
+    mean_code, mean_weight = codes.mean(axis=-1), groups.mean(axis=-1)
+    spread = codes.square().mean(axis=-1) - mean_code.square()
+    slope = ((codes * groups).mean(axis=-1) - mean_code * mean_weight) / mx.maximum(spread, _TINY)
+    usable = (spread > 1e-3) & (slope > 0)
+    slope = mx.where(usable, slope, scale)
+    grid = Grid.stored(slope, mx.where(usable, mean_weight - slope * mean_code, low), dtype)
+    return _nearest_codes(groups, grid, steps).reshape(weights.shape).astype(mx.uint8), grid
+
+
+def _nearest_codes(groups: mx.array, grid: Grid, steps: int) -> mx.array:
+    scale = mx.where(grid.scales == 0, 1.0, grid.scales)
+    return mx.clip(mx.round((groups - grid.biases[..., None]) / scale[..., None]), 0, steps)

@@ -1,34 +1,29 @@
-"""How much each input channel of a matrix matters, told by the weights alone.
+"""How large the values are that each input channel of a matrix meets, told by the weights alone.
 
-A norm's output has a mean square near its squared weight. What follows is carried on: rows of v_proj make o_proj's
-inputs, rows of gate_proj and up_proj make down_proj's.
+A norm's output has the size of its weight. What follows is carried on: rows of v_proj make o_proj's inputs, rows of
+gate_proj and up_proj make down_proj's.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
-from ...config import ModelConfig
+# Gives the mean square (R,) of each row's product with inputs of the given sizes (C,), for a matrix by its name.
+Energies = Callable[[str, np.ndarray], np.ndarray]
 
-Read = Callable[[str], np.ndarray]
+
+def value_sizes(prefix: str, energies: Energies, norm: np.ndarray) -> np.ndarray:
+    """Return the expected root mean square (K * head_dim,) of the values of a layer `model.layers.N`."""
+    return np.sqrt(energies(f"{prefix}.self_attn.v_proj.weight", norm))
 
 
-def data_free_importance(path: str, read: Read, config: ModelConfig) -> np.ndarray:
-    """Return the expected mean square (C,) of each input channel of the matrix at `path`; `read` gives tensors."""
-    layer, _, name = path.rpartition(".")
-    if name in ("embed_tokens", "lm_head"):
-        return np.square(read("model.norm.weight"))
-    block = layer.rpartition(".")[0]
-    attention_in = np.square(read(f"{block}.input_layernorm.weight"))
-    mlp_in = np.square(read(f"{block}.post_attention_layernorm.weight"))
-    if name in ("q_proj", "k_proj", "v_proj"):
-        return attention_in
-    if name in ("gate_proj", "up_proj"):
-        return mlp_in
-    if name == "o_proj":
-        values = np.square(read(f"{block}.self_attn.v_proj.weight")) @ attention_in
-        heads = values.reshape(config.num_key_value_heads, config.head_dim)
-        return np.repeat(heads, config.num_attention_heads // config.num_key_value_heads, axis=0).reshape(-1)
-    gate, up = (np.square(read(f"{block}.mlp.{part}_proj.weight")) @ mlp_in for part in ("gate", "up"))
+def hidden_sizes(prefix: str, energies: Energies, norm: np.ndarray) -> np.ndarray:
+    """Return the expected root mean square (F,) of down_proj's inputs in a layer."""
+    gate, up = (energies(f"{prefix}.mlp.{part}_proj.weight", norm) for part in ("gate", "up"))
     # silu of a variable of variance g has a mean square between g / 4 (small g) and g / 2 (large g).
-    return gate * (1 + gate) / (4 + 2 * gate) * up
+    return np.sqrt(gate * (1 + gate) / (4 + 2 * gate) * up)
+
+
+def row_energies(weights: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return the mean square (R,) of rows (R, C) times inputs of those sizes whose channels are uncorrelated."""
+    return np.square(weights) @ np.square(sizes)

@@ -1,4 +1,7 @@
-"""How far a quantised model is from its source: KL divergence, perplexity, agreement on the likeliest token."""
+"""How far a quantised model is from its source: KL divergence, perplexity, agreement on the likeliest token.
+
+Both are read a layer at a time, so that two models of any size can be compared in the memory of two layers.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,12 +9,26 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from ...model import LlamaForCausalLM
+from ...model import Rope, TransformerBlock
+from ..tensors import Source
+from .reading import LayerReader
+from .streams import Stream, mapped, through
+
+# The matrices of a layer, in the order of a pass through it.
+MODULES = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
 
 
 @dataclass(frozen=True)
 class Distance:
-    """Means over tokens; KL in nats from the source to the quantised model."""
+    """Means over predicted tokens; KL in nats from the source to the quantised model."""
 
     kl: float
     perplexity: float
@@ -20,28 +37,109 @@ class Distance:
     tokens: int
 
 
-def measure(source: LlamaForCausalLM, model: LlamaForCausalLM, windows: Sequence[Sequence[int]]) -> Distance:
-    """Compare two models on windows of token ids; logits of one window at a time are in memory."""
+@dataclass(frozen=True)
+class ModuleDistance:
+    """KL divergence in nats a token, and agreement on the likeliest, of the source with one module quantised."""
+
+    path: str
+    kl: float
+    top1_agreement: float
+
+
+def distance(source: Source, result: Source, windows: Sequence[Sequence[int]]) -> Distance:
+    """Compare two models on windows of token ids."""
+    tokens = [mx.array([list(window)]) for window in windows]
+    readers = LayerReader(source), LayerReader(result)
+    streams = [last_hidden(reader, tokens) for reader in readers]
+    heads = [reader.head() for reader in readers]
     totals = np.zeros(4)
-    count = 0
-    for window in windows:
-        tokens = mx.array([list(window)])
-        p, q = (_logprobs(each, tokens) for each in (source, model))
-        kl = (mx.exp(p) * (p - q)).sum(axis=-1)[:-1].sum()
-        nll = [-mx.take_along_axis(each[:-1], tokens[0, 1:, None], axis=-1).sum() for each in (p, q)]
-        same = (p[:-1].argmax(axis=-1) == q[:-1].argmax(axis=-1)).sum()
-        totals += np.array([kl.item(), nll[0].item(), nll[1].item(), same.item()], dtype=np.float64)
-        count += len(window) - 1
-    kl_sum, source_nll, nll_sum, agreed = totals / count
-    return Distance(float(kl_sum), float(np.exp(nll_sum)), float(np.exp(source_nll)), float(agreed), count)
+    for ids, *hidden in zip(tokens, *streams, strict=True):
+        p, q = (_logprobs(h, head) for h, head in zip(hidden, heads, strict=True))
+        totals += [*_compared(p, q), *(_loss(each, ids) for each in (p, q))]
+    count = sum(ids.size - 1 for ids in tokens)
+    kl, agreed, source_loss, loss = totals / count
+    return Distance(float(kl), float(np.exp(loss)), float(np.exp(source_loss)), float(agreed), count)
 
 
-def windows_of(ids: Sequence[int], length: int, count: int | None = None) -> list[list[int]]:
-    """Cut token ids into whole windows, the first `count` of them."""
-    cuts = [list(ids[start : start + length]) for start in range(0, len(ids) - length + 1, length)]
-    return cuts[:count]
+def module_distances(reference: Source, result: Source, window: Sequence[int]) -> list[ModuleDistance]:
+    """Measure each matrix of `result` alone in `reference`, whose channels must be scaled as the result's are.
+
+    All variants go through the layers side by side, each from the layer on that its matrix is in.
+    """
+    exact_reader, result_reader = LayerReader(reference), LayerReader(result)
+    rope = Rope(reference.config)
+    ids, embedding = mx.array([list(window)]), "model.embed_tokens.weight"
+    exact = exact_reader.tensor(embedding)[ids]
+    variants = {"model.embed_tokens": result_reader.tensor(embedding)[ids]}
+    mx.eval(exact, variants)
+    for index in range(reference.config.num_hidden_layers):
+        block, quantised = exact_reader.block(index), result_reader.block(index)
+        passed = dict(zip(variants, through(block, list(variants.values()), rope), strict=True))
+        for name in MODULES:
+            passed[f"model.layers.{index}.{name}"] = _with_module(block, quantised, name, exact, rope)
+        variants, (exact,) = passed, through(block, [exact], rope)
+    return _distances(exact_reader, result_reader, exact, variants)
 
 
-def _logprobs(model: LlamaForCausalLM, tokens: mx.array) -> mx.array:
-    logits = model(tokens)[0].astype(mx.float32)
+def _with_module(block: TransformerBlock, other: TransformerBlock, name: str, x: mx.array, rope: Rope) -> mx.array:
+    """Return a layer's output with one matrix taken from another layer."""
+    parent, _, child = name.rpartition(".")
+    kept, block[parent][child] = block[parent][child], other[parent][child]
+    try:
+        return through(block, [x], rope)[0]
+    finally:
+        block[parent][child] = kept
+
+
+def _distances(
+    exact_reader: LayerReader, result_reader: LayerReader, exact: mx.array, variants: dict[str, mx.array]
+) -> list[ModuleDistance]:
+    config = exact_reader.config
+    norm = exact_reader.tensor("model.norm.weight")
+
+    def normed(x: mx.array) -> mx.array:
+        return mx.fast.rms_norm(x, norm, config.rms_norm_eps)
+
+    head, quantised_head = exact_reader.head(), result_reader.head()
+    p, count = _logprobs(normed(exact), head), exact.shape[1] - 1
+    found = []
+    for path, x in variants.items():
+        tied = config.tie_word_embeddings and path == "model.embed_tokens"
+        kl, agreed = _compared(p, _logprobs(normed(x), quantised_head if tied else head))
+        found.append(ModuleDistance(path, kl / count, agreed / count))
+    if not config.tie_word_embeddings:
+        kl, agreed = _compared(p, _logprobs(normed(exact), quantised_head))
+        found.append(ModuleDistance("lm_head", kl / count, agreed / count))
+    return found
+
+
+def last_hidden(reader: LayerReader, tokens: Sequence[mx.array]) -> Stream:
+    """Return the normed hidden states that the head meets."""
+    rope = Rope(reader.config)
+    table = reader.tensor("model.embed_tokens.weight")
+    stream = [table[ids] for ids in tokens]
+    mx.eval(stream)
+    del table
+    for index in range(reader.config.num_hidden_layers):
+        stream = through(reader.block(index), stream, rope)
+    norm = reader.tensor("model.norm.weight")
+    return mapped(lambda x: mx.fast.rms_norm(x, norm, reader.config.rms_norm_eps), stream)
+
+
+def _logprobs(hidden: mx.array, head: mx.array) -> mx.array:
+    """Return log probabilities (L, V) of hidden states (1, L, D)."""
+    logits = hidden[0] @ head.T
     return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+
+
+def _compared(p: mx.array, q: mx.array) -> tuple[float, float]:
+    """Return sums over the predicted tokens: KL from p to q, agreement on the likeliest."""
+    p, q = p[:-1], q[:-1]
+    kl = (mx.exp(p) * (p - q)).sum()
+    agreed = (p.argmax(axis=-1) == q.argmax(axis=-1)).sum()
+    return float(np.array(kl)), float(np.array(agreed))
+
+
+def _loss(logprobs: mx.array, ids: mx.array) -> float:
+    """Return the negative log-likelihood of the tokens after the first, summed."""
+    return float(np.array(-mx.take_along_axis(logprobs[:-1], ids[0, 1:, None], axis=-1).sum()))

@@ -1,4 +1,7 @@
-"""MLX's packed layout of quantised codes: a little-endian stream of bits in 32-bit words, as `mlx.core.quantize`."""
+"""MLX's packed layout of quantised codes: a little-endian stream of bits in 32-bit words.
+
+Source: `mlx.core.quantize`, whose packed words the tests compare with.
+"""
 
 import numpy as np
 
@@ -6,9 +9,11 @@ import numpy as np
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     """Return the words (R, C * bits / 32) uint32 of codes (R, C) uint8."""
     rows, columns = codes.shape
-    if 32 % bits == 0:
-        per_word = 32 // bits
-        words = codes.reshape(rows, columns // per_word, per_word).astype(np.uint32)
-        return np.bitwise_or.reduce(words << (np.arange(per_word, dtype=np.uint32) * bits), axis=-1)
+    if 8 % bits == 0:
+        per_byte = 8 // bits
+        packed = np.ascontiguousarray(codes[:, ::per_byte])
+        for place in range(1, per_byte):
+            packed |= codes[:, place::per_byte] << (place * bits)
+        return packed.view(np.uint32)
     spread = np.unpackbits(codes[..., None], axis=-1, count=bits, bitorder="little")
     return np.packbits(spread.reshape(rows, columns * bits), axis=-1, bitorder="little").view(np.uint32)

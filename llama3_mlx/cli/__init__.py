@@ -19,6 +19,8 @@ COMMANDS = {
     "generate": ("generate", "answer one prompt, or continue a text"),
     "chat": ("chat", "talk with a model in the terminal"),
     "info": ("info", "show a model's architecture, sizes and what fits this machine"),
+    "cache": ("cache", "list or clear what prompts have left on disk"),
+    "bench": ("bench", "measure a model: prefill, decoding, batches, memory; alone or beside mlx-lm"),
     "run": ("run", "ask or talk, through the server if it is up"),
     "pull": ("pull", "download a model from the Hub"),
     "models": ("models", "list the models on this machine, or remove some"),

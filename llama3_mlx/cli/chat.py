@@ -2,8 +2,9 @@
 
 import argparse
 import contextlib
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from ..errors import DialogError, Llama3MLXError
 from ..files import save_json
 from ..options import GenerationOptions
 from .flags import add_flags
+from .forms import add_form_flags, load_tools
 from .generate import given_settings, summary
-from .model_choice import add_model_flags, choose_model
+from .model_choice import add_model_flags, choose_model, load_llama
 
 _HELP = """\
 /reset         forget the dialog, keep the system message
@@ -27,19 +29,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `chat`."""
     add_model_flags(parser)
     parser.add_argument("-s", "--system", metavar="TEXT", help="system message")
+    add_form_flags(parser)
     add_flags(parser, GenerationOptions, "generation")
 
 
 def run(args: argparse.Namespace) -> int:
     """Read lines and answer them until the end of input."""
     settings = given_settings(args)
+    tools = load_tools(args.tool)
     folder = choose_model(args.model)
-    from ..llama import Llama
-
-    llama = Llama.load(folder, adapter=args.adapter, dtype=args.dtype)
-    if llama.dialog is None:
-        raise DialogError(f"{folder.name} is a base model without a dialog format: use generate --raw")
-    return talk(ChatSession(llama, args.system, settings), folder.name)
+    with load_llama(args, folder) as llama:
+        if llama.dialog is None:
+            raise DialogError(f"{folder.name} is a base model without a dialog format: use generate --raw")
+        return talk(ChatSession(llama, args.system, settings, tools), folder.name)
 
 
 def talk(session: "ChatSession", name: str) -> int:
@@ -64,9 +66,11 @@ def talk(session: "ChatSession", name: str) -> int:
 class ChatSession:
     """The dialog so far and the commands that change it."""
 
-    def __init__(self, llama: Any, system: str | None, settings: dict[str, Any]) -> None:
-        self.llama, self.settings = llama, settings
-        self.messages: list[dict[str, str]] = []
+    def __init__(
+        self, llama: Any, system: str | None, settings: dict[str, Any], tools: Sequence[Callable[..., Any]] = ()
+    ) -> None:
+        self.llama, self.settings, self.tools = llama, settings, tools
+        self.messages: list[Any] = []
         self.ended = False
         self._last: Any = None
         self._set_system(system or "")
@@ -96,6 +100,9 @@ class ChatSession:
     def _answer(self, text: str) -> None:
         """Stream a reply; a stopped one is kept as far as it came, a failed question is taken back."""
         self.messages.append({"role": "user", "content": text})
+        if self.tools:
+            self._answer_with_tools()
+            return
         try:
             stream = self.llama.stream_chat(self.messages, **self.settings)
         except Llama3MLXError as error:
@@ -112,6 +119,23 @@ class ChatSession:
         sys.stdout.write("\n")
         self._last = stream.completion
         self.messages.append({"role": "assistant", "content": self._last.text})
+
+    def _answer_with_tools(self) -> None:
+        """Answer, calling functions in between; calls are shown on stderr."""
+        try:
+            run = self.llama.run_tools(self.messages, self.tools, **self.settings)
+        except Llama3MLXError as error:
+            self.messages.pop()
+            _say(f"error: {error}")
+            return
+        except KeyboardInterrupt:
+            self.messages.pop()
+            _say("\n(stopped)")
+            return
+        for call in run.calls:
+            _say(f"called {call.name}({json.dumps(dict(call.arguments), ensure_ascii=False)})")
+        sys.stdout.write(run.text + "\n")
+        self._last, self.messages = run.completion, list(run.messages)
 
     def _reset(self, _: str) -> None:
         self.messages = [message for message in self.messages if message["role"] == "system"]

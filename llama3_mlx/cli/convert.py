@@ -1,62 +1,111 @@
-"""`llama3-mlx convert`: weights in, an MLX folder out."""
+"""`llama3-mlx convert`: weights in; an MLX folder, a folder for transformers or a GGUF file out."""
 
 import argparse
 import json
 import shutil
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..quantization import AFFINE_BITS, AFFINE_GROUP_SIZES, FIXED_MODES
+from ..convert.options import ConversionOptions
+from .flags import add_flags
+
+if TYPE_CHECKING:
+    from ..convert import ConversionReport, Forecast
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `convert`."""
-    parser.add_argument("source", metavar="SOURCE", help="folder or Hub id of safetensors, or a .gguf file")
-    parser.add_argument("dest", metavar="DEST", help="folder to write; it appears when it is whole")
-    parser.add_argument("-b", "--bits", type=int, choices=AFFINE_BITS, help="bits of a weight (default: not quantised)")
     parser.add_argument(
-        "-g", "--group-size", type=int, choices=AFFINE_GROUP_SIZES, help="weights that share a scale (default: 64)"
+        "source", metavar="SOURCE", help="folder or Hub id of safetensors, folder of Meta's .pth files, or a .gguf file"
     )
-    parser.add_argument(
-        "--mode", choices=("affine", *FIXED_MODES), default="affine", help="number format (%(default)s)"
-    )
-    parser.add_argument(
-        "--dtype", choices=("float16", "bfloat16", "float32"), help="of what isn't quantised (default: the source's)"
-    )
+    parser.add_argument("dest", metavar="DEST", help="folder, or .gguf file, to write; it appears when it is whole")
+    add_flags(parser, ConversionOptions)
     parser.add_argument("--force", action="store_true", help="replace DEST once the conversion is done")
+    parser.add_argument(
+        "--verify", action="store_true", help="re-read the result: checksums, and each module's error to the source"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only tell sizes, peak memory and time")
+    parser.add_argument("--upload", metavar="REPO", help="put the result into this repository on the Hub afterwards")
+    parser.add_argument(
+        "--report",
+        metavar="FOLDER",
+        type=Path,
+        help="measure every module and the whole against the source; tables and a picture go into FOLDER",
+    )
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
     """Convert and report."""
-    from ..convert import convert
+    from ..convert import convert, dry_run
+    from ..convert.dry_run import forecast_values
     from ..convert.pipeline import report_values
     from .progress import ConversionProgress
 
+    given = {entry.name: getattr(args, entry.name) for entry in fields(ConversionOptions)}
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if args.dry_run:
+        expected = dry_run(args.source, args.dest, **settings)
+        sys.stdout.write(json.dumps(forecast_values(expected)) + "\n" if args.json else _forecast(expected))
+        return 0
     began = time.perf_counter()
     with ConversionProgress() as progress:
         report = convert(
             args.source,
             args.dest,
-            bits=args.bits,
-            group_size=args.group_size,
-            mode=args.mode,
-            dtype=args.dtype,
             force=args.force,
+            verify=args.verify,
+            upload_to=args.upload,
+            report_to=args.report,
             progress=progress,
+            **settings,
         )
     if args.json:
         sys.stdout.write(json.dumps(report_values(report)) + "\n")
         return 0
-    resumed = f", {report.resumed_modules} of its tensors from an earlier run" if report.resumed_modules else ""
-    sys.stdout.write(
-        f"{report.folder}: {report.parameters:,} parameters at {report.bits_per_weight:.2f} bits, "
-        f"{report.total_bytes / 1e9:.2f} GB, in {time.perf_counter() - began:.1f} s{resumed}\n"
-    )
-    if shutil.which("llama3-mlx"):
-        sys.stderr.write(f"try it: llama3-mlx chat -m {_short(report.folder)}\n")
+    for warning in report.warnings:
+        sys.stderr.write(f"note: {warning}\n")
+    sys.stdout.write(_report(report, time.perf_counter() - began))
+    if args.upload:
+        sys.stdout.write(f"uploaded to {args.upload}\n")
+    if report.path.is_dir() and shutil.which("llama3-mlx"):
+        sys.stderr.write(f"try it: llama3-mlx chat -m {_short(report.path)}\n")
     return 0
+
+
+def _report(report: "ConversionReport", took_s: float) -> str:
+    resumed = f", {report.resumed_modules} of its tensors from an earlier run" if report.resumed_modules else ""
+    lines = [
+        f"{report.path}: {report.parameters:,} parameters at {report.bits_per_weight:.2f} bits, "
+        f"{report.total_bytes / 1e9:.2f} GB, in {took_s:.1f} s{resumed}"
+    ]
+    if report.quality:
+        quality = report.quality
+        lines.append(
+            f"against the source: KL {quality['kl']:.4f} nats a token, perplexity {quality['perplexity']:.2f} "
+            f"(source {quality['source_perplexity']:.2f}), likeliest token the same in {quality['top1_agreement']:.1%}"
+        )
+    if report.verification and report.verification.worst:
+        worst = report.verification.worst
+        lines.append(
+            f"verified {report.verification.tensors} tensors; the largest relative error is "
+            f"{worst.relative_error:.4f}, of {worst.tensor} ({worst.stored_as})"
+        )
+    return "".join(line + "\n" for line in lines)
+
+
+def _forecast(expected: "Forecast") -> str:
+    lines = [f"{name}: {size / 1e9:.2f} GB" for name, size in expected.files.items()]
+    lines += [
+        f"{expected.parameters:,} parameters at {expected.bits_per_weight:.2f} bits, "
+        f"{expected.total_bytes / 1e9:.2f} GB",
+        f"peak memory about {expected.peak_memory_bytes / 1e9:.2f} GB, about {expected.seconds:.0f} s on this machine",
+        *(f"note: {warning}" for warning in expected.warnings),
+    ]
+    return "".join(line + "\n" for line in lines)
 
 
 def _short(folder: Path) -> str:

@@ -8,12 +8,13 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 T = TypeVar("T")
 
 
-def add_flags(parser: argparse.ArgumentParser, kind: type, title: str | None = None) -> None:
+def add_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup, kind: type, title: str | None = None) -> None:
     """Add a flag for each field of the dataclass `kind`: its name with dashes, its type, its `help` metadata."""
     group = parser.add_argument_group(title) if title else parser
     hints = get_type_hints(kind)
     for entry in fields(kind):
-        _add_flag(group, entry, hints[entry.name])
+        if entry.metadata.get("flag", True):
+            _add_flag(group, entry, hints[entry.name])
 
 
 def from_flags(args: argparse.Namespace, kind: type[T]) -> T:
@@ -29,14 +30,15 @@ def _add_flag(group: Any, entry: Field[Any], hint: Any) -> None:
     if default not in (None, (), "", False) and "default" not in text:
         text += f" (default: {default})"
     choices = entry.metadata.get("choices")
+    flags = [entry.metadata["short"], flag] if "short" in entry.metadata else [flag]
     if inner is bool:
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        group.add_argument(*flags, action=argparse.BooleanOptionalAction, default=None, help=text)
     elif get_origin(inner) is tuple:
         item = get_args(inner)[0]
-        group.add_argument(flag, action="append", type=item, default=None, metavar=_metavar(item), help=text)
+        group.add_argument(*flags, action="append", type=item, default=None, metavar=_metavar(item), help=text)
     else:
-        metavar = None if choices else _metavar(inner)
-        group.add_argument(flag, type=inner, default=None, metavar=metavar, choices=choices, help=text)
+        metavar = None if choices else entry.metadata.get("metavar", _metavar(inner))
+        group.add_argument(*flags, type=inner, default=None, metavar=metavar, choices=choices, help=text)
 
 
 def _without_none(hint: Any) -> Any:

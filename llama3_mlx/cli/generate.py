@@ -8,8 +8,9 @@ from typing import Any
 
 from ..errors import RequestError
 from ..options import GenerationOptions
-from .flags import add_flags
-from .model_choice import add_model_flags, choose_model
+from .flags import add_flags, positive
+from .forms import add_form_flags, form_settings, load_tools
+from .model_choice import add_model_flags, choose_model, load_llama
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +20,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-s", "--system", metavar="TEXT", help="system message")
     parser.add_argument("--raw", action="store_true", help="continue the text as it is, without the dialog format")
     parser.add_argument("--json", action="store_true", help="print the completion as one JSON object")
+    parser.add_argument("-n", "--samples", type=positive, metavar="N", help="write so many answers to the prompt")
+    parser.add_argument("--logprobs", type=int, metavar="N", help="with --json: log-probabilities and N alternatives")
+    parser.add_argument("--prompt-logprobs", type=int, metavar="N", help="with --json: the same for the prompt")
     parser.add_argument("--stats", action="store_true", help="print token counts, rates and memory to stderr")
+    add_form_flags(parser)
     add_flags(parser, GenerationOptions, "generation")
 
 
@@ -28,30 +33,60 @@ def run(args: argparse.Namespace) -> int:
     prompt = read_prompt(args.prompt)
     if args.raw and args.system is not None:
         raise RequestError("--system belongs to a dialog: leave it out with --raw")
-    settings = given_settings(args)
-    folder = choose_model(args.model)
-    from ..llama import Llama
+    settings, tools = given_settings(args), load_tools(args.tool)
+    if tools and (args.raw or args.samples):
+        raise RequestError("--tool belongs to a dialog with one answer: leave out --raw and --samples")
+    with load_llama(args, choose_model(args.model)) as llama:
+        raw = args.raw or llama.dialog is None
+        messages = as_messages(prompt, args.system)
+        if tools:
+            completions = [_call_tools(llama, messages, tools, settings)]
+        elif args.samples:
+            completions = llama.samples(prompt if raw else messages, args.samples, **settings)
+        else:
+            stream = llama.stream(prompt, **settings) if raw else llama.stream_chat(messages, **settings)
+            completions = [_stream(stream, quiet=args.json)]
+    _print(completions, args)
+    return 0
 
-    llama = Llama.load(folder, adapter=args.adapter, dtype=args.dtype)
-    if args.raw or llama.dialog is None:
-        stream = llama.stream(prompt, **settings)
-    else:
-        stream = llama.stream_chat(as_messages(prompt, args.system), **settings)
+
+def _stream(stream: Any, *, quiet: bool) -> Any:
+    """Write pieces as they come, and return the completion."""
     for piece in stream:
-        if not args.json:
+        if not quiet:
             sys.stdout.write(piece.text)
             sys.stdout.flush()
-    completion = stream.completion
-    sys.stdout.write(json.dumps(asdict(completion), ensure_ascii=False) + "\n" if args.json else "\n")
+    return stream.completion
+
+
+def _call_tools(llama: Any, messages: list[dict[str, str]], tools: list[Any], settings: Any) -> Any:
+    """Answer with the help of functions; the calls are shown on stderr."""
+    run = llama.run_tools(messages, tools, **settings)
+    for call in run.calls:
+        sys.stderr.write(f"called {call.name}({json.dumps(dict(call.arguments), ensure_ascii=False)})\n")
+    return run.completion
+
+
+def _print(completions: list[Any], args: argparse.Namespace) -> None:
+    if args.json:
+        values = [asdict(completion) for completion in completions]
+        shown = values if args.samples else values[0]
+        sys.stdout.write(json.dumps(shown, ensure_ascii=False, default=str) + "\n")
+    elif args.samples or args.tool:
+        sys.stdout.write("\n---\n".join(completion.text for completion in completions) + "\n")
+    else:
+        sys.stdout.write("\n")
     if args.stats:
-        sys.stderr.write(summary(completion) + "\n")
-    return 0
+        for completion in completions:
+            sys.stderr.write(summary(completion) + "\n")
 
 
 def given_settings(args: argparse.Namespace) -> Any:
     """Return the generation settings that were given as flags, checked before a model is loaded."""
-    names = [entry.name for entry in fields(GenerationOptions)]
-    settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    names = [entry.name for entry in fields(GenerationOptions) if entry.name not in ("schema", "grammar", "adapter")]
+    settings = {name: value for name in names if (value := getattr(args, name, None)) is not None}
+    if hasattr(args, "schema"):
+        settings |= form_settings(args)
     GenerationOptions(**settings)
     return settings
 
@@ -82,8 +117,10 @@ def read_prompt(asked: str | None) -> str:
 def summary(completion: Any) -> str:
     """Return counts, rates and memory in one line."""
     cached = f" ({completion.cached_tokens} cached)" if completion.cached_tokens else ""
+    drafted = completion.passes and len(completion.token_ids) / completion.passes
+    passes = f", {drafted:.1f} tokens a pass" if drafted > 1.05 else ""
     return (
         f"prompt: {completion.prompt_tokens} tokens{cached}, {completion.prompt_tokens_per_second:.1f} tokens/s; "
-        f"answer: {len(completion.token_ids)} tokens, {completion.tokens_per_second:.1f} tokens/s; "
+        f"answer: {len(completion.token_ids)} tokens, {completion.tokens_per_second:.1f} tokens/s{passes}; "
         f"peak memory: {completion.peak_memory_bytes / 1e9:.2f} GB"
     )

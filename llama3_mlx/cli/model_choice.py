@@ -4,22 +4,53 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..cache.options import CacheOptions
 from ..device import DTYPES
 from ..errors import HubError
 from ..home import EMBEDDED_MODEL, models_folder
+from .flags import add_flags, from_flags
+
+if TYPE_CHECKING:
+    from ..llama import Llama
 
 DEFAULT_HUB_MODEL = "mlx-community/Llama-3.2-3B-Instruct-4bit"
 VARIABLE = "LLAMA3_MLX_MODEL"
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Add -m, --adapter and --dtype."""
+    """Add what chooses and loads a model: -m, --adapter, --draft, --dtype, memory and kind of cache."""
     parser.add_argument(
         "-m", "--model", metavar="MODEL", help=f"folder or Hub id of the model (default: ${VARIABLE}, see README)"
     )
     parser.add_argument("--adapter", metavar="FOLDER", help="LoRA adapter to apply")
+    parser.add_argument("--draft", metavar="MODEL", help="smaller model of the same tokenizer that drafts tokens")
     parser.add_argument("--dtype", choices=DTYPES, help="dtype to compute in (default: what suits the device)")
+    group = parser.add_argument_group("memory")
+    group.add_argument("--memory-gb", type=float, metavar="X", help="memory for weights, keys and values together")
+    group.add_argument(
+        "--disk-cache",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep long prompts on disk for later calls (see llama3-mlx cache)",
+    )
+    add_flags(group, CacheOptions)
+
+
+def load_llama(args: argparse.Namespace, folder: Path) -> "Llama":
+    """Load the model as the flags of `add_model_flags` say."""
+    from ..llama import Llama
+
+    return Llama.load(
+        folder,
+        adapter=args.adapter,
+        draft=args.draft,
+        dtype=args.dtype,
+        cache=from_flags(args, CacheOptions),
+        disk_cache=args.disk_cache,
+        memory_gb=args.memory_gb,
+    )
 
 
 def choose_model(asked: str | None) -> Path:

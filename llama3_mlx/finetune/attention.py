@@ -16,7 +16,6 @@ from typing import Any
 import mlx.core as mx
 
 from ..device import on_gpu
-from ..model import Mask
 from .exponential import exp
 
 # Queries of a block: on the CPU what stays in its cache, on a GPU what keeps it busy.
@@ -34,24 +33,16 @@ class Block:
 
 
 class PackedAttention:
-    """What attention asks of a cache, for rows of packed examples: nothing is kept, masks are shared by all layers."""
-
-    offset = 0
+    """Stands where a cache does, for rows of packed examples: nothing is kept, masks are shared by all layers."""
 
     def __init__(self, segments: mx.array, longest: int | None = None) -> None:
         """`segments` (B, L) numbers the examples of each row, 0 for padding; `longest` is their greatest length."""
         self.blocks = make_blocks(segments, longest or segments.shape[1])
         self._attention: dict[float, Callable[..., Any]] = {}
 
-    def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Return them as they are."""
-        return keys, values
-
-    def mask(self, length: int) -> Mask:
-        """Return nothing: the blocks have theirs."""
-        return None
-
-    def attend(self, queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Mask) -> mx.array:
+    def attend(
+        self, queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, step: Any = None
+    ) -> mx.array:
         """Return the attention output (B, H, L, head_dim)."""
         if scale not in self._attention:
             self._attention[scale] = make_attention(self.blocks, scale)

@@ -63,7 +63,7 @@ def _light(layer: TransformerBlock, h: mx.array, rope: Rope, attention: PackedAt
     queries, keys, values = checkpointed(
         [layer.input_layernorm, attend], lambda h: attend._rotated(layer.input_layernorm(h), rope, 0), h
     )
-    output = attention.attend(queries, keys, values, scale=attend.scale, mask=None)
+    output = attention.attend(queries, keys, values, scale=attend.scale)
     h = h + attend.o_proj(output.transpose(0, 2, 1, 3).reshape(h.shape[0], h.shape[1], -1))
     gate, up = checkpointed([layer.post_attention_layernorm, mlp], lambda h: _gate_and_up(layer, h), h)
     return h + checkpointed([mlp], lambda gate, up: mlp.down_proj(_gated(gate, up)), gate, up)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from ..completion import Completion
-from .events import End, Event, Text
+from .events import End, Event, Reason, Text
 from .served import Ask, Replies, Served
 from .settings import ServerSettings
 
@@ -14,7 +14,8 @@ async def as_events(replies: Replies, asks: Sequence[Ask], served: Served) -> As
     async for index, item in replies:
         if isinstance(item, Completion):
             ask = asks[index]
-            yield End(index, item.finish_reason, item, ask.prompt, _stop_text(item, ask, served))
+            reason: Reason = "stop" if item.finish_reason == "stop" else "length"
+            yield End(index, reason, item, ask.prompt, _stop_text(item, ask, served))
         elif item.text:
             yield Text(index, item.text)
 

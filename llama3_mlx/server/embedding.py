@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ..generation import check_length
+from ..lengths import check_length
 from .served import Served
 
 

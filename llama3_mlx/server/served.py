@@ -1,15 +1,13 @@
-"""One model in memory: starts generations on its thread and hands their pieces to the event loop."""
+"""One model in memory: hands the engine what is asked, and the pieces to the event loop."""
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..completion import Completion, Piece
-from ..generation import check_length
+from ..engine.reply import Item, Reply
 from ..llama import Llama
 from ..options import make_options
 from .catalogue import Choice
@@ -29,7 +27,7 @@ class Ask:
 
 
 class Served:
-    """A loaded model and the thread that it lives on."""
+    """A loaded model; its engine writes all answers in one batch."""
 
     def __init__(self, choice: Choice, adapter: Any, max_running: int, max_queue: int) -> None:
         self.choice = choice
@@ -38,23 +36,24 @@ class Served:
         self._room = max_running + max_queue
         self._max_running = max_running
         self._active = 0
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix=f"model {choice.name}")
         self.llama: Llama
 
     async def load(self) -> None:
         """Load the model."""
         began = time.perf_counter()
-        self.llama = await self.call(lambda: Llama.load(self.choice.model.folder, adapter=self._adapter))
+        self.llama = await asyncio.to_thread(
+            lambda: Llama.load(self.choice.model.folder, adapter=self._adapter, max_rows=self._max_running)
+        )
         self.load_s = time.perf_counter() - began
 
     async def call(self, function: Callable[[], T]) -> T:
-        """Run `function` on the model's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self.thread, function)
+        """Run `function` on the engine's thread."""
+        return await asyncio.to_thread(self.llama.engine.call, function)
 
     async def close(self) -> None:
-        """End the thread once what runs on it is done, and let go of the model."""
-        await asyncio.to_thread(self.thread.shutdown, wait=True)
+        """End what runs and let go of the model."""
         if hasattr(self, "llama"):
+            await asyncio.to_thread(self.llama.close)
             del self.llama
 
     @property
@@ -82,10 +81,12 @@ class Served:
                 code="queue_full",
                 headers={"retry-after": "1"},
             )
-        for ask in asks:
-            check_length(ask.prompt, make_options(ask.settings).max_tokens, self.llama.config.max_position_embeddings)
         self._active += len(asks)
-        return Replies(self, asks, timeout_s)
+        try:
+            return Replies(self, asks, timeout_s)
+        except BaseException:
+            self._active -= len(asks)
+            raise
 
     def ended(self, count: int) -> None:
         """Take note that so many generations have ended."""
@@ -95,19 +96,27 @@ class Served:
 class Replies:
     """Pieces of several generations as they come, each with its ask's index, and the completion at its end.
 
-    After the time limit every answer ends where it is. `close` cancels what still runs.
+    Asks of the same prompt share its prefill. After the time limit every answer ends where it is. `close` cancels what
+    still runs.
     """
 
     def __init__(self, served: Served, asks: Sequence[Ask], timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
         self._served, self._count, self._open = served, len(asks), len(asks)
-        self._queue: asyncio.Queue[tuple[int, Piece | Completion | BaseException]] = asyncio.Queue()
-        self._gone = threading.Event()
-        self._timer = loop.call_later(timeout_s, self._gone.set)
-        self._jobs = [
-            loop.run_in_executor(served.thread, _Job(served.llama, index, ask, loop, self._queue, self._gone).run)
-            for index, ask in enumerate(asks)
-        ]
+        queue: asyncio.Queue[tuple[int, Item]] = asyncio.Queue()
+        self._queue = queue
+
+        def reply_of(index: int) -> Reply:
+            return Reply(lambda item: _put(loop, queue, index, item))
+
+        self._replies = [reply_of(index) for index in range(len(asks))]
+        options = [make_options({"timeout_s": timeout_s, **ask.settings}) for ask in asks]
+        try:
+            for start, stop in _same_prompts(asks):
+                served.llama.submit(asks[start].prompt, options[start:stop], self._replies[start:stop])
+        except BaseException:
+            self._cancel()
+            raise
 
     def __aiter__(self) -> "Replies":
         return self
@@ -124,39 +133,20 @@ class Replies:
     def close(self) -> None:
         """Cancel what still runs."""
         if self._count:
-            self._timer.cancel()
-            self._gone.set()
-            for job in self._jobs:
-                job.cancel()
+            self._cancel()
             self._served.ended(self._count)
             self._count = 0
 
+    def _cancel(self) -> None:
+        for reply in self._replies:
+            reply.cancel()
 
-class _Job:
-    """One generation on the model's thread."""
 
-    def __init__(
-        self,
-        llama: Llama,
-        index: int,
-        ask: Ask,
-        loop: asyncio.AbstractEventLoop,
-        queue: Any,
-        gone: threading.Event,
-    ) -> None:
-        self._llama, self._index, self._ask = llama, index, ask
-        self._loop, self._queue, self._gone = loop, queue, gone
+def _put(loop: asyncio.AbstractEventLoop, queue: "asyncio.Queue[tuple[int, Item]]", index: int, item: Item) -> None:
+    loop.call_soon_threadsafe(queue.put_nowait, (index, item))
 
-    def run(self) -> None:
-        try:
-            with self._llama.stream(self._ask.prompt, **self._ask.settings) as stream:
-                for piece in stream:
-                    self._put(piece)
-                    if self._gone.is_set():
-                        break
-            self._put(stream.completion)
-        except Exception as error:
-            self._put(error)
 
-    def _put(self, item: Any) -> None:
-        self._loop.call_soon_threadsafe(self._queue.put_nowait, (self._index, item))
+def _same_prompts(asks: Sequence[Ask]) -> list[tuple[int, int]]:
+    """Return the runs of neighbours that have one prompt, as start and stop."""
+    starts = [at for at, ask in enumerate(asks) if not at or ask.prompt != asks[at - 1].prompt]
+    return list(zip(starts, [*starts[1:], len(asks)], strict=True))

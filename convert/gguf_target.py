@@ -1,0 +1,212 @@
+"""A GGUF file as a target: tensors renamed, query and key rows interleaved, quantised in ggml's own types.
+
+Source of names, row order and metadata: llama.cpp `convert_hf_to_gguf.py` (LlamaModel) and `gguf-py/gguf/constants.py`.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ..config import ModelConfig
+from ..errors import CheckpointError, ConversionError
+from ..rope import RopeScaling, rope_periods
+from ..safetensors_files import as_mlx
+from ..version import __version__
+from ..weights_layout import expected_tensors
+from .gguf_source import LAYER_NAMES, TOP_NAMES, GGUFSource
+from .gguf_vocabulary import vocabulary_fields
+from .gguf_writer import TYPES, GGUFOutput, gguf_layout
+from .layout import FileLayout
+from .recipes import head_path
+from .target import Parts, in_range, lossy_source
+from .tensors import Source, TensorRef
+from .verify import Verification, module_error, refuse_hopeless
+
+ROPE_FACTORS = "rope_freqs.weight"
+# Source: llama.cpp `include/llama.h` (llama_ftype).
+_FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7}
+# Scales are float16.
+_LARGEST = 65504.0
+
+
+class GGUFTarget:
+    """One GGUF file. Vectors stay in float32; in 4 bits the head, or the embedding it is tied to, has 8."""
+
+    single_file = True
+
+    def __init__(self, source: Source, file_name: str, kind: str) -> None:
+        self.source, self._file_name, self.kind = source, file_name, kind.upper()
+        config = source.config
+        if config.rope_scaling.rope_type == "dynamic":
+            raise ConversionError(
+                "GGUF has no dynamic rope scaling: export a model with none, linear or llama3 scaling"
+            )
+        shapes = expected_tensors(config)
+        self.parameters = sum(int(np.prod(shape)) for shape in shapes.values())
+        kinds = {name: self._kind(name, shape) for name, shape in shapes.items()}
+        self._outputs = {name: GGUFOutput(gguf_name(name), shape, kinds[name]) for name, shape in shapes.items()}
+        self._whole = [name for name, shape in shapes.items() if kinds[name] == "F16" != self.kind and len(shape) == 2]
+        self._factors = rope_factors(config)
+        if self._factors is not None:
+            factors = GGUFOutput(ROPE_FACTORS, self._factors.shape, "F32")
+            self._outputs = {ROPE_FACTORS: factors, **self._outputs}
+        fields = self._fields()
+        self.layouts: Mapping[str, FileLayout] = {file_name: gguf_layout(fields, list(self._outputs.values()))}
+        self.quantiser = f"ggml {self.kind}" if self.kind.startswith("Q") else None
+        digest = hashlib.sha256(self.layouts[file_name].header).hexdigest()
+        self.state: Mapping[str, Any] = {"version": __version__, "header": digest}
+
+    def _kind(self, name: str, shape: tuple[int, ...]) -> str:
+        if len(shape) == 1:
+            return "F32"
+        head = name == f"{head_path(self.source.config)}.weight"
+        kind = "Q8_0" if head and self.kind.startswith("Q4") else self.kind
+        return "F16" if shape[1] % TYPES[kind][1] else kind
+
+    def _fields(self) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            self.source.save_side_files(Path(folder))
+            vocabulary = vocabulary_fields(Path(folder), self.source.config)
+        return {
+            **_model_fields(self.source.config),
+            "general.name": (self.source.base_model or self._file_name.removesuffix(".gguf")).rpartition("/")[2],
+            "general.file_type": _FILE_TYPES[self.kind],
+            "general.quantization_version": 2,
+            **vocabulary,
+        }
+
+    def refs(self) -> list[TensorRef]:
+        """Return the source's tensors, query and key with interleaved rows, and the factors of the rotation."""
+        refs = [interleaved(ref, self.source.config) for ref in self.source.tensors()]
+        if self._factors is None:
+            return refs
+        factors = self._factors
+
+        def read(start: int, stop: int) -> np.ndarray:
+            return factors[start:stop]
+
+        return [TensorRef(ROPE_FACTORS, factors.shape, "F32", "F32", factors.nbytes, read), *refs]
+
+    def convert(self, ref: TensorRef, start: int, rows: mx.array) -> Parts:
+        """Return the rows as the bytes of their type."""
+        import gguf
+
+        output = self._outputs[ref.name]
+        if output.kind == "F16":
+            return [(output.name, np.array(in_range(ref, rows, "F16")))]
+        whole = rows.astype(mx.float32)
+        if output.kind != "F32" and not (mx.abs(whole).max() < _LARGEST).item():
+            raise ConversionError(f"{ref.name} doesn't fit the range of {output.kind}: choose gguf_type f32")
+        return [(output.name, gguf.quantize(np.array(whole), gguf.GGMLQuantizationType[output.kind]))]
+
+    def write_beside(self, folder: Path, record: Mapping[str, Any]) -> None:
+        """Write nothing: the file holds all."""
+
+    def verify(self, folder: Path) -> Verification:
+        """Read the file again, as a source, and compare it with the one it came from."""
+        written = GGUFSource(folder / self._file_name)
+        try:
+            if _in_gguf(written.config) != _in_gguf(self.source.config):
+                raise CheckpointError(f"{self._file_name}: its metadata describes another model than the source's")
+            back = {ref.name: ref for ref in written.tensors()}
+            modules = tuple(
+                module_error(ref, partial(read_float32, back[ref.name]), back[ref.name].stored)
+                for ref in self.source.tensors()
+            )
+        finally:
+            written.close()
+        refuse_hopeless(modules, self._file_name)
+        size = sum(place.nbytes for place in self.layouts[self._file_name].places.values())
+        return Verification(len(modules), size, modules)
+
+    def warnings(self) -> Iterator[str]:
+        """Yield what was lost before, and what was not quantised."""
+        yield from lossy_source(self.refs(), quantises=self.kind.startswith("Q"))
+        if self._whole:
+            yield f"kept in F16, as blocks of 32 don't divide their rows: {', '.join(self._whole[:3])}"
+
+
+def _in_gguf(config: ModelConfig) -> ModelConfig:
+    """Return what GGUF metadata can say of a config; its numbers are float32."""
+    return replace(
+        config,
+        rms_norm_eps=float(np.float32(config.rms_norm_eps)),
+        rope_theta=float(np.float32(config.rope_theta)),
+        rope_scaling=replace(config.rope_scaling, original_max_position_embeddings=0),
+        dtype=None,
+        bos_token_id=None,
+        eos_token_ids=(),
+        quantization=None,
+    )
+
+
+def read_float32(ref: TensorRef, start: int, stop: int) -> np.ndarray:
+    """Return rows of a tensor in float32."""
+    return np.array(as_mlx(ref.read(start, stop), ref.dtype).astype(mx.float32))
+
+
+def _model_fields(config: ModelConfig) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "general.architecture": "llama",
+        "general.type": "model",
+        "llama.block_count": config.num_hidden_layers,
+        "llama.context_length": config.max_position_embeddings,
+        "llama.embedding_length": config.hidden_size,
+        "llama.feed_forward_length": config.intermediate_size,
+        "llama.attention.head_count": config.num_attention_heads,
+        "llama.attention.head_count_kv": config.num_key_value_heads,
+        "llama.attention.key_length": config.head_dim,
+        "llama.attention.value_length": config.head_dim,
+        "llama.attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
+        "llama.rope.freq_base": float(config.rope_theta),
+        "llama.rope.dimension_count": config.head_dim,
+        "llama.vocab_size": config.vocab_size,
+    }
+    if config.rope_scaling.rope_type == "linear":
+        fields |= {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": float(config.rope_scaling.factor)}
+    return fields
+
+
+def rope_factors(config: ModelConfig) -> np.ndarray | None:
+    """Return by what llama3 scaling divides each pair's frequency, None for other scalings."""
+    if config.rope_scaling.rope_type != "llama3":
+        return None
+    plain = np.array(rope_periods(config.head_dim, config.rope_theta, RopeScaling()))
+    scaled = np.array(rope_periods(config.head_dim, config.rope_theta, config.rope_scaling))
+    return (scaled / plain).astype(np.float32)
+
+
+def gguf_name(name: str) -> str:
+    """Return the GGUF name of a tensor from its Hugging Face name."""
+    path, _, kind = name.rpartition(".")
+    if path.startswith("model.layers."):
+        _, _, layer, module = path.split(".", 3)
+        return f"blk.{layer}.{_LAYER_MODULES[module]}.{kind}"
+    return f"{_TOP_MODULES[path]}.{kind}"
+
+
+_LAYER_MODULES = {theirs: ours for ours, theirs in LAYER_NAMES.items()}
+_TOP_MODULES = {theirs: ours for ours, theirs in TOP_NAMES.items()}
+
+
+def interleaved(ref: TensorRef, config: ModelConfig) -> TensorRef:
+    """Return a query or key tensor with the rows of its heads interleaved, any other as it is."""
+    module = ref.name.split(".")[-2]
+    if module not in ("q_proj", "k_proj"):
+        return ref
+    return replace(ref, read=partial(read_interleaved, ref.read, config.head_dim))
+
+
+def read_interleaved(read: Callable[[int, int], np.ndarray], head_dim: int, start: int, stop: int) -> np.ndarray:
+    """Return rows interleaved, x0 y0 x1 y1 …, out of a tensor whose heads are in halves: x0 x1 … y0 y1 …."""
+    first = start // head_dim * head_dim
+    heads = read(first, -(-stop // head_dim) * head_dim)
+    pairs = heads.reshape(-1, 2, head_dim // 2, *heads.shape[1:]).swapaxes(1, 2).reshape(heads.shape)
+    return np.ascontiguousarray(pairs[start - first : stop - first])

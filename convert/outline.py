@@ -1,0 +1,52 @@
+"""A model of which only config.json is at hand, for dry runs: it reads as noise of the right size."""
+
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import ModelConfig, load_config
+from ..hub import repository_of
+from ..weights_layout import expected_tensors
+from .options import DTYPE_NAMES
+from .plan import ITEM_BYTES
+from .side_files import copy_side_files
+from .tensors import TensorRef, file_facts
+
+_RAW = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+
+
+class OutlineSource:
+    """The tensors that a config describes, in its dtype, without their values."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config: ModelConfig = load_config(folder)
+        self.location = folder
+        self.base_model = repository_of(folder)
+        self.description = self.base_model or f"config.json of {folder.name}"
+        self.extra_config: dict[str, Any] = {}
+        self._dtype = DTYPE_NAMES.get(self.config.dtype or "", "BF16")
+        noise = np.random.default_rng(0).normal(0, 0.02, 1 << 20).astype(np.float32)
+        self._noise = noise.view(np.uint16)[1::2] if self._dtype == "BF16" else noise.astype(_RAW[self._dtype])
+
+    def tensors(self) -> Iterator[TensorRef]:
+        """Yield the tensors in the model's order."""
+        for name, shape in expected_tensors(self.config).items():
+
+            def read(start: int, stop: int, rest: tuple[int, ...] = shape[1:]) -> np.ndarray:
+                return np.resize(self._noise, (stop - start, *rest))
+
+            yield TensorRef(name, shape, self._dtype, self._dtype, prod(shape) * ITEM_BYTES[self._dtype], read)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return name, size and time of the config."""
+        return {"files": [file_facts(self.location / "config.json")]}
+
+    def save_side_files(self, folder: Path) -> None:
+        """Copy what is there."""
+        copy_side_files(self.location, folder)
+
+    def close(self) -> None:
+        """Do nothing: no file is open."""

@@ -1,0 +1,164 @@
+"""The calibration of a whole model, one layer in memory at a time, as the conversion asks for its tensors."""
+
+import zlib
+from collections.abc import Sequence
+from threading import RLock
+
+import mlx.core as mx
+import numpy as np
+
+from ...errors import ConversionError
+from ...model import Rope
+from ...quantization import Scheme
+from ..plan import Plan
+from ..quantise import Packed, RoundToNearest
+from ..tensors import Source
+from .calibrate import CalibrationSettings, LayerCalibration, LayerResult, nearest
+from .equalise import LayerScales, norm_scales
+from .gptq import Rounded, compensated, inverse_factor
+from .packing import pack
+from .reading import LayerReader
+from .stored import MLX_DTYPES
+from .streams import Stream, mapped, moments, sizes, through
+
+_BATCH_TOKENS = 1024
+
+
+class Calibration:
+    """Gives scales and rounded matrices of a source; the quantiser of a calibrated conversion.
+
+    Layers are calibrated in order when they are first asked for. Scales of all layers are kept, codes of the last
+    two: a conversion reads a block ahead of the one it quantises.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        plan: Plan,
+        windows: Sequence[Sequence[int]],
+        settings: CalibrationSettings | None = None,
+    ) -> None:
+        # The text decides the result: a run on another must not go on from this one's files.
+        told = zlib.crc32(np.array([token for window in windows for token in window], np.int64).tobytes())
+        self.name = f"calibrated on {len(windows)} windows of {len(windows[0])} tokens ({told:08x})"
+        self.plan, self.config, self.settings = plan, source.config, settings or CalibrationSettings()
+        self.dtype = MLX_DTYPES[plan.dtype]
+        self._reader = LayerReader(source)
+        self._rope = Rope(source.config)
+        self._layers = LayerCalibration(plan.dtype, self.settings)
+        self._tokens = batches_of(windows)
+        self._exact: Stream = []
+        self._quantised: Stream = []
+        self._scales: list[LayerScales] = []
+        self._head: np.ndarray | None = None
+        self._results: dict[str, dict[str, Rounded]] = {}
+        self._lock = RLock()
+        self._nearest = RoundToNearest()
+
+    def layer_scales(self, index: int) -> LayerScales:
+        """Return the scales of layer `index`, once it and those before it are calibrated."""
+        with self._lock:
+            self._until(index)
+            return self._scales[index]
+
+    def head_scales(self) -> np.ndarray:
+        """Return the scales (D,) of an untied head, once all layers and it are calibrated."""
+        with self._lock:
+            if self._head is None:
+                self._calibrate_head()
+            assert self._head is not None, "calibrating the head gives its scales"
+            return self._head
+
+    def __call__(self, tensor: str, start: int, rows: mx.array, scheme: Scheme) -> Packed:
+        """Return packed weight, scales and biases of rows of a calibrated matrix; `rows` is what they stand for."""
+        found = self.rounded(tensor) if scheme.mode == "affine" else None
+        if found is None:
+            return self._nearest(tensor, start, rows, scheme)
+        part = slice(start, start + rows.shape[0])
+        grid = (found.grid.scales[part], found.grid.biases[part])
+        return (mx.array(pack(found.codes[part], scheme.bits)), *(values.astype(self.dtype) for values in grid))
+
+    def rounded(self, path: str) -> Rounded | None:
+        """Return the rounded matrix of a module, None for one that isn't calibrated (an untied embedding)."""
+        with self._lock:
+            owner = ".".join(path.split(".")[:3]) if path.startswith("model.layers.") else path
+            if path == "lm_head":
+                self.head_scales()
+            elif owner != path:
+                self._until(int(owner.split(".")[2]))
+            else:
+                self._begin()
+            return self._results.get(owner, {}).get(path)
+
+    def _begin(self) -> None:
+        """Embed the text, exactly and with the quantised embedding."""
+        if self._exact:
+            return
+        table = self._reader.tensor("model.embed_tokens.weight")
+        self._exact = [table[tokens] for tokens in self._tokens]
+        mx.eval(self._exact)
+        path, scheme = "model.embed_tokens", self.plan.schemes.get("model.embed_tokens")
+        if scheme is None:
+            table = table.astype(self.dtype).astype(mx.float32)
+        elif scheme.mode != "affine" or not self.config.tie_word_embeddings:
+            table = nearest(table, scheme, self.dtype)
+        else:
+            hessian = moments(self._final(self._exact))
+            hessian += self.settings.table * np.diag(hessian).mean() * np.eye(len(hessian), dtype=np.float32)
+            rounded = compensated(table, inverse_factor(hessian, self.settings.damping), scheme, self.dtype)
+            self._results[path] = {path: rounded}
+            table = rounded.dequantised()
+        self._quantised = [table[tokens] for tokens in self._tokens]
+        mx.eval(self._quantised)
+
+    def _final(self, stream: Stream) -> Stream:
+        """Return the exact normed hidden states that the head meets; reads every layer once."""
+        for index in range(self.config.num_hidden_layers):
+            stream = through(self._reader.block(index), stream, self._rope)
+        return self._normed(stream)
+
+    def _normed(self, stream: Stream) -> Stream:
+        norm = self._reader.tensor("model.norm.weight")
+        return mapped(lambda x: mx.fast.rms_norm(x, norm, self.config.rms_norm_eps), stream)
+
+    def _until(self, index: int) -> None:
+        """Calibrate the layers up to `index` that aren't yet."""
+        self._begin()
+        while len(self._scales) <= index:
+            at = len(self._scales)
+            prefix = f"model.layers.{at}."
+            schemes = {
+                path.removeprefix(prefix): scheme
+                for path, scheme in self.plan.schemes.items()
+                if path.startswith(prefix)
+            }
+            result = self._layers.run(self._reader.block(at), self._rope, schemes, self._exact, self._quantised)
+            self._keep(at, result)
+
+    def _keep(self, index: int, result: LayerResult) -> None:
+        self._exact, self._quantised = result.exact_stream, result.rounded_stream
+        if not all(mx.isfinite(x).all().item() for x in self._quantised):
+            raise ConversionError(f"layer {index} gives values that aren't finite: the source can't be calibrated")
+        self._scales.append(result.scales)
+        prefix = f"model.layers.{index}"
+        self._results[prefix] = {f"{prefix}.{name}": rounded for name, rounded in result.rounded.items()}
+        self._results.pop(f"model.layers.{index - 2}", None)
+
+    def _calibrate_head(self) -> None:
+        """Equalise and round an untied head on the hidden states of the quantised layers."""
+        self._until(self.config.num_hidden_layers - 1)
+        exact, quantised = self._normed(self._exact), self._normed(self._quantised)
+        norm = np.array(self._reader.tensor("model.norm.weight"))
+        self._head = norm_scales(norm, sizes(exact), self.plan.dtype)
+        scheme = self.plan.schemes.get("lm_head")
+        if scheme and scheme.mode == "affine":
+            inverse = mx.array(1 / self._head)
+            factor = inverse_factor(moments(mapped(lambda x: x * inverse, quantised)), self.settings.damping)
+            weights = self._reader.head() * mx.array(self._head)
+            self._results["lm_head"] = {"lm_head": compensated(weights, factor, scheme, self.dtype)}
+
+
+def batches_of(windows: Sequence[Sequence[int]]) -> list[mx.array]:
+    """Return the windows as batches (B, L) of about _BATCH_TOKENS tokens."""
+    step = max(1, _BATCH_TOKENS // len(windows[0]))
+    return [mx.array([list(window) for window in windows[i : i + step]]) for i in range(0, len(windows), step)]

@@ -1,0 +1,78 @@
+"""Tables and a picture of what a conversion cost: the whole model, each layer, each module."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ...files import save_json, save_text
+from ...quantization import Scheme
+from ..hf_source import HFSource
+from ..plan import matrices, module_schemes
+from ..tensors import Source
+from .ladder import held_out_windows
+from .measure import Distance, ModuleDistance, distance, module_distances
+from .picture import sensitivity_picture
+
+# Tokens that each module alone is measured on: every one of them is a pass through the rest of the model.
+_MODULE_TOKENS = 128
+
+
+def measured(source: Source, reference: Source, written: Path, report_to: Path | None) -> Mapping[str, Any]:
+    """Return how far a written folder is from its source, on text that nothing is calibrated on.
+
+    `reference` is the source with its channels scaled as the folder's are. With `report_to` every module is measured
+    as well, and report.json, report.md and sensitivity.svg are written into that folder.
+    """
+    windows = held_out_windows(source)
+    result = HFSource(written)
+    try:
+        whole = distance(source, result, windows)
+        if report_to is not None:
+            reference = getattr(reference, "exact", reference)
+            _save(report_to, result, whole, module_distances(reference, result, windows[0][:_MODULE_TOKENS]))
+    finally:
+        result.close()
+    return asdict(whole)
+
+
+def _save(folder: Path, result: Source, whole: Distance, modules: Sequence[ModuleDistance]) -> None:
+    schemes = module_schemes(result.config, result.config.quantization)
+    order = {path: place for place, path in enumerate(matrices(result.config))}
+    modules = sorted(modules, key=lambda module: order[module.path])
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = [{**asdict(module), **_scheme_entry(schemes.get(module.path))} for module in modules]
+    save_json(folder / "report.json", {"whole": asdict(whole), "modules": entries})
+    save_text(folder / "report.md", _tables(whole, modules, schemes))
+    save_text(folder / "sensitivity.svg", sensitivity_picture(modules))
+
+
+def _scheme_entry(scheme: Scheme | None) -> dict[str, Any]:
+    return scheme.to_dict() if scheme else {"bits": None}
+
+
+def _tables(whole: Distance, modules: Sequence[ModuleDistance], schemes: Mapping[str, Scheme]) -> str:
+    lines = [
+        "# Distance to the source",
+        "",
+        f"On {whole.tokens} predicted tokens of text that nothing was calibrated on.",
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| KL divergence, nats a token | {whole.kl:.5f} |",
+        f"| perplexity | {whole.perplexity:.3f} |",
+        f"| perplexity of the source | {whole.source_perplexity:.3f} |",
+        f"| same likeliest token | {whole.top1_agreement:.2%} |",
+        "",
+        "![KL divergence by layer](sensitivity.svg)",
+        "",
+        "Each module quantised alone, on the beginning of that text:",
+        "",
+        "| module | scheme | KL, nats a token | same likeliest token |",
+        "| --- | --- | --- | --- |",
+    ]
+    for module in modules:
+        scheme = schemes.get(module.path)
+        kind = f"{scheme.mode} {scheme.bits}/{scheme.group_size}" if scheme else "whole"
+        lines.append(f"| {module.path} | {kind} | {module.kl:.6f} | {module.top1_agreement:.2%} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,84 @@
+"""Runs one decoder layer in its four parts, so that the inputs of each group of matrices can be seen.
+
+A stream is the calibration text's hidden states as a list of batches (B, L, D). Two streams run side by side: the
+exact one, and the one that has been through the quantised layers so far.
+"""
+
+from collections.abc import Callable, Iterable
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from ...model import MLP, Attention, Rope, TransformerBlock
+
+Stream = list[mx.array]
+
+
+def attention_outputs(attention: Attention, inputs: Stream, rope: Rope) -> Stream:
+    """Return what o_proj meets, (B, L, H * head_dim), for normed inputs."""
+    projection, attention["o_proj"] = attention["o_proj"], nn.Identity()
+    try:
+        return evaluated(attention(x, rope, "causal", None) for x in inputs)
+    finally:
+        attention["o_proj"] = projection
+
+
+def hidden_outputs(mlp: MLP, inputs: Stream) -> Stream:
+    """Return what down_proj meets, (B, L, F), for normed inputs."""
+    projection, mlp["down_proj"] = mlp["down_proj"], nn.Identity()
+    try:
+        return evaluated(mlp(x) for x in inputs)
+    finally:
+        mlp["down_proj"] = projection
+
+
+def through(block: TransformerBlock, stream: Stream, rope: Rope) -> Stream:
+    """Return a stream after a layer."""
+    return evaluated(block(x, rope, "causal", None) for x in stream)
+
+
+def mapped(module: Callable[[mx.array], mx.array], stream: Stream) -> Stream:
+    """Return the stream with a module applied to each batch."""
+    return evaluated(module(x) for x in stream)
+
+
+def added(stream: Stream, other: Stream) -> Stream:
+    """Return the sum of two streams."""
+    return evaluated(x + y for x, y in zip(stream, other, strict=True))
+
+
+def subtracted(stream: Stream, other: Stream) -> Stream:
+    """Return the difference of two streams."""
+    return evaluated(x - y for x, y in zip(stream, other, strict=True))
+
+
+def evaluated(batches: Iterable[mx.array]) -> Stream:
+    """Return the batches, each evaluated before the next so that one batch's intermediates are in memory."""
+    done = []
+    for batch in batches:
+        mx.eval(batch)
+        done.append(batch)
+    return done
+
+
+def moments(left: Stream, right: Stream | None = None) -> np.ndarray:
+    """Return E[x yᵀ] over all tokens of two streams (of one with itself), float32."""
+    total = mx.array(0.0)
+    tokens = 0
+    for x, y in zip(left, left if right is None else right, strict=True):
+        flat = x.reshape(-1, x.shape[-1])
+        total = total + flat.T @ y.reshape(-1, y.shape[-1])
+        tokens += flat.shape[0]
+        mx.eval(total)
+    return np.array(total) / tokens
+
+
+def sizes(stream: Stream) -> np.ndarray:
+    """Return each channel's root mean square."""
+    total, tokens = mx.array(0.0), 0
+    for x in stream:
+        total = total + x.square().sum(axis=(0, 1))
+        tokens += x.shape[0] * x.shape[1]
+        mx.eval(total)
+    return np.sqrt(np.array(total) / tokens)

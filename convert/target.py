@@ -1,0 +1,152 @@
+"""What a conversion writes: the interface of every target, and the folder of safetensors (for MLX or Hugging Face)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import mlx.core as mx
+import numpy as np
+
+from ..errors import ConversionError
+from ..quantization import Scheme
+from ..safetensors_files import INDEX_NAME
+from ..version import __version__
+from .card import CARD_NAME, make_card
+from .layout import FileLayout, safetensors_layout
+from .options import DTYPE_NAMES
+from .plan import Plan
+from .quantise import Quantiser
+from .record import RECORD_NAME
+from .side_files import write_json
+from .tensors import FLOAT_DTYPES, Source, TensorRef
+from .verify import Verification, verify_files
+
+MLX_DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
+
+Parts = list[tuple[str, np.ndarray]]
+
+
+class Target(Protocol):
+    """Lays out files, turns rows of the source into rows of their tensors, writes what stands beside them.
+
+    `single_file` tells whether the result is the one laid out file or the folder of all. `state` is what decides the
+    written bytes beside source and settings, as JSON has it.
+    """
+
+    layouts: Mapping[str, FileLayout]
+    single_file: bool
+    quantiser: str | None
+    parameters: int
+    state: Mapping[str, Any]
+
+    def refs(self) -> list[TensorRef]:
+        """Return the tensors to read, in the order of writing."""
+
+    def convert(self, ref: TensorRef, start: int, rows: mx.array) -> Parts:
+        """Return name and rows of each tensor that a block of source rows becomes; raises ConversionError."""
+
+    def write_beside(self, folder: Path, record: Mapping[str, Any]) -> None:
+        """Write the files beside the laid out ones."""
+
+    def verify(self, folder: Path) -> Verification:
+        """Re-read what was written; raises CheckpointError naming what is wrong."""
+
+    def warnings(self) -> Iterator[str]:
+        """Yield what the user should know about the result."""
+
+
+def total_bytes(target: Target) -> int:
+    """Return the bytes of all tensors."""
+    return sum(place.nbytes for layout in target.layouts.values() for place in layout.places.values())
+
+
+class FolderTarget:
+    """A folder of safetensors by a plan. `form` is mlx, or pt for what transformers is to load."""
+
+    single_file = False
+
+    def __init__(self, source: Source, plan: Plan, quantiser: Quantiser, form: str = "mlx") -> None:
+        self.source, self.plan, self.form = source, plan, form
+        self._quantise = quantiser
+        self.quantiser = quantiser.name if plan.schemes else None
+        self.parameters = plan.parameters
+        self.layouts: Mapping[str, FileLayout] = {
+            name: safetensors_layout(tensors, form) for name, tensors in plan.shards.items()
+        }
+        names = {short: name for name, short in DTYPE_NAMES.items()}
+        config = replace(plan.config, quantization=plan.quantization, dtype=names[plan.dtype])
+        self._config = {**source.extra_config, **config.to_dict()}
+        self.state: Mapping[str, Any] = {"version": __version__, "form": form, "config": self._config}
+
+    def refs(self) -> list[TensorRef]:
+        """Return the source's tensors."""
+        return list(self.source.tensors())
+
+    def convert(self, ref: TensorRef, start: int, rows: mx.array) -> Parts:
+        """Return weight, scales and biases of a quantised module, the rows in the plan's dtype of any other."""
+        rows = in_range(ref, rows, self.plan.dtype)
+        path = ref.name.removesuffix(".weight")
+        scheme = self.plan.schemes.get(path) if path != ref.name else None
+        if scheme is None:
+            return [(ref.name, as_numpy(rows))]
+        parts = self._packed(path, start, rows, scheme)
+        return [
+            (f"{path}.{part}", as_numpy(array))
+            for part, array in zip(("weight", "scales", "biases"), parts, strict=False)
+        ]
+
+    def _packed(self, path: str, start: int, rows: mx.array, scheme: Scheme) -> Sequence[mx.array]:
+        parts = self._quantise(path, start, rows, scheme)
+        mx.eval(parts)
+        return parts
+
+    def write_beside(self, folder: Path, record: Mapping[str, Any]) -> None:
+        """Write tokenizer and licence files, index, record, model card and, last, config.json."""
+        self.source.save_side_files(folder)
+        plan = self.plan
+        index = {"metadata": {"total_size": plan.total_bytes, "total_parameters": plan.parameters}}
+        write_json(folder / INDEX_NAME, {**index, "weight_map": plan.weight_map})
+        write_json(folder / RECORD_NAME, record)
+        (folder / CARD_NAME).write_text(make_card(self.source, plan, record, self.form), encoding="utf-8")
+        write_json(folder / "config.json", self._config)
+
+    def verify(self, folder: Path) -> Verification:
+        """Check checksums, and each module against the source."""
+        return verify_files(folder, self.source.tensors())
+
+    def warnings(self) -> Iterator[str]:
+        """Yield what was lost before, and what was not quantised."""
+        yield from lossy_source(self.refs(), quantises=bool(self.plan.schemes))
+        names = self.plan.indivisible
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            yield f"not quantised, as the group size doesn't divide their rows: {', '.join(names[:3])}{more}"
+
+
+def in_range(ref: TensorRef, rows: mx.array, dtype: str) -> mx.array:
+    """Return the rows in the dtype; raises ConversionError if a value doesn't fit it."""
+    rows = rows.astype(MLX_DTYPES[dtype])
+    if ref.dtype != dtype and not mx.isfinite(rows).all().item():
+        raise ConversionError(f"{ref.name} doesn't fit the range of {dtype}: choose another --dtype")
+    return rows
+
+
+def as_numpy(array: mx.array) -> np.ndarray:
+    """Return an array for writing, bfloat16 as uint16."""
+    return np.array(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array)
+
+
+def lossy_source(refs: Sequence[TensorRef], *, quantises: bool) -> Iterator[str]:
+    """Yield a warning if the source is quantised already."""
+    lossy = sorted({ref.stored for ref in refs if ref.stored not in FLOAT_DTYPES})
+    if lossy and quantises:
+        yield (
+            f"the source is quantised already ({', '.join(lossy)}), and quantising it again adds to its error: "
+            "the original weights make a better model"
+        )
+    elif lossy:
+        yield (
+            f"the source is quantised ({', '.join(lossy)}): what that lost doesn't come back; "
+            "the original weights make a better model"
+        )

@@ -1,0 +1,107 @@
+"""Runs the programs round by round, each in its own process, and collects their figures."""
+
+import platform
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ..config import ModelConfig
+from ..device import device_info, working_memory_bytes
+from ..estimate import estimate
+from ..version import __version__
+from .options import BenchOptions, random_prompt
+from .program import Result
+from .results import Figure, Results
+from .worker import Worker
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a prompt of a length, or a number of requests."""
+
+    call: str
+    at: int
+    prompts: tuple[int, int]
+
+    def arguments(self, seed: Sequence[int], vocabulary: int, tokens: int) -> dict[str, Any]:
+        """Return the arguments of the program's call: fresh random prompts and the number of tokens."""
+        count, length = self.prompts
+        prompts = [random_prompt((*seed, self.at, i), length, vocabulary) for i in range(count)]
+        key: dict[str, Any] = {"prompt": prompts[0]} if self.call == "generate" else {"prompts": prompts}
+        return {**key, "tokens": tokens}
+
+
+def measure(
+    folder: Path,
+    config: ModelConfig,
+    options: BenchOptions,
+    *,
+    dtype: str,
+    programs: Sequence[str],
+    progress: Progress = lambda _: None,
+) -> Results:
+    """Measure a model with one or several programs, interleaved: round by round, run by run, program by program."""
+    depths = options.depths(config.max_position_embeddings)
+    jobs = [Job("generate", depth, (1, depth)) for depth in depths]
+    jobs += [Job("batch", size, (size, options.batch_length)) for size in options.sizes()]
+    results = Results(str(folder), {**asdict(options), "lengths": list(depths), "dtype": dtype})
+    results.machine = _machine()
+    needs = estimate(config, dtype)
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker(name)) for name in programs]
+        for worker in workers:
+            progress(f"loading with {worker.name}")
+            loaded = worker.call("load", folder=str(folder), dtype=dtype)
+            worker.call("generate", prompt=random_prompt((options.seed,), 8, config.vocab_size), tokens=2)
+            counted = worker.call("count", depth=depths[-1])
+            results.facts[worker.name] = {
+                **loaded,
+                "kv_bytes_per_token": needs.kv_bytes_per_token,
+                "count_depth": depths[-1],
+                **counted,
+            }
+        for number in range(options.rounds):
+            for job in jobs:
+                seed = (options.seed, number)
+                for worker in workers if number % 2 == 0 else reversed(workers):
+                    progress(f"round {number + 1} of {options.rounds}: {_named(job)}, {worker.name}")
+                    arguments = job.arguments(seed, config.vocab_size, options.tokens)
+                    _collect(results, job, worker.name, worker.call(job.call, **arguments))
+    return results
+
+
+def _collect(results: Results, job: Job, program: str, values: Result) -> None:
+    kinds = {"batch_per_second": "batch", "peak_bytes": "batch peak"}
+    if job.call == "generate":
+        kinds = {"prefill_per_second": "prefill", "decode_per_second": "decode", "peak_bytes": "peak"}
+    for key, what in kinds.items():
+        figure = next((one for one in results.figures if (one.what, one.at) == (what, job.at)), None)
+        if figure is None:
+            figure = Figure(what, job.at)
+            results.figures.append(figure)
+        figure.add(program, values[key])
+
+
+def _named(job: Job) -> str:
+    return f"a prompt of {job.at:,}" if job.call == "generate" else f"{job.at} requests together"
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "device": device_info().get("device_name", ""),
+        "system": f"{platform.system()} {platform.machine()}",
+        "memory_bytes": working_memory_bytes(),
+        "versions": {"llama3-mlx": __version__, "mlx": _version("mlx"), "mlx-lm": _version("mlx-lm")},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,74 @@
+"""Our own program, measured through `Llama`."""
+
+import time
+from dataclasses import asdict
+
+import mlx.core as mx
+
+from ..completion import Completion
+from ..errors import Llama3MLXError
+from ..llama import Llama
+from .counting import Work, count_work, weights
+from .program import Result, serve
+
+
+class Ours:
+    """A `Llama` that writes a token a pass, behind stop tokens too, and keeps nothing from one run to the next."""
+
+    def load(self, folder: str, dtype: str) -> Result:
+        began = time.perf_counter()
+        self.llama = Llama.load(folder, dtype=dtype)
+        parameters = weights(self.llama.model)
+        mx.eval(parameters)
+        return {
+            "load_s": time.perf_counter() - began,
+            "weight_bytes": sum(array.nbytes for array in parameters),
+        }
+
+    def generate(self, prompt: list[int], tokens: int) -> Result:
+        (completion,) = self._write([prompt], tokens)
+        return {
+            "prefill_per_second": completion.prompt_tokens_per_second,
+            "decode_per_second": completion.tokens_per_second,
+            "peak_bytes": mx.get_peak_memory(),
+        }
+
+    def batch(self, prompts: list[list[int]], tokens: int) -> Result:
+        began = time.perf_counter()
+        self._write(prompts, tokens)
+        took = time.perf_counter() - began
+        return {"batch_per_second": len(prompts) * tokens / took, "peak_bytes": mx.get_peak_memory()}
+
+    def count(self, depth: int) -> Result:
+        model = self.llama.model
+
+        def work() -> Work:
+            cache = model.make_cache()
+            mx.eval(model.hidden(mx.zeros((1, depth), mx.int32), cache), cache.arrays)
+            return count_work(
+                lambda token: mx.argmax(model.head(model.hidden(token, cache)[:, -1]), -1), mx.array([[0]])
+            )
+
+        return asdict(self.llama.engine.call(work))
+
+    def _write(self, prompts: list[list[int]], tokens: int) -> list[Completion]:
+        self.llama.release_memory()
+        mx.reset_peak_memory()
+        completions = self.llama.generate_batch(
+            prompts, max_tokens=tokens, temperature=0.0, ignore_eos=True, speculate=False
+        )
+        _check(completions, tokens)
+        return completions
+
+
+def _check(completions: list[Completion], tokens: int) -> None:
+    for completion in completions:
+        if len(completion.token_ids) != tokens or completion.cached_tokens:
+            raise Llama3MLXError(
+                f"a run wrote {len(completion.token_ids)} tokens where {tokens} were asked for, with "
+                f"{completion.cached_tokens} of its prompt from a cache: its figures can't be compared"
+            )
+
+
+if __name__ == "__main__":
+    serve(Ours())

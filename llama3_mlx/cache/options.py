@@ -1,0 +1,58 @@
+"""Which kind of cache a model runs with."""
+
+from dataclasses import dataclass
+
+from ..errors import RequestError
+from ..options import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheOptions:
+    """Kind of the key/value cache. Without settings it is plain: every position, in the model's dtype."""
+
+    kv_bits: int | None = setting(None, "keep keys and values in this many bits", choices=(8, 4))
+    kv_start: int = setting(0, "with --kv-bits: keep this many first positions unquantised", low=0)
+    window: int | None = setting(
+        None, "keep the first and the latest positions only, this many in all; longer texts go on", low=16
+    )
+    sinks: int = setting(4, "with --window: how many first positions stay", low=0)
+
+    def __post_init__(self) -> None:
+        if self.kv_bits not in (None, 4, 8):
+            raise RequestError(f"kv_bits must be 8 or 4, not {self.kv_bits!r}")
+        if self.window is not None and self.kv_bits is not None:
+            raise RequestError("a window and quantised keys and values don't go together: choose one of them")
+        if self.window is not None and self.window < 16:
+            raise RequestError(f"window must be at least 16, not {self.window!r}")
+        if self.kv_start < 0 or self.sinks < 0:
+            raise RequestError("kv_start and sinks can't be negative")
+        if self.window is not None and self.sinks > self.window - 8:
+            raise RequestError(f"sinks must leave at least 8 of the window's {self.window} places, not {self.sinks!r}")
+
+    @property
+    def label(self) -> str:
+        """A short text that tells kinds apart whose content differs."""
+        if self.window is not None:
+            return f"window{self.window}-{self.sinks}"
+        return f"kv{self.kv_bits}-{self.kv_start}" if self.kv_bits else "plain"
+
+    def group_size(self, head_dim: int) -> int:
+        """Return the group size of quantised keys and values; raises RequestError where no size divides the heads.
+
+        4 bits need small groups: on SmolLM2 groups of 32 have half the divergence of groups of 64.
+        """
+        for size in (64, 32) if self.kv_bits == 8 else (32,):
+            if head_dim % size == 0:
+                return size
+        raise RequestError(f"heads of {head_dim} values can't be quantised: 32 doesn't divide them")
+
+    def bytes_per_token(self, n_layers: int, n_kv_heads: int, head_dim: int, float_bytes: int) -> float:
+        """Return what one more position costs in all layers (a window costs nothing once it is full)."""
+        values = 2 * n_layers * n_kv_heads * head_dim
+        if self.kv_bits is None:
+            return values * float_bytes
+        return values * (self.kv_bits / 8 + 2 * float_bytes / self.group_size(head_dim))
+
+    def kept(self, tokens: int) -> int:
+        """Return how many of `tokens` positions are in the cache."""
+        return tokens if self.window is None else min(tokens, self.window)

@@ -1,0 +1,51 @@
+"""The plain cache of one layer: every position in the model's dtype."""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from .buffer import Buffer
+from .step import Step
+
+
+class PlainLayer:
+    """Keys and values of one layer at their positions."""
+
+    def __init__(self) -> None:
+        self.buffer = Buffer()
+
+    def attend(self, queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, step: Step) -> mx.array:
+        """Append keys and values (B, K, L, head_dim); return attention (B, H, L, head_dim) over all positions."""
+        if step.slots is None:
+            self.buffer.write(step.first, (keys, values))
+        else:
+            self.buffer.write_at(step.slots, step.last, (keys, values))
+        keys, values = self.buffer.read(step.rows, step.last + 1)
+        return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=step.mask)
+
+    @property
+    def buffers(self) -> list[Buffer]:
+        """All buffers, in a fixed order."""
+        return [self.buffer]
+
+    def row(self, row: int, start: int, stop: int) -> list[mx.array]:
+        """Return what is kept of the positions from `start` to `stop` of one row, (1, K, n, width) each."""
+        return [array[row : row + 1, :, start:stop] for array in self.buffer.arrays]
+
+    def extend(self, parts: Sequence[mx.array], start: int) -> None:
+        """Put what `row` gave of another cache at `start` of the only row."""
+        self.buffer.write(start, parts)
+
+    def put_row(self, row: int, source: "PlainLayer", length: int) -> None:
+        """Copy the only row of another cache, `length` positions, into `row`."""
+        self.buffer.put_row(row, source.row(0, 0, length))
+
+    def copy(self) -> "PlainLayer":
+        """Return an independent cache of the same content."""
+        twin = PlainLayer()
+        twin.buffer = self.buffer.copy()
+        return twin
+
+    def room(self, length: int) -> list[int]:
+        """Return the positions that each buffer needs for rows of `length`."""
+        return [length]

@@ -1,0 +1,141 @@
+"""Keys and values in 8 or 4 bits, from a chosen position on.
+
+The first `start` positions are kept as they are. A decode step multiplies by the packed values directly, which reads a
+half or a quarter of the bytes; a long step dequantises one layer at a time and uses the fused attention, so that no
+matrix of scores is built.
+"""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from .buffer import Buffer
+from .step import Step
+
+# Up to this many new positions the scores are small enough to be built.
+_FEW = 16
+
+
+class QuantisedLayer:
+    """Keys and values of one layer; a trash slot takes what belongs to the other buffer where rows are ragged."""
+
+    def __init__(self, bits: int, group_size: int, start: int) -> None:
+        self.bits, self.group_size, self.start = bits, group_size, start
+        self.dense, self.packed = Buffer(), Buffer()
+        # Slot 0 of the packed buffer and slot `start` of the dense one are trash, where there are two.
+        self._skip = 1 if start else 0
+
+    def attend(self, queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, step: Step) -> mx.array:
+        """Append keys and values (B, K, L, head_dim); return attention (B, H, L, head_dim) over all positions."""
+        if step.slots is None:
+            self._write(step.first, keys, values)
+        else:
+            self._write_at(step, keys, values)
+        if step.n_new <= _FEW:
+            return self._attend_packed(queries, scale, step)
+        dense, packed = self._read(step)
+        whole = [self._unpacked(packed[:3], keys.dtype), self._unpacked(packed[3:], keys.dtype)] if packed else []
+        keys, values = (mx.concatenate([*dense[at : at + 1], *whole[at : at + 1]], axis=2) for at in range(2))
+        return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=step.mask)
+
+    def _write(self, start: int, keys: mx.array, values: mx.array) -> None:
+        cut = min(max(self.start - start, 0), keys.shape[2])
+        if cut:
+            self.dense.write(start, (keys[:, :, :cut], values[:, :, :cut]))
+        if cut < keys.shape[2]:
+            at = start + cut - self.start + self._skip
+            self.packed.write(at, [*self._quantised(keys[:, :, cut:]), *self._quantised(values[:, :, cut:])])
+
+    def _write_at(self, step: Step, keys: mx.array, values: mx.array) -> None:
+        assert step.slots is not None, "rows differ"
+        if self.start:
+            self.dense.write_at(mx.minimum(step.slots, self.start), self.start, (keys, values))
+        if step.last >= self.start:
+            slots = mx.maximum(step.slots - self.start + self._skip, 0)
+            parts = [*self._quantised(keys), *self._quantised(values)]
+            self.packed.write_at(slots, step.last - self.start + self._skip, parts)
+
+    def _read(self, step: Step) -> tuple[list[mx.array], list[mx.array]]:
+        stop = step.last + 1
+        dense = self.dense.read(step.rows, min(stop, self.start)) if self.start else []
+        if stop <= self.start:
+            return dense, []
+        return dense, self.packed.read(step.rows, stop - self.start + self._skip, self._skip)
+
+    def _attend_packed(self, queries: mx.array, scale: float, step: Step) -> mx.array:
+        """Attention out of the packed values: scores of both buffers, one softmax, two products."""
+        B, H, L, head_dim = queries.shape
+        dense, packed = self._read(step)
+        n_kv_heads = (dense or packed)[0].shape[1]
+        queries = (queries * scale).reshape(B, n_kv_heads, -1, head_dim)
+        scores = [queries @ dense[0].swapaxes(-1, -2)] if dense else []
+        if packed:
+            scores.append(self._product(queries, packed[:3], transpose=True))
+        joint = mx.concatenate(scores, axis=-1) if len(scores) > 1 else scores[0]
+        mask = step.mask
+        if isinstance(mask, str):
+            places = mx.arange(step.last + 1)
+            mask = places <= (mx.arange(L) + step.first)[:, None]
+        if mask is not None:
+            joint = joint.reshape(B, n_kv_heads, H // n_kv_heads, L, -1)
+            joint = mx.where(mask if mask.ndim == 2 else mask[:, :, None], joint, -mx.inf)
+            joint = joint.reshape(B, n_kv_heads, -1, joint.shape[-1])
+        weights = mx.softmax(joint, axis=-1, precise=True)
+        cut = dense[0].shape[2] if dense else 0
+        output = weights[..., :cut] @ dense[1] if dense else None
+        if packed:
+            rest = self._product(weights[..., cut:], packed[3:], transpose=False)
+            output = rest if output is None else output + rest
+        assert output is not None, "there is at least the new position"
+        return output.reshape(B, H, L, head_dim)
+
+    def _product(self, x: mx.array, parts: Sequence[mx.array], *, transpose: bool) -> mx.array:
+        packed, scales, biases = parts
+        return mx.quantized_matmul(
+            x, packed, scales, biases, transpose=transpose, group_size=self.group_size, bits=self.bits
+        )
+
+    def _quantised(self, x: mx.array) -> Sequence[mx.array]:
+        return mx.quantize(x, group_size=self.group_size, bits=self.bits)
+
+    def _unpacked(self, parts: Sequence[mx.array], dtype: mx.Dtype) -> mx.array:
+        packed, scales, biases = parts
+        return mx.dequantize(packed, scales, biases, group_size=self.group_size, bits=self.bits).astype(dtype)
+
+    @property
+    def buffers(self) -> list[Buffer]:
+        """All buffers, in a fixed order."""
+        return [self.dense, self.packed]
+
+    def row(self, row: int, start: int, stop: int) -> list[mx.array]:
+        """Return what is kept of the positions from `start` to `stop` of one row: packed or not, or both in turn."""
+        parts = [a[row : row + 1, :, start : min(stop, self.start)] for a in self.dense.arrays if start < self.start]
+        if stop > self.start:
+            a, b = max(start - self.start, 0) + self._skip, stop - self.start + self._skip
+            parts += [array[row : row + 1, :, a:b] for array in self.packed.arrays]
+        return parts
+
+    def extend(self, parts: Sequence[mx.array], start: int) -> None:
+        """Put what `row` gave of another cache at `start` of the only row."""
+        if start < self.start:
+            self.dense.write(start, parts[:2])
+            parts = parts[2:]
+        if parts:
+            self.packed.write(max(start - self.start, 0) + self._skip, parts)
+
+    def put_row(self, row: int, source: "QuantisedLayer", length: int) -> None:
+        """Copy the only row of another cache, `length` positions, into `row`."""
+        if self.start:
+            self.dense.put_row(row, source.dense.read(1, min(length, self.start)))
+        if length > self.start:
+            self.packed.put_row(row, source.packed.read(1, length - self.start + self._skip))
+
+    def copy(self) -> "QuantisedLayer":
+        """Return an independent cache of the same content."""
+        twin = QuantisedLayer(self.bits, self.group_size, self.start)
+        twin.dense, twin.packed = self.dense.copy(), self.packed.copy()
+        return twin
+
+    def room(self, length: int) -> list[int]:
+        """Return the positions that each buffer needs for rows of `length`."""
+        return [min(length, self.start + 1), max(0, length - self.start + self._skip)]

@@ -1,0 +1,99 @@
+"""`llama3-mlx bench`: prefill, decoding, batches and memory of a model on this machine."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..bench.options import BenchOptions
+from ..device import DTYPES
+from ..errors import RequestError
+from .flags import add_flags, from_flags
+from .model_choice import choose_model
+
+if TYPE_CHECKING:
+    from ..bench.results import Results
+
+_PEERS = ("mlx-lm",)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `bench`."""
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="folder or Hub id of the model")
+    parser.add_argument("-m", "--model", dest="named", metavar="MODEL", help="the same as a flag")
+    parser.add_argument("--dtype", choices=DTYPES, help="dtype to compute in (default: what suits the device)")
+    parser.add_argument("--compare", choices=_PEERS, help="measure this program too, on the same model and dtype")
+    parser.add_argument("--json", metavar="FILE", help="write every round's figures here (-: to stdout, no table)")
+    parser.add_argument("--plot", metavar="FILE.svg", help="draw the figures into this file")
+    add_flags(parser, BenchOptions, "what to measure")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print."""
+    options = from_flags(args, BenchOptions)
+    if args.plot and Path(args.plot).suffix != ".svg":
+        raise RequestError(f"plots are written as SVG: give --plot a name that ends in .svg, not {args.plot!r}")
+    folder = choose_model(args.model or args.named)
+    import mlx.core as mx
+
+    from ..bench.measure import measure
+    from ..config import load_config
+    from ..device import compute_dtype
+
+    config = load_config(folder)
+    dtype = args.dtype or str(compute_dtype(None, getattr(mx, config.dtype or "float16"), fits_float16=True))
+    with _progress() as progress:
+        results = measure(
+            folder,
+            config,
+            options,
+            dtype=dtype.removeprefix("mlx.core."),
+            programs=["llama3-mlx", *([args.compare] if args.compare else [])],
+            progress=progress,
+        )
+    _report(results, args.json, args.plot)
+    return 0
+
+
+def _report(results: "Results", json_path: str | None, plot_path: str | None) -> None:
+    import json
+
+    from ..bench.plot import svg
+    from ..files import save_json, save_text
+
+    if json_path == "-":
+        sys.stdout.write(json.dumps(results.to_dict(), indent=2) + "\n")
+    else:
+        _print(results)
+    if json_path and json_path != "-":
+        save_json(Path(json_path), results.to_dict())
+    if plot_path:
+        save_text(Path(plot_path), svg(results))
+
+
+def _print(results: "Results") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..bench.table import header, rows
+
+    table = Table(box=None, pad_edge=False, title=f"{results.model}, {results.settings['dtype']}", title_justify="left")
+    for index, name in enumerate(header(results)):
+        table.add_column(name, justify="right" if index else "left", no_wrap=True)
+    for row in rows(results):
+        table.add_row(*row)
+    Console().print(table, soft_wrap=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Show what is running, on a terminal alone: a log would be filled by it."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("") as status:
+        yield status.update

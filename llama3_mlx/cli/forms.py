@@ -1,0 +1,70 @@
+"""Flags for what an answer has to look like, what it may call and what is to be told of it."""
+
+import argparse
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import RequestError
+
+
+def add_form_flags(parser: argparse.ArgumentParser) -> None:
+    """Add --schema, --grammar and --tool."""
+    group = parser.add_argument_group("form of the answer")
+    group.add_argument(
+        "--schema", metavar="FILE", help="JSON schema that the answer follows: a file, or the JSON itself"
+    )
+    group.add_argument("--grammar", metavar="FILE", help="Lark or GBNF grammar of the answer")
+    group.add_argument(
+        "--tool",
+        action="append",
+        metavar="FILE.py:NAME",
+        help="Python function that the model may call, with type hints and a docstring; may be given several times",
+    )
+
+
+def form_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that --schema and --grammar stand for."""
+    settings: dict[str, Any] = {}
+    if args.schema is not None:
+        settings["schema"] = _schema(args.schema)
+    if args.grammar is not None:
+        settings["grammar"] = _text(Path(args.grammar))
+    return settings
+
+
+def load_tools(places: list[str] | None) -> list[Callable[..., Any]]:
+    """Return the functions that FILE.py:NAME texts name. This runs the files: they are the user's own."""
+    return [_load_tool(place) for place in places or []]
+
+
+def _schema(text: str) -> Any:
+    source = text if text.lstrip().startswith("{") else _text(Path(text))
+    try:
+        return json.loads(source)
+    except ValueError as error:
+        raise RequestError(f"--schema isn't JSON: {error}") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.expanduser().read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise RequestError(f"{path} isn't UTF-8 text") from None
+
+
+def _load_tool(place: str) -> Callable[..., Any]:
+    file, _, name = place.rpartition(":")
+    path = Path(file).expanduser()
+    if not file or path.suffix != ".py" or not path.is_file():
+        raise RequestError(f"--tool takes FILE.py:NAME, and {place!r} names no Python file that exists")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None, "a .py file has a loader"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    tool = getattr(module, name, None)
+    if not callable(tool):
+        raise RequestError(f"{path} has no function {name!r}")
+    return tool

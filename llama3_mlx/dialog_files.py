@@ -1,0 +1,69 @@
+"""Finds the dialog format of a model folder: its chat template, or Llama 3's own where it brings none."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .config import load_config, load_json_object
+from .errors import ConfigError, DialogError, TokenizerError
+from .llama3_templates import LLAMA_3, LLAMA_3_1
+from .tokenizer import Tokenizer
+
+
+def find_templates(folder: Path, tokenizer: Tokenizer) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the chat templates of a model folder by name, and the named tokens that they are given.
+
+    A checkpoint's own templates go first; Llama 3's is for checkpoints with its header tokens and no template. No
+    templates at all: a base model. Raises DialogError or TokenizerError for files that can't be read.
+    """
+    values = _json(folder / "tokenizer_config.json")
+    named = {name: _token_text(values.get(name)) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
+    tokens = {name: text for name, text in named.items() if text is not None}
+    templates = own_templates(folder)
+    if not templates and {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"} <= tokenizer.control_tokens.keys():
+        scaled = load_config(folder).rope_scaling.rope_type == "llama3"
+        templates = {"default": LLAMA_3_1 if scaled else LLAMA_3}
+        tokens.setdefault("bos_token", "<|begin_of_text|>")
+    return templates, tokens
+
+
+def own_templates(folder: Path) -> dict[str, str]:
+    """Return the checkpoint's templates by name. Source of the places: transformers `tokenization_utils_base.py`."""
+    files = {"default": folder / "chat_template.jinja"}
+    files |= {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    found = {name: _text(path) for name, path in files.items() if path.exists()}
+    if "default" in found:
+        return found
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        template = _json(folder / name).get("chat_template")
+        if isinstance(template, str):
+            return {"default": template}
+        if isinstance(template, Mapping):
+            template = [{"name": key, "template": text} for key, text in template.items()]
+        if isinstance(template, list):
+            pairs = [(entry.get("name"), entry.get("template")) for entry in template if isinstance(entry, Mapping)]
+            found = {key: text for key, text in pairs if isinstance(key, str) and isinstance(text, str)}
+            if found:
+                return found
+    return {}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DialogError(f"{path} can't be read: {error}") from None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return load_json_object(path)
+    except ConfigError as error:
+        raise TokenizerError(str(error)) from None
+
+
+def _token_text(value: Any) -> str | None:
+    text = value.get("content") if isinstance(value, Mapping) else value
+    return text if isinstance(text, str) else None

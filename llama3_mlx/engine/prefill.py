@@ -1,0 +1,85 @@
+"""A prompt on its way into a cache, some tokens at a time."""
+
+import time
+from typing import cast
+
+import mlx.core as mx
+
+from ..cache import ModelCache
+from ..completion import TokenLogprob
+from ..model import LlamaForCausalLM
+from .request import Request
+
+# Positions whose logits over the whole vocabulary are in memory at once.
+_HEAD_CHUNK = 64
+
+
+class Prefill:
+    """The prompt of one request, whose first tokens may have come out of a cache."""
+
+    def __init__(self, model: LlamaForCausalLM, request: Request, cache: ModelCache) -> None:
+        self.model, self.request, self.cache = model, request, cache
+        self.cached_tokens = self.done = cache.lengths[0] if cache.lengths else 0
+        self.began_s = time.perf_counter()
+        wanted = [ask.options.prompt_logprobs for ask in request.asks if ask.options.prompt_logprobs is not None]
+        self._n_logprobs = max(wanted) if wanted else None
+        self._scores: list[tuple[mx.array, mx.array, mx.array]] = []
+        self._last: mx.array | None = None
+
+    @property
+    def left(self) -> int:
+        """Tokens that haven't been run yet."""
+        return len(self.request.prompt) - self.done
+
+    def advance(self, n: int, *, wait: bool) -> None:
+        """Run up to `n` more tokens; `wait` for them before the next are handed to the device."""
+        stop = min(self.done + n, len(self.request.prompt))
+        h = self.model.hidden(mx.array([self.request.prompt[self.done : stop]], mx.int32), self.cache)
+        if self._n_logprobs is not None:
+            self._score(h[0], self.done, self._n_logprobs)
+        if stop == len(self.request.prompt):
+            self._last = h[:, -1]
+        else:
+            (mx.eval if wait else mx.async_eval)(self.cache.arrays)
+        if self.request.progress is not None:
+            self.request.progress(stop, len(self.request.prompt))
+        self.done = stop
+
+    def logits(self) -> mx.array:
+        """Return the logits (1, V) behind the prompt; the head runs for that one position alone."""
+        assert self._last is not None, "the whole prompt has been run"
+        return self.model.head(self._last)
+
+    def prompt_logprobs(self) -> tuple[TokenLogprob, ...] | None:
+        """Return the log-probabilities of the prompt's tokens from the second on, if they were asked for."""
+        if self._n_logprobs is None:
+            return None
+        found: list[TokenLogprob] = []
+        for chosen, ids, values in self._scores:
+            rows = zip(
+                cast(list[float], chosen.tolist()),
+                cast(list[list[int]], ids.tolist()),
+                cast(list[list[float]], values.tolist()),
+                strict=True,
+            )
+            for logprob, others, theirs in rows:
+                token = self.request.prompt[len(found) + 1]
+                found.append(TokenLogprob(token, logprob, tuple(zip(others, theirs, strict=True))))
+        return tuple(found)
+
+    def _score(self, h: mx.array, start: int, n: int) -> None:
+        """Keep the log-probabilities of the tokens that follow the hidden states (L, D) from position `start` on."""
+        following = self.request.prompt[start + 1 : start + 1 + h.shape[0]]
+        for at in range(0, len(following), _HEAD_CHUNK):
+            tokens = mx.array(following[at : at + _HEAD_CHUNK], mx.int32)[:, None]
+            logits = self.model.head(h[at : at + tokens.shape[0]]).astype(mx.float32)
+            logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+            ids = (
+                mx.argpartition(-logprobs, kth=n - 1, axis=-1)[:, :n] if n else mx.zeros((tokens.shape[0], 0), mx.int32)
+            )
+            ids = mx.take_along_axis(ids, mx.argsort(-mx.take_along_axis(logprobs, ids, axis=-1), axis=-1), axis=-1)
+            scores = (
+                mx.take_along_axis(logprobs, tokens, axis=-1)[:, 0], ids, mx.take_along_axis(logprobs, ids, axis=-1)
+            )  # fmt: skip
+            mx.eval(scores)
+            self._scores.append(scores)

@@ -1,0 +1,216 @@
+"""Grammars that hold an answer to a structure: JSON schema, regular expression, grammar, choices, calls of tools.
+
+llguidance compiles them over the bytes of the model's tokens; a state says which tokens may come next.
+Source: https://github.com/guidance-ai/llguidance (docs/syntax.md, docs/json_schema.md).
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .date_formats import with_strict_dates
+from .errors import RequestError
+from .grammar_tokens import grammar_tokens
+from .masking import apply_mask, mask_width
+from .structure import json_schema, parse_result
+from .tokenizer import Tokenizer
+from .tool_calls import PYTHON_TAG
+from .tool_grammar import ToolChoice, tool_grammar
+from .tools import Tool
+
+__all__ = ["Grammar", "GrammarState", "apply_mask", "compile_grammar", "parse_result"]
+
+Mask = NDArray[np.uint32] | NDArray[np.int32]
+
+# As models write and indent JSON. Without a bound a weak model can go on with white space for ever.
+_JSON_OPTIONS = {"whitespace_pattern": r"[ \t]{1,2}|\r?\n[ \t]{0,40}"}
+_MESSAGE_CHARACTERS = 300
+
+
+def compile_grammar(
+    tokenizer: Tokenizer,
+    *,
+    n_vocab: int | None = None,
+    schema: Any = None,
+    regex: str | None = None,
+    grammar: str | None = None,
+    choices: Sequence[str] | None = None,
+    tools: Sequence[Tool] | None = None,
+    tool_choice: ToolChoice = "auto",
+    several_calls: bool = False,
+) -> "Grammar":
+    r"""Compile what an answer must look like; exactly one of schema, regex, grammar, choices and tools is given.
+
+    `schema` is a dict, JSON text, dataclass, pydantic model or type hint; `regex` describes the whole answer in Rust's
+    syntax, where `\d` is 0 to 9; `grammar` is in Lark or EBNF (GBNF) syntax with the rule `start` or `root`;
+    `tool_choice` is "auto", "required" or a tool's name. `n_vocab` is the width of the model's logits where it isn't
+    the tokenizer's. Raises RequestError, with the reason, for what can't be compiled.
+    """
+    given = {"schema": schema, "regex": regex, "grammar": grammar, "choices": choices, "tools": tools}
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) != 1:
+        raise RequestError(f"give exactly one of {', '.join(given)}, not {' and '.join(named) or 'none'}")
+    if tools is not None:
+        tagged = PYTHON_TAG in tokenizer.control_tokens
+        text = tool_grammar(tools, tool_choice, _JSON_OPTIONS, several=several_calls, tagged=tagged)
+    else:
+        text = _SOURCES[named[0]](given[named[0]])
+    return Grammar(tokenizer, n_vocab or tokenizer.vocab_size, text, f"the {named[0]}")
+
+
+class Grammar:
+    """A compiled structure; `start` begins an answer. Can be shared by requests and threads."""
+
+    def __init__(self, tokenizer: Tokenizer, n_vocab: int, text: str, what: str) -> None:
+        from llguidance import LLMatcher, LLParserLimits
+
+        self.n_vocab = n_vocab
+        self.stop_ids = frozenset(tokenizer.stop_ids)
+        tokens = grammar_tokens(tokenizer, n_vocab)
+        limits = LLParserLimits(verbose_errors=False)
+        failed, messages = LLMatcher.validate_grammar_with_warnings(text, tokens, limits=limits)
+        if failed:
+            raise RequestError(f"{what} can't be compiled: {one_line(messages[0])}")
+        self._matcher = LLMatcher(tokens, text, log_level=0, limits=limits)
+        if self._matcher.is_error():
+            raise RequestError(f"{what} can't be compiled: {one_line(self._matcher.get_error())}")
+
+    def start(self) -> "GrammarState":
+        """Return the state before an answer's first token."""
+        return GrammarState(self._matcher.deep_copy(), self.stop_ids, mask_width(self.n_vocab))
+
+
+class GrammarState:
+    """Where one answer stands in its grammar. Belongs to one thread at a time."""
+
+    def __init__(self, matcher: Any, stop_ids: frozenset[int], n_words: int, ends: int = 0) -> None:
+        self._matcher, self._stop_ids = matcher, stop_ids
+        self.n_words = n_words
+        # Stop tokens accepted after the end, which the matcher doesn't count.
+        self._ends = ends
+
+    def fill_mask(self, row: Mask) -> None:
+        """Set the bit of every token that may come next in `row` (ceil(V/32),), contiguous 32-bit words.
+
+        A stop token may come exactly where the answer may end. Other threads run meanwhile.
+        """
+        if row.shape != (self.n_words,) or row.itemsize != 4 or not row.flags.c_contiguous:
+            raise RequestError(
+                f"a mask row must be {self.n_words} contiguous 32-bit words, not {row.shape} {row.dtype}"
+            )
+        self._matcher.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
+        self._check()
+
+    def fill_masks(self, rows: Mask, drafted: Sequence[int]) -> int:
+        """Fill the rows for the next token and for those after each drafted one; return how many drafted are allowed.
+
+        `rows` is (at least len(drafted) + 1, ceil(V/32)); those after the first that isn't allowed stay as they are.
+        The state stays where it was.
+        """
+        self.fill_mask(rows[0])
+        allowed = self.validate_tokens(drafted)
+        for place, token in enumerate(drafted[:allowed]):
+            self.accept(token)
+            self.fill_mask(rows[place + 1])
+        self.rollback(allowed)
+        return allowed
+
+    def accept(self, token: int) -> None:
+        """Go on by a token; raises RequestError if the grammar doesn't allow it."""
+        if token in self._stop_ids and self._matcher.is_stopped():
+            self._ends += 1
+        elif not self._matcher.try_consume_tokens([token]):
+            self._check()
+            raise RequestError(f"token {token} isn't allowed by the grammar here")
+
+    def validate_tokens(self, tokens: Sequence[int]) -> int:
+        """Return how many of the tokens, from the first on, may come next."""
+        listed = list(tokens)
+        if self._matcher.is_stopped():
+            return next((place for place, token in enumerate(listed) if token not in self._stop_ids), len(listed))
+        return int(self._matcher.validate_tokens(listed))
+
+    def rollback(self, n: int) -> None:
+        """Take back the last `n` tokens."""
+        ends = min(n, self._ends)
+        self._ends -= ends
+        if n > ends and not self._matcher.rollback(n - ends):
+            self._check()
+
+    def copy(self) -> "GrammarState":
+        """Return an independent state at the same place."""
+        return GrammarState(self._matcher.deep_copy(), self._stop_ids, self.n_words, self._ends)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing but a stop token can come next."""
+        return bool(self._matcher.is_stopped())
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the answer may end here."""
+        return bool(self._matcher.is_accepting())
+
+    def forced_tokens(self) -> list[int]:
+        """Return the tokens that must come next, as the tokenizer would write their text; often none."""
+        return list(self._matcher.compute_ff_tokens())
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise RequestError(f"the grammar can't go on: {one_line(self._matcher.get_error())}")
+
+
+def one_line(message: str) -> str:
+    """Return a message of llguidance as one line of bearable length."""
+    line = " ".join(message.partition("\n<state>")[0].split())
+    return line if len(line) <= _MESSAGE_CHARACTERS else line[: _MESSAGE_CHARACTERS - 1] + "…"
+
+
+def _of_schema(schema: Any) -> str:
+    from llguidance import LLMatcher
+
+    value = json_schema(schema)
+    # The schema `true` is every JSON value, as is {}.
+    value = value if isinstance(value, dict) else {} if value else {"not": {}}
+    try:
+        return LLMatcher.grammar_from_json_schema(json.dumps(with_strict_dates(value)), defaults=_JSON_OPTIONS)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"the schema can't be compiled: {one_line(str(error))}") from None
+
+
+def _of_regex(regex: str) -> str:
+    from llguidance import LLMatcher, regex_to_lark
+
+    _expect_text("regex", regex)
+    return LLMatcher.grammar_from_lark(f"start: /{regex_to_lark(regex, 'd')}/")
+
+
+def _of_grammar(grammar: str) -> str:
+    from llguidance import grammar_from
+
+    _expect_text("grammar", grammar)
+    try:
+        return grammar_from("grammar", grammar)
+    except ValueError as error:
+        raise RequestError(f"the grammar can't be compiled: {one_line(str(error))}") from None
+
+
+def _of_choices(choices: Sequence[str]) -> str:
+    from llguidance import LLMatcher
+
+    listed = [choices] if isinstance(choices, str) else list(choices)
+    if not listed or not all(isinstance(choice, str) for choice in listed) or isinstance(choices, str):
+        raise RequestError(f"choices must be a list of texts, at least one, not {choices!r:.80}")
+    quoted = (json.dumps(choice, ensure_ascii=False) for choice in dict.fromkeys(listed))
+    return LLMatcher.grammar_from_lark("start: " + " | ".join(quoted))
+
+
+def _expect_text(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise RequestError(f"{name} must be a text, not {value!r:.80}")
+
+
+_SOURCES = {"schema": _of_schema, "regex": _of_regex, "grammar": _of_grammar, "choices": _of_choices}

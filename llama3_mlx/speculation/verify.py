@@ -1,0 +1,83 @@
+"""Which drafted tokens stand: on the device, without a look from the host, for one row or for several.
+
+Rows of a batch are verified together: every function takes any leading dimensions, written `...` in its shapes, and
+`lengths` (...) where the rows' drafts have different lengths and are padded to L.
+"""
+
+import mlx.core as mx
+
+
+def accept_greedy(choices: mx.array, draft: mx.array, lengths: mx.array | None = None) -> mx.array:
+    """Return how many leading tokens of `draft` (..., L) equal the target's own `choices` (..., L + 1), as (...).
+
+    With n accepted, `choices[..., : n + 1]` are the tokens that were written.
+
+    Lossless for greedy decoding and for sampling. Let choice i be what plain decoding would take after the draft's
+    first i tokens: the likeliest token, or the one that the random number of that position picks from the target's
+    distribution. The first choice is the first token of plain decoding. If it equals draft token 1, then choice 1 was
+    made after the very sequence that plain decoding has there, by the same rule and random number, so that it is
+    plain decoding's second token; and so on to the first choice that differs from the draft. The text is thus that
+    of plain decoding with the same seed, token for token, whatever is drafted and however long the drafts are.
+
+    A draft model keeps this too if it picks its tokens with the random number of the target's position: the more
+    alike the two distributions, the more often the same number picks the same token.
+    Source: https://arxiv.org/abs/2408.07978.
+    """
+    return _leading(choices[..., :-1] == draft, lengths)
+
+
+def accept_sampled(
+    target: mx.array,
+    proposal: mx.array,
+    draft: mx.array,
+    uniforms: mx.array,
+    lengths: mx.array | None = None,
+) -> tuple[mx.array, mx.array]:
+    """Return how many leading draft tokens stand and the token after them, each (...).
+
+    `target` (..., L + 1, V) and `proposal` (..., L, V) are probabilities, `draft` (..., L) was drawn from `proposal`.
+    Token x of position i stands with probability min(1, p_i(x) / q_i(x)); the token after the last one that stands is
+    drawn from max(p - q, 0) there, or from p where all stand. What is written is then distributed as by the target
+    alone. `uniforms` (..., L + 1) from [0, 1): one for each drafted token, the last for the token after them.
+
+    Source: https://arxiv.org/abs/2211.17192, algorithm 1; https://arxiv.org/abs/2302.01318, algorithm 2.
+    """
+    p = _probability(target[..., :-1, :], draft)
+    q = _probability(proposal, draft)
+    # Strictly less: a token that the target can't write never stands.
+    count = _leading(uniforms[..., :-1] * q < p, lengths)
+    after = _row(target, count)
+    drafted = draft.shape[-1] if lengths is None else lengths
+    if draft.shape[-1]:
+        against = _row(proposal, mx.minimum(count, draft.shape[-1] - 1))
+        rest = mx.maximum(after - mx.where((count < drafted)[..., None], against, 0.0), 0.0)
+        # Nothing is left only where p equals q and rounding refused: then p itself is right.
+        after = mx.where(rest.sum(axis=-1, keepdims=True) > 0, rest, after)
+    return count, draw(after, uniforms[..., -1])
+
+
+def draw(weights: mx.array, uniform: mx.array) -> mx.array:
+    """Return the index (...) that `uniform` (...) of [0, 1) picks by the inverse CDF of weights (..., V).
+
+    The weights needn't sum to one. An index of weight 0 is never picked, however the sums are rounded.
+    """
+    sums = mx.cumsum(weights.astype(mx.float32), axis=-1)
+    beyond = (sums > uniform[..., None] * sums[..., -1:]) & (weights > 0)
+    return mx.where(beyond.any(axis=-1), mx.argmax(beyond, axis=-1), mx.argmax(weights, axis=-1)).astype(mx.int32)
+
+
+def _leading(stands: mx.array, lengths: mx.array | None) -> mx.array:
+    """Count what stands before the first that doesn't, (..., L) to (...) int32."""
+    if lengths is not None:
+        stands = stands & (mx.arange(stands.shape[-1]) < lengths[..., None])
+    return mx.cumprod(stands.astype(mx.int32), axis=-1).sum(axis=-1).astype(mx.int32)
+
+
+def _probability(distributions: mx.array, tokens: mx.array) -> mx.array:
+    """Return the probabilities (..., L) of tokens (..., L) in distributions (..., L, V)."""
+    return mx.take_along_axis(distributions, tokens[..., None], axis=-1).squeeze(-1)
+
+
+def _row(distributions: mx.array, at: mx.array) -> mx.array:
+    """Return one distribution (..., V) of each (..., L, V)."""
+    return mx.take_along_axis(distributions, at[..., None, None], axis=-2).squeeze(-2)

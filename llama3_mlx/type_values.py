@@ -1,0 +1,148 @@
+"""JSON values to values of Python types, checked: arguments of tools and structured answers."""
+
+import dataclasses
+import datetime
+import enum
+import typing
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args, get_origin
+
+from .errors import RequestError
+from .type_schema import (
+    FORMATS,
+    Field,
+    dataclass_fields,
+    is_collection,
+    is_mapping,
+    is_pydantic,
+    is_union,
+    typed_dict_fields,
+    unwrapped,
+)
+
+_READERS: dict[Any, Callable[[str], Any]] = {
+    datetime.datetime: datetime.datetime.fromisoformat,
+    datetime.date: datetime.date.fromisoformat,
+    datetime.time: datetime.time.fromisoformat,
+    uuid.UUID: uuid.UUID,
+}
+
+
+def typed_value(kind: Any, value: Any, where: str = "the answer") -> Any:
+    """Return a JSON value as a value of the type: dataclasses, enums and pydantic models are made, tuples and sets too.
+
+    Raises RequestError naming the place, such as `the answer.people[2].age`, and the value that doesn't fit.
+    """
+    kind = unwrapped(kind)
+    if kind in (Any, object):
+        return value
+    if is_union(kind):
+        return _union(kind, value, where)
+    if get_origin(kind) is Literal:
+        return _member(get_args(kind), value, where)
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return kind(_member([member.value for member in kind], value, where))
+    if is_pydantic(kind):
+        return _pydantic(kind, value, where)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return kind(**typed_fields(dataclass_fields(kind), value, where))
+    if typing.is_typeddict(kind):
+        return typed_fields(typed_dict_fields(kind), value, where)
+    if isinstance(kind, typing.Hashable) and kind in FORMATS:
+        return _formatted(kind, value, where)
+    if is_mapping(kind):
+        _expect(isinstance(value, Mapping), value, where, "an object")
+        values = get_args(kind)[1] if get_args(kind) else Any
+        return {key: typed_value(values, item, f"{where}.{key}") for key, item in value.items()}
+    if is_collection(kind):
+        return _collection(kind, value, where)
+    return _simple(kind, value, where)
+
+
+def typed_fields(fields: Mapping[str, Field], value: Any, where: str) -> dict[str, Any]:
+    """Return an object's values by name, each of its field's type; raises RequestError for missing or unknown names."""
+    _expect(isinstance(value, Mapping), value, where, "an object")
+    missing = [name for name, field in fields.items() if field.required and name not in value]
+    unknown = [name for name in value if name not in fields]
+    if missing:
+        raise RequestError(f"{where} lacks {', '.join(missing)}")
+    if unknown:
+        raise RequestError(f"{where} has the unknown {unknown[0]!r}; accepted are {', '.join(fields) or 'none'}")
+    return {name: typed_value(fields[name].kind, item, f"{where}.{name}") for name, item in value.items()}
+
+
+def _union(kind: Any, value: Any, where: str) -> Any:
+    """Return the value as the first of the types that it fits; exact ones go first, so that 1 stays an int."""
+    reasons = []
+    for each in sorted(get_args(kind), key=lambda each: type(value) is not each):
+        try:
+            return typed_value(each, value, where)
+        except RequestError as error:
+            reasons.append(str(error))
+    raise RequestError("; or ".join(dict.fromkeys(reasons)))
+
+
+def _member(allowed: typing.Iterable[Any], value: Any, where: str) -> Any:
+    """Return the one of the values that equals this one; true isn't 1 here."""
+    allowed = list(allowed)
+    for each in allowed:
+        plain = each.value if isinstance(each, enum.Enum) else each
+        if plain == value and isinstance(plain, bool) == isinstance(value, bool):
+            return each
+    raise RequestError(f"{where} is {value!r:.80}; accepted are {', '.join(map(repr, allowed))}")
+
+
+def _pydantic(kind: Any, value: Any, where: str) -> Any:
+    from pydantic import ValidationError
+
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+        raise RequestError(f"{where}{place}: {first['msg']}, not {first['input']!r:.80}") from None
+
+
+def _formatted(kind: Any, value: Any, where: str) -> Any:
+    _expect(isinstance(value, str), value, where, f"a {FORMATS[kind]}")
+    try:
+        return _READERS[kind](value)
+    except ValueError:
+        raise RequestError(f"{where} must be a {FORMATS[kind]}, not {value!r:.80}") from None
+
+
+def _collection(kind: Any, value: Any, where: str) -> Any:
+    _expect(isinstance(value, list | tuple), value, where, "an array")
+    arguments, origin = get_args(kind), get_origin(kind) or kind
+    if origin is tuple and arguments and Ellipsis not in arguments:
+        _expect(len(value) == len(arguments), value, where, f"an array of {len(arguments)}")
+        return tuple(
+            typed_value(each, item, f"{where}[{n}]")
+            for n, (each, item) in enumerate(zip(arguments, value, strict=True))
+        )
+    items = [typed_value(arguments[0] if arguments else Any, item, f"{where}[{n}]") for n, item in enumerate(value)]
+    if origin in (tuple, set, frozenset):
+        return origin(items)
+    return set(items) if issubclass(origin, typing.AbstractSet) else items
+
+
+def _simple(kind: Any, value: Any, where: str) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is float:
+        _expect(number, value, where, "a number")
+        return float(value)
+    if kind is int:
+        _expect(number and value == int(value), value, where, "an integer")
+        return int(value)
+    expected = type(None) if kind is None else kind
+    names = {str: "a text", bool: "true or false", type(None): "null"}
+    _expect(
+        isinstance(value, expected), value, where, names.get(expected, getattr(expected, "__name__", repr(expected)))
+    )
+    return value
+
+
+def _expect(holds: bool, value: Any, where: str, wanted: str) -> None:
+    if not holds:
+        raise RequestError(f"{where} must be {wanted}, not {value!r:.80}")

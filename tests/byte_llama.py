@@ -1,0 +1,30 @@
+"""A small random model that reads and writes bytes, for what doesn't depend on what a model says."""
+
+from pathlib import Path
+from typing import Any
+
+from llama3_mlx import Llama
+from llama3_mlx.model import LlamaForCausalLM
+from llama3_mlx.tokenizer import Tokenizer
+
+from .transformers_reference import llama3_rope, our_model, reference_model, small_config
+
+END = 256
+
+
+def byte_model(*, seed: int = 0, **changes: Any) -> LlamaForCausalLM:
+    """A random float32 model of 320 tokens, the first 256 of them bytes."""
+    return our_model(reference_model(small_config(rope_parameters=llama3_rope(8.0), **changes), seed))
+
+
+def byte_tokenizer(vocab_size: int = 320) -> Tokenizer:
+    """Bytes, a token that ends the text, and tokens without text."""
+    table = [bytes([i]) for i in range(256)] + [b""] * (vocab_size - 256)
+    return Tokenizer(
+        lambda text: list(text.encode()), table, {"<end>": END}, vocab_size=vocab_size, bos_id=None, stop_ids=[END]
+    )
+
+
+def byte_llama(model: LlamaForCausalLM | None = None, **options: Any) -> Llama:
+    """The model as a `Llama`; every position of a text up to 131,072 has a place."""
+    return Llama(Path("nowhere"), model or byte_model(), byte_tokenizer(), None, **options)

@@ -1,0 +1,28 @@
+"""llama.cpp itself, through the package xllamacpp, as the reference of GGUF export."""
+
+from pathlib import Path
+from typing import Any
+
+
+def greedy_text(file: Path, prompt: str | list[int], n_tokens: int) -> str:
+    """Return what llama.cpp writes after a prompt when it takes the likeliest token each time."""
+    text: str = _complete(file, prompt, n_tokens)["choices"][0]["text"]
+    return text
+
+
+def prompt_length(file: Path, prompt: str) -> int:
+    """Return how many tokens llama.cpp makes of a prompt."""
+    n: int = _complete(file, prompt, 1)["usage"]["prompt_tokens"]
+    return n
+
+
+def _complete(file: Path, prompt: str | list[int], n_tokens: int) -> Any:
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(file)
+    params.n_ctx, params.n_parallel, params.cpuparams.n_threads, params.warmup = 512, 1, 2, False
+    server = xllamacpp.Server(params)
+    return server.handle_completions(
+        {"prompt": prompt, "max_tokens": n_tokens, "temperature": 0.0, "cache_prompt": False}
+    )

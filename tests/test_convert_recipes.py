@@ -1,0 +1,335 @@
+"""Which module gets which bits, what is told about it, and the verification of what was written."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import yaml  # type: ignore[import-untyped]
+from safetensors.numpy import load_file, save_file
+
+from llama3_mlx import CheckpointError, ConversionError, Llama3MLXError
+from llama3_mlx.cli import main
+from llama3_mlx.convert import ConversionOptions, convert, dry_run, verify
+from llama3_mlx.convert.options import ConversionSettings
+from llama3_mlx.weights import load_model
+
+from .tiny_model import save_tiny
+
+SMALL: dict[str, Any] = {"vocab_size": 512, "num_hidden_layers": 8, "eos_token_id": [1], "bos_token_id": 0}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return save_tiny(tmp_path / "source", **SMALL)
+
+
+@pytest.fixture
+def untied(tmp_path: Path) -> Path:
+    return save_tiny(tmp_path / "untied", tie_word_embeddings=False, **{**SMALL, "num_hidden_layers": 2})
+
+
+def stored_bits(folder: Path) -> dict[str, int | None]:
+    """Bits of each module as its arrays show: packed words of a row, times 32, over the weights of a row."""
+    config = json.loads((folder / "config.json").read_text())
+    inner = {"o_proj": config["num_attention_heads"] * config["head_dim"], "down_proj": config["intermediate_size"]}
+    bits: dict[str, int | None] = {}
+    for name, array in load_file(folder / "model.safetensors").items():
+        if name.endswith(".weight") and array.ndim == 2:
+            path = name.removesuffix(".weight")
+            columns = inner.get(path.split(".")[-1], config["hidden_size"])
+            bits[path] = array.shape[1] * 32 // columns if array.dtype == np.uint32 else None
+    return bits
+
+
+@pytest.mark.parametrize("recipe", ["3_6", "4_6", "2_6"])
+def test_a_mixed_recipe_gives_the_layers_of_mlx_lms_the_high_bits(untied: Path, tmp_path: Path, recipe: str) -> None:
+    import mlx_lm.utils
+    from mlx_lm.convert import mixed_quant_predicate_builder
+
+    source = save_tiny(tmp_path / "deep", tie_word_embeddings=False, **SMALL)
+    convert(source, tmp_path / "out", mixed=recipe)
+    model, config = mlx_lm.utils.load_model(source, lazy=True)
+    predicate = mixed_quant_predicate_builder(f"mixed_{recipe}", model, 64)
+    mlx_lm.utils.quantize_model(model, config, group_size=64, bits=4, quant_predicate=predicate)
+    theirs = {path: module.bits for path, module in model.named_modules() if hasattr(module, "bits")}
+    assert stored_bits(tmp_path / "out") == theirs
+
+
+def test_a_tied_embedding_is_the_head_and_gets_the_high_bits(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "out", mixed="4_6")
+    assert stored_bits(tmp_path / "out")["model.embed_tokens"] == 6
+    import mlx_lm.utils
+
+    theirs, _ = mlx_lm.utils.load_model(tmp_path / "out")
+    theirs.set_dtype(mx.float32)
+    tokens = mx.array([[3, 5, 300, 7]])
+    expected, ours = theirs(tokens), load_model(tmp_path / "out")(tokens)
+    assert (mx.abs(expected - ours).max() < 1e-4 * mx.abs(expected).max()).item()
+
+
+def test_the_first_rule_that_matches_wins(source: Path, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.write_text(
+        """
+        [[rules]]
+        modules = "*.o_proj"
+        layers = [2, 3]
+        keep = true
+        [[rules]]
+        modules = ["*.o_proj", "*.v_proj"]
+        bits = 8
+        group_size = 32
+        [[rules]]
+        modules = "*.layers.5.*"
+        mode = "mxfp4"
+        """
+    )
+    convert(source, tmp_path / "out", bits=4, rules=rules)
+    bits = stored_bits(tmp_path / "out")
+    assert [bits[f"model.layers.{n}.self_attn.o_proj"] for n in range(8)] == [8, 8, None, None, 8, 8, 8, 8]
+    assert {bits[f"model.layers.{n}.self_attn.v_proj"] for n in range(8)} == {8}
+    assert bits["model.embed_tokens"] == bits["model.layers.5.mlp.up_proj"] == 4
+    entry = json.loads((tmp_path / "out" / "config.json").read_text())["quantization"]
+    assert entry["model.layers.5.mlp.up_proj"] == {"bits": 4, "group_size": 32, "mode": "mxfp4"}
+    assert entry["model.layers.2.self_attn.o_proj"] is False
+    load_model(tmp_path / "out")(mx.array([[1]]))
+
+
+def test_rules_alone_leave_the_rest_whole(source: Path, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.json"
+    rules.write_text(json.dumps({"rules": [{"modules": "*.mlp.*", "bits": 4}]}))
+    convert(source, tmp_path / "out", rules=rules)
+    bits = stored_bits(tmp_path / "out")
+    assert {path for path, held in bits.items() if held} == {path for path in bits if ".mlp." in path}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            '{"rules": [{"modules": "*.q_prj", "bits": 4}]}',
+            r"no module matches \*\.q_prj; modules are named like model",
+        ),
+        ('{"rules": [{"modules": "*", "bit": 4}]}', "rule 1 must be an object with keys of modules, layers, bits"),
+        ('{"rules": [{"modules": "*", "bits": 7}]}', "rule 1: .*bits must be one of 2, 3, 4, 5, 6, 8, not 7"),
+        ('{"rules": [{"modules": "*", "layers": [3, 1], "bits": 4}]}', "layers must be a first and a last layer"),
+        ('{"rules": [{"modules": "*", "keep": true, "bits": 4}]}', "keep must be true, and nothing about bits"),
+        ('{"rule": []}', "must hold an object with one list, rules"),
+        ("{", "can't be read"),
+        (None, "can't be read: No such file"),
+    ],
+)
+def test_bad_rule_files_are_one_line(source: Path, tmp_path: Path, content: str | None, words: str) -> None:
+    rules = tmp_path / "rules.json"
+    if content is not None:
+        rules.write_text(content)
+    with pytest.raises(Llama3MLXError, match=words) as caught:
+        convert(source, tmp_path / "out", bits=4, rules=rules)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_embedding_and_head_are_set_apart(untied: Path, tmp_path: Path) -> None:
+    convert(untied, tmp_path / "out", bits=4, embedding_bits=8, head_bits=0)
+    bits = stored_bits(tmp_path / "out")
+    assert bits.pop("model.embed_tokens") == 8
+    assert bits.pop("lm_head") is None
+    assert set(bits.values()) == {4}
+    load_model(tmp_path / "out")(mx.array([[1]]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"mixed": "6_4"}, "mixed must be LOW_HIGH"),
+        ({"mixed": "4_7"}, "mixed must be LOW_HIGH"),
+        ({"mixed": "4_6", "bits": 4}, "bits and mixed exclude each other"),
+        ({"bits": 4, "head_bits": 8}, "this model's head is its embedding: set embedding_bits in place of head_bits"),
+        ({"bits": 4, "embedding_bits": 7}, "embedding_bits must be one of 0, 2, 3, 4, 5, 6, 8, not 7"),
+        ({"bits": 4, "dequantise": True}, "dequantise writes whole weights"),
+        ({"bit": 4}, "unknown option bit; known are bits, group_size"),
+    ],
+)
+def test_settings_that_do_not_agree_are_refused(source: Path, tmp_path: Path, settings: Any, words: str) -> None:
+    with pytest.raises(ConversionError, match=words):
+        convert(source, tmp_path / "out", **settings)
+
+
+def test_settings_and_options_are_the_same() -> None:
+    from dataclasses import fields
+
+    assert list(ConversionSettings.__annotations__) == [entry.name for entry in fields(ConversionOptions)]
+
+
+# Sources that are quantised already.
+
+
+def test_a_quantised_folder_wants_to_know_what_for(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "four", bits=4)
+    with pytest.raises(ConversionError, match="is quantised already: choose bits to quantise it again, or dequantise"):
+        convert(tmp_path / "four", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_dequantised_weights_are_what_mlx_says_they_stand_for(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "four", bits=4, group_size=32)
+    report = convert(tmp_path / "four", tmp_path / "out", dequantise=True, dtype="float32")
+    assert report.warnings == (
+        "the source is quantised (affine 4 bits): what that lost doesn't come back; the original weights make a "
+        "better model",
+    )
+    packed: Any = mx.load(str(tmp_path / "four" / "model.safetensors"))
+    whole = load_file(tmp_path / "out" / "model.safetensors")
+    path = "model.layers.3.mlp.down_proj"
+    parts = [packed[f"{path}.{part}"] for part in ("weight", "scales", "biases")]
+    expected = mx.dequantize(parts[0], parts[1].astype(mx.float32), parts[2].astype(mx.float32), group_size=32, bits=4)
+    np.testing.assert_array_equal(whole[f"{path}.weight"], np.array(expected))
+    assert "quantization" not in json.loads((tmp_path / "out" / "config.json").read_text())
+
+
+def test_quantising_again_warns_and_is_close_to_the_first(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "eight", bits=8)
+    report = convert(tmp_path / "eight", tmp_path / "four", bits=4, verify=True)
+    assert "quantised already (affine 8 bits), and quantising it again adds to its error" in report.warnings[0]
+    assert report.verification is not None
+    assert report.verification.worst is not None
+    assert report.verification.worst.relative_error < 0.2
+
+
+# What is told: record, card, verification, forecast.
+
+
+def test_the_card_tells_bits_recipe_and_command(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "out", mixed="4_6", group_size=32, embedding_bits=8)
+    card = (tmp_path / "out" / "README.md").read_text()
+    head = yaml.safe_load(card.split("---\n")[1])
+    assert head == {"library_name": "mlx", "pipeline_tag": "text-generation", "tags": ["llama3-mlx", "mlx"]}
+    assert "# Hugging Face folder source for MLX, mixed 4 bits" in card
+    assert "llama3-mlx convert SOURCE DEST --group-size 32 --mixed 4_6 --embedding-bits 8" in card
+    shares = re.findall(r"\| affine, (\d) bits, groups of 32 \| ([\d.]+)% of the weights \|", card)
+    assert {bits for bits, _ in shares} == {"4", "6", "8"}
+    assert sum(float(share) for _, share in shares) == pytest.approx(100, abs=1)
+    assert "quantised by | round-to-nearest" in card
+    assert str(tmp_path) not in card
+
+
+def test_what_was_measured_stands_in_record_and_card(source: Path, tmp_path: Path) -> None:
+    from llama3_mlx.convert import make_target, told
+    from llama3_mlx.convert.pipeline import run
+    from llama3_mlx.convert.sources import open_source
+
+    seen = []
+
+    def measure(folder: Path) -> dict[str, Any]:
+        seen.append(load_model(folder)(mx.array([[1]])).shape)
+        return {"kl": 0.0123456, "tokens": 2040}
+
+    options, opened = ConversionOptions(bits=4), open_source(source)
+    target = make_target(opened, options, "mlx", tmp_path / "out")
+    run(opened, target, tmp_path / "out", settings=told(options), measure=measure)
+    opened.close()
+    assert seen == [(1, 1, 512)]
+    assert "| kl | 0.012346 |\n| tokens | 2040 |" in (tmp_path / "out" / "README.md").read_text()
+    assert json.loads((tmp_path / "out" / "conversion.json").read_text())["quality"] == {
+        "kl": 0.0123456,
+        "tokens": 2040,
+    }
+
+
+def test_verification_gives_each_modules_error(source: Path, tmp_path: Path) -> None:
+    report = convert(source, tmp_path / "out", bits=4, verify=True)
+    found = report.verification
+    assert found is not None
+    weights = load_file(source / "model.safetensors")
+    packed: Any = mx.load(str(tmp_path / "out" / "model.safetensors"))
+    errors = {module.tensor: module for module in found.modules}
+    assert errors.keys() == weights.keys()
+    path = "model.layers.2.self_attn.k_proj"
+    words, scales, biases = (packed[f"{path}.{part}"] for part in ("weight", "scales", "biases"))
+    back = mx.dequantize(words, scales.astype(mx.float32), biases.astype(mx.float32), group_size=64, bits=4)
+    off = np.array(back) - weights[f"{path}.weight"].astype(np.float32)
+    expected = np.linalg.norm(off) / np.linalg.norm(weights[f"{path}.weight"].astype(np.float32))
+    assert errors[f"{path}.weight"].relative_error == pytest.approx(expected, rel=1e-4)
+    assert errors[f"{path}.weight"].largest_error == pytest.approx(np.abs(off).max(), rel=1e-4)
+    assert errors["model.norm.weight"].relative_error == 0
+    assert verify(tmp_path / "out", source).worst == found.worst
+
+
+def test_one_flipped_bit_is_found_and_named(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "out", bits=4)
+    assert verify(tmp_path / "out").tensors == len(load_file(tmp_path / "out" / "model.safetensors"))
+    path = tmp_path / "out" / "model.safetensors"
+    weights = load_file(path)
+    weights["model.layers.6.mlp.up_proj.weight"][5, 1] ^= 1 << 20
+    save_file(weights, path, metadata={"format": "mlx"})
+    with pytest.raises(CheckpointError, match=r"not what was written: model.layers.6.mlp.up_proj.weight; convert"):
+        verify(tmp_path / "out")
+
+
+def test_a_module_that_is_nothing_like_its_source_fails_the_conversion(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llama3_mlx.convert.quantise import RoundToNearest
+
+    honest = RoundToNearest.__call__
+
+    def wrong(self: Any, tensor: str, start: int, rows: mx.array, scheme: Any) -> Any:
+        return honest(self, tensor, start, -rows if tensor.endswith("3.mlp.up_proj") else rows, scheme)
+
+    monkeypatch.setattr(RoundToNearest, "__call__", wrong)
+    with pytest.raises(CheckpointError, match=r"hopeless: model.layers.3.mlp.up_proj.weight \("):
+        convert(source, tmp_path / "out", bits=4, verify=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("settings", [{"bits": 4}, {"mixed": "3_6"}, {"to": "hf"}, {"mode": "mxfp4"}])
+def test_a_dry_run_tells_the_sizes_and_leaves_nothing(source: Path, tmp_path: Path, settings: Any) -> None:
+    expected = dry_run(source, tmp_path / "out", **settings)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+    report = convert(source, tmp_path / "out", **settings)
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "out").glob("*.safetensors")}
+    assert expected.files == sizes
+    assert expected.total_bytes == report.total_bytes
+    assert expected.bits_per_weight == report.bits_per_weight
+    assert expected.seconds > 0
+    assert expected.peak_memory_bytes > 10_000_000
+
+
+def test_a_dry_run_of_a_70b_needs_its_config_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llama3_mlx.convert.pipeline.BLOCK_VALUES", 1_000_000)
+    shape = {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64}
+    source = save_tiny(
+        tmp_path / "70b", weights={}, num_key_value_heads=8, tie_word_embeddings=False, **{**shape, "head_dim": 128}
+    )
+    (source / "model.safetensors").unlink()
+    assert main(["convert", str(source), str(tmp_path / "out"), "--bits", "4", "--dry-run", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    # From Meta's model card and 4.5 bits a weight.
+    assert values["parameters"] == 70_553_706_496
+    assert values["total_bytes"] == pytest.approx(39.69e9, rel=1e-3)
+    assert len(values["files"]) == 8
+    with pytest.raises(Llama3MLXError, match=r"no model.safetensors"):
+        convert(source, tmp_path / "out", bits=4)
+
+
+def test_the_command_has_all_settings_and_says_what_it_did(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dest = tmp_path / "out"
+    assert main(["convert", str(source), str(dest), "-b", "4", "-g", "32", "--embedding-bits", "6", "--verify"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith(f"{dest}: ")
+    assert "\nverified " in said.out
+    assert stored_bits(dest)["model.embed_tokens"] == 6
+    assert main(["convert", str(dest), str(tmp_path / "whole"), "--dequantise"]) == 0
+    assert "note: the source is quantised (affine 4 bits, affine 6 bits)" in capsys.readouterr().err
+    assert main(["convert", str(source), str(tmp_path / "o.gguf"), "--bits", "4"]) == 2
+    assert capsys.readouterr().err == (
+        "error: bits are for MLX folders; gguf is written whole or in its own types: choose with gguf_type\n"
+    )

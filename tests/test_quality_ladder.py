@@ -1,0 +1,161 @@
+"""The ladder of qualities, end to end on a small model: each step is closer to the source, other tools load it."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from llama3_mlx import ConversionError
+from llama3_mlx.convert import convert
+from llama3_mlx.convert.quality import corpus
+
+from .quality_fixtures import divergence, logits, opened, random_windows, save_uneven
+
+
+@pytest.fixture(autouse=True)
+def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "WINDOW", 32)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    letters = np.random.default_rng(3).choice(list("abcdefghijklmnop"), 800)
+    path.write_text("".join(letters))
+    return path
+
+
+@pytest.fixture(params=[True, False], ids=["tied", "untied"])
+def source(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    return save_uneven(tmp_path / "source", tie_word_embeddings=request.param)
+
+
+def far(source: Path, result: Path) -> float:
+    windows = random_windows(opened(source).config, 4, seed=9)
+    return divergence(logits(source, windows), logits(result, windows))
+
+
+def test_each_step_is_closer_to_the_source(source: Path, text: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "nearest", bits=4)
+    convert(source, tmp_path / "fast", bits=4, quality="fast")
+    report = convert(source, tmp_path / "calibrated", bits=4, calibration=text)
+    nearest, fast, calibrated = (far(source, tmp_path / name) for name in ("nearest", "fast", "calibrated"))
+    assert fast < 0.85 * nearest
+    assert calibrated < 0.3 * nearest
+    assert report.quality is not None
+    assert report.quality["kl"] > 0
+    record = json.loads((tmp_path / "calibrated" / "conversion.json").read_text())
+    assert record["quality"] == report.quality
+    assert "calibrated on" in record["quantiser"]
+    assert f"{report.quality['kl']:.5g}" in (tmp_path / "calibrated" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("quality", ["fast", "calibrated", "distilled"])
+def test_mlx_lm_gives_the_same_logits(tmp_path: Path, text: Path, quality: str) -> None:
+    from mlx_lm.utils import load_model as load_theirs
+
+    source = save_uneven(tmp_path / "source")
+    given: dict[str, Any] = {} if quality == "fast" else {"calibration": text}
+    convert(source, tmp_path / "made", bits=4, quality=quality, **given)
+    window = random_windows(opened(source).config, 1)
+    theirs, _ = load_theirs(tmp_path / "made")
+    theirs.set_dtype(mx.float32)
+    np.testing.assert_allclose(
+        logits(tmp_path / "made", window), np.array(theirs(mx.array(window))), atol=2e-3, rtol=2e-3
+    )
+
+
+def test_distilling_lessens_the_divergence(tmp_path: Path, text: Path) -> None:
+    source = save_uneven(tmp_path / "source")
+    for quality in ("calibrated", "distilled"):
+        convert(source, tmp_path / quality, bits=2, quality=quality, calibration=text)
+    assert far(source, tmp_path / "distilled") < 0.99 * far(source, tmp_path / "calibrated")
+
+
+def test_a_killed_calibration_goes_on_to_the_same_bytes(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llama3_mlx.convert import writer
+    from llama3_mlx.convert.quality.calibration import Calibration
+
+    source = save_uneven(tmp_path / "source", tie_word_embeddings=False)
+    monkeypatch.setattr(writer, "_FLUSH_BYTES", 1)
+    whole = convert(source, tmp_path / "whole", bits=4, calibration=text)
+    asked = Calibration.__call__
+
+    def broken(self: Calibration, tensor: str, *rest: Any) -> Any:
+        if tensor == "model.layers.1.mlp.gate_proj":
+            raise KeyboardInterrupt
+        return asked(self, tensor, *rest)
+
+    monkeypatch.setattr(Calibration, "__call__", broken)
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, tmp_path / "made", bits=4, calibration=text)
+    monkeypatch.setattr(Calibration, "__call__", asked)
+    resumed = convert(source, tmp_path / "made", bits=4, calibration=text)
+    assert resumed.resumed_modules > 5
+    assert resumed.quality == whole.quality
+    for name in ("model.safetensors", "conversion.json", "config.json"):
+        assert (tmp_path / "made" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("target", [3.7, 5.0])
+def test_a_target_of_bits_is_met_and_closely(text: Path, tmp_path: Path, target: float) -> None:
+    source = save_uneven(tmp_path / "source", tie_word_embeddings=target < 4)
+    report = convert(source, tmp_path / "made", target_bpw=target, calibration=text, quality="fast")
+    size = sum(path.stat().st_size for path in (tmp_path / "made").glob("*.safetensors"))
+    assert report.bits_per_weight <= target
+    assert report.bits_per_weight > target - 0.1
+    # Headers of the file aside, that is what stands on the disk.
+    assert size * 8 / report.parameters < target + 0.5
+
+
+def test_a_target_below_what_can_be_is_refused(text: Path, tmp_path: Path) -> None:
+    source = save_uneven(tmp_path / "source")
+    with pytest.raises(ConversionError, match="the least for this model is 2"):
+        convert(source, tmp_path / "made", target_bpw=2.1, calibration=text)
+
+
+def test_a_report_has_every_module_and_a_picture(source: Path, tmp_path: Path) -> None:
+    report = convert(source, tmp_path / "made", bits=4, quality="fast", report_to=tmp_path / "report")
+    content = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert content["whole"] == report.quality
+    modules = [module["path"] for module in content["modules"]]
+    tied = opened(source).config.tie_word_embeddings
+    assert len(modules) == 2 * 7 + (1 if tied else 2)
+    assert all(module["kl"] > 0 and module["bits"] == 4 for module in content["modules"])
+    table = (tmp_path / "report" / "report.md").read_text()
+    assert all(f"| {path} | affine 4/64 |" in table for path in modules)
+    bars = ElementTree.parse(tmp_path / "report" / "sensitivity.svg").getroot()
+    titles = [title.text or "" for title in bars.iter("{http://www.w3.org/2000/svg}title")]
+    assert len(titles) == len(modules)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"quality": "fast"}, "needs bits"),
+        ({"bits": 4, "quality": "best"}, "nearest, fast, calibrated, distilled"),
+        ({"bits": 4, "quality": "fast", "calibration": "builtin"}, "looks at no text"),
+        ({"bits": 4, "target_bpw": 5.0}, "leave out bits"),
+        ({"target_bpw": 1.0}, "more than 2"),
+        ({"bits": 4, "calibration": "missing.txt"}, "can't be read"),
+    ],
+)
+def test_settings_that_do_not_agree_are_one_line(tmp_path: Path, settings: Any, words: str) -> None:
+    source = save_uneven(tmp_path / "source")
+    with pytest.raises(ConversionError, match=words) as caught:
+        convert(source, tmp_path / "made", **settings)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "made").exists()
+
+
+def test_too_little_text_is_refused(tmp_path: Path) -> None:
+    source = save_uneven(tmp_path / "source")
+    (tmp_path / "short.txt").write_text("too short")
+    with pytest.raises(ConversionError, match="too few"):
+        convert(source, tmp_path / "made", bits=4, calibration=tmp_path / "short.txt")
