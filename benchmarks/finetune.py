@@ -116,8 +116,8 @@ def main() -> None:
             print(rows[-1], file=sys.stderr)
     header = ["model", "data", "learned tokens/s", "mlx-lm", "ratio", "peak GB", "mlx-lm", "ratio", "RSS ratio"]
     note = (
-        f"LoRA of rank {RANK} on all linear layers, batches of {BATCH}, float32, one epoch in a process each. The loss of "
-        "mlx-lm counts one padding token in each row beside the learned ones; its rate is of its own count."
+        f"LoRA of rank {RANK} on all linear layers, batches of {BATCH}, float32, one epoch in a process each. The loss "
+        "of mlx-lm counts one padding token in each row beside the learned ones; its rate is of its own count."
     )
     publish("Fine-tuning", header, rows, note, args.write)
 

@@ -1,15 +1,17 @@
 """Several answers to one prompt at once: the prompt is read once, its cache copied, and all answers grow together."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
-from ..cache import KVCache, make_cache
-from ..generation import prefill
+from ..cache import ModelCache
 from ..model import LlamaForCausalLM
 from ..sampling import keep_top_p
+
+# Tokens of a prompt that are run at once.
+_PROMPT_STEP = 512
 
 
 @dataclass(frozen=True)
@@ -33,30 +35,40 @@ def sample_answers(
     model: LlamaForCausalLM, prompt: Sequence[int], n: int, sampling: Sampling, stop_ids: Collection[int], seed: int
 ) -> list[Answer]:
     """Return n answers to a prompt; the same for the same seed."""
-    cache = make_cache(model.config.num_hidden_layers)
-    logits = prefill(model, cache, prompt)
-    caches = [_repeated(layer, n) for layer in cache]
-    logits = mx.repeat(logits, n, axis=0)
+    logits, cache = _read_prompt(model, prompt, n)
     ids: list[list[int]] = [[] for _ in range(n)]
     stopped = [False] * n
     rows = list(range(n))
     for step in range(sampling.max_tokens):
-        tokens = _draw(logits, sampling, mx.random.key((seed << 20) + step))
+        tokens = _draw(logits, sampling, mx.random.key(((seed << 20) + step) % 2**64))
         values = np.array(tokens).tolist()
         for row, value in zip(rows, values, strict=True):
             if not stopped[row]:
                 ids[row].append(value)
                 stopped[row] = value in stop_ids
-        alive = [at for at, row in enumerate(rows) if not stopped[row]]
+        alive = sum(not stopped[row] for row in rows)
         if not alive or step + 1 == sampling.max_tokens:
             break
-        if len(alive) <= len(rows) // 2:
+        if alive <= len(rows) // 2:
             # Finished answers needn't be carried along; below half it pays to copy the others.
-            kept = mx.array(alive)
-            rows, tokens = [rows[at] for at in alive], tokens[kept]
-            caches = [_selected(layer, kept) for layer in caches]
-        logits = model.head(model.hidden(tokens[:, None], caches)[:, -1])
+            for at in reversed([at for at, row in enumerate(rows) if stopped[row]]):
+                cache.pop(at)
+                rows[at], values[at] = rows[-1], values[-1]
+                del rows[-1], values[-1]
+        logits = model.head(model.hidden(mx.array(values)[:, None], cache)[:, -1])
     return [Answer(tuple(one), done) for one, done in zip(ids, stopped, strict=True)]
+
+
+def _read_prompt(model: LlamaForCausalLM, prompt: Sequence[int], n: int) -> tuple[mx.array, ModelCache]:
+    """Return the logits (n, V) behind the prompt and a cache of n rows of it."""
+    read = model.make_cache()
+    for at in range(0, len(prompt), _PROMPT_STEP):
+        h = model.hidden(mx.array([prompt[at : at + _PROMPT_STEP]]), read)[:, -1]
+        mx.eval(h, read.arrays)
+    cache = read.copy()
+    for _ in range(n - 1):
+        cache.append(read)
+    return mx.repeat(model.head(h), n, axis=0), cache
 
 
 def _draw(logits: mx.array, sampling: Sampling, key: mx.array) -> mx.array:
@@ -66,18 +78,3 @@ def _draw(logits: mx.array, sampling: Sampling, key: mx.array) -> mx.array:
     if sampling.top_p < 1:
         logits = keep_top_p(logits, sampling.top_p)
     return mx.random.categorical(logits, key=key)
-
-
-def _repeated(layer: KVCache, n: int) -> KVCache:
-    return _with(layer, lambda array: mx.repeat(array, n, axis=0))
-
-
-def _selected(layer: KVCache, rows: mx.array) -> KVCache:
-    return _with(layer, lambda array: array[rows])
-
-
-def _with(layer: KVCache, change: Callable[[mx.array], mx.array]) -> KVCache:
-    made = KVCache()
-    assert layer.keys is not None and layer.values is not None, "the cache has been filled"
-    made.offset, made.keys, made.values = layer.offset, change(layer.keys), change(layer.values)
-    return made
