@@ -22,7 +22,7 @@ class Probe:
 
 def make_probes(examples: Sequence[Example], tokenizer: Tokenizer, n: int) -> list[Probe]:
     """Return the prompts of the first `n` examples whose learned part follows a prompt."""
-    found = []
+    found: list[Probe] = []
     for example in examples:
         if len(found) == n:
             break
