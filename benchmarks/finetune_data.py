@@ -26,12 +26,48 @@ _TEMPLATE = (
     "{{ message['content'] }}<|eot_id|>{% endfor %}"
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
-_TEXT = (
-    "river stone light paper garden window the of and to a in is that it was for on with as field north "
-    "early green letter music answer number simple water morning table small round question train island "
-    "bread yellow winter"
-)
-WORDS = _TEXT.split()
+WORDS = [
+    "river",
+    "stone",
+    "light",
+    "paper",
+    "garden",
+    "window",
+    "the",
+    "of",
+    "and",
+    "to",
+    "a",
+    "in",
+    "is",
+    "that",
+    "it",
+    "was",
+    "for",
+    "on",
+    "with",
+    "as",
+    "field",
+    "north",
+    "early",
+    "green",
+    "letter",
+    "music",
+    "answer",
+    "number",
+    "simple",
+    "water",
+    "morning",
+    "table",
+    "small",
+    "round",
+    "question",
+    "train",
+    "island",
+    "bread",
+    "yellow",
+    "winter",
+]
 
 
 def make_model(name: str, folder: Path) -> Path:

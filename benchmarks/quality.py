@@ -1,6 +1,7 @@
 """How close quantised models stay to their source, at how many bits, in what time and memory: ours and mlx-lm's.
 
-Every conversion is a process of its own, and all are calibrated on the same windows of our built-in texts. The KL
+Every conversion is a process of its own, and all are calibrated on the same windows of our built-in texts. mlx-lm's
+figures have its defaults but for what stands in benchmarks/quality_peers.py. The KL
 divergence is measured afterwards, on text that nothing was calibrated on: the documentation topics of Python's own
 `pydoc`, which every installation has. Takes two hours on two cores for SmolLM2-135M.
 """
@@ -26,7 +27,7 @@ THEIRS = ("rtn", "rtn8", "gptq", "gptq6", "awq", "dwq", "dwq5", "dynamic_quant")
 OURS = {
     "fast": ["--bits", "4", "--quality", "fast"],
     "fast8": ["--bits", "8", "--quality", "fast"],
-    "calibrated": ["--bits", "4", "--calibration", "builtin"],
+    "calibrated": ["--bits", "4", "--quality", "calibrated"],
     "distilled": ["--bits", "4", "--quality", "distilled"],
     "target4.6": ["--target-bpw", "4.6"],
     "target4.9": ["--target-bpw", "4.9"],
@@ -34,12 +35,13 @@ OURS = {
 }
 
 
-def converted(name: str, model: Path, dest: Path, windows: Path) -> tuple[float, float]:
-    """Run one conversion; return its seconds and its peak memory in GB."""
+def converted(name: str, model: Path, dest: Path, kept: Path) -> tuple[float, float]:
+    """Run one conversion on the kept calibration text; return its seconds and its peak memory in GB."""
     if name in OURS:
-        command = ["-m", "llama3_mlx", "convert", str(model), str(dest), *OURS[name]]
+        text = [] if name.startswith("fast") else ["--calibration", str(kept / "text.txt")]
+        command = ["-m", "llama3_mlx", "convert", str(model), str(dest), *OURS[name], *text]
     else:
-        command = ["-m", "benchmarks.quality_peers", name, str(model), str(dest), str(windows)]
+        command = ["-m", "benchmarks.quality_peers", name, str(model), str(dest), str(kept / "windows.json")]
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, *command], stdout=sys.stderr)
     _, status, usage = os.wait4(process.pid, 0)
@@ -47,6 +49,15 @@ def converted(name: str, model: Path, dest: Path, windows: Path) -> tuple[float,
         raise SystemExit(f"{name} failed")
     unit = 1 if sys.platform == "darwin" else 1024
     return time.perf_counter() - began, usage.ru_maxrss * unit / 1e9
+
+
+def save_calibration(source: HFSource, count: int | None, folder: Path) -> None:
+    """Write `count` of the built-in windows of 256 tokens (default: all), and the text that they stand for."""
+    windows = windows_for(source)
+    picked = windows[:: max(1, len(windows) // count)][:count] if count else windows
+    (folder / "windows.json").write_text(json.dumps(picked))
+    tokenizer = tokenizer_of(source)
+    (folder / "text.txt").write_text("".join(tokenizer.decode(window) for window in picked), encoding="utf-8")
 
 
 def evaluation_windows(source: HFSource, count: int) -> list[list[int]]:
@@ -71,6 +82,7 @@ def main() -> None:
     arguments.add_argument("--model", type=Path, required=True, help="folder of Hugging Face safetensors")
     arguments.add_argument("--only", nargs="+", choices=(*THEIRS, *OURS), default=[*THEIRS, *OURS])
     arguments.add_argument("--windows", type=int, default=8, help="windows of 256 tokens to measure on")
+    arguments.add_argument("--calibration-windows", type=int, help="windows to calibrate on (default: all built-in)")
     arguments.add_argument("--kept", type=Path, help="folder that keeps the results, and whose results are not redone")
     args = arguments.parse_args()
     source = HFSource(args.model)
@@ -80,12 +92,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         kept = args.kept or Path(temporary)
         kept.mkdir(parents=True, exist_ok=True)
-        (kept / "windows.json").write_text(json.dumps(windows_for(source)))
+        save_calibration(source, args.calibration_windows, kept)
         for name in args.only:
             dest, taken = kept / name, kept / f"{name}.json"
             if not taken.exists():
                 shutil.rmtree(dest, ignore_errors=True)
-                taken.write_text(json.dumps(converted(name, args.model, dest, kept / "windows.json")))
+                taken.write_text(json.dumps(converted(name, args.model, dest, kept)))
             seconds, peak = json.loads(taken.read_text())
             result = HFSource(dest)
             found = distance(source, result, measured_on)

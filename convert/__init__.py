@@ -92,11 +92,14 @@ def dry_run(source: str | Path, dest: str | Path, **settings: Unpack[ConversionS
     kind = options.target(place)
     if options.target_bpw is not None:
         raise ConversionError("a dry run can't tell what target_bpw will choose: the model must be measured for that")
+    calibrates = options.looks_at_text
     # Calibrating changes neither sizes nor what the conversion itself takes.
-    options = replace(options, quality="nearest", calibration=None) if options.looks_at_text else options
+    options = replace(options, quality="nearest", calibration=None) if calibrates else options
     opened = outline_source(source)
     try:
-        return forecast(make_target(opened, options, kind, place), opened, place)
+        expected = forecast(make_target(opened, options, kind, place), opened, place)
+        note = "time and memory are those of the conversion alone: calibrating comes on top"
+        return replace(expected, warnings=(*expected.warnings, note)) if calibrates else expected
     finally:
         opened.close()
 
@@ -152,10 +155,13 @@ def measurement(
         return None
     if report_to is None and not options.looks_at_text:
         return None
+    from .quality.ladder import held_out_windows
     from .quality.report import measured
 
-    reference, folder = target.source, Path(report_to).expanduser() if report_to is not None else None
-    return lambda written: measured(source, reference, written, folder)
+    # A source without a tokenizer is found out before the work, not after it.
+    windows, reference = held_out_windows(source), target.source
+    folder = Path(report_to).expanduser() if report_to is not None else None
+    return lambda written: measured(source, reference, written, windows, folder)
 
 
 def plan_for(source: Source, options: ConversionOptions) -> Plan:

@@ -56,3 +56,5 @@ class Completion:
     tool_calls: tuple[ToolCall, ...] = ()
     passes: int = 0
     first_token_s: float = 0.0
+    stop_token: int | None = None
+    """The token of the model's own that ended the answer."""

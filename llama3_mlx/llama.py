@@ -64,6 +64,8 @@ class Llama:
     ) -> None:
         self.folder, self.model, self.tokenizer, self.dialog = folder, model, tokenizer, dialog
         self.config = model.config
+        # What is computed lazily can only be computed on the thread that made it.
+        mx.eval(model.parameters(), draft.parameters() if draft is not None else [])
         self.cache_options = cache or CacheOptions()
         self.adapters = adapters
         self.stop_ids = frozenset((*tokenizer.stop_ids, *(dialog.stop_ids if dialog else ())))
@@ -234,14 +236,14 @@ class Llama:
 
         return self.engine.call(run)
 
-    def submit(self, prompt: Sequence[int], options: Sequence[GenerationOptions], replies: Sequence[Reply]) -> Request:
+    def submit(self, prompt: Sequence[int], options: Sequence[GenerationOptions], replies: Sequence[Reply]) -> None:
         """Hand the engine a prompt in token ids and the answers wanted to it, for callers with their own replies."""
         prepared = [self._prepare(list(prompt), each) for each in options]
         asks = [
             Ask(asked, reply, limit, constraint)
             for (_, asked, limit, constraint), reply in zip(prepared, replies, strict=True)
         ]
-        return self._submit(list(prompt), asks)
+        self._submit(list(prompt), asks)
 
     def release_memory(self) -> None:
         """Let go of kept prefixes and of free memory; call it when the system says that memory is short."""
@@ -344,11 +346,14 @@ class Llama:
 
     def _submit(
         self, prompt: list[int], asks: Sequence[Ask], progress: Progress | None = None, *, bulk: bool = False
-    ) -> Request:
-        first = asks[0].options
-        request = Request(prompt, asks, adapter=first.adapter, priority=first.priority, progress=progress, bulk=bulk)
-        self.engine.submit(request)
-        return request
+    ) -> None:
+        """Hand over the answers to one prompt, at most as many at a time as the engine writes at once."""
+        first, most = asks[0].options, self.engine.settings.max_rows
+        for at in range(0, len(asks), most):
+            part = asks[at : at + most]
+            self.engine.submit(
+                Request(prompt, part, adapter=first.adapter, priority=first.priority, progress=progress, bulk=bulk)
+            )
 
     def _finisher(self, options: GenerationOptions) -> Callable[[Completion], Completion] | None:
         """Return what puts the object of a schema into a completion."""

@@ -17,6 +17,14 @@ def byte_model(*, seed: int = 0, **changes: Any) -> LlamaForCausalLM:
     return our_model(reference_model(small_config(rope_parameters=llama3_rope(8.0), **changes), seed))
 
 
+def calm(model: LlamaForCausalLM, share: float = 0.2) -> LlamaForCausalLM:
+    """Make a model listen to its last token most of all: what it writes soon repeats itself."""
+    for layer in model.model.layers:
+        layer.mlp.down_proj.weight = layer.mlp.down_proj.weight * share
+        layer.self_attn.o_proj.weight = layer.self_attn.o_proj.weight * share
+    return model
+
+
 def byte_tokenizer(vocab_size: int = 320) -> Tokenizer:
     """Bytes, a token that ends the text, and tokens without text."""
     table = [bytes([i]) for i in range(256)] + [b""] * (vocab_size - 256)

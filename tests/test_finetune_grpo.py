@@ -56,10 +56,9 @@ def count_of_sevens(prompts: Any, completions: list[str], n: list[int]) -> list[
 def test_greedy_answers_are_those_of_single_generation() -> None:
     model = small_model()
     prompt = [5, 9, 200, 33]
-    tokens = list(prompt)
+    alone: list[int] = []
     for _ in range(12):
-        tokens.append(int(value(mx.argmax(model(mx.array([tokens]))[0, -1]))))
-    alone = tokens[len(prompt) :]
+        alone.append(int(np.array(model(mx.array([[*prompt, *alone]]))[0, -1]).argmax()))
     stop = alone[6]
     for answer in sample_answers(model, prompt, 3, Sampling(12, 0), (stop,), 0):
         assert list(answer.ids) == alone[: alone.index(stop) + 1]

@@ -9,8 +9,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from llama3_mlx import ConversionError
-from llama3_mlx.convert import convert
+from llama3_mlx import ConversionError, Llama3MLXError
+from llama3_mlx.convert import convert, dry_run
 from llama3_mlx.convert.quality import corpus
 
 from .quality_fixtures import divergence, logits, opened, random_windows, save_uneven
@@ -152,6 +152,25 @@ def test_settings_that_do_not_agree_are_one_line(tmp_path: Path, settings: Any, 
         convert(source, tmp_path / "made", **settings)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "made").exists()
+
+
+def test_a_dry_run_tells_the_size_and_that_calibrating_comes_on_top(tmp_path: Path) -> None:
+    source = save_uneven(tmp_path / "source")
+    expected = dry_run(source, tmp_path / "made", bits=4, calibration="builtin")
+    assert any("calibrating comes on top" in warning for warning in expected.warnings)
+    convert(source, tmp_path / "fast", bits=4, quality="fast")
+    size = sum(path.stat().st_size for path in (tmp_path / "fast").glob("*.safetensors"))
+    assert sum(expected.files.values()) == size
+    with pytest.raises(ConversionError, match="must be measured"):
+        dry_run(source, tmp_path / "made", target_bpw=5.0)
+
+
+def test_a_report_needs_a_tokenizer_before_the_work_begins(tmp_path: Path) -> None:
+    source = save_uneven(tmp_path / "source")
+    (source / "tokenizer.json").unlink()
+    with pytest.raises(Llama3MLXError, match="tokenizer"):
+        convert(source, tmp_path / "made", bits=4, report_to=tmp_path / "report")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 def test_too_little_text_is_refused(tmp_path: Path) -> None:

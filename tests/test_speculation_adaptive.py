@@ -5,7 +5,9 @@ from itertools import pairwise
 
 import pytest
 
-from llama3_mlx.speculation import Costs, DraftLength, SpeculationStats
+from llama3_mlx.speculation import Costs, DraftLength
+
+from .speculation_stats import SpeculationStats
 
 CHEAP, DEAR, MODEL = Costs(verify=0.05), Costs(verify=0.25), Costs(verify=0.05, draft=0.15)
 

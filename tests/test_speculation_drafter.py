@@ -5,7 +5,9 @@ from itertools import takewhile
 
 import pytest
 
-from llama3_mlx.speculation import Costs, LookupDrafter, SpeculationStats
+from llama3_mlx.speculation import Costs, LookupDrafter
+
+from .speculation_stats import SpeculationStats
 
 CHEAP, DEAR = Costs(verify=0.05), Costs(verify=0.25, fixed=0.1)
 
@@ -70,7 +72,7 @@ def test_it_learns_from_drafts_that_it_held_back() -> None:
     for step in range(40):
         assert drafter.draft() == []
         drafter.add([7 + step % 2])
-    drafter.costs = CHEAP
+    drafter.costs = drafter.own_costs = CHEAP
     assert len(drafter.draft()) == 16
 
 
@@ -108,3 +110,18 @@ def test_the_same_text_gives_the_same_drafts_and_copies_go_their_own_way() -> No
     before = twin.draft()
     one.add([9, 9, 9, 9])
     assert twin.draft() == before
+
+
+def test_the_prompt_and_the_answer_itself_have_their_own_costs() -> None:
+    passage, story = list(range(30)), list(range(100, 130))
+    never = Costs(verify=50.0)
+    from_prompt = LookupDrafter(passage, costs=CHEAP, own_costs=never)
+    from_itself = LookupDrafter(passage, costs=never, own_costs=CHEAP)
+    for drafter in (from_prompt, from_itself):
+        drafter.add([*story, *passage[:5]])
+    assert from_prompt.draft(2) == [5, 6]
+    assert from_itself.draft(2) == []
+    for drafter in (from_prompt, from_itself):
+        drafter.add(story[:5])
+    assert from_prompt.draft(2) == []
+    assert from_itself.draft(2) == story[5:7]

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from llama3_mlx.speculation import accept_greedy, accept_sampled
+from llama3_mlx.speculation import accept_sampled
 from llama3_mlx.speculation.verify import draw
 
 SAMPLES = 10_000
@@ -127,24 +127,3 @@ def test_drawing_follows_many_small_weights() -> None:
     picked = np.array(draw(mx.broadcast_to(mx.array(weights), (64, 128_256)), mx.array(uniforms)))
     sums = np.cumsum(weights.astype(np.float64))
     assert np.abs(sums[picked] / sums[-1] - uniforms).max() < 1e-4
-
-
-@pytest.mark.parametrize(
-    ("choices", "draft", "expected"),
-    [
-        ([5, 6, 7, 8], [5, 6, 7], 3),
-        ([5, 6, 7, 8], [5, 9, 7], 1),
-        ([5, 6, 7, 8], [4, 6, 7], 0),
-        ([5], [], 0),
-    ],
-)
-def test_greedy_acceptance_ends_at_the_first_difference(choices: list[int], draft: list[int], expected: int) -> None:
-    count = accept_greedy(mx.array(choices, mx.int32), mx.array(draft, mx.int32))
-    assert count.shape == ()
-    assert count.item() == expected
-
-
-def test_greedy_acceptance_of_padded_rows_ends_with_each_draft() -> None:
-    choices = mx.array([[1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 4]])
-    draft = mx.array([[1, 2, 3], [1, 2, 3], [1, 9, 3]])
-    assert accept_greedy(choices, draft, mx.array([3, 1, 3])).tolist() == [3, 1, 1]

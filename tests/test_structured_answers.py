@@ -2,6 +2,8 @@
 
 import json
 import re
+import sys
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,3 +102,15 @@ def test_what_cannot_be_compiled_is_refused_before_anything_runs(llama: Llama) -
 def test_an_answer_that_was_cut_off_has_no_object(llama: Llama) -> None:
     done = llama.generate("x", schema=SCHEMA, max_tokens=3)
     assert (done.finish_reason, done.parsed) == ("length", None)
+
+
+def test_the_guide_runs(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = Path(__file__).parents[1] / "docs" / "structure.md"
+    code = "\n".join(re.findall(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL))
+    (tmp_path / "model").symlink_to(tiny_folder)
+    monkeypatch.chdir(tmp_path)
+    module = types.ModuleType("guide")
+    monkeypatch.setitem(sys.modules, "guide", module)
+    exec(compile(code, "guide", "exec"), module.__dict__)
+    with module.llama:
+        assert isinstance(module.run.text, str)

@@ -51,7 +51,7 @@ _TENSORS = (
 class CalibrationSettings:
     """Numbers of the method; parts of one."""
 
-    damping: float = field(default=0.01, metadata={"help": "added to the inputs' moments, of their mean"})
+    damping: float = field(default=0.2, metadata={"help": "added to the inputs' moments, of their mean"})
     correction: float = field(default=0.5, metadata={"help": "of an input's error that is corrected in the weights"})
     residual: float = field(default=0.5, metadata={"help": "of the residual stream's error that is corrected"})
     table: float = field(default=0.3, metadata={"help": "weight of a tied embedding's use as a table"})

@@ -10,7 +10,6 @@ from ...quantization import Scheme
 from ..hf_source import HFSource
 from ..plan import matrices, module_schemes
 from ..tensors import Source
-from .ladder import held_out_windows
 from .measure import Distance, ModuleDistance, distance, module_distances
 from .picture import sensitivity_picture
 
@@ -18,13 +17,14 @@ from .picture import sensitivity_picture
 _MODULE_TOKENS = 128
 
 
-def measured(source: Source, reference: Source, written: Path, report_to: Path | None) -> Mapping[str, Any]:
-    """Return how far a written folder is from its source, on text that nothing is calibrated on.
+def measured(
+    source: Source, reference: Source, written: Path, windows: Sequence[Sequence[int]], report_to: Path | None
+) -> Mapping[str, Any]:
+    """Return how far a written folder is from its source, on windows of tokens that nothing is calibrated on.
 
     `reference` is the source with its channels scaled as the folder's are. With `report_to` every module is measured
     as well, and report.json, report.md and sensitivity.svg are written into that folder.
     """
-    windows = held_out_windows(source)
     result = HFSource(written)
     try:
         whole = distance(source, result, windows)

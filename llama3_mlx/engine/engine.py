@@ -27,7 +27,7 @@ from .prefill import Prefill
 from .prefixes import Prefixes
 from .request import Ask, Request
 from .row import Row
-from .speculators import CPU_COSTS, GPU_COSTS, LookupSpeculator, ModelSpeculator, Speculator
+from .speculators import CPU_COSTS, GPU_COSTS, LookupSpeculator, ModelSpeculator, Speculator, verify_cost
 
 T = TypeVar("T")
 PREFILL_CHUNK = 2048
@@ -84,6 +84,7 @@ class Engine:
         self.counts = Counts()
         self.prefixes = Prefixes(settings.prefix_bytes)
         self._make_detokenizer = make_detokenizer
+        self._verify_cost: float | None = None
         self._batch = Batch(model, model.make_cache(settings.cache), self._select_rows, self._keep)
         self._prefill: Prefill | None = None
         self._waiting: list[Request] = []
@@ -322,9 +323,10 @@ class Engine:
     def _make_speculator(self, request: Request, ask: Ask) -> Speculator | None:
         if not ask.options.speculate:
             return None
-        costs = GPU_COSTS if on_gpu() else CPU_COSTS
         if self.draft is None:
-            return LookupSpeculator(request.prompt, costs)
+            self._verify_cost = self._verify_cost or verify_cost(self.model)
+            return LookupSpeculator(request.prompt, self._verify_cost)
+        costs = GPU_COSTS if on_gpu() else CPU_COSTS
         return ModelSpeculator(self.draft, request.prompt, replace(costs, draft=self._draft_cost))
 
     def _keep(self, row: Row, take: Callable[[], ModelCache]) -> None:

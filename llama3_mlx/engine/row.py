@@ -54,6 +54,7 @@ class Row:
         """Whether the logits of the first token are numbers."""
         self.first_token_s = self.prefill_began_s = 0.0
         self.ended: FinishReason | None = None
+        self.stop_token: int | None = None
         self._text: list[str] = []
         self._logprobs: list[TokenLogprob] = []
         self._pending: list[int] = []
@@ -103,7 +104,7 @@ class Row:
         if not self._first_s:
             self._first_s, self.first_token_s = self._last_s, self._last_s - self.request.began_s
         if token in self.stop_ids:
-            self.ended = "stop"
+            self.ended, self.stop_token = "stop", token
             return
         self.tokens.append(token)
         self._pending.append(token)
@@ -148,6 +149,7 @@ class Row:
             tool_calls=tuple(self._calls),
             passes=self.passes,
             first_token_s=self.first_token_s,
+            stop_token=self.stop_token,
         )
 
     def _give(self, text: str, *, last: bool = False) -> None:

@@ -1,5 +1,6 @@
 """What drafts tokens for one row: out of the text so far, or by a smaller model."""
 
+import time
 from collections.abc import Sequence
 from typing import Protocol, cast
 
@@ -14,8 +15,32 @@ from ..speculation.drafter import LookupDrafter
 from .prefixes import common_length
 
 PREFILL_CHUNK = 2048
+_TIMINGS = 16
+# What a drafted token is taken to cost at most, in text from the prompt and in repetitions of the answer. Only back
+# ends that gain nothing from several rows cost more: there copied text is written at about 0.9 of the plain rate in
+# half of the passes, and free text at the plain rate (counted over the answers to benchmarks/prompts.py).
+_PROMPT_COST, _OWN_COST = 0.35, 0.7
 # On the CPU a position costs nearly as much in a pass of several as alone; on a GPU decoding waits for memory.
+# They are for draft models: where drafts are drawn, their lengths must not depend on a clock. Lookups measure.
 CPU_COSTS, GPU_COSTS = Costs(verify=0.2), Costs(verify=0.03)
+
+
+def verify_cost(model: LlamaForCausalLM) -> float:
+    """Time one layer's MLP, where most of a step goes, on one position and on several; takes milliseconds.
+
+    Returns what a position more adds to a pass, in plain steps: next to nothing where decoding waits for memory, a
+    whole one where a matrix product gains nothing from several rows, as MLX's quantised one on the CPU.
+    """
+    mlp, more = model.model.layers[0].mlp, 4
+    dtype = model.model.norm.weight.dtype
+    one, several = (mx.zeros((1, n, model.config.hidden_size), dtype) for n in (1, 1 + more))
+    best = [float("inf")] * 2
+    for _ in range(_TIMINGS):
+        for at, x in enumerate((one, several)):
+            began = time.perf_counter()
+            mx.eval(mlp(x))
+            best[at] = min(best[at], time.perf_counter() - began)
+    return min(1.0, max(GPU_COSTS.verify, (best[1] / best[0] - 1) / more))
 
 
 class Draft:
@@ -48,8 +73,10 @@ class Speculator(Protocol):
 class LookupSpeculator:
     """Drafts what followed the last tokens where they stood before, in the prompt or in what was written."""
 
-    def __init__(self, prompt: Sequence[int], costs: Costs) -> None:
-        self._drafter = LookupDrafter(prompt, costs=costs)
+    def __init__(self, prompt: Sequence[int], verify: float) -> None:
+        """`verify` is what a drafted token costs to verify; see `verify_cost`."""
+        costs, own_costs = Costs(verify=min(verify, _PROMPT_COST)), Costs(verify=min(verify, _OWN_COST))
+        self._drafter = LookupDrafter(prompt, costs=costs, own_costs=own_costs)
 
     def likely(self, ahead: int) -> bool:
         """Whether the text repeats itself here and drafting pays."""

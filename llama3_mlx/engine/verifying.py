@@ -92,7 +92,15 @@ def _places(row: Row, draft: Draft) -> list[Place]:
 
 
 def _equal(row: Row, draft: Draft, choices: list[int], places: Sequence[Place], start: int, chosen: Chosen) -> Verified:
-    """Accept the drafted tokens that are what plain decoding chooses."""
+    """Accept the drafted tokens that are what plain decoding chooses.
+
+    Lossless for greedy decoding and for sampling. Choice i is what plain decoding would take after the draft's first i
+    tokens: the likeliest, or the one that the random numbers of that position pick from the model's distribution. The
+    first choice is plain decoding's first token. If it equals the first drafted one, the second choice was made after
+    the very text that plain decoding has there, by the same rule and numbers, so that it is plain decoding's second
+    token; and so on to the first choice that differs from the draft. The text is that of plain decoding with the same
+    seed, whatever is drafted and however long the drafts are.
+    """
     accepted = next((at for at, token in enumerate(draft.tokens) if token != choices[at]), len(draft.tokens))
     row.penalties = places[start + accepted].penalties
     logprobs = [chosen.logprobs[start + at] for at in range(accepted + 1) if start + at in chosen.logprobs]

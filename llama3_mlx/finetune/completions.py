@@ -1,17 +1,20 @@
-"""Several answers to one prompt at once: the prompt is read once, its cache copied, and all answers grow together."""
+"""Several answers to one prompt, drawn by the engine from a model that is being trained."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
-import numpy as np
 
-from ..cache import ModelCache
+from ..completion import Completion
+from ..detokenizer import Detokenizer
+from ..engine.engine import Engine, EngineSettings
+from ..engine.reply import Stream
+from ..engine.request import Ask, Request
 from ..model import LlamaForCausalLM
-from ..sampling import keep_top_p
+from ..options import GenerationOptions
 
-# Tokens of a prompt that are run at once.
-_PROMPT_STEP = 512
+# Answers that are written at once.
+_MOST = 128
 
 
 @dataclass(frozen=True)
@@ -35,46 +38,36 @@ def sample_answers(
     model: LlamaForCausalLM, prompt: Sequence[int], n: int, sampling: Sampling, stop_ids: Collection[int], seed: int
 ) -> list[Answer]:
     """Return n answers to a prompt; the same for the same seed."""
-    logits, cache = _read_prompt(model, prompt, n)
-    ids: list[list[int]] = [[] for _ in range(n)]
-    stopped = [False] * n
-    rows = list(range(n))
-    for step in range(sampling.max_tokens):
-        tokens = _draw(logits, sampling, mx.random.key(((seed << 20) + step) % 2**64))
-        values = np.array(tokens).tolist()
-        for row, value in zip(rows, values, strict=True):
-            if not stopped[row]:
-                ids[row].append(value)
-                stopped[row] = value in stop_ids
-        alive = sum(not stopped[row] for row in rows)
-        if not alive or step + 1 == sampling.max_tokens:
-            break
-        if alive <= len(rows) // 2:
-            # Finished answers needn't be carried along; below half it pays to copy the others.
-            for at in reversed([at for at, row in enumerate(rows) if stopped[row]]):
-                cache.pop(at)
-                rows[at], values[at] = rows[-1], values[-1]
-                del rows[-1], values[-1]
-        logits = model.head(model.hidden(mx.array(values)[:, None], cache)[:, -1])
-    return [Answer(tuple(one), done) for one, done in zip(ids, stopped, strict=True)]
+    # Another thread runs the model: what is lazy here can't be computed there.
+    mx.eval(model.parameters())
+    settings = EngineSettings(
+        memory_bytes=2**62, bytes_per_token=1.0, prefix_bytes=0, stop_ids=frozenset(stop_ids), max_rows=_MOST
+    )
+    engine = Engine(model, settings, lambda _: Detokenizer(lambda _: b""))
+    try:
+        streams = [Stream() for _ in range(n)]
+        asks = [
+            Ask(_options(sampling, (seed << 20) + at), stream.reply, sampling.max_tokens)
+            for at, stream in enumerate(streams)
+        ]
+        for start in range(0, n, _MOST):
+            engine.submit(Request(list(prompt), asks[start : start + _MOST], bulk=True))
+        return [_answer(stream.completion) for stream in streams]
+    finally:
+        engine.close()
 
 
-def _read_prompt(model: LlamaForCausalLM, prompt: Sequence[int], n: int) -> tuple[mx.array, ModelCache]:
-    """Return the logits (n, V) behind the prompt and a cache of n rows of it."""
-    read = model.make_cache()
-    for at in range(0, len(prompt), _PROMPT_STEP):
-        h = model.hidden(mx.array([prompt[at : at + _PROMPT_STEP]]), read)[:, -1]
-        mx.eval(h, read.arrays)
-    cache = read.copy()
-    for _ in range(n - 1):
-        cache.append(read)
-    return mx.repeat(model.head(h), n, axis=0), cache
+def _options(sampling: Sampling, seed: int) -> GenerationOptions:
+    return GenerationOptions(
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=seed % 2**64,
+        speculate=False,
+    )
 
 
-def _draw(logits: mx.array, sampling: Sampling, key: mx.array) -> mx.array:
-    if sampling.temperature == 0:
-        return mx.argmax(logits, axis=-1)
-    logits = logits.astype(mx.float32) * (1 / sampling.temperature)
-    if sampling.top_p < 1:
-        logits = keep_top_p(logits, sampling.top_p)
-    return mx.random.categorical(logits, key=key)
+def _answer(done: Completion) -> Answer:
+    if done.stop_token is None:
+        return Answer(done.token_ids, stopped=False)
+    return Answer((*done.token_ids, done.stop_token), stopped=True)

@@ -3,15 +3,6 @@
 from .adaptive import Costs, DraftLength
 from .drafter import LookupDrafter
 from .lookup import PromptLookup
-from .stats import SpeculationStats
-from .verify import accept_greedy, accept_sampled
+from .verify import accept_sampled
 
-__all__ = [
-    "Costs",
-    "DraftLength",
-    "LookupDrafter",
-    "PromptLookup",
-    "SpeculationStats",
-    "accept_greedy",
-    "accept_sampled",
-]
+__all__ = ["Costs", "DraftLength", "LookupDrafter", "PromptLookup", "accept_sampled"]

@@ -23,13 +23,23 @@ class LookupDrafter:
     that it continues; a draft of L tokens writes 1 + c1 + c1 c2 + … tokens on average, and the length of most tokens
     for its costs is taken, none where that is no gain over a plain step.
 
-    Free of clocks and chance: the same text gives the same drafts. Verified by `accept_greedy`, drafts never change
-    what is written, whatever their lengths.
+    Passages of the prompt and repetitions of the answer itself may have different costs, `costs` and `own_costs`.
+
+    Free of clocks and chance: the same text gives the same drafts for the same costs.
     """
 
-    def __init__(self, tokens: Iterable[int] = (), *, costs: Costs | None = None, longest: int = 16) -> None:
+    def __init__(
+        self,
+        tokens: Iterable[int] = (),
+        *,
+        costs: Costs | None = None,
+        own_costs: Costs | None = None,
+        longest: int = 16,
+    ) -> None:
         self.lookup = PromptLookup(tokens)
         self.costs, self.longest = costs or Costs(), longest
+        self.own_costs = own_costs or self.costs
+        self._n_prompt = len(self.lookup)
         self._right = [chance * _CERTAINTY for chance in _CHANCES]
         self._tried = [_CERTAINTY for _ in _CHANCES]
         self._expected: list[int] = []
@@ -56,20 +66,21 @@ class LookupDrafter:
 
     def copy(self) -> "LookupDrafter":
         """Return an independent drafter of the same text and experience."""
-        twin = LookupDrafter(costs=self.costs, longest=self.longest)
-        twin.lookup = self.lookup.copy()
+        twin = LookupDrafter(costs=self.costs, own_costs=self.own_costs, longest=self.longest)
+        twin.lookup, twin._n_prompt = self.lookup.copy(), self._n_prompt
         twin._right, twin._tried = list(self._right), list(self._tried)
         twin._expected, twin._matched = list(self._expected), self._matched
         return twin
 
     def _length(self, most: int) -> int:
+        costs = self.costs if self.lookup.source < self._n_prompt else self.own_costs
         best, gain, reached, tokens = 0, _MARGIN, 1.0, 1.0
         for length in range(1, most + 1):
             which = _class(self._matched + length - 1)
             reached *= self._right[which] / self._tried[which]
             tokens += reached
-            if tokens / self.costs.of(length) > gain:
-                best, gain = length, tokens / self.costs.of(length)
+            if tokens / costs.of(length) > gain:
+                best, gain = length, tokens / costs.of(length)
         return best
 
     def _learn(self, matched: int, right: bool) -> None:

@@ -15,7 +15,8 @@ class PromptLookup:
 
     A draft follows the longest n-gram that ends the sequence and stood there before, of several its latest place. A
     place whose continuation has come true so far is kept as long as no longer match is known, so that copying doesn't
-    jump between alike passages. `matched` is the length of the match that the last draft continues, 0 for none.
+    jump between alike passages. `matched` is the length of the match that the last draft continues, 0 for
+    none, and `source` the position of what follows it there.
 
     Takes O(1) a token and memory linear in the tokens.
     """
@@ -29,7 +30,7 @@ class PromptLookup:
         self._followers: list[dict[int, int]] = [{} for _ in self._sizes]
         self._tokens: list[int] = []
         self._suffix = 0
-        self._source = 0
+        self.source = 0
         self.matched = 0
         self.extend(tokens)
 
@@ -45,8 +46,8 @@ class PromptLookup:
                     followers[suffix & mask] = position
             known.append(token)
             suffix = (suffix << _TOKEN_BITS | token) & keep
-            if self.matched and known[self._source] == token:
-                self._source += 1
+            if self.matched and known[self.source] == token:
+                self.source += 1
                 self.matched += 1
             else:
                 self.matched = 0
@@ -60,11 +61,14 @@ class PromptLookup:
         self._find()
         if not self.matched:
             return []
-        known, source = self._tokens, self._source
+        known, source = self._tokens, self.source
         draft = known[source : source + most]
         while len(draft) < most:
             draft.append(draft[source + len(draft) - len(known)])
         return draft
+
+    def __len__(self) -> int:
+        return len(self._tokens)
 
     def copy(self) -> "PromptLookup":
         """Return an independent index of the same tokens."""
@@ -79,5 +83,5 @@ class PromptLookup:
             if n <= self.matched:
                 return
             if len(self._tokens) >= n and (found := followers.get(self._suffix & mask)) is not None:
-                self._source, self.matched = found, n
+                self.source, self.matched = found, n
                 return

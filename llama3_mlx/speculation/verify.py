@@ -7,25 +7,6 @@ Rows of a batch are verified together: every function takes any leading dimensio
 import mlx.core as mx
 
 
-def accept_greedy(choices: mx.array, draft: mx.array, lengths: mx.array | None = None) -> mx.array:
-    """Return how many leading tokens of `draft` (..., L) equal the target's own `choices` (..., L + 1), as (...).
-
-    With n accepted, `choices[..., : n + 1]` are the tokens that were written.
-
-    Lossless for greedy decoding and for sampling. Let choice i be what plain decoding would take after the draft's
-    first i tokens: the likeliest token, or the one that the random number of that position picks from the target's
-    distribution. The first choice is the first token of plain decoding. If it equals draft token 1, then choice 1 was
-    made after the very sequence that plain decoding has there, by the same rule and random number, so that it is
-    plain decoding's second token; and so on to the first choice that differs from the draft. The text is thus that
-    of plain decoding with the same seed, token for token, whatever is drafted and however long the drafts are.
-
-    A draft model keeps this too if it picks its tokens with the random number of the target's position: the more
-    alike the two distributions, the more often the same number picks the same token.
-    Source: https://arxiv.org/abs/2408.07978.
-    """
-    return _leading(choices[..., :-1] == draft, lengths)
-
-
 def accept_sampled(
     target: mx.array,
     proposal: mx.array,

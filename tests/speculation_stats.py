@@ -1,4 +1,4 @@
-"""What speculation came to."""
+"""Counts of simulated passes, for the tests of speculation."""
 
 from dataclasses import dataclass
 

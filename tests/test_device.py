@@ -1,0 +1,51 @@
+"""What depends on the device and the system."""
+
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from llama3_mlx import device
+from llama3_mlx.engine import engine as engine_module
+
+from .byte_llama import byte_llama
+
+
+@pytest.mark.parametrize(
+    ("available", "level"), [(50, device.NORMAL), (8, device.WARNING), (3, device.CRITICAL), (None, device.NORMAL)]
+)
+def test_linux_tells_its_memory_pressure(tmp_path: Path, available: int | None, level: int) -> None:
+    lines = ["MemTotal:        1000 kB"]
+    if available is not None:
+        lines.append(f"MemAvailable:     {available * 10} kB")
+    (tmp_path / "meminfo").write_text("\n".join(lines) + "\n")
+    assert device.linux_pressure(tmp_path / "meminfo") == level
+    assert device.linux_pressure(tmp_path / "absent") == device.NORMAL
+
+
+def test_pressure_makes_the_engine_let_go_of_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
+    with byte_llama() as llama:
+        for seed in range(4):
+            llama.generate([seed + 1] * 300, max_tokens=2)
+        held = llama.engine.prefixes.nbytes
+        for level, most in ((device.WARNING, held // 2), (device.CRITICAL, 0)):
+            monkeypatch.setattr(engine_module, "memory_pressure", lambda level=level: level)
+            llama.engine.call(lambda: setattr(llama.engine, "_checked_pressure_s", 0.0))
+            llama.generate([9], max_tokens=1)
+            assert llama.engine.prefixes.nbytes <= most
+
+
+def test_memory_is_wired_while_something_runs_and_only_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a Mac the limit is set when work begins and restored when it ends; here the calls are recorded."""
+    limits: list[int] = [0]
+
+    def set_limit(limit: int) -> int:
+        limits.append(limit)
+        return limits[-2]
+
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(mx, "set_wired_limit", set_limit)
+    monkeypatch.setattr(device, "working_memory_bytes", lambda: 12345)
+    with device.wired_memory():
+        assert limits[-1] == 12345
+    assert limits[-1] == 0
