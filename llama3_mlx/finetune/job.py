@@ -226,7 +226,8 @@ def _before(job: Job, model: LlamaForCausalLM, text: TextSide, probes: Sequence[
         return found if len(found) == len(probes) else [""] * len(probes)
     made = answers(model, probes, text.tokenizer, text.tokenizer.stop_ids, job.settings.sample_tokens)
     if made:
-        save_json(path, made)
+        with disk_errors(job.out):
+            save_json(path, made)
     return made
 
 

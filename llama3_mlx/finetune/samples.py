@@ -22,16 +22,16 @@ class Probe:
 
 def make_probes(examples: Sequence[Example], tokenizer: Tokenizer, n: int) -> list[Probe]:
     """Return the prompts of the first `n` examples whose learned part follows a prompt."""
-    found = []
+    found: list[Probe] = []
     for example in examples:
+        if len(found) == n:
+            break
         first = int(np.argmax(example.trained)) if example.trained.any() else 0
         if first == 0:
             continue
         prompt = example.ids[:first].tolist()
         answer = example.ids[first:][example.trained[first:]].tolist()
         found.append(Probe(tuple(prompt), tokenizer.decode(answer, control=False), tokenizer.decode(prompt)))
-        if len(found) == n:
-            break
     return found
 
 
