@@ -59,6 +59,7 @@ class Llama:
         adapters: Any = None,
         draft: LlamaForCausalLM | None = None,
         disk: DiskPrefixes | None = None,
+        adapter_places: dict[str, Path] | None = None,
         memory_bytes: int | None = None,
         max_rows: int = 32,
     ) -> None:
@@ -68,6 +69,8 @@ class Llama:
         mx.eval(model.parameters(), draft.parameters() if draft is not None else [])
         self.cache_options = cache or CacheOptions()
         self.adapters = adapters
+        # Shared with the disk's fingerprints, which need the files of adapters that come later, too.
+        self._adapter_places = {} if adapter_places is None else adapter_places
         self.stop_ids = frozenset((*tokenizer.stop_ids, *(dialog.stop_ids if dialog else ())))
         path = folder / "generation_config.json"
         self._defaults = load_json_object(path) if path.exists() else {}
@@ -107,7 +110,7 @@ class Llama:
         folder = resolve_model(path_or_id)
         model = load_model(folder, dtype=dtype)
         named = {**({DEFAULT_ADAPTER: adapter} if adapter is not None else {}), **(adapters or {})}
-        loaded = None
+        loaded, places = None, {name: Path(path) for name, path in named.items()}
         if named:
             from .finetune.adapters import AdapterSet
 
@@ -123,7 +126,8 @@ class Llama:
             cache=cache,
             adapters=loaded,
             draft=None if draft is None else load_draft(draft, tokenizer, dtype),
-            disk=make_disk(folder, model, named, cache or CacheOptions()) if disk_cache else None,
+            disk=make_disk(folder, model, places, cache or CacheOptions()) if disk_cache else None,
+            adapter_places=places,
             memory_bytes=None if memory_gb is None else int(memory_gb * 1e9),
             max_rows=max_rows,
         )
@@ -244,6 +248,24 @@ class Llama:
             for (_, asked, limit, constraint), reply in zip(prepared, replies, strict=True)
         ]
         self._submit(list(prompt), asks)
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """Names of the adapters that answers can ask for."""
+        return self.adapters.names if self.adapters is not None else ()
+
+    def load_adapter(self, name: str, path: str | Path) -> None:
+        """Load a LoRA adapter under a name, while others run. Raises RequestError, CheckpointError or ConfigError."""
+
+        def run() -> None:
+            from .finetune.adapters import AdapterSet
+
+            adapters = self.adapters if self.adapters is not None else AdapterSet(self.model)
+            adapters.load(name, path)
+            self.adapters = self.engine.adapters = adapters
+            self._adapter_places[name] = Path(path)
+
+        self.engine.call(run)
 
     def release_memory(self) -> None:
         """Let go of kept prefixes and of free memory; call it when the system says that memory is short."""
@@ -387,7 +409,7 @@ class Llama:
 
 
 def make_disk(
-    folder: Path, model: LlamaForCausalLM, adapters: Mapping[str, str | Path], cache: CacheOptions
+    folder: Path, model: LlamaForCausalLM, adapters: Mapping[str, Path], cache: CacheOptions
 ) -> DiskPrefixes | None:
     """Return what keeps the model's prefixes on disk, None where that is switched off."""
     limit = prefix_cache_bytes()
@@ -396,7 +418,7 @@ def make_disk(
     dtype = str(model.model.norm.weight.dtype)
 
     def fingerprint(adapter: str | None) -> str:
-        place = Path(adapters[adapter]).expanduser() if adapter is not None and adapter in adapters else None
+        place = adapters[adapter].expanduser() if adapter is not None and adapter in adapters else None
         return model_fingerprint(folder, dtype=dtype, cache_kind=cache.label, adapter=place)
 
     disk = PrefixDisk(prefix_folder(), limit, model=folder.name)

@@ -3,21 +3,44 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from ..completion import Completion
-from .events import End, Event, Reason, Text
+from ..completion import Completion, TokenLogprob
+from ..tokenizer import Tokenizer
+from .events import Call, Chance, End, Event, Reason, Text
 from .served import Ask, Replies, Served
 from .settings import ServerSettings
 
 
 async def as_events(replies: Replies, asks: Sequence[Ask], served: Served) -> AsyncIterator[Event]:
     """Yield the events of replies to `asks` as their pieces come."""
+    called = [0] * len(asks)
+    tokenizer = served.llama.tokenizer
     async for index, item in replies:
         if isinstance(item, Completion):
             ask = asks[index]
-            reason: Reason = "stop" if item.finish_reason == "stop" else "length"
-            yield End(index, reason, item, ask.prompt, _stop_text(item, ask, served))
-        elif item.text:
-            yield Text(index, item.text)
+            yield End(index, _reason(item), item, ask.prompt, _stop_text(item, ask, served))
+            continue
+        chances = tuple(chance_of(entry, tokenizer) for entry in item.logprobs)
+        if item.text or chances:
+            yield Text(index, item.text, chances)
+        for call in item.tool_calls:
+            yield Call(index, called[index], call.name, call.arguments)
+            called[index] += 1
+
+
+def chance_of(entry: TokenLogprob, tokenizer: Tokenizer) -> Chance:
+    """Return a token's log-probability with the token's own bytes, a control token's as its text."""
+
+    def data(token: int) -> bytes:
+        return tokenizer.token_bytes(token) or (tokenizer.control_text(token) or "").encode()
+
+    others = tuple(Chance(token, data(token), logprob) for token, logprob in entry.alternatives)
+    return Chance(entry.token, data(entry.token), entry.logprob, others)
+
+
+def _reason(done: Completion) -> Reason:
+    if done.tool_calls:
+        return "tool_calls"
+    return "stop" if done.finish_reason == "stop" else "length"
 
 
 def with_form(

@@ -48,6 +48,13 @@ def prompt_of(chat: Chat, served: Served) -> list[int]:
     return dialog.encode(messages, tools=tools or None, continue_final=chat.continue_final, **chat.template)
 
 
+def _tools(chat: Chat) -> dict[str, Any]:
+    """Return the settings that let an answer call tools, and make it where it must."""
+    if not chat.tools or chat.tool_choice == "none":
+        return {}
+    return {"tools": chat.tools, "tool_choice": chat.tool_choice, "parallel_calls": chat.parallel_calls}
+
+
 def known_keys(message: Mapping[str, Any]) -> dict[str, Any]:
     """Return a message without the keys that clients send along and no dialog format has a place for."""
     return {key: message[key] for key in _MESSAGE_KEYS if message.get(key) is not None}
@@ -59,7 +66,7 @@ def converse(chat: Chat, served: Served, limits: ServerSettings, stack: AsyncExi
     What runs ends when `stack` does.
     """
     prompt = prompt_of(chat, served)
-    settings = limited(with_form(chat.settings, chat.schema, chat.top_logprobs), limits)
+    settings = limited(with_form({**chat.settings, **_tools(chat)}, chat.schema, chat.top_logprobs), limits)
     asks = [Ask(prompt=prompt, settings=seeded(settings, index)) for index in range(chat.n)]
     replies = served.start(asks, limits.timeout_s)
     stack.callback(replies.close)

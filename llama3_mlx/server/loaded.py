@@ -12,7 +12,7 @@ from .catalogue import Catalogue, Choice
 from .errors import ApiError
 from .logs import log
 from .metrics import Gauge, Metrics
-from .served import Served
+from .served import Base, Served
 from .settings import ServerSettings
 
 # Left for the system and other applications where no budget is given.
@@ -69,7 +69,9 @@ class LoadedModels:
         place.keep_alive_s = self._settings.keep_alive_s if keep_alive_s is None else keep_alive_s
         try:
             await asyncio.shield(place.ready)
-            yield place.served
+            if choice.adapter:
+                await place.served.base.adapt(choice.adapter, self.catalogue.adapters(choice.model)[choice.adapter])
+            yield Served(place.served.base, choice)
         finally:
             place.users -= 1
             place.used_s = time.monotonic()
@@ -82,7 +84,7 @@ class LoadedModels:
         if place is None or place.users:
             return False
         del self.places[name]
-        await place.served.close()
+        await place.served.base.close()
         log("model unloaded", model=name)
         return True
 
@@ -98,32 +100,33 @@ class LoadedModels:
         """Let go of all models."""
         for place in list(self.places.values()):
             place.ready.cancel()
-            await place.served.close()
+            await place.served.base.close()
         self.places.clear()
 
     async def _place(self, choice: Choice) -> Place:
-        place = self.places.get(choice.name)
+        name = choice.model.name
+        place = self.places.get(name)
         if place is not None and place.ready.done() and not place.ready.cancelled() and place.ready.exception():
-            del self.places[choice.name]
+            del self.places[name]
             place = None
         if place is None:
             needed = choice.model.needs.at_context(min(_CONTEXT, choice.model.config.max_position_embeddings))
             async with self._making_room:
-                await self._make_room(choice.name, needed)
-                place = self.places.get(choice.name) or self._start(choice, needed)
+                await self._make_room(name, needed)
+                place = self.places.get(name) or self._start(choice, needed)
         return place
 
     def _start(self, choice: Choice, needed: int) -> Place:
-        adapter = self.catalogue.adapters(choice.model)[choice.adapter] if choice.adapter else None
-        served = Served(choice, adapter, self._settings.max_running, self._settings.max_queue)
+        base = Base(choice.model, self._settings.max_running, self._settings.max_queue)
+        served = Served(base, Choice(choice.model))
         place = Place(served, needed, asyncio.ensure_future(self._load(served)))
-        self.places[choice.name] = place
+        self.places[choice.model.name] = place
         return place
 
     async def _load(self, served: Served) -> None:
-        await served.load()
+        await served.base.load()
         self._metrics.loads.add(model=served.choice.name)
-        log("model loaded", model=served.choice.name, seconds=round(served.load_s, 2))
+        log("model loaded", model=served.choice.name, seconds=round(served.base.load_s, 2))
 
     async def _make_room(self, name: str, needed: int) -> None:
         """Take out models that nobody uses, the least recently used first, until `needed` bytes are free."""

@@ -129,7 +129,7 @@ async def _load(turn: Turn, body: Generating, fields: Mapping[str, Any]) -> Resp
     name = models.catalogue.choose(body.model).name
     reason = "load"
     if body.keep_alive is not None and str(body.keep_alive) in ("0", "0.0", "0s", "0m"):
-        await models.unload(name)
+        await models.unload(models.catalogue.choose(body.model).model.name)
         reason = "unload"
     else:
         await turn.use(body.model, body.keep_alive)

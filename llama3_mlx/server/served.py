@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ..completion import Completion, Piece
 from ..engine.reply import Item, Reply
 from ..llama import Llama
 from ..options import make_options
-from .catalogue import Choice
+from .catalogue import Choice, ModelEntry
 from .errors import ApiError
 
 T = TypeVar("T")
@@ -23,38 +24,59 @@ class Ask:
 
     prompt: Sequence[int]
     settings: dict[str, Any]
-    adapter: str | None = None
 
 
-class Served:
-    """A loaded model; its engine writes all answers in one batch."""
+class Base:
+    """A loaded model; its engine writes the answers of all its adapters in one batch."""
 
-    def __init__(self, choice: Choice, adapter: Any, max_running: int, max_queue: int) -> None:
-        self.choice = choice
+    def __init__(self, model: ModelEntry, max_running: int, max_queue: int) -> None:
+        self.model = model
         self.load_s = 0.0
-        self._adapter = adapter
-        self._room = max_running + max_queue
-        self._max_running = max_running
-        self._active = 0
+        self.active = 0
+        """Generations that run or wait."""
+        self.max_running, self.room = max_running, max_running + max_queue
         self.llama: Llama
+        self._adapting = asyncio.Lock()
 
     async def load(self) -> None:
         """Load the model."""
         began = time.perf_counter()
-        self.llama = await asyncio.to_thread(
-            lambda: Llama.load(self.choice.model.folder, adapter=self._adapter, max_rows=self._max_running)
-        )
+        self.llama = await asyncio.to_thread(lambda: Llama.load(self.model.folder, max_rows=self.max_running))
         self.load_s = time.perf_counter() - began
 
-    async def call(self, function: Callable[[], T]) -> T:
-        """Run `function` on the engine's thread."""
-        return await asyncio.to_thread(self.llama.engine.call, function)
+    async def adapt(self, name: str, folder: Path) -> None:
+        """Load an adapter over the model, if it isn't there yet."""
+        async with self._adapting:
+            if name not in self.llama.adapter_names:
+                await asyncio.to_thread(self.llama.load_adapter, name, folder)
 
     async def close(self) -> None:
         """End what runs and let go of the model."""
         if hasattr(self, "llama"):
             await asyncio.to_thread(self.llama.close)
             del self.llama
+
+
+class Served:
+    """A loaded model, with an adapter or without: what a request's `model` means."""
+
+    def __init__(self, base: Base, choice: Choice) -> None:
+        self.base, self.choice = base, choice
+
+    @property
+    def llama(self) -> Llama:
+        """The model, which all of its adapters share."""
+        return self.base.llama
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Run `function` on the engine's thread, this choice's adapter applied."""
+
+        def run() -> T:
+            if self.llama.adapters is not None:
+                self.llama.adapters.select(self.choice.adapter)
+            return function()
+
+        return await asyncio.to_thread(self.llama.engine.call, run)
 
     @property
     def end_of_turn(self) -> list[int]:
@@ -64,33 +86,34 @@ class Served:
 
     @property
     def active(self) -> int:
-        """Generations that run or wait."""
-        return self._active
+        """Generations that run or wait, of all adapters."""
+        return self.base.active
 
     @property
     def waiting(self) -> int:
         """Generations that wait for a place."""
-        return max(0, self._active - self._max_running)
+        return max(0, self.base.active - self.base.max_running)
 
     def start(self, asks: Sequence[Ask], timeout_s: float) -> "Replies":
         """Start all asks at once; raises what a prompt or a setting is refused for, ApiError 429 for a full queue."""
-        if self._active and self._active + len(asks) > self._room:
+        base = self.base
+        if base.active and base.active + len(asks) > base.room:
             raise ApiError(
                 429,
-                f"{self._active} requests are running or waiting, which is the limit: try again later",
+                f"{base.active} requests are running or waiting, which is the limit: try again later",
                 code="queue_full",
                 headers={"retry-after": "1"},
             )
-        self._active += len(asks)
+        base.active += len(asks)
         try:
             return Replies(self, asks, timeout_s)
         except BaseException:
-            self._active -= len(asks)
+            base.active -= len(asks)
             raise
 
     def ended(self, count: int) -> None:
         """Take note that so many generations have ended."""
-        self._active -= count
+        self.base.active -= count
 
 
 class Replies:
@@ -110,7 +133,9 @@ class Replies:
             return Reply(lambda item: _put(loop, queue, index, item))
 
         self._replies = [reply_of(index) for index in range(len(asks))]
-        options = [make_options({"timeout_s": timeout_s, **ask.settings}) for ask in asks]
+        options = [
+            make_options({"timeout_s": timeout_s, "adapter": served.choice.adapter, **ask.settings}) for ask in asks
+        ]
         try:
             for start, stop in _same_prompts(asks):
                 served.llama.submit(asks[start].prompt, options[start:stop], self._replies[start:stop])
