@@ -33,14 +33,13 @@ def _options() -> type[llm.Options]:
     hints = get_type_hints(GenerationOptions)
     given: dict[str, Any] = {}
     for entry in fields(GenerationOptions):
-        simple = hints[entry.name] if entry.name in _SIMPLE else str
-        given[entry.name] = (simple | None, Field(default=None, description=entry.metadata["help"]))
+        if entry.metadata.get("flag", True):
+            simple = hints[entry.name] if entry.name in _SIMPLE else str
+            given[entry.name] = (simple | None, Field(default=None, description=entry.metadata["help"]))
     return create_model("Options", __base__=llm.Options, **given)
 
 
-_SIMPLE = {
-    entry.name for entry in fields(GenerationOptions) if not isinstance(entry.default, tuple) and entry.name != "schema"
-}
+_SIMPLE = {entry.name for entry in fields(GenerationOptions) if not isinstance(entry.default, tuple)}
 
 
 class LocalLlama(llm.Model):

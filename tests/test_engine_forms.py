@@ -16,8 +16,8 @@ from .byte_llama import byte_llama
 class Point:
     """A place."""
 
-    x: int
-    label: str
+    x: Literal[1, 2, 3]
+    label: Literal["here", "there"]
 
 
 SCHEMA = {

@@ -31,6 +31,7 @@ class RemoteCompletion:
     prompt_tokens_per_second: float = 0.0
     tokens_per_second: float = 0.0
     peak_memory_bytes: int = 0
+    passes: int = 0
 
 
 @dataclass(frozen=True)

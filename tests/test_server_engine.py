@@ -1,0 +1,220 @@
+"""What the engine can, through the clients' protocols: real clients against a real server with a tiny model."""
+
+import concurrent.futures
+import json
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import numpy as np
+import ollama
+import openai
+import pytest
+from pydantic import BaseModel, ConfigDict
+from safetensors.numpy import save_file
+
+from llama3_mlx import Llama
+
+from .server_fixtures import Running, running_server
+
+QUESTION: list[Any] = [{"role": "user", "content": "What is the weather in Rome?"}]
+PARAMETERS = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Rome", "Oslo"]}, "days": {"enum": [1, 2]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+TOOL: Any = {"type": "function", "function": {"name": "weather", "description": "Tell it", "parameters": PARAMETERS}}
+OTHER: Any = {"type": "function", "function": {"name": "news", "parameters": {"type": "object", "properties": {}}}}
+
+
+class Color(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Car(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    color: Color
+    doors: bool
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two random adapters of mlx-lm's layout for the tiny model."""
+    made = {}
+    for seed, name in enumerate(("one", "two")):
+        folder = tmp_path_factory.mktemp(name)
+        rng = np.random.default_rng(seed)
+        path = "model.layers.{}.self_attn.o_proj"
+        factors = {
+            f"{path.format(layer)}.{part}": rng.normal(0, 0.3, shape).astype(np.float32)
+            for layer in range(2)
+            for part, shape in (("lora_a", (128, 4)), ("lora_b", (4, 64)))
+        }
+        save_file(factors, folder / "adapters.safetensors")
+        values = {
+            "fine_tune_type": "lora",
+            "num_layers": 2,
+            "lora_parameters": {"rank": 4, "scale": 4.0, "dropout": 0.0},
+        }
+        (folder / "adapter_config.json").write_text(json.dumps(values))
+        made[name] = folder
+    return made
+
+
+@pytest.fixture(scope="module")
+def server(tiny_folder: Path, adapters: dict[str, Path]) -> Iterator[Running]:
+    with running_server({"tiny": tiny_folder}, adapters) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server: Running) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_folder: Path, adapters: dict[str, Path]) -> Iterator[Llama]:
+    with Llama.load(tiny_folder, adapters=adapters) as loaded:
+        yield loaded
+
+
+def test_parsed_answers_are_objects_of_their_class(client: openai.OpenAI) -> None:
+    for seed in range(4):
+        reply = client.chat.completions.parse(
+            model="tiny", messages=QUESTION, response_format=Car, temperature=1.0, seed=seed, max_tokens=200
+        )
+        assert isinstance(reply.choices[0].message.parsed, Car)
+
+
+def test_a_tool_that_is_required_is_called_with_fitting_arguments(client: openai.OpenAI) -> None:
+    choices: list[Any] = ["required", {"type": "function", "function": {"name": "weather"}}]
+    for choice in choices:
+        reply = client.chat.completions.create(
+            model="tiny", messages=QUESTION, tools=[TOOL], tool_choice=choice, parallel_tool_calls=False, max_tokens=300
+        )
+        (call,) = reply.choices[0].message.tool_calls or []
+        assert reply.choices[0].finish_reason == "tool_calls"
+        assert call.type == "function"
+        assert call.function.name == "weather"
+        assert json.loads(call.function.arguments)["city"] in ("Rome", "Oslo")
+
+
+def test_calls_are_streamed_and_other_tools_are_not_called(client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(
+        model="tiny",
+        messages=QUESTION,
+        tools=[TOOL, OTHER],
+        tool_choice={"type": "function", "function": {"name": "weather"}},
+        parallel_tool_calls=False,
+        max_tokens=300,
+        stream=True,
+    )
+    chunks = list(stream)
+    calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
+    assert [call.function.name for call in calls if call.function] == ["weather"]
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+def test_ollama_and_anthropic_clients_get_calls_and_forms(server: Running) -> None:
+    with ollama.Client(host=server.url) as local:
+        said = local.chat(model="tiny", messages=QUESTION, format=Car.model_json_schema(), options={"num_predict": 200})
+    assert Car.model_validate_json(said.message.content or "")
+    with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0) as other:
+        tool: Any = {"name": "weather", "description": "Tell it", "input_schema": PARAMETERS}
+        reply = other.messages.create(
+            model="tiny",
+            max_tokens=300,
+            messages=QUESTION,
+            tools=[tool],
+            tool_choice={"type": "any", "disable_parallel_tool_use": True},
+        )
+    (block,) = [block for block in reply.content if block.type == "tool_use"]
+    assert reply.stop_reason == "tool_use"
+    assert json.loads(json.dumps(block.input))["city"] in ("Rome", "Oslo")
+
+
+def test_logprobs_are_the_engines(client: openai.OpenAI, llama: Llama) -> None:
+    settings: dict[str, Any] = {"max_tokens": 4, "temperature": 0}
+    expected = llama.chat(QUESTION, **settings, logprobs=2).logprobs
+    assert expected is not None
+    reply = client.chat.completions.create(model="tiny", messages=QUESTION, logprobs=True, top_logprobs=2, **settings)
+    assert reply.choices[0].logprobs is not None
+    found = reply.choices[0].logprobs.content or []
+    assert [entry.logprob for entry in found] == pytest.approx([entry.logprob for entry in expected], abs=1e-4)
+    assert [len(entry.top_logprobs) for entry in found] == [2] * 4
+    assert bytes(found[0].bytes or []) == llama.tokenizer.token_bytes(expected[0].token)
+    streamed = client.chat.completions.create(
+        model="tiny", messages=QUESTION, logprobs=True, top_logprobs=2, stream=True, **settings
+    )
+    parts = [c.choices[0].logprobs.content or [] for c in streamed if c.choices and c.choices[0].logprobs]
+    assert [entry.logprob for part in parts for entry in part] == [entry.logprob for entry in found]
+
+
+def test_an_echo_scores_the_prompt(client: openai.OpenAI, llama: Llama) -> None:
+    """As lm-evaluation-harness asks: token ids, one token more, the prompt's log-probabilities."""
+    ids = llama.tokenizer.encode("The quick brown fox jumps", bos=True)
+    expected = llama.generate(ids, max_tokens=1, temperature=0, prompt_logprobs=1, logprobs=1)
+    assert expected.prompt_logprobs is not None
+    reply = client.completions.create(model="tiny", prompt=ids, max_tokens=1, temperature=0, echo=True, logprobs=1)
+    found = reply.choices[0].logprobs
+    assert found is not None
+    assert found.token_logprobs is not None
+    assert len(found.token_logprobs) == len(ids) + 1
+    assert found.token_logprobs[0] is None
+    wanted = [entry.logprob for entry in expected.prompt_logprobs]
+    assert found.token_logprobs[1 : len(ids)] == pytest.approx(wanted, abs=1e-4)
+    assert reply.choices[0].text.startswith("The quick brown fox jumps")
+    text = client.completions.create(
+        model="tiny", prompt="The quick", max_tokens=2, temperature=0, echo=True, stream=True
+    )
+    assert next(iter(text)).choices[0].text == "The quick"
+
+
+def test_n_answers_have_one_prompt_and_their_own_seeds(client: openai.OpenAI, llama: Llama) -> None:
+    reply = client.chat.completions.create(model="tiny", messages=QUESTION, n=3, seed=5, temperature=1.0, max_tokens=6)
+    alone = [llama.chat(QUESTION, seed=5 + at, temperature=1.0, max_tokens=6).text for at in range(3)]
+    assert [choice.message.content for choice in reply.choices] == alone
+
+
+def test_adapters_over_one_base_answer_at_once(client: openai.OpenAI, llama: Llama, server: Running) -> None:
+    names = ["tiny", "tiny:one", "tiny:two"] * 4
+    wanted = {
+        name: llama.chat(QUESTION, max_tokens=12, temperature=0, adapter=name.partition(":")[2] or None).text
+        for name in set(names)
+    }
+    assert len(set(wanted.values())) == 3
+
+    def ask(name: str) -> str | None:
+        reply = client.chat.completions.create(model=name, messages=QUESTION, max_tokens=12, temperature=0)
+        assert reply.model == name
+        return reply.choices[0].message.content
+
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        assert list(pool.map(ask, names)) == [wanted[name] for name in names]
+    assert [each["name"] for each in server.get("/status").json()["models"]] == ["tiny"]
+
+
+def test_a_prompt_that_comes_again_is_not_run_again(client: openai.OpenAI) -> None:
+    prompt = "A long beginning that many requests share. " * 20
+    usages = [
+        client.completions.create(model="tiny", prompt=prompt, max_tokens=2, temperature=0).usage for _ in range(2)
+    ]
+    assert all(usage is not None for usage in usages)
+    second: Any = usages[1]
+    assert second.prompt_tokens_details.cached_tokens >= second.prompt_tokens - 1
+
+
+def test_what_no_form_can_be_is_refused(client: openai.OpenAI) -> None:
+    bad: list[dict[str, Any]] = [
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}},
+        {"logit_bias": {"999999999": 1}},
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "absent"}}},
+    ]
+    for each in bad:
+        with pytest.raises(openai.BadRequestError):
+            client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=3, **each)
