@@ -23,7 +23,7 @@ from .errors import CheckpointError
 from .files import save_whole
 from .safetensors_files import read_header
 
-BLOCK = 256
+BLOCK = 128
 FORMAT = "1"
 _SUFFIX = ".safetensors"
 _log = logging.getLogger(__name__)

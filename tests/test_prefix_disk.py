@@ -185,7 +185,7 @@ def test_a_new_process_goes_on_from_the_disk(
         return json.loads(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)
 
     assert ask() == [0, list(expected)]
-    assert ask() == [768, list(expected)]
+    assert ask() == [896, list(expected)]
     for path in (tmp_path / "cache" / "prefixes").iterdir():
         path.write_bytes(path.read_bytes()[:-1])
     assert ask() == [0, list(expected)]
@@ -199,9 +199,9 @@ def test_the_command_lists_and_clears(tmp_path: Path, monkeypatch: pytest.Monkey
     folder = tmp_path / "cache" / "prefixes"
     for model in ("one", "two"):
         PrefixDisk(folder, 10**9, model=model).save(model, TOKENS, arrays_of)
-    assert run(main, "list").count("768") == 2
+    assert run(main, "list").count("384") == 2
     listed = json.loads(run(main, "list", "--json"))
-    assert [(row["model"], row["tokens"]) for row in listed] == [("one", 768), ("two", 768)]
+    assert [(row["model"], row["tokens"]) for row in listed] == [("one", 384), ("two", 384)]
     assert run(main, "path").strip() == str(folder)
     assert run(main, "clear", "one", "--older-than", "1") == "freed 0 MB\n"
     run(main, "clear", "one")
