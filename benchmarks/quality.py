@@ -1,9 +1,9 @@
 """How close quantised models stay to their source, at how many bits, in what time and memory: ours and mlx-lm's.
 
 Every conversion is a process of its own, and all are calibrated on the same windows of our built-in texts. mlx-lm's
-figures have its defaults but for what stands in benchmarks/quality_peers.py. The KL
-divergence is measured afterwards, on text that nothing was calibrated on: the documentation topics of Python's own
-`pydoc`, which every installation has. Takes two hours on two cores for SmolLM2-135M.
+figures have its defaults but for what stands in benchmarks/quality_peers.py. Time is processor time, which other work
+on the machine hardly changes. The KL divergence is measured afterwards, on text that nothing was calibrated on: the
+documentation topics of Python's own `pydoc`, which every installation has. Takes hours on two cores for SmolLM2-135M.
 """
 
 import json
@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -36,19 +35,18 @@ OURS = {
 
 
 def converted(name: str, model: Path, dest: Path, kept: Path) -> tuple[float, float]:
-    """Run one conversion on the kept calibration text; return its seconds and its peak memory in GB."""
+    """Run one conversion on the kept calibration text; return its processor seconds and its peak memory in GB."""
     if name in OURS:
         text = [] if name.startswith("fast") else ["--calibration", str(kept / "text.txt")]
         command = ["-m", "llama3_mlx", "convert", str(model), str(dest), *OURS[name], *text]
     else:
         command = ["-m", "benchmarks.quality_peers", name, str(model), str(dest), str(kept / "windows.json")]
-    began = time.perf_counter()
     process = subprocess.Popen([sys.executable, *command], stdout=sys.stderr)
     _, status, usage = os.wait4(process.pid, 0)
     if os.waitstatus_to_exitcode(status):
         raise SystemExit(f"{name} failed")
     unit = 1 if sys.platform == "darwin" else 1024
-    return time.perf_counter() - began, usage.ru_maxrss * unit / 1e9
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit / 1e9
 
 
 def save_calibration(source: HFSource, count: int | None, folder: Path) -> None:
@@ -115,7 +113,15 @@ def main() -> None:
                 ]
             )
             sys.stderr.write(" | ".join(rows[-1]) + "\n")
-    header = ["quantiser", "bits a weight", "KL, nats a token", "perplexity", "same likeliest token", "seconds", "GB"]
+    header = [
+        "quantiser",
+        "bits a weight",
+        "KL, nats a token",
+        "perplexity",
+        "same likeliest token",
+        "processor s",
+        "peak GB",
+    ]
     publish(
         "Quality of quantised weights", header, rows, (__doc__ or "").split("\n\n")[1].replace("\n", " "), args.write
     )
