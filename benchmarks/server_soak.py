@@ -36,7 +36,7 @@ class Tally:
 def question(number: int) -> tuple[list[Any], dict[str, Any]]:
     """Return a dialog that asks for its number back, and the choice that the answer is held to."""
     text = " ".join(str((number * 7919 + i) % 10) for i in range(DIGITS))
-    return [{"role": "user", "content": f"Repeat exactly: {text}"}], {"choices": [text], "max_tokens": 4 * DIGITS}
+    return [{"role": "user", "content": f"Repeat exactly: {text}"}], {"structured_outputs": {"choice": [text]}}
 
 
 async def client(url: str, http: httpx.AsyncClient, index: int, until_s: float, tally: Tally) -> None:
@@ -53,7 +53,7 @@ async def client(url: str, http: httpx.AsyncClient, index: int, until_s: float, 
             tally.lost.append(f"client {index}: {error!r}")
             await asyncio.sleep(0.5)
             continue
-        expected = settings["choices"][0]
+        expected = settings["structured_outputs"]["choice"][0]
         if not expected.startswith(result.text) or (leave is None and result.text != expected):
             tally.mixed.append(f"client {index} wanted {expected!r} and got {result.text!r}")
         tally.left += leave is not None

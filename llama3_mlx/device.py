@@ -4,6 +4,7 @@ import ctypes
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from .errors import RequestError
 
 # Levels of memory pressure, as macOS numbers them.
 NORMAL, WARNING, CRITICAL = 1, 2, 4
+_LARGEST_CACHE = 2 * 2**30
 DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 
 
@@ -53,6 +55,12 @@ def compute_dtype(asked: str | None, stored: mx.Dtype, fits_float16: bool) -> mx
     return stored
 
 
+def compute_dtype_name(stored: str | None) -> str:
+    """Return the name of the dtype to compute in for weights that a config calls `stored`, taken to fit float16."""
+    dtype = compute_dtype(None, getattr(mx, stored or "float16"), fits_float16=True)
+    return str(dtype).removeprefix("mlx.core.")
+
+
 def total_memory_bytes() -> int:
     """Return the memory of this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -85,6 +93,41 @@ def linux_pressure(meminfo: Path) -> int:
         return NORMAL
     share = int(values["MemAvailable"]) / int(values["MemTotal"])
     return CRITICAL if share < 0.05 else WARNING if share < 0.1 else NORMAL
+
+
+def allocator_cache_bytes() -> int:
+    """Return how much freed memory may be kept for reuse: a sixteenth of the machine's, at most 2 GB."""
+    return min(_LARGEST_CACHE, working_memory_bytes() // 16)
+
+
+class _CacheBound:
+    """The allocator's limit, which all threads of the process share, and how many hold it down."""
+
+    def __init__(self) -> None:
+        self.lock, self.holders, self.before = threading.Lock(), 0, 0
+
+
+_BOUND = _CacheBound()
+
+
+@contextmanager
+def bounded_cache() -> Iterator[None]:
+    """Bound the allocator's cache of freed buffers while any such block runs, and empty it at the block's end.
+
+    Without a bound, arrays of ever new sizes let the process grow until the machine swaps.
+    """
+    with _BOUND.lock:
+        if not _BOUND.holders:
+            _BOUND.before = mx.set_cache_limit(allocator_cache_bytes())
+        _BOUND.holders += 1
+    try:
+        yield
+    finally:
+        mx.clear_cache()
+        with _BOUND.lock:
+            _BOUND.holders -= 1
+            if not _BOUND.holders:
+                mx.set_cache_limit(_BOUND.before)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What a model needs, counted from its config alone: parameters, weight bytes, key/value bytes, memory at a context."""
 
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 
 from .config import ModelConfig
 from .quantization import Quantization, Scheme
@@ -28,6 +28,10 @@ class Needs:
         """Return how many tokens fit beside the weights, a reserve left; 0 if the weights don't fit."""
         free = int(memory_bytes * (1 - RESERVE)) - self.weight_bytes
         return max(0, free // self.kv_bytes_per_token)
+
+    def memory_for(self, tokens: int) -> int:
+        """Return the memory in which a context of so many tokens fits beside the weights, the reserve included."""
+        return ceil(self.at_context(tokens) / (1 - RESERVE))
 
 
 def estimate(config: ModelConfig, dtype: str | None = None) -> Needs:

@@ -391,6 +391,11 @@ class Llama:
 
         return finish
 
+    def limit_memory(self, memory_gb: float) -> None:
+        """Change what weights, keys and values may take together; kept prefixes beyond that are let go."""
+        settings = self._engine_settings(int(memory_gb * 1e9), self.engine.settings.max_rows)
+        self.engine.call(lambda: self.engine.limit(settings.memory_bytes, settings.prefix_bytes))
+
     def _engine_settings(self, memory_bytes: int, max_rows: int) -> EngineSettings:
         config, kind = self.config, self.cache_options
         weights = sum(array.nbytes for _, array in _flat(self.model))

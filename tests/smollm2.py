@@ -53,7 +53,8 @@ def tensors(reader: Any) -> dict[str, np.ndarray]:
 
 
 def save_smollm2(folder: Path) -> Path:
-    """Write config, float32 weights and tokenizer."""
+    """Write config, float32 weights and tokenizer into a folder, which is made if it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
     reader = gguf.GGUFReader(gguf_path())
     save_file(tensors(reader), folder / "model.safetensors", metadata={"format": "pt"})
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM as ReferenceLlama
 
-from llama3_mlx import CacheOptions, Llama, MemoryLimitError, RequestError
+from llama3_mlx import CacheOptions, Llama, MemoryLimitError, RequestError, device
 from llama3_mlx.engine.engine import EngineClosedError
 
 from .byte_llama import byte_llama, byte_model
@@ -128,6 +128,42 @@ def test_kept_prefixes_stay_under_their_budget() -> None:
             llama.generate(random_prompt(300, seed), max_tokens=2)
             assert llama.engine.prefixes.nbytes <= budget
         assert len(llama.engine.prefixes) > 1
+
+
+def test_prefixes_of_a_batch_hold_their_own_rows_alone() -> None:
+    """What is held is what is counted: a lazy copy of one row would keep the arrays of the whole batch alive."""
+    with byte_llama() as llama:
+        llama.generate([1, 2, 3], max_tokens=2)
+        llama.release_memory()
+        before = mx.get_active_memory()
+        llama.generate_batch([random_prompt(400, seed) for seed in range(16)], max_tokens=8)
+        held = llama.engine.call(lambda: llama.engine.prefixes.nbytes)
+        assert mx.get_active_memory() - before <= held * 1.05 + 500_000
+
+
+def test_prefixes_make_room_for_what_runs() -> None:
+    with byte_llama() as llama:
+        for seed in range(4):
+            llama.generate(random_prompt(300, seed), max_tokens=2)
+        per_token = llama.engine.settings.bytes_per_token
+        llama.engine.call(lambda: llama.engine.limit(int(1000 * per_token), int(1000 * per_token)))
+        assert 0 < llama.engine.prefixes.nbytes <= 1000 * per_token
+        llama.generate(random_prompt(900, 9), max_tokens=90, ignore_eos=True)
+        assert llama.engine.prefixes.nbytes <= 1000 * per_token
+        assert len(llama.engine.prefixes) <= 1
+
+
+def test_freed_memory_is_bounded_while_something_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[int] = [7]
+
+    def set_cache_limit(limit: int) -> int:
+        limits.append(limit)
+        return limits[-2]
+
+    monkeypatch.setattr(mx, "set_cache_limit", set_cache_limit)
+    with byte_llama() as llama:
+        llama.generate([1, 2, 3], max_tokens=2)
+    assert limits == [7, device.allocator_cache_bytes(), 7]
 
 
 def test_logprobs_are_those_of_the_model(llama: Llama) -> None:

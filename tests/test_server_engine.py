@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import re
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -209,10 +210,30 @@ def test_a_prompt_that_comes_again_is_not_run_again(client: openai.OpenAI) -> No
     assert second.prompt_tokens_details.cached_tokens >= second.prompt_tokens - 1
 
 
+@pytest.mark.parametrize(
+    ("form", "pattern"),
+    [
+        ({"choice": ["17 plums", "4 pears"]}, "17 plums|4 pears"),
+        ({"regex": "[ab]{3}-[0-9]"}, "[ab]{3}-[0-9]"),
+        ({"grammar": 'start: "yes" | "no"'}, "yes|no"),
+        ({"json": {"type": "integer", "minimum": 0, "maximum": 9}}, "[0-9]"),
+    ],
+)
+def test_forms_by_the_names_of_vllm_hold(client: openai.OpenAI, form: dict[str, Any], pattern: str) -> None:
+    extra = {"structured_outputs": form}
+    chat = client.chat.completions.create(model="tiny", messages=QUESTION, temperature=1.0, extra_body=extra)
+    text = client.completions.create(model="tiny", prompt="Well", max_tokens=50, temperature=1.0, extra_body=extra)
+    assert re.fullmatch(pattern, chat.choices[0].message.content or "")
+    assert re.fullmatch(pattern, text.choices[0].text)
+
+
 def test_what_no_form_can_be_is_refused(client: openai.OpenAI) -> None:
     bad: list[dict[str, Any]] = [
         {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}},
         {"logit_bias": {"999999999": 1}},
+        {"extra_body": {"structured_outputs": {"choice": []}}},
+        {"extra_body": {"structured_outputs": {"choice": ["a"], "regex": "a"}}},
+        {"extra_body": {"structured_outputs": {"regex": "a("}}},
         {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "absent"}}},
     ]
     for each in bad:

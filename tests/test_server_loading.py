@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from llama3_mlx import Llama
 from llama3_mlx.config import load_config
+from llama3_mlx.device import compute_dtype_name
 from llama3_mlx.estimate import estimate
 
 from .server_fixtures import Running, running_server
@@ -29,7 +30,7 @@ def use(running: Running, model: str, **more: Any) -> int:
 @pytest.fixture
 def needed_gb(tiny_folder: Path) -> float:
     """What one tiny model is counted with."""
-    return estimate(load_config(tiny_folder)).at_context(4096) / 1e9
+    return estimate(load_config(tiny_folder), compute_dtype_name("float16")).memory_for(4096) / 1e9
 
 
 def test_models_are_loaded_when_asked_for_and_the_least_recently_used_goes(tiny_folder: Path, needed_gb: float) -> None:
@@ -48,6 +49,28 @@ def test_a_model_that_can_never_fit_is_refused_before_it_is_loaded(tiny_folder: 
         assert reply.status_code == 400
         assert reply.json()["error"]["code"] == "insufficient_memory"
         assert "--memory-gb" in reply.json()["error"]["message"]
+
+
+def test_models_in_memory_share_the_budget(tiny_folder: Path, needed_gb: float) -> None:
+    """What one engine may take with weights, keys, values and kept prefixes leaves the others their part."""
+    with running_server({"a": tiny_folder, "b": tiny_folder}, memory_gb=4 * needed_gb) as running:
+        models = running.app.state.server.models
+
+        def rooms() -> list[int]:
+            return [place.served.llama.engine.settings.memory_bytes for place in models.places.values()]
+
+        assert use(running, "a") == 200
+        (alone,) = rooms()
+        assert use(running, "b") == 200
+        assert max(rooms()) < 0.55 * alone
+        assert use(running, "b", keep_alive=0) == 200
+        deadline = time.monotonic() + 30
+        while len(models.places) > 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        while rooms() != [alone]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_requests_at_once_load_a_model_once(tiny_folder: Path) -> None:

@@ -101,13 +101,14 @@ class ModelCache:
                 buffer.arrays = []
 
     def take(self, row: int) -> "ModelCache":
-        """Return a copy of one row."""
+        """Return a copy of one row, without the room of the others; computed at once, or it would keep them alive."""
         twin = self.copy()
         length = self.lengths[row]
         if len(self.lengths) > 1:
             for layer in twin.layers:
                 for buffer, positions in zip(layer.buffers, layer.room(length), strict=True):
                     buffer.arrays = [mx.contiguous(a[row : row + 1, :, :positions]) for a in buffer.arrays]
+        mx.async_eval(twin.arrays)
         twin.lengths = [length]
         return twin
 

@@ -36,14 +36,13 @@ def run(args: argparse.Namespace) -> int:
     if args.plot and Path(args.plot).suffix != ".svg":
         raise RequestError(f"plots are written as SVG: give --plot a name that ends in .svg, not {args.plot!r}")
     folder = choose_model(args.model or args.named)
-    import mlx.core as mx
 
     from ..bench.measure import measure
     from ..config import load_config
-    from ..device import compute_dtype
+    from ..device import compute_dtype_name
 
     config = load_config(folder)
-    dtype = args.dtype or str(compute_dtype(None, getattr(mx, config.dtype or "float16"), fits_float16=True))
+    dtype = args.dtype or compute_dtype_name(config.dtype)
     with _progress() as progress:
         results = measure(
             folder,

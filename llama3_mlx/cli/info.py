@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ModelConfig, load_config
-from ..device import compute_dtype, device_info, working_memory_bytes
+from ..device import compute_dtype_name, device_info, working_memory_bytes
 from ..estimate import Needs, estimate
 from ..quantization import Quantization, Scheme
 from .flags import positive
@@ -37,12 +37,8 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(folder: Path, context: int | None) -> dict[str, Any]:
     """Return the facts of a model folder as plain values, sizes in bytes."""
-    import mlx.core as mx
-
     config = load_config(folder)
-    dtype = str(compute_dtype(None, getattr(mx, config.dtype or "float16"), fits_float16=True)).removeprefix(
-        "mlx.core."
-    )
+    dtype = compute_dtype_name(config.dtype)
     needs = estimate(config, dtype)
     memory = working_memory_bytes()
     limit = config.max_position_embeddings

@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten
 
 from ..cache import CacheOptions, ModelCache
 from ..detokenizer import Detokenizer
-from ..device import CRITICAL, NORMAL, memory_pressure, on_gpu, wired_memory
+from ..device import CRITICAL, NORMAL, bounded_cache, memory_pressure, on_gpu, wired_memory
 from ..errors import Llama3MLXError
 from ..model import LlamaForCausalLM
 from ..tool_calls import PYTHON_TAG
@@ -158,6 +158,7 @@ class Engine:
                 self._receive(wait=idle)
                 if not awake and self._waiting:
                     awake = True
+                    busy.enter_context(bounded_cache())
                     busy.enter_context(wired_memory())
                 try:
                     self._work()
@@ -226,6 +227,7 @@ class Engine:
         if self._batch.rows and not self._has_room(request):
             return None
         self._waiting.pop(0)
+        self.prefixes.shrink(max(0, self.settings.memory_bytes - int(self._needed_bytes(request))))
         self.counts.requests += 1
         if not self._batch.rows:
             mx.reset_peak_memory()
@@ -241,9 +243,13 @@ class Engine:
         n_rows = len(rows) + len(request.asks)
         if n_rows > settings.max_rows or self.model.config.rope_scaling.rope_type == "dynamic":
             return False
+        return self._needed_bytes(request) <= settings.memory_bytes
+
+    def _needed_bytes(self, request: Request) -> float:
+        """Return what keys and values take when all that runs, and this request beside it, is as long as it can be."""
+        settings, rows = self.settings, self._batch.rows
         longest = max([row.request.longest for row in rows] + [request.longest])
-        needed = n_rows * settings.cache.kept(longest) * settings.bytes_per_token
-        return needed <= settings.memory_bytes
+        return (len(rows) + len(request.asks)) * settings.cache.kept(longest) * settings.bytes_per_token
 
     def _known_prefix(self, request: Request) -> ModelCache | None:
         """Return a cache of the longest beginning of the prompt that is running, in memory or on disk."""
@@ -366,6 +372,12 @@ class Engine:
         level = memory_pressure()
         if level > NORMAL:
             self.relieve(self.prefixes.nbytes // 2 if level < CRITICAL else 0)
+
+    def limit(self, memory_bytes: int, prefix_bytes: int) -> None:
+        """Change what keys and values may take, on the engine's thread; what runs goes on."""
+        self.settings = replace(self.settings, memory_bytes=memory_bytes, prefix_bytes=prefix_bytes)
+        self.prefixes.budget_bytes = prefix_bytes
+        self.prefixes.shrink(prefix_bytes)
 
     def relieve(self, keep_bytes: int = 0) -> None:
         """Let go of kept prefixes and of the allocator's free memory, on the engine's thread."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ModelConfig, load_config
-from ..device import wired_memory
+from ..device import bounded_cache, wired_memory
 from ..dialog import Dialog, load_dialog
 from ..files import save_json
 from ..hub import resolve_model
@@ -20,7 +20,6 @@ from ..weights import load_model
 from . import world
 from .adapter import put_into
 from .adapter_files import read_adapter
-from .allocator import bounded_cache
 from .attach import attach, choose_whole, unfreeze_whole
 from .callbacks import Callback
 from .dropout import Noise

@@ -4,10 +4,12 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from ..device import working_memory_bytes
+from ..device import compute_dtype_name, working_memory_bytes
+from ..engine.engine import EngineClosedError
+from ..estimate import estimate
 from .catalogue import Catalogue, Choice
 from .errors import ApiError
 from .logs import log
@@ -86,6 +88,7 @@ class LoadedModels:
         del self.places[name]
         await place.served.base.close()
         log("model unloaded", model=name)
+        await self._divide()
         return True
 
     async def sweep(self) -> None:
@@ -110,7 +113,9 @@ class LoadedModels:
             del self.places[name]
             place = None
         if place is None:
-            needed = choice.model.needs.at_context(min(_CONTEXT, choice.model.config.max_position_embeddings))
+            config = choice.model.config
+            needs = estimate(config, compute_dtype_name(config.dtype))
+            needed = needs.memory_for(min(_CONTEXT, config.max_position_embeddings))
             async with self._making_room:
                 await self._make_room(name, needed)
                 place = self.places.get(name) or self._start(choice, needed)
@@ -124,7 +129,8 @@ class LoadedModels:
         return place
 
     async def _load(self, served: Served) -> None:
-        await served.base.load()
+        await self._divide()
+        await served.base.load(self._share(served.choice.name) / 1e9)
         self._metrics.loads.add(model=served.choice.name)
         log("model loaded", model=served.choice.name, seconds=round(served.base.load_s, 2))
 
@@ -156,6 +162,18 @@ class LoadedModels:
                 code="insufficient_memory",
                 headers={"retry-after": "10"},
             ) from None
+
+    def _share(self, name: str) -> float:
+        """Return the memory of a model: what it needs, and an equal part of what no model needs."""
+        return self.places[name].needed_bytes + (self.budget_bytes - self._used()) / len(self.places)
+
+    async def _divide(self) -> None:
+        """Tell the models that are in memory what they may take now."""
+        for name, place in list(self.places.items()):
+            loaded = place.ready.done() and not place.ready.cancelled() and not place.ready.exception()
+            if loaded and name in self.places:
+                with suppress(EngineClosedError):
+                    await place.served.base.limit(self._share(name) / 1e9)
 
     def _used(self) -> int:
         return sum(place.needed_bytes for place in self.places.values())

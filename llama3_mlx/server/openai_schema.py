@@ -35,6 +35,23 @@ class StreamOptions(Body):
     include_usage: bool | None = None
 
 
+class StructuredOutputs(Body):
+    """A form that the whole answer has to have: one of these, by the names that vLLM's server gives them.
+
+    Source: https://docs.vllm.ai/en/latest/features/structured_outputs.html.
+    """
+
+    json_: dict[str, Any] | None = Field(None, alias="json", description="JSON schema")
+    regex: str | None = Field(None, description="regular expression")
+    choice: list[str] | None = Field(None, min_length=1, description="the answer is one of these texts")
+    grammar: str | None = Field(None, description="Lark or GBNF grammar")
+
+    def settings(self) -> dict[str, Any]:
+        """Return what was given by the names of GenerationOptions."""
+        given = {"schema": self.json_, "regex": self.regex, "choices": self.choice, "grammar": self.grammar}
+        return {name: value for name, value in given.items() if value is not None}
+
+
 class Sampling(Body):
     """The settings that all of OpenAI's generating requests share, and those of ours beside them."""
 
@@ -53,6 +70,7 @@ class Sampling(Body):
     top_k: int | None = option("top_k")
     min_p: float | None = option("min_p")
     repetition_penalty: float | None = option("repetition_penalty")
+    structured_outputs: StructuredOutputs | None = None
     keep_alive: KeepAlive = Field(None, description="how long the model stays loaded, as Ollama takes it")
     user: str | None = None
 
@@ -68,6 +86,8 @@ class Sampling(Body):
                 given[name] = getattr(self, name)
         if self.logit_bias:
             given["logit_bias"] = self.logit_bias
+        if self.structured_outputs is not None:
+            given |= self.structured_outputs.settings()
         return given
 
 

@@ -38,11 +38,16 @@ class Base:
         self.llama: Llama
         self._adapting = asyncio.Lock()
 
-    async def load(self) -> None:
-        """Load the model."""
+    async def load(self, memory_gb: float) -> None:
+        """Load the model, which may take so much memory with its keys and values."""
         began = time.perf_counter()
-        self.llama = await asyncio.to_thread(lambda: Llama.load(self.model.folder, max_rows=self.max_running))
+        folder, max_rows = self.model.folder, self.max_running
+        self.llama = await asyncio.to_thread(lambda: Llama.load(folder, max_rows=max_rows, memory_gb=memory_gb))
         self.load_s = time.perf_counter() - began
+
+    async def limit(self, memory_gb: float) -> None:
+        """Change how much memory the model may take."""
+        await asyncio.to_thread(self.llama.limit_memory, memory_gb)
 
     async def adapt(self, name: str, folder: Path) -> None:
         """Load an adapter over the model, if it isn't there yet."""
