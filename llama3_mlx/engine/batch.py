@@ -170,6 +170,7 @@ class Batch:
             row.seen = True
             triple = self._ahead.logprobs.get(at)
             row.take(token, None if triple is None else read_logprob(token, triple))
+            row.give_out()
             if row.speculator is not None:
                 row.speculator.wrote((token,))
 
@@ -198,7 +199,8 @@ def _take_all(row: Row, found: Verified) -> None:
     for at, token in enumerate(found.tokens):
         row.take(token, read_logprob(token, found.logprobs[at]) if found.logprobs else None)
         if row.ended:
-            return
+            break
+    row.give_out()
 
 
 def place_of(row: Row) -> Place:

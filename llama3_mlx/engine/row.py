@@ -56,6 +56,7 @@ class Row:
         self.ended: FinishReason | None = None
         self.stop_token: int | None = None
         self._text: list[str] = []
+        self._new_text = ""
         self._logprobs: list[TokenLogprob] = []
         self._pending: list[int] = []
         self._pending_logprobs: list[TokenLogprob] = []
@@ -93,7 +94,7 @@ class Row:
             self.ended = "timeout"
 
     def take(self, token: int, logprob: TokenLogprob | None = None) -> None:
-        """Take the next token: give out the text that is certain, and set `ended` where the answer ends.
+        """Take the next token; `ended` is set where the answer ends, `give_out` hands over the new text.
 
         Raises CheckpointError if the first logits weren't finite.
         """
@@ -111,13 +112,18 @@ class Row:
         if logprob is not None:
             self._logprobs.append(logprob)
             self._pending_logprobs.append(logprob)
-        self._give(self._stops.add(self._detokenizer.add(token)))
+        self._new_text += self._stops.add(self._detokenizer.add(token))
         if self.constraint is not None:
             self.constraint.accept(token)
         if self._stops.found is not None or (self.constraint is not None and self.constraint.is_finished):
             self.ended = "stop"
         elif self.room <= 0:
             self.ended = "length"
+
+    def give_out(self) -> None:
+        """Hand over the text that has become certain with the latest tokens: one piece for all of a pass."""
+        text, self._new_text = self._new_text, ""
+        self._give(text)
 
     def end(self) -> None:
         """Give out the rest of the text and the completion; `ended` says why."""
