@@ -1,5 +1,6 @@
 """A real server on loopback, in a thread of the test's process."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -9,10 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+from safetensors.numpy import save_file
 
 from llama3_mlx.server.catalogue import Catalogue
 from llama3_mlx.server.running import listen, make_server
 from llama3_mlx.server.settings import ServerSettings
+
+
+def save_adapter(folder: Path, inputs: int, outputs: int, *, layers: int = 2, seed: int = 0) -> Path:
+    """Write a random adapter of mlx-lm's layout on the attention's outputs, (inputs, 4) and (4, outputs) a layer."""
+    rng = np.random.default_rng(seed)
+    factors = {
+        f"model.layers.{layer}.self_attn.o_proj.{part}": rng.normal(0, 0.3, shape).astype(np.float32)
+        for layer in range(layers)
+        for part, shape in (("lora_a", (inputs, 4)), ("lora_b", (4, outputs)))
+    }
+    save_file(factors, folder / "adapters.safetensors")
+    parameters = {"rank": 4, "scale": 4.0, "dropout": 0.0}
+    values = {"fine_tune_type": "lora", "num_layers": layers, "lora_parameters": parameters}
+    (folder / "adapter_config.json").write_text(json.dumps(values))
+    return folder
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
-import numpy as np
 import ollama
 import openai
 import pytest
 from pydantic import BaseModel, ConfigDict
-from safetensors.numpy import save_file
 
 from llama3_mlx import Llama
 
-from .server_fixtures import Running, running_server
+from .server_fixtures import Running, running_server, save_adapter
 
 QUESTION: list[Any] = [{"role": "user", "content": "What is the weather in Rome?"}]
 PARAMETERS = {
@@ -45,25 +43,8 @@ class Car(BaseModel):
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two random adapters of mlx-lm's layout for the tiny model."""
-    made = {}
-    for seed, name in enumerate(("one", "two")):
-        folder = tmp_path_factory.mktemp(name)
-        rng = np.random.default_rng(seed)
-        path = "model.layers.{}.self_attn.o_proj"
-        factors = {
-            f"{path.format(layer)}.{part}": rng.normal(0, 0.3, shape).astype(np.float32)
-            for layer in range(2)
-            for part, shape in (("lora_a", (128, 4)), ("lora_b", (4, 64)))
-        }
-        save_file(factors, folder / "adapters.safetensors")
-        values = {
-            "fine_tune_type": "lora",
-            "num_layers": 2,
-            "lora_parameters": {"rank": 4, "scale": 4.0, "dropout": 0.0},
-        }
-        (folder / "adapter_config.json").write_text(json.dumps(values))
-        made[name] = folder
-    return made
+    names = ("one", "two")
+    return {name: save_adapter(tmp_path_factory.mktemp(name), 128, 64, seed=i) for i, name in enumerate(names)}
 
 
 @pytest.fixture(scope="module")

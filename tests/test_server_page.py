@@ -1,5 +1,6 @@
 """The chat page in a real Chromium, against a real server and model."""
 
+import json
 import os
 import re
 import shutil
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from .server_fixtures import Running, running_server
+from .server_fixtures import Running, running_server, save_adapter
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -17,8 +18,9 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 
 @pytest.fixture(scope="module")
-def server(smollm2_folder: Path) -> Iterator[Running]:
-    with running_server({"smollm2": smollm2_folder}) as running:
+def server(smollm2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    adapter = save_adapter(tmp_path_factory.mktemp("adapter"), 576, 576)
+    with running_server({"smollm2": smollm2_folder}, {"odd": adapter}) as running:
         yield running
 
 
@@ -127,6 +129,61 @@ def test_settings_reach_the_request(page: Any) -> None:
     wanted = {"max_tokens": 3, "temperature": 0.5, "seed": 7, "top_p": 0.9, "stop": ["END"], "model": "smollm2"}
     assert {name: body[name] for name in wanted} == wanted
     finished(page)
+
+
+def test_an_adapter_can_be_chosen_for_a_conversation(page: Any) -> None:
+    set_up(page, max_tokens="8", temperature="0")
+    ask(page, "What is the capital of France?")
+    plain = finished(page)
+    page.select_option("#model", "smollm2:odd")
+    with page.expect_request("**/v1/chat/completions") as sent:
+        page.click(".again")
+    assert sent.value.post_data_json["model"] == "smollm2:odd"
+    page.wait_for_selector("#send:visible")
+    assert finished(page) != plain
+    page.keyboard.press("Control+Shift+O")
+    page.select_option("#model", "smollm2")
+    page.locator("#conversations .title").nth(1).click()
+    assert page.input_value("#model") == "smollm2:odd"
+
+
+def test_answers_are_held_to_the_schema_of_the_settings(page: Any) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"city": {"enum": ["Paris", "Rome"]}, "old": {"type": "boolean"}},
+        "required": ["city", "old"],
+        "additionalProperties": False,
+    }
+    page.click("#open-settings")
+    page.check("[data-setting=use_schema]")
+    page.fill("[data-setting=schema]", '{"type": ')
+    assert "no JSON" in page.locator("#schema-error").inner_text()
+    page.fill("[data-setting=schema]", json.dumps(schema))
+    assert page.locator("#schema-error").inner_text() == ""
+    page.fill("[data-setting=temperature]", "1.5")
+    page.click("#settings button[value=close]")
+    ask(page, "Tell me of a city.")
+    finished(page)
+    answer = json.loads(page.locator(".message.assistant pre").last.inner_text())
+    assert answer["city"] in ("Paris", "Rome")
+    assert set(answer) == {"city", "old"}
+
+
+def test_the_keyboard_is_enough(page: Any) -> None:
+    """Escape stops, arrow up edits the last message, Escape leaves the edit, Ctrl Shift O begins anew."""
+    ask(page, "Tell me a very long story.")
+    page.wait_for_selector(".message.assistant .body:not(.waiting)")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#send:visible")
+    assert page.locator(".stats").last.inner_text() == "stopped"
+    page.focus("#composer-text")
+    page.keyboard.press("ArrowUp")
+    page.wait_for_selector(".message textarea:focus")
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".message textarea", state="detached")
+    page.keyboard.press("Control+Shift+O")
+    assert page.locator(".message").count() == 0
+    page.wait_for_selector("#composer-text:focus")
 
 
 def test_text_never_becomes_markup(page: Any) -> None:
