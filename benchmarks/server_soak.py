@@ -33,20 +33,22 @@ class Tally:
     gaps_s: list[float] = field(default_factory=list)
 
 
-def question(number: int) -> tuple[list[Any], dict[str, Any]]:
+def question(number: int, digits: int = DIGITS) -> tuple[list[Any], dict[str, Any]]:
     """Return a dialog that asks for its number back, and the choice that the answer is held to."""
-    text = " ".join(str((number * 7919 + i) % 10) for i in range(DIGITS))
+    text = " ".join(str((number * 7919 + i) % 10) for i in range(digits))
     return [{"role": "user", "content": f"Repeat exactly: {text}"}], {"structured_outputs": {"choice": [text]}}
 
 
-async def client(url: str, http: httpx.AsyncClient, index: int, until_s: float, tally: Tally) -> None:
+async def client(
+    url: str, http: httpx.AsyncClient, index: int, until_s: float, tally: Tally, digits: int = DIGITS
+) -> None:
     """Ask for numbers of one's own until the time is over; one request in four goes away early."""
     chance = random.Random(index)
     number = index * 1_000_000
     while time.monotonic() < until_s:
         number += 1
-        dialog, settings = question(number)
-        leave = chance.randint(1, DIGITS) if chance.random() < 0.25 else None
+        dialog, settings = question(number, digits)
+        leave = chance.randint(1, digits) if chance.random() < 0.25 else None
         try:
             result = await stream_chat(http, url, dialog, leave, temperature=1.0, **settings)
         except (RuntimeError, httpx.HTTPError) as error:
@@ -61,11 +63,11 @@ async def client(url: str, http: httpx.AsyncClient, index: int, until_s: float, 
         tally.gaps_s += result.gaps_s
 
 
-async def soak(url: str, clients: int, seconds: float) -> Tally:
+async def soak(url: str, clients: int, seconds: float, digits: int = DIGITS) -> Tally:
     """Run all clients."""
     tally, until_s = Tally(), time.monotonic() + seconds
     async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as http:
-        await asyncio.gather(*(client(url, http, index, until_s, tally) for index in range(clients)))
+        await asyncio.gather(*(client(url, http, index, until_s, tally, digits) for index in range(clients)))
     return tally
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 
 from llama3_mlx import Llama
 
@@ -72,3 +74,61 @@ def test_llm_with_its_ollama_plugin_finds_and_uses_the_model(server: Running, ll
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == llama.chat(QUESTION, max_tokens=5, temperature=0).text
+
+
+TASK = """
+task: capitals
+dataset_path: json
+dataset_kwargs:
+  data_files: {{test: {data}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "The capital of {{{{country}}}} is"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: "{{{{answer}}}}"
+metric_list: [{{metric: acc}}]
+"""
+CAPITALS = [("France", "Paris"), ("Italy", "Rome"), ("Japan", "Tokyo"), ("Egypt", "Cairo")]
+
+
+def likelihoods(folder: Path) -> list[list[float]]:
+    """What transformers gives for each question's choices."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+
+    def likelihood(context: str, choice: str) -> float:
+        ids = tokenizer(context + choice, return_tensors="pt").input_ids
+        start = tokenizer(context, return_tensors="pt").input_ids.shape[1]
+        with torch.no_grad():
+            chances = model(ids).logits[0].log_softmax(-1)
+        return float(sum(chances[at - 1, ids[0, at]] for at in range(start, ids.shape[1])))
+
+    return [[likelihood(f"The capital of {country} is", f" {city}") for _, city in CAPITALS] for country, _ in CAPITALS]
+
+
+def test_lm_eval_finds_the_likelihoods_that_transformers_gives(
+    server: Running, smollm2_folder: Path, tmp_path: Path
+) -> None:
+    """lm-eval's local-completions, which finds the server's tokenizer by itself, on a task of local files."""
+    pytest.importorskip("lm_eval")
+    choices = [city for _, city in CAPITALS]
+    documents = [{"country": name, "choices": choices, "answer": at} for at, (name, _) in enumerate(CAPITALS)]
+    data, out = tmp_path / "capitals.jsonl", tmp_path / "out"
+    data.write_text("".join(json.dumps(document) + "\n" for document in documents))
+    (tmp_path / "capitals.yaml").write_text(TASK.format(data=data))
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "OPENAI_API_KEY": "none"}
+    arguments = f"model=smollm2,base_url={server.url}/v1/completions,num_concurrent=4"
+    program = [str(Path(sys.executable).parent / "lm-eval"), "run", "--model", "local-completions"]
+    options = ["--tasks", "capitals", "--include_path", str(tmp_path), "--output_path", str(out), "--log_samples"]
+    run = subprocess.run(
+        [*program, "--model_args", arguments, *options], capture_output=True, text=True, timeout=400, env=environment
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    (samples,) = out.rglob("samples_capitals_*.jsonl")
+    found = sorted(map(json.loads, samples.read_text().splitlines()), key=lambda sample: sample["doc_id"])
+    given = [[float(choice[0]) for choice in sample["filtered_resps"]] for sample in found]
+    expected = likelihoods(smollm2_folder)
+    assert given == [pytest.approx(row, abs=2e-3) for row in expected]
+    (results,) = out.rglob("results_*.json")
+    right = [max(range(4), key=row.__getitem__) == at for at, row in enumerate(expected)]
+    assert json.loads(results.read_text())["results"]["capitals"]["acc,none"] == sum(right) / 4 > 0.5
