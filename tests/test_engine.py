@@ -153,6 +153,28 @@ def test_prefixes_make_room_for_what_runs() -> None:
         assert len(llama.engine.prefixes) <= 1
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_answers_of_unknown_length_run_at_once_and_the_youngest_make_room(temperature: float) -> None:
+    """None says how long it gets; together they need three times the memory there is, and each gets its own text."""
+    settings: dict[str, Any] = {"temperature": temperature, "ignore_eos": True, "repetition_penalty": 1.2}
+    prompts, lengths = [random_prompt(40 + 30 * n, n) for n in range(6)], [600, 350, 500, 420, 380, 700]
+    with byte_llama() as roomy:
+        per_token = roomy.engine.settings.bytes_per_token
+        asked = list(enumerate(zip(prompts, lengths, strict=True)))
+        expected = [alone(roomy, p, max_tokens=n, seed=at, **settings) for at, (p, n) in asked]
+    with byte_llama() as llama:
+        llama.engine.call(lambda: llama.engine.limit(int(1300 * per_token), 0))
+        streams = [llama.stream(p, max_tokens=n, seed=at, **settings) for at, (p, n) in asked]
+        most = 0
+        while not all(stream._end for stream in streams):
+            for stream in streams:
+                most = max(most, llama.engine.running)
+                next(stream, None)
+        assert [stream.completion.token_ids for stream in streams] == expected
+        assert most >= 3
+        assert llama.engine.counts.evicted > 0
+
+
 def test_freed_memory_is_bounded_while_something_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     limits: list[int] = [7]
 

@@ -49,6 +49,24 @@ class Batch:
         mx.async_eval(first.arrays)
         self._ahead = first if self._ahead is None else _joined(self._ahead, first)
 
+    def resume(self, row: Row, cache: ModelCache) -> None:
+        """Take back a row that made room: its cache has all but the latest token."""
+        self.cache.append(cache)
+        self.rows.append(row)
+        latest = Chosen(mx.array(row.tokens[-1:], mx.int32), {})
+        self._ahead = latest if self._ahead is None else _joined(self._ahead, latest)
+
+    def evict(self, row: Row) -> bool:
+        """Take a row out that is to be resumed later; False if it has ended with its latest token."""
+        self._take()
+        self._keep_running()
+        if row not in self.rows:
+            return False
+        order = list(range(len(self.rows)))
+        self._pop(self.rows.index(row), order)
+        self._pick_ahead(order)
+        return True
+
     def step(self) -> None:
         """Give each row its next token and start the one after it; rows that have ended leave."""
         self.steps += 1
@@ -184,14 +202,21 @@ class Batch:
             if row.ended is None:
                 continue
             self._on_end(row, lambda at=at: self.cache.take(at))  # type: ignore[misc]
-            self.cache.pop(at)
-            self.rows[at], order[at] = self.rows[-1], order[-1]
-            self.rows.pop()
-            order.pop()
+            self._pop(at, order)
             row.end()
+        self._pick_ahead(order)
+        return order
+
+    def _pop(self, at: int, order: list[int]) -> None:
+        """Take a row out, the last one moving into its place; `order` tells which old rows the new ones are."""
+        self.cache.pop(at)
+        self.rows[at], order[at] = self.rows[-1], order[-1]
+        self.rows.pop()
+        order.pop()
+
+    def _pick_ahead(self, order: Sequence[int]) -> None:
         if self._ahead is not None:
             self._ahead = _picked(self._ahead, order)
-        return order
 
 
 def _take_all(row: Row, found: Verified) -> None:

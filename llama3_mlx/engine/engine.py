@@ -32,6 +32,9 @@ from .speculators import CPU_COSTS, GPU_COSTS, LookupSpeculator, ModelSpeculator
 T = TypeVar("T")
 PREFILL_CHUNK = 2048
 _SMALLEST_CHUNK = 16
+# Tokens that a newcomer and all others must have room for; beyond that, the youngest make room for the oldest.
+_HEADROOM = 256
+_STEP_HEADROOM = 32
 
 
 class EngineClosedError(Llama3MLXError):
@@ -59,6 +62,8 @@ class Counts:
     cached_tokens: int = 0
     written_tokens: int = 0
     steps: int = 0
+    evicted: int = 0
+    """Times that an answer had to make room for older ones; it went on later."""
 
 
 class Engine:
@@ -190,6 +195,7 @@ class Engine:
             self._prefill = self._next()
         if self._prefill is not None:
             chunk = self._advance(self._prefill, self._pace.chunk() if self._watched else PREFILL_CHUNK)
+        self._make_room()
         if self._batch.rows and (self._watched or not self._may_gather()):
             self._batch.step()
             self.counts.steps += 1
@@ -227,8 +233,7 @@ class Engine:
         if self._batch.rows and not self._has_room(request):
             return None
         self._waiting.pop(0)
-        self.prefixes.shrink(max(0, self.settings.memory_bytes - int(self._needed_bytes(request))))
-        self.counts.requests += 1
+        self.counts.requests += request.resumed is None
         if not self._batch.rows:
             mx.reset_peak_memory()
         try:
@@ -240,20 +245,40 @@ class Engine:
 
     def _has_room(self, request: Request) -> bool:
         settings, rows = self.settings, self._batch.rows
-        n_rows = len(rows) + len(request.asks)
-        if n_rows > settings.max_rows or self.model.config.rope_scaling.rope_type == "dynamic":
+        if len(rows) + len(request.asks) > settings.max_rows or self.model.config.rope_scaling.rope_type == "dynamic":
             return False
-        return self._needed_bytes(request) <= settings.memory_bytes
+        return self._needed_bytes(_HEADROOM, request) <= settings.memory_bytes
 
-    def _needed_bytes(self, request: Request) -> float:
-        """Return what keys and values take when all that runs, and this request beside it, is as long as it can be."""
-        settings, rows = self.settings, self._batch.rows
-        longest = max([row.request.longest for row in rows] + [request.longest])
-        return (len(rows) + len(request.asks)) * settings.cache.kept(longest) * settings.bytes_per_token
+    def _needed_bytes(self, more: int, request: Request | None) -> float:
+        """Return what keys and values take when all that runs, and this request beside it, is longer by `more`."""
+        cache, rows = self.settings.cache, self._batch.rows
+        lengths = [row.length + min(more, row.room) for row in rows]
+        if request is not None:
+            lengths += [request.length_after(more)] * len(request.asks)
+        return len(lengths) * cache.kept(max(lengths, default=0)) * self.settings.bytes_per_token
+
+    def _make_room(self) -> None:
+        """Let kept prefixes go, then the youngest answers wait, until what runs can go on.
+
+        How long answers get isn't known when they are let in: room for all that they may write would leave them to
+        run one by one.
+        """
+        while True:
+            request = self._prefill.request if self._prefill else None
+            left = self.settings.memory_bytes - self._needed_bytes(_STEP_HEADROOM, request)
+            if left < self.prefixes.budget_bytes:
+                self.prefixes.shrink(max(0, int(left)))
+            if left >= 0 or len(self._batch.rows) < 2:
+                return
+            youngest = max(self._batch.rows, key=lambda row: row.request.order)
+            if self._batch.evict(youngest):
+                self.counts.evicted += 1
+                self._waiting.append(youngest.resumption())
+                self._waiting.sort(key=lambda request: request.order)
 
     def _known_prefix(self, request: Request) -> ModelCache | None:
         """Return a cache of the longest beginning of the prompt that is running, in memory or on disk."""
-        if any(ask.options.prompt_logprobs is not None for ask in request.asks):
+        if request.wants_prompt_logprobs:
             return None
         found = self.prefixes.find(request.prompt, request.adapter)
         length = found.lengths[0] if found else 0
@@ -298,7 +323,11 @@ class Engine:
         return chunk
 
     def _join(self, prefill: Prefill) -> None:
-        request, logits = prefill.request, prefill.logits()
+        request = prefill.request
+        if request.resumed is not None:
+            self._batch.resume(request.resumed, prefill.cache)
+            return
+        logits = prefill.logits()
         rows, finite = self._make_rows(request), mx.isfinite(logits).all()
         for row in rows:
             row.cached_tokens, row.prefill_began_s, row.finite = prefill.cached_tokens, prefill.began_s, finite
@@ -313,6 +342,8 @@ class Engine:
             self._batch.add(rows, prefill.cache, logits)
 
     def _make_rows(self, request: Request) -> list[Row]:
+        if request.resumed is not None:
+            return [request.resumed]
         n_vocab, stop_ids = self.model.config.vocab_size, self.settings.stop_ids
         return [
             Row(

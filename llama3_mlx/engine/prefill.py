@@ -21,8 +21,9 @@ class Prefill:
         self.model, self.request, self.cache = model, request, cache
         self.cached_tokens = self.done = cache.lengths[0] if cache.lengths else 0
         self.began_s = time.perf_counter()
-        wanted = [ask.options.prompt_logprobs for ask in request.asks if ask.options.prompt_logprobs is not None]
-        self._n_logprobs = max(wanted) if wanted else None
+        self._n_logprobs: int | None = None
+        if request.wants_prompt_logprobs:
+            self._n_logprobs = max(ask.options.prompt_logprobs or 0 for ask in request.asks)
         self._scores: list[tuple[mx.array, mx.array, mx.array]] = []
         self._last: mx.array | None = None
 

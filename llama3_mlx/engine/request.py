@@ -35,6 +35,8 @@ class Request:
     """Called with (tokens done, tokens in all) while the prompt is run."""
     bulk: bool = False
     """Nobody follows the answers while they are written: the whole batch's time counts, not each answer's."""
+    resumed: Any = None
+    """The row that goes on with this request, after it had to make room: `prompt` then ends before its latest token."""
     number: int = field(default_factory=lambda: next(_numbers))
     began_s: float = field(default_factory=time.perf_counter)
 
@@ -48,10 +50,14 @@ class Request:
         """Whether nobody waits for any of the answers."""
         return all(ask.reply.cancelled for ask in self.asks)
 
+    def length_after(self, more: int) -> int:
+        """Positions that the longest answer needs when up to `more` tokens have been written."""
+        return len(self.prompt) + min(more, max(ask.limit for ask in self.asks))
+
     @property
-    def longest(self) -> int:
-        """Positions that the longest answer can need."""
-        return len(self.prompt) + max(ask.limit for ask in self.asks)
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether the prompt's tokens have to be run and scored."""
+        return self.resumed is None and any(ask.options.prompt_logprobs is not None for ask in self.asks)
 
     def fail(self, error: BaseException) -> None:
         """End all answers with an error."""

@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -76,6 +77,16 @@ class Row:
     def room(self) -> int:
         """Tokens that may still be taken."""
         return self.ask.limit - len(self.tokens)
+
+    @property
+    def length(self) -> int:
+        """Positions of prompt and answer so far."""
+        return len(self.request.prompt) + len(self.tokens)
+
+    def resumption(self) -> Request:
+        """Return the request that brings the row back into the batch: all but its latest token are run again."""
+        tokens = [*self.request.prompt, *self.tokens]
+        return replace(self.request, prompt=tokens[:-1], asks=[self.ask], progress=None, resumed=self)
 
     def masks(self, drafted: Sequence[int]) -> np.ndarray | None:
         """Return what the row's form allows next, and after each drafted token, (1 + n, words); None without a form."""
