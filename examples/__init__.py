@@ -1,0 +1,1 @@
+"""Fine-tuning on made tasks, from data to the figures before and after."""
