@@ -3,7 +3,7 @@
     python examples/extraction.py MODEL OUT
 
 writes `train.jsonl`, the adapter and its report to OUT. In the terminal the same training is
-`llama3-mlx train -m MODEL -d OUT/train.jsonl -o OUT/adapter --epochs 4 --learning-rate 1e-3 --row-length 256`.
+`llama3-mlx train -m MODEL -d OUT/train.jsonl -o OUT/adapter --learning-rate 1e-3 --batch-size 2`.
 """
 
 import json
@@ -47,7 +47,7 @@ def run(model: Path, out: Path, *, count: int = 300, held_out: int = 60, **setti
     tested = dialogs(held_out, 1, WORDINGS + HELD_OUT_WORDINGS)
     with Llama.load(model, max_rows=64) as llama:
         before = exact_share(answers(llama, tested), tested)
-    chosen = {"epochs": 4, "learning_rate": 1e-3, "row_length": 256, "batch_size": 4, "samples": 0, **settings}
+    chosen = {"learning_rate": 1e-3, "row_length": 512, "batch_size": 2, "samples": 0, **settings}
     train(model, data, out / "adapter", **chosen)
     with Llama.load(model, adapter=out / "adapter", max_rows=64) as llama:
         texts = answers(llama, tested)

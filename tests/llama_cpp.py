@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 
-def greedy_text(file: Path, prompt: str | list[int], n_tokens: int) -> str:
-    """Return what llama.cpp writes after a prompt when it takes the likeliest token each time."""
-    text: str = _complete(file, prompt, n_tokens)["choices"][0]["text"]
+def greedy_text(file: Path, prompt: str | list[int], n_tokens: int, adapter: Path | None = None) -> str:
+    """Return what llama.cpp writes after a prompt, with a GGUF adapter or without, the likeliest token each time."""
+    text: str = _complete(file, prompt, n_tokens, adapter)["choices"][0]["text"]
     return text
 
 
@@ -16,12 +16,16 @@ def prompt_length(file: Path, prompt: str) -> int:
     return n
 
 
-def _complete(file: Path, prompt: str | list[int], n_tokens: int) -> Any:
+def _complete(file: Path, prompt: str | list[int], n_tokens: int, adapter: Path | None = None) -> Any:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = str(file)
     params.n_ctx, params.n_parallel, params.cpuparams.n_threads, params.warmup = 512, 1, 2, False
+    if adapter is not None:
+        info = xllamacpp.CommonAdapterLoraInfo()
+        info.path, info.scale = str(adapter), 1.0
+        params.lora_adapters = [info]
     server = xllamacpp.Server(params)
     return server.handle_completions(
         {"prompt": prompt, "max_tokens": n_tokens, "temperature": 0.0, "cache_prompt": False}

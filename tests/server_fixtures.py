@@ -18,11 +18,11 @@ from llama3_mlx.server.running import listen, make_server
 from llama3_mlx.server.settings import ServerSettings
 
 
-def save_adapter(folder: Path, inputs: int, outputs: int, *, layers: int = 2, seed: int = 0) -> Path:
+def save_adapter(folder: Path, inputs: int, outputs: int, *, layers: int = 2, seed: int = 0, size: float = 0.3) -> Path:
     """Write a random adapter of mlx-lm's layout on the attention's outputs, (inputs, 4) and (4, outputs) a layer."""
     rng = np.random.default_rng(seed)
     factors = {
-        f"model.layers.{layer}.self_attn.o_proj.{part}": rng.normal(0, 0.3, shape).astype(np.float32)
+        f"model.layers.{layer}.self_attn.o_proj.{part}": rng.normal(0, size, shape).astype(np.float32)
         for layer in range(layers)
         for part, shape in (("lora_a", (inputs, 4)), ("lora_b", (4, outputs)))
     }

@@ -17,6 +17,9 @@ from llama3_mlx.finetune.curves import Curve, chart
 from llama3_mlx.llama import Llama
 from llama3_mlx.weights import load_model
 
+from .llama_cpp import greedy_text
+from .server_fixtures import save_adapter
+
 TOKENS = mx.array([[128000, 5, 9, 200, 77, 4012, 13]])
 
 
@@ -127,6 +130,20 @@ def test_an_adapter_goes_out_as_gguf_with_its_strength(four_bits: Path, adapter:
             )
         made = strength * tensors[f"blk.1.{name}.weight.lora_b"] @ tensors[f"blk.1.{name}.weight.lora_a"]
         assert np.abs(made - expected).max() < 2e-3 * np.abs(expected).max()
+
+
+def test_llama_cpp_writes_with_an_exported_adapter_what_we_write(smollm2_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    adapter = save_adapter(tmp_path / "adapter", 576, 576, layers=30, seed=3, size=0.08)
+    base, prompt = tmp_path / "base.gguf", "Gravity is"
+    convert(smollm2_folder, base, gguf_type="f16")
+    assert main(["adapter", "export", str(adapter), str(tmp_path / "adapter.gguf"), "-m", str(smollm2_folder)]) == 0
+    with Llama.load(smollm2_folder) as llama:
+        plain = llama.generate(prompt, max_tokens=16, temperature=0).text
+    with Llama.load(smollm2_folder, adapter=adapter) as llama:
+        adapted = llama.generate(prompt, max_tokens=16, temperature=0).text
+    assert adapted != plain
+    assert greedy_text(base, prompt, 16, tmp_path / "adapter.gguf") == adapted
 
 
 def test_an_adapter_goes_to_peft_and_back_with_the_same_logits(
