@@ -1,6 +1,8 @@
 """Small models and examples that the fine-tuning tests share."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -16,6 +18,17 @@ from llama3_mlx.model import LlamaForCausalLM
 from .transformers_reference import our_model, reference_model, small_config
 
 VOCABULARY = 320
+# Settings of a run that takes seconds with a tiny model.
+SHORT_RUN: dict[str, Any] = {
+    "rank": 2, "layers": 1, "steps": 8, "learning_rate": 1e-2, "max_length": 64, "row_length": 64, "batch_size": 1,
+    "dropout": 0.1, "save_every": 1, "samples": 0, "report": False,
+}  # fmt: skip
+
+
+def write_lines(path: Path, values: Sequence[Any]) -> Path:
+    """Write values as JSON lines and return the path."""
+    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+    return path
 
 
 def small_model(**changes: Any) -> LlamaForCausalLM:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +21,11 @@ from llama3_mlx.finetune.callbacks import Callback, StepReport, ValidationReport
 from llama3_mlx.finetune.job import resumed_job, run_job
 from llama3_mlx.finetune.sft import build_supervised
 
-SETTINGS: dict[str, Any] = {
-    "rank": 2, "layers": 1, "steps": 8, "learning_rate": 1e-2, "max_length": 64, "row_length": 64, "batch_size": 1,
-    "dropout": 0.1, "save_every": 1, "samples": 0, "report": False,
-}  # fmt: skip
+from .finetune_fixtures import SHORT_RUN, write_lines
 
 LONG_PROMPT = json.dumps(
     {"messages": [{"role": "user", "content": "long " * 200}, {"role": "assistant", "content": "x"}]}
 )
-
-
-def write_lines(path: Path, values: Sequence[Any]) -> Path:
-    path.write_text("".join(json.dumps(value) + "\n" for value in values))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +77,14 @@ class Cancelled(Callback):
 
 
 def test_a_cancelled_run_goes_on_to_the_same_bytes(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
-    whole = train(tiny_folder, dialogs, tmp_path / "whole", TrainSettings(**SETTINGS))
+    whole = train(tiny_folder, dialogs, tmp_path / "whole", TrainSettings(**SHORT_RUN))
     assert whole.ended == "done"
     event = threading.Event()
     broken = train(
         tiny_folder,
         dialogs,
         tmp_path / "broken",
-        TrainSettings(**SETTINGS),
+        TrainSettings(**SHORT_RUN),
         cancel=event,
         callbacks=[Cancelled(event, 3)],
     )
@@ -121,7 +112,7 @@ else:
 
 @pytest.mark.slow
 def test_ten_kills_at_random_moments_leave_the_same_adapter(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
-    settings = {**SETTINGS, "steps": 60}
+    settings = {**SHORT_RUN, "steps": 60}
     train(tiny_folder, dialogs, tmp_path / "whole", TrainSettings(**settings))
     out, rng = tmp_path / "killed", np.random.default_rng(0)
     command = [sys.executable, "-c", RUN, str(tiny_folder), str(dialogs), str(out), json.dumps(settings)]
@@ -152,12 +143,12 @@ def test_ten_kills_at_random_moments_leave_the_same_adapter(tiny_folder: Path, d
 
 
 def test_a_run_may_be_made_longer_but_not_changed(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
-    train(tiny_folder, dialogs, tmp_path / "run", TrainSettings(**{**SETTINGS, "steps": 2}))
+    train(tiny_folder, dialogs, tmp_path / "run", TrainSettings(**{**SHORT_RUN, "steps": 2}))
     assert resume(tmp_path / "run", steps=3).steps == 3
     with pytest.raises(TrainingError, match="aren't those that"):
         resume(tmp_path / "run", learning_rate=1.0)
     with pytest.raises(TrainingError, match="holds a training run"):
-        train(tiny_folder, dialogs, tmp_path / "run", TrainSettings(**SETTINGS))
+        train(tiny_folder, dialogs, tmp_path / "run", TrainSettings(**SHORT_RUN))
     with pytest.raises(TrainingError, match="nothing to go on"):
         resumed = tmp_path / "other"
         resumed.mkdir()
@@ -166,7 +157,7 @@ def test_a_run_may_be_made_longer_but_not_changed(tiny_folder: Path, dialogs: Pa
 
 
 def test_a_loss_that_is_no_number_stops_and_names_the_batch(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
-    settings = TrainSettings(**{**SETTINGS, "learning_rate": 1e30, "clip": 0.0, "warmup": 0, "dropout": 0.0})
+    settings = TrainSettings(**{**SHORT_RUN, "learning_rate": 1e30, "clip": 0.0, "warmup": 0, "dropout": 0.0})
     with pytest.raises(TrainingError, match=r"step \d+: the loss (is|exploded).*train.jsonl, line \d+"):
         train(tiny_folder, dialogs, tmp_path / "run", settings)
     saved = load_file(tmp_path / "run" / "resume.safetensors")
@@ -175,7 +166,7 @@ def test_a_loss_that_is_no_number_stops_and_names_the_batch(tiny_folder: Path, d
 
 def test_the_best_by_validation_is_what_is_left(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
     heard = Steps()
-    settings = TrainSettings(**{**SETTINGS, "valid_share": 0.3, "valid_every": 2, "learning_rate": 0.3, "clip": 0.0})
+    settings = TrainSettings(**{**SHORT_RUN, "valid_share": 0.3, "valid_every": 2, "learning_rate": 0.3, "clip": 0.0})
     result = train(tiny_folder, dialogs, tmp_path / "run", settings, callbacks=[heard])
     assert [report.step for report in heard.validations] == [2, 4, 6, 8]
     best = min(heard.validations, key=lambda report: report.loss)
@@ -186,7 +177,7 @@ def test_the_best_by_validation_is_what_is_left(tiny_folder: Path, dialogs: Path
 
 def test_patience_ends_a_run_that_gets_no_better(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
     settings = TrainSettings(
-        **{**SETTINGS, "valid_share": 0.3, "valid_every": 1, "learning_rate": 0.0, "patience": 2, "steps": 20}
+        **{**SHORT_RUN, "valid_share": 0.3, "valid_every": 1, "learning_rate": 0.0, "patience": 2, "steps": 20}
     )
     result = train(tiny_folder, dialogs, tmp_path / "run", settings)
     assert (result.ended, result.steps) == ("early", 3)
@@ -197,7 +188,7 @@ def test_accumulation_is_weighted_by_tokens(tiny_folder: Path, dialogs: Path, tm
     for size, accumulate in ((2, 1), (1, 2)):
         steps = Steps()
         changes = {"batch_size": size, "accumulate": accumulate, "steps": 3, "dropout": 0.0, "packing": False}
-        settings = TrainSettings(**{**SETTINGS, **changes})
+        settings = TrainSettings(**{**SHORT_RUN, **changes})
         train(tiny_folder, dialogs, tmp_path / f"run{size}", settings, callbacks=[steps])
         heard[size] = steps.steps
 
@@ -211,7 +202,7 @@ def test_accumulation_is_weighted_by_tokens(tiny_folder: Path, dialogs: Path, tm
 
 def test_a_data_set_smaller_than_a_batch_works(tiny_folder: Path, tmp_path: Path) -> None:
     data = write_lines(tmp_path / "one.jsonl", [{"text": "one line alone"}])
-    result = train(tiny_folder, data, tmp_path / "run", TrainSettings(**{**SETTINGS, "batch_size": 8, "steps": 2}))
+    result = train(tiny_folder, data, tmp_path / "run", TrainSettings(**{**SHORT_RUN, "batch_size": 8, "steps": 2}))
     assert result.steps == 2
 
 
@@ -221,7 +212,7 @@ def test_training_works_in_a_thread_of_an_application(tiny_folder: Path, dialogs
 
     def work() -> None:
         try:
-            results.append(train(tiny_folder, dialogs, tmp_path / "run", TrainSettings(**{**SETTINGS, "steps": 2})))
+            results.append(train(tiny_folder, dialogs, tmp_path / "run", TrainSettings(**{**SHORT_RUN, "steps": 2})))
         except BaseException as error:
             errors.append(error)
 
@@ -246,11 +237,11 @@ def test_a_full_disk_leaves_the_earlier_state_intact(
 
     monkeypatch.setattr(mx, "save_safetensors", failing)
     with pytest.raises(TrainingError, match="No space left on device; what was saved before is intact"):
-        train(tiny_folder, dialogs, tmp_path / "run", TrainSettings(**SETTINGS))
+        train(tiny_folder, dialogs, tmp_path / "run", TrainSettings(**SHORT_RUN))
     monkeypatch.undo()
     assert not list((tmp_path / "run").glob(".*"))
     assert resume(tmp_path / "run").steps == 8
-    train(tiny_folder, dialogs, tmp_path / "whole", TrainSettings(**SETTINGS))
+    train(tiny_folder, dialogs, tmp_path / "whole", TrainSettings(**SHORT_RUN))
     names = ("adapters.safetensors", "adapter_config.json")
     assert all((tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes() for name in names)
 
@@ -268,7 +259,7 @@ def test_a_disk_that_is_really_full_gives_one_line(tiny_folder: Path, dialogs: P
         "except Llama3MLXError as error:\n    print('one line:', error)\n"
     )
     assert resource
-    command = [sys.executable, "-c", code, str(tiny_folder), str(dialogs), str(tmp_path / "run"), json.dumps(SETTINGS)]
+    command = [sys.executable, "-c", code, str(tiny_folder), str(dialogs), str(tmp_path / "run"), json.dumps(SHORT_RUN)]
     process = subprocess.run(command, capture_output=True, text=True)
     assert "one line: saving failed" in process.stdout, process.stderr
     assert not (tmp_path / "run" / "adapters.safetensors").exists()
@@ -278,7 +269,7 @@ def test_a_disk_that_is_really_full_gives_one_line(tiny_folder: Path, dialogs: P
 def test_every_optimiser_goes_on_to_the_same_bytes(
     tiny_folder: Path, dialogs: Path, tmp_path: Path, optimiser: str
 ) -> None:
-    settings = TrainSettings(**{**SETTINGS, "steps": 4, "optimiser": optimiser, "learning_rate": 1e-3})
+    settings = TrainSettings(**{**SHORT_RUN, "steps": 4, "optimiser": optimiser, "learning_rate": 1e-3})
     train(tiny_folder, dialogs, tmp_path / "whole", settings)
     event = threading.Event()
     train(tiny_folder, dialogs, tmp_path / "broken", settings, cancel=event, callbacks=[Cancelled(event, 2)])
@@ -309,7 +300,7 @@ def test_settings_that_make_no_sense_are_refused(
     tiny_folder: Path, dialogs: Path, tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(RequestError, match=words):
-        train(tiny_folder, dialogs, tmp_path / "run", TrainSettings(**{**SETTINGS, **changes}))
+        train(tiny_folder, dialogs, tmp_path / "run", TrainSettings(**{**SHORT_RUN, **changes}))
     assert not (tmp_path / "run" / "adapters.safetensors").exists()
 
 
@@ -330,7 +321,7 @@ def test_settings_that_make_no_sense_are_refused(
 def test_bad_data_are_one_clear_error(tiny_folder: Path, tmp_path: Path, lines: str, words: str) -> None:
     (tmp_path / "train.jsonl").write_text(lines)
     with pytest.raises(DataError, match=words):
-        train(tiny_folder, tmp_path / "train.jsonl", tmp_path / "run", TrainSettings(**SETTINGS))
+        train(tiny_folder, tmp_path / "train.jsonl", tmp_path / "run", TrainSettings(**SHORT_RUN))
     assert not (tmp_path / "run").exists()
 
 
@@ -338,7 +329,7 @@ def test_all_bad_lines_are_named_at_once(tiny_folder: Path, tmp_path: Path) -> N
     path = tmp_path / "train.jsonl"
     path.write_text('{"text": "a"}\nnothing\n{"text": "b"}\n[]\n')
     with pytest.raises(DataError) as caught:
-        train(tiny_folder, path, tmp_path / "run", TrainSettings(**SETTINGS))
+        train(tiny_folder, path, tmp_path / "run", TrainSettings(**SHORT_RUN))
     assert "2 examples can't be used" in str(caught.value)
     assert "line 2" in str(caught.value)
     assert "line 4" in str(caught.value)
@@ -348,7 +339,7 @@ def test_whole_layers_are_trained_saved_and_loaded(tiny_folder: Path, dialogs: P
     from llama3_mlx.finetune.adapters import load_adapter
     from llama3_mlx.weights import load_model
 
-    settings = TrainSettings(**{**SETTINGS, "whole": ("layers.1.mlp", "model.norm"), "targets": ("q_proj",)})
+    settings = TrainSettings(**{**SHORT_RUN, "whole": ("layers.1.mlp", "model.norm"), "targets": ("q_proj",)})
     train(tiny_folder, dialogs, tmp_path / "run", settings)
     saved = load_file(tmp_path / "run" / "adapters.safetensors")
     assert {"model.layers.1.mlp.up_proj.weight", "model.norm.weight", "model.layers.1.self_attn.q_proj.lora_a"} <= set(
@@ -363,7 +354,7 @@ def test_whole_layers_are_trained_saved_and_loaded(tiny_folder: Path, dialogs: P
 
 
 def test_training_on_from_an_adapter_starts_with_its_loss(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
-    settings = {**SETTINGS, "dropout": 0.0, "steps": 20}
+    settings = {**SHORT_RUN, "dropout": 0.0, "steps": 20}
     first, second = Steps(), Steps()
     train(tiny_folder, dialogs, tmp_path / "one", TrainSettings(**settings), callbacks=[first])
     train(
@@ -379,7 +370,7 @@ def test_training_on_from_an_adapter_starts_with_its_loss(tiny_folder: Path, dia
 
 
 def test_two_processes_with_half_the_batch_learn_as_one(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
-    settings = {**SETTINGS, "batch_size": 2, "dropout": 0.0, "steps": 4, "packing": False}
+    settings = {**SHORT_RUN, "batch_size": 2, "dropout": 0.0, "steps": 4, "packing": False}
     train(tiny_folder, dialogs, tmp_path / "one", TrainSettings(**settings))
     script = tmp_path / "run.py"
     script.write_text(RUN)

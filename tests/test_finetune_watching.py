@@ -1,0 +1,125 @@
+"""What is seen of a run from outside: loggers, the picture of its curves, data from functions."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from llama3_mlx import MissingExtraError, RequestError
+from llama3_mlx.finetune import DataError, train
+from llama3_mlx.finetune.loggers import make_loggers
+
+from .finetune_fixtures import SHORT_RUN, write_lines
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """A folder with data to train and to validate on."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, count in (("train", 8), ("valid", 2)):
+        write_lines(folder / f"{name}.jsonl", [{"text": f"{name} {n} times {n} is {n * n}"} for n in range(count)])
+    return folder
+
+
+def metrics(folder: Path, kind: str) -> dict[int, float]:
+    """The losses of metrics.jsonl by step."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: line["loss"] for line in lines if line["kind"] == kind}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tensorboard_reads_back_what_was_logged(tiny_folder: Path, texts: Path, tmp_path: Path) -> None:
+    """Read by TensorBoard's own event reader."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
+    train(str(tiny_folder), texts, tmp_path / "out", **{**SHORT_RUN, "loggers": ("tensorboard",), "steps": 4})
+    events = EventAccumulator(str(tmp_path / "out" / "tensorboard"))
+    events.Reload()
+    for group, kind in (("train", "step"), ("validation", "validation")):
+        logged = {event.step: event.value for event in events.Scalars(f"{group}/loss")}
+        assert logged == pytest.approx(metrics(tmp_path / "out", kind))
+
+
+def test_wandb_gets_every_step(tiny_folder: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """wandb itself, offline; its own reader isn't public, so what it was handed is recorded on the way."""
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.chdir(tmp_path)
+    handed: dict[int, float] = {}
+    init = wandb.init
+
+    def recording(**settings: Any) -> Any:
+        # wandb.init puts the run's own functions into the module.
+        run, log = init(**settings), wandb.log
+
+        def recorded(values: dict[str, float], step: int) -> None:
+            handed.update({step: values["train/loss"]} if "train/loss" in values else {})
+            log(values, step=step)
+
+        monkeypatch.setattr(wandb, "log", recorded)
+        return run
+
+    monkeypatch.setattr(wandb, "init", recording)
+    train(str(tiny_folder), texts, tmp_path / "out", **{**SHORT_RUN, "loggers": ("wandb",), "steps": 3})
+    assert handed == pytest.approx(metrics(tmp_path / "out", "step"))
+    assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+
+
+def test_loggers_that_are_unknown_or_absent_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RequestError, match="no logger 'mlflow'; accepted are tensorboard"):
+        make_loggers(["mlflow"], tmp_path)
+    monkeypatch.setitem(__import__("sys").modules, "trackio", None)
+    with pytest.raises(MissingExtraError, match="pip install trackio"):
+        make_loggers(["trackio"], tmp_path)
+
+
+def test_the_curves_come_as_a_picture_too(tiny_folder: Path, texts: Path, tmp_path: Path) -> None:
+    train(str(tiny_folder), texts, tmp_path / "out", **{**SHORT_RUN, "png": True, "report": True, "steps": 4})
+    with Image.open(tmp_path / "out" / "report.png") as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) > 300
+        # Lines on the ground: more than one colour.
+        assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 2
+
+
+def test_data_come_from_a_function(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "made.py").write_text(
+        "def squares(split):\n"
+        "    count = {'train': 6, 'valid': 2}[split]\n"
+        "    return [{'prompt': f'{n} squared?', 'completion': str(n * n)} for n in range(count)]\n"
+    )
+    out = tmp_path / "out"
+    train(str(tiny_folder), f"{tmp_path / 'made.py'}:squares", out, **{**SHORT_RUN, "steps": 2})
+    assert len(metrics(out, "step")) == 2
+    assert metrics(out, "validation")
+    with pytest.raises(DataError, match="cubes"):
+        train(str(tiny_folder), f"{tmp_path / 'made.py'}:cubes", tmp_path / "no", **SHORT_RUN)
+
+
+@pytest.mark.parametrize(
+    ("example", "learned"),
+    [
+        ({"instruction": "Add.", "input": "1 2", "output": "three"}, "three"),
+        ({"dialogue": "A: hi\nB: bye", "summary": "They part."}, "They part."),
+        ({"input": "he go", "target": "he goes"}, "he goes"),
+    ],
+)
+def test_presets_learn_the_answer_of_their_layout(
+    tiny_folder: Path, tmp_path: Path, example: dict[str, str], learned: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from llama3_mlx.cli import main
+
+    path = write_lines(tmp_path / "train.jsonl", [example] * 3)
+    assert main(["data", "check", str(path), "-m", str(tiny_folder)]) == 0
+    shown = capsys.readouterr().out
+    assert f"\N{MATHEMATICAL LEFT WHITE SQUARE BRACKET}{learned}" in shown
+
+
+def test_layouts_that_are_mixed_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "train.jsonl", [{"text": "a b c"}, {"prompt": "a", "completion": "b"}])
+    with pytest.raises(DataError, match=r"train\.jsonl, line 2: .*mixed"):
+        train(str(tiny_folder), path, tmp_path / "out", **SHORT_RUN)
