@@ -8,7 +8,7 @@ from typing import Any, Unpack
 from ..errors import ConversionError
 from ..quantization import Quantization
 from .destination import check_destination
-from .dry_run import Forecast, forecast
+from .dry_run import Forecast, forecast, uniform_bits
 from .options import DTYPE_NAMES, ConversionOptions, ConversionSettings, make_options
 from .pipeline import ConversionReport, Progress, run
 from .plan import Plan, make_plan
@@ -89,17 +89,20 @@ def dry_run(source: str | Path, dest: str | Path, **settings: Unpack[ConversionS
     a sample of the conversion itself. Raises what `convert` raises for settings and source.
     """
     options, place = make_options(settings), _place(dest)
-    kind = options.target(place)
-    if options.target_bpw is not None:
-        raise ConversionError("a dry run can't tell what target_bpw will choose: the model must be measured for that")
-    calibrates = options.looks_at_text
-    # Calibrating changes neither sizes nor what the conversion itself takes.
-    options = replace(options, quality="nearest", calibration=None) if calibrates else options
+    kind, target_bpw = options.target(place), options.target_bpw
+    notes = []
+    if options.looks_at_text:
+        # Calibrating changes neither sizes nor what the conversion itself takes.
+        options = replace(options, quality="nearest", calibration=None)
+        notes.append("time and memory are those of the conversion alone: calibrating comes on top")
+    if target_bpw is not None:
+        options = replace(options, target_bpw=None, calibration=None, bits=uniform_bits(target_bpw))
+        notes.append("which matrix gets how many bits is measured on the model first")
     opened = outline_source(source)
     try:
         expected = forecast(make_target(opened, options, kind, place), opened, place)
-        note = "time and memory are those of the conversion alone: calibrating comes on top"
-        return replace(expected, warnings=(*expected.warnings, note)) if calibrates else expected
+        expected = expected if target_bpw is None else expected.at(target_bpw)
+        return replace(expected, warnings=(*expected.warnings, *notes))
     finally:
         opened.close()
 

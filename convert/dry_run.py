@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..quantization import AFFINE_BITS
 from . import pipeline
 from .layout import Place
 from .target import Target, total_bytes
@@ -34,6 +35,18 @@ class Forecast:
     seconds: float
     quantiser: str | None
     warnings: tuple[str, ...]
+
+    def at(self, bits_per_weight: float) -> "Forecast":
+        """Return the forecast for another number of bits, files in the same proportion."""
+        share = bits_per_weight / self.bits_per_weight
+        files = {name: round(size * share) for name, size in self.files.items()}
+        total = round(self.total_bytes * share)
+        return replace(self, files=files, total_bytes=total, bits_per_weight=bits_per_weight)
+
+
+def uniform_bits(target_bpw: float) -> int:
+    """Return the bits in groups of 64 that come nearest to a target, with 16-bit scales and biases."""
+    return min(AFFINE_BITS, key=lambda bits: abs(bits + 0.5 - target_bpw))
 
 
 def forecast(target: Target, source: Source, dest: Path) -> Forecast:

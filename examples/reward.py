@@ -4,7 +4,7 @@
 
 writes `train.jsonl`, the adapter and its report to OUT. In the terminal the same training is
 `llama3-mlx grpo -m MODEL -d OUT/train.jsonl -o OUT/adapter --rewards examples/reward.py:names_a_color \
---learning-rate 3e-4 --answer-tokens 24 --steps 12`.
+--learning-rate 1e-3 --answer-tokens 12 --group-size 12 --steps 8`.
 """
 
 import json
@@ -42,20 +42,20 @@ def question(thing: str) -> list[dict[str, str]]:
 
 def mean_reward(model: Path, adapter: Path | None, things: Sequence[str], draws: int = 4) -> float:
     """Return the mean reward of `draws` answers to the question about each thing, drawn at temperature 1."""
-    settings: Any = {"n": draws, "max_tokens": 24, "temperature": 1.0, "seed": 5}
+    settings: Any = {"n": draws, "max_tokens": 12, "temperature": 1.0, "seed": 5}
     with Llama.load(model, adapter=adapter) as llama:
         done = [each for thing in things for each in llama.samples(question(thing), **settings)]
     return sum(names_a_color([each.text for each in done])) / len(done)
 
 
-def run(model: Path, out: Path, *, train: int = 10, **settings: Any) -> tuple[float, float]:
+def run(model: Path, out: Path, *, train: int = 12, **settings: Any) -> tuple[float, float]:
     """Train on the questions about the first `train` things; return the mean reward on the others before and after."""
     out.mkdir(parents=True, exist_ok=True)
     data = out / "train.jsonl"
     data.write_text("".join(json.dumps({"prompt": question(thing)}) + "\n" for thing in THINGS[:train]))
     before = mean_reward(model, None, THINGS[train:])
     chosen = GrpoSettings(
-        rewards=(f"{__file__}:names_a_color",), learning_rate=3e-4, answer_tokens=24, steps=12, samples=0
+        rewards=(f"{__file__}:names_a_color",), learning_rate=1e-3, answer_tokens=12, group_size=12, steps=8, samples=0
     ).with_values(**settings)
     grpo(model, data, out / "adapter", chosen)
     return before, mean_reward(model, out / "adapter", THINGS[train:])

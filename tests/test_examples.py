@@ -8,7 +8,7 @@ from examples import extraction, preference, reward
 
 def test_notes_become_json(smollm2_folder: Path, tmp_path: Path) -> None:
     before, _ = extraction.run(
-        smollm2_folder, tmp_path, count=50, held_out=6, layers=10, batch_size=1, learning_rate=3e-3, epochs=1.0
+        smollm2_folder, tmp_path, count=40, held_out=6, layers=10, batch_size=1, learning_rate=3e-3, epochs=1.0
     )
     assert before == 0
     answers = [json.loads(text) for text in json.loads((tmp_path / "answers.json").read_text())]
@@ -22,7 +22,5 @@ def test_a_preference_shows_on_pairs_that_were_held_out(smollm2_folder: Path, tm
 
 
 def test_a_reward_rises_on_questions_that_were_held_out(smollm2_folder: Path, tmp_path: Path) -> None:
-    before, after = reward.run(
-        smollm2_folder, tmp_path, train=12, steps=5, layers=8, answer_tokens=16, learning_rate=1e-3
-    )
+    before, after = reward.run(smollm2_folder, tmp_path, steps=5, layers=8, learning_rate=3e-3)
     assert after > before + 0.1

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from benchmarks.finetune_data import make_data
+from benchmarks.finetune_memory import resident
 from llama3_mlx import MissingExtraError, RequestError
 from llama3_mlx.finetune import DataError, train
 from llama3_mlx.finetune.loggers import make_loggers
@@ -123,3 +125,12 @@ def test_layouts_that_are_mixed_are_refused(tiny_folder: Path, tmp_path: Path) -
     path = write_lines(tmp_path / "train.jsonl", [{"text": "a b c"}, {"prompt": "a", "completion": "b"}])
     with pytest.raises(DataError, match=r"train\.jsonl, line 2: .*mixed"):
         train(str(tiny_folder), path, tmp_path / "out", **SHORT_RUN)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads resident memory from /proc")
+def test_a_run_over_changing_lengths_does_not_grow(tiny_folder: Path, tmp_path: Path) -> None:
+    """The short form of benchmarks/finetune_memory.py."""
+    data = make_data("mixed", tiny_folder, tmp_path / "data", 24)
+    found = resident(tiny_folder, data, tmp_path / "out", packing=False, steps=(10, 30))
+    assert len(found) == 2
+    assert found[1] <= 1.05 * found[0]

@@ -161,8 +161,28 @@ def test_a_dry_run_tells_the_size_and_that_calibrating_comes_on_top(tmp_path: Pa
     convert(source, tmp_path / "fast", bits=4, quality="fast")
     size = sum(path.stat().st_size for path in (tmp_path / "fast").glob("*.safetensors"))
     assert sum(expected.files.values()) == size
-    with pytest.raises(ConversionError, match="must be measured"):
-        dry_run(source, tmp_path / "made", target_bpw=5.0)
+
+
+@pytest.mark.parametrize("target", [3.7, 5.0])
+def test_a_dry_run_tells_the_size_that_a_target_will_have(text: Path, tmp_path: Path, target: float) -> None:
+    source = save_uneven(tmp_path / "source")
+    expected = dry_run(source, tmp_path / "made", target_bpw=target)
+    assert any("measured" in warning for warning in expected.warnings)
+    assert not (tmp_path / "made").exists()
+    convert(source, tmp_path / "made", target_bpw=target, calibration=text, quality="fast")
+    size = sum(path.stat().st_size for path in (tmp_path / "made").glob("*.safetensors"))
+    assert sum(expected.files.values()) == pytest.approx(size, rel=0.05)
+    assert expected.bits_per_weight == target
+
+
+def test_a_quantised_gguf_is_calibrated_with_a_warning(text: Path, tmp_path: Path) -> None:
+    convert(save_uneven(tmp_path / "source"), tmp_path / "source.gguf", gguf_type="q8_0")
+    plain = convert(tmp_path / "source.gguf", tmp_path / "plain", bits=4, report_to=tmp_path / "report")
+    made = convert(tmp_path / "source.gguf", tmp_path / "made", bits=4, calibration=text)
+    assert plain.quality is not None
+    assert made.quality is not None
+    assert made.quality["kl"] < plain.quality["kl"]
+    assert any("quantised" in warning for warning in made.warnings)
 
 
 def test_a_report_needs_a_tokenizer_before_the_work_begins(tmp_path: Path) -> None:
