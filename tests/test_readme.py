@@ -49,8 +49,13 @@ def test_its_commands_and_its_python_run(tiny_folder: Path, tmp_path: Path) -> N
             text = text.replace(name, place)
         return text
 
-    for arguments in commands():
-        limited = ["--max-tokens", "3"] if arguments[0] in ("generate", "chat") else []
+    dialog = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}'
+    (tmp_path / "dialogs.jsonl").write_text(f"{dialog}\n" * 4)
+    short = ["--max-tokens", "3"]
+    limits = {"generate": short, "chat": short, "train": ["--steps", "1", "--samples", "0"]}
+    # A server runs until it is stopped; its own tests start it.
+    for arguments in [arguments for arguments in commands() if arguments[0] != "serve"]:
+        limited = limits.get(arguments[0], [])
         command = [sys.executable, "-m", "llama3_mlx", *map(local, arguments), *limited]
         result = subprocess.run(command, input="Hi\n", capture_output=True, text=True, check=False, cwd=tmp_path)
         assert result.returncode == 0, (command, result.stderr)

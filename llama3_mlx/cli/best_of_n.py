@@ -34,13 +34,14 @@ def run(args: argparse.Namespace) -> int:
     if not args.resume:
         if not (args.rewards and args.data and args.out):
             raise RequestError("give --data, --out and --rewards FILE.py:FUNCTION")
-        llama = Llama.load(args.model or _default_model(), dtype=args.dtype)
         folder = Path(args.out).expanduser()
-        best = best_of_n(
-            llama, args.data, folder / "answers", args.rewards, n=args.n, least=args.least,
-            sampling=Sampling(args.answer_tokens, args.temperature), seed=args.seed or 0,
-            progress=_show if not args.quiet else lambda *_: None,
-        )  # fmt: skip
+        # The memory goes to training afterwards.
+        with Llama.load(args.model or _default_model(), dtype=args.dtype) as llama:
+            best = best_of_n(
+                llama, args.data, folder / "answers", args.rewards, n=args.n, least=args.least,
+                sampling=Sampling(args.answer_tokens, args.temperature), seed=args.seed or 0,
+                progress=_show if not args.quiet else lambda *_: None,
+            )  # fmt: skip
         sys.stderr.write(
             f"kept the best of {args.n} for {best.kept} of {best.prompts} prompts: reward {best.best_mean:.3f}, "
             f"{best.mean:.3f} over all answers\n"
@@ -49,7 +50,6 @@ def run(args: argparse.Namespace) -> int:
             sys.stdout.write(f"{best.file}\n")
             return 0
         args.data = [str(folder / "answers" / BEST)]
-        del llama
     return run_training(args, "train", build_supervised)
 
 
