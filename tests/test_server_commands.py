@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 
 import httpx
+import ollama
 import pytest
 
 from llama3_mlx import Llama
 from llama3_mlx.cli import main
 from llama3_mlx.server.catalogue import Catalogue
 
+from .fake_hub import running_hub
 from .server_fixtures import running_server
 
 QUESTION = "What is the capital of France?"
@@ -101,6 +103,33 @@ def test_models_are_listed_and_removed(home: Path, tiny_folder: Path, capsys: py
 def test_pull_of_what_is_no_hub_id_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pull", "not-an-id"]) == 2
     assert capsys.readouterr().err.startswith("error: there is no folder not-an-id")
+
+
+def test_ollamas_client_pulls_a_model_with_progress_and_uses_it(home: Path, tiny_folder: Path) -> None:
+    """The real client, a server in a process of its own, a local Hub."""
+    command = [sys.executable, "-m", "llama3_mlx", "serve", "-m", str(tiny_folder), "--port", "0"]
+    with running_hub() as (hub, address):
+        hub.repositories["owner/name"] = tiny_folder
+        environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(home / "hf"), "HF_HUB_OFFLINE": "0"}
+        environment |= {"HF_HUB_DISABLE_XET": "1"}
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+            assert process.stderr is not None
+            url = process.stderr.readline().split(" on ")[1].split()[0]
+            with ollama.Client(host=url, timeout=60) as client:
+                told = list(client.pull("owner/name", stream=True))
+                answer = client.generate("owner/name", "a", raw=True, options={"num_predict": 2, "temperature": 0})
+                listed = [model.model for model in client.list().models]
+                with pytest.raises(ollama.ResponseError):
+                    client.pull("owner/absent")
+            process.send_signal(signal.SIGTERM)
+            process.stderr.read()
+    assert told[0].status == "pulling manifest"
+    assert told[-1].status == "success"
+    counted = [(part.completed, part.total) for part in told if part.total]
+    assert counted
+    assert counted[-1][0] == counted[-1][1]
+    assert answer.eval_count == 2
+    assert any("owner/name" in str(name) for name in listed)
 
 
 def test_models_in_the_hubs_cache_are_found_by_their_id(tmp_path: Path, tiny_folder: Path, home: Path) -> None:
