@@ -100,6 +100,14 @@ def allocator_cache_bytes() -> int:
     return min(_LARGEST_CACHE, working_memory_bytes() // 16)
 
 
+def give_back_free_memory() -> None:
+    """Return the allocator's freed buffers to the system, and on Linux those that the C library holds back."""
+    mx.clear_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 class _CacheBound:
     """The allocator's limit, which all threads of the process share, and how many hold it down."""
 
@@ -123,7 +131,7 @@ def bounded_cache() -> Iterator[None]:
     try:
         yield
     finally:
-        mx.clear_cache()
+        give_back_free_memory()
         with _BOUND.lock:
             _BOUND.holders -= 1
             if not _BOUND.holders:

@@ -1,5 +1,6 @@
 """What depends on the device and the system."""
 
+import os
 from pathlib import Path
 
 import mlx.core as mx
@@ -49,3 +50,20 @@ def test_memory_is_wired_while_something_runs_and_only_then(monkeypatch: pytest.
     with device.wired_memory():
         assert limits[-1] == 12345
     assert limits[-1] == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads resident memory from /proc")
+def test_freed_memory_goes_back_to_the_system() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident()
+    arrays = [mx.full((250_000,), float(n)) for n in range(200)]
+    mx.eval(arrays)
+    assert resident() > before + 150_000_000
+    # The last one stays: what lies below it in the heap can't go by lowering the heap's end.
+    last = arrays.pop()
+    del arrays
+    device.give_back_free_memory()
+    assert resident() < before + 50_000_000
+    assert last[0].item() == 199

@@ -163,7 +163,7 @@ def test_answers_of_unknown_length_run_at_once_and_the_youngest_make_room(temper
         asked = list(enumerate(zip(prompts, lengths, strict=True)))
         expected = [alone(roomy, p, max_tokens=n, seed=at, **settings) for at, (p, n) in asked]
     with byte_llama() as llama:
-        llama.engine.call(lambda: llama.engine.limit(int(1300 * per_token), 0))
+        llama.engine.call(lambda: llama.engine.limit(int(1100 * per_token), 0))
         streams = [llama.stream(p, max_tokens=n, seed=at, **settings) for at, (p, n) in asked]
         most = 0
         while not all(stream._end for stream in streams):

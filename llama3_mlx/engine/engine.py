@@ -18,7 +18,15 @@ from mlx.utils import tree_flatten
 
 from ..cache import CacheOptions, ModelCache
 from ..detokenizer import Detokenizer
-from ..device import CRITICAL, NORMAL, bounded_cache, memory_pressure, on_gpu, wired_memory
+from ..device import (
+    CRITICAL,
+    NORMAL,
+    bounded_cache,
+    give_back_free_memory,
+    memory_pressure,
+    on_gpu,
+    wired_memory,
+)
 from ..errors import Llama3MLXError
 from ..model import LlamaForCausalLM
 from ..tool_calls import PYTHON_TAG
@@ -413,14 +421,14 @@ class Engine:
     def relieve(self, keep_bytes: int = 0) -> None:
         """Let go of kept prefixes and of the allocator's free memory, on the engine's thread."""
         self.prefixes.shrink(keep_bytes)
-        mx.clear_cache()
+        give_back_free_memory()
 
     def _rest(self) -> None:
         """Nothing to do: write what is to be kept on disk, as long as nobody comes."""
         while self.disk is not None and self._inbox.empty() and not self._closing and self.disk.write_one():
             pass
         if self._inbox.empty():
-            mx.clear_cache()
+            give_back_free_memory()
 
     def _fail(self, error: Exception) -> None:
         prefill, rows = self._prefill, list(self._batch.rows)
@@ -442,7 +450,7 @@ class Engine:
             pass
         self.prefixes.shrink(0)
         self._batch.cache.clear()
-        mx.clear_cache()
+        give_back_free_memory()
         # MLX's streams belong to their thread; left to the interpreter's end, their workers would race with it.
         mx.synchronize()
         mx.clear_streams()
