@@ -29,10 +29,11 @@ def answers(llama: Llama, examples: Sequence[dict[str, Any]]) -> list[str]:
 def exact_share(texts: Sequence[str], examples: Sequence[dict[str, Any]]) -> float:
     """Return the share of texts that are the example's JSON object, however it is spaced."""
     wanted = [json.loads(example["messages"][1]["content"]) for example in examples]
-    return sum(_parsed(text) == each for text, each in zip(texts, wanted, strict=True)) / len(wanted)
+    return sum(parsed(text) == each for text, each in zip(texts, wanted, strict=True)) / len(wanted)
 
 
-def _parsed(text: str) -> Any:
+def parsed(text: str) -> Any:
+    """Return the JSON value of a text, None where it is none."""
     try:
         return json.loads(text)
     except ValueError:
