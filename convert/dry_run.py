@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..quantization import AFFINE_BITS
+from ..quantization import AFFINE_BITS, Scheme
 from . import pipeline
 from .layout import Place
 from .target import Target, total_bytes
@@ -46,7 +46,7 @@ class Forecast:
 
 def uniform_bits(target_bpw: float) -> int:
     """Return the bits in groups of 64 that come nearest to a target, with 16-bit scales and biases."""
-    return min(AFFINE_BITS, key=lambda bits: abs(bits + 0.5 - target_bpw))
+    return min(AFFINE_BITS, key=lambda bits: abs(Scheme(bits=bits, group_size=64).bits_per_weight - target_bpw))
 
 
 def forecast(target: Target, source: Source, dest: Path) -> Forecast:

@@ -1,6 +1,6 @@
 """Teaches a small model to turn notes into one fixed JSON form; prints how many held-out answers are exact.
 
-    python examples/extraction.py MODEL OUT
+    python -m examples.extraction MODEL OUT
 
 writes `train.jsonl`, the adapter and its report to OUT. In the terminal the same training is
 `llama3-mlx train -m MODEL -d OUT/train.jsonl -o OUT/adapter --learning-rate 1e-3 --batch-size 2`.
@@ -12,8 +12,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from examples.notes import HELD_OUT_WORDINGS, WORDINGS, dialogs
 from llama3_mlx import Llama

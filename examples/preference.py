@@ -1,6 +1,6 @@
 """Teaching a preference by DPO: plain short answers over shouted ones; prints margin and accuracy on held-out pairs.
 
-    python examples/preference.py MODEL OUT
+    python -m examples.preference MODEL OUT
 
 writes `train.jsonl` and `valid.jsonl`, the adapter and its report to OUT. In the terminal the same training is
 `llama3-mlx dpo -m MODEL -d OUT -o OUT/adapter --learning-rate 2e-4 --beta 0.2`.

@@ -1,6 +1,6 @@
 """Raising a reward by GRPO: answers that name a colour and are short; prints the mean reward on held-out questions.
 
-    python examples/reward.py MODEL OUT
+    python -m examples.reward MODEL OUT
 
 writes `train.jsonl`, the adapter and its report to OUT. In the terminal the same training is
 `llama3-mlx grpo -m MODEL -d OUT/train.jsonl -o OUT/adapter --rewards examples/reward.py:names_a_color \

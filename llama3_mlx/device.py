@@ -55,9 +55,9 @@ def compute_dtype(asked: str | None, stored: mx.Dtype, fits_float16: bool) -> mx
     return stored
 
 
-def compute_dtype_name(stored: str | None) -> str:
+def compute_dtype_name(stored: str | None, asked: str | None = None) -> str:
     """Return the name of the dtype to compute in for weights that a config calls `stored`, taken to fit float16."""
-    dtype = compute_dtype(None, getattr(mx, stored or "float16"), fits_float16=True)
+    dtype = compute_dtype(asked, getattr(mx, stored or "float16"), fits_float16=True)
     return str(dtype).removeprefix("mlx.core.")
 
 
@@ -119,8 +119,8 @@ _BOUND = _CacheBound()
 
 
 @contextmanager
-def bounded_cache() -> Iterator[None]:
-    """Bound the allocator's cache of freed buffers while any such block runs, and empty it at the block's end.
+def lowered_cache_limit() -> Iterator[None]:
+    """Bound the allocator's cache of freed buffers while any such block runs.
 
     Without a bound, arrays of ever new sizes let the process grow until the machine swaps.
     """
@@ -131,11 +131,20 @@ def bounded_cache() -> Iterator[None]:
     try:
         yield
     finally:
-        give_back_free_memory()
         with _BOUND.lock:
             _BOUND.holders -= 1
             if not _BOUND.holders:
                 mx.set_cache_limit(_BOUND.before)
+
+
+@contextmanager
+def bounded_cache() -> Iterator[None]:
+    """Bound the allocator's cache while the block runs, and give it back to the system at the block's end."""
+    with lowered_cache_limit():
+        try:
+            yield
+        finally:
+            give_back_free_memory()
 
 
 @contextmanager

@@ -16,9 +16,10 @@ from .config import load_json_object
 from .device import working_memory_bytes
 from .dialog import Dialog, load_dialog
 from .engine.disk_prefixes import DiskPrefixes
-from .engine.engine import Engine, EngineSettings
+from .engine.engine import Engine
 from .engine.reply import AsyncStream, Reply, Stream
 from .engine.request import Ask, Request
+from .engine.settings import EngineSettings
 from .errors import DialogError, RequestError
 from .estimate import RESERVE
 from .home import prefix_cache_bytes, prefix_folder
@@ -393,8 +394,12 @@ class Llama:
 
     def limit_memory(self, memory_gb: float) -> None:
         """Change what weights, keys and values may take together; kept prefixes beyond that are let go."""
-        settings = self._engine_settings(int(memory_gb * 1e9), self.engine.settings.max_rows)
-        self.engine.call(lambda: self.engine.limit(settings.memory_bytes, settings.prefix_bytes))
+
+        def run() -> None:
+            settings = self._engine_settings(int(memory_gb * 1e9), self.engine.settings.max_rows)
+            self.engine.limit(settings.memory_bytes, settings.prefix_bytes)
+
+        self.engine.call(run)
 
     def _engine_settings(self, memory_bytes: int, max_rows: int) -> EngineSettings:
         config, kind = self.config, self.cache_options

@@ -213,6 +213,7 @@ def test_what_no_form_can_be_is_refused(client: openai.OpenAI) -> None:
         {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}},
         {"logit_bias": {"999999999": 1}},
         {"extra_body": {"structured_outputs": {"choice": []}}},
+        {"extra_body": {"structured_outputs": {"choices": ["a"]}}},
         {"extra_body": {"structured_outputs": {"choice": ["a"], "regex": "a"}}},
         {"extra_body": {"structured_outputs": {"regex": "a("}}},
         {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "absent"}}},

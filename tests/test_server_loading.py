@@ -1,6 +1,7 @@
 """Several models under one budget: loaded on demand, the least recently used taken out, adapters by name."""
 
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -71,6 +72,29 @@ def test_models_in_memory_share_the_budget(tiny_folder: Path, needed_gb: float) 
         while rooms() != [alone]:
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+def test_a_model_that_comes_while_another_is_loaded_gets_its_part(
+    tiny_folder: Path, needed_gb: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, both, load = threading.Event(), threading.Barrier(2), Llama.load
+
+    def held_up(*arguments: Any, **settings: Any) -> Llama:
+        began.set()
+        both.wait(30)
+        return load(*arguments, **settings)
+
+    monkeypatch.setattr(Llama, "load", held_up)
+    with running_server({"a": tiny_folder, "b": tiny_folder}, memory_gb=4 * needed_gb) as running:
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(use, running, "a")
+            assert began.wait(30)
+            assert use(running, "b") == 200
+            assert first.result() == 200
+        places = running.app.state.server.models.places.values()
+        rooms = [place.served.llama.engine.settings.memory_bytes for place in places]
+        assert len(rooms) == 2
+        assert rooms[0] == pytest.approx(rooms[1], rel=0.01)
 
 
 def test_requests_at_once_load_a_model_once(tiny_folder: Path) -> None:

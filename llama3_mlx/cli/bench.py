@@ -36,19 +36,18 @@ def run(args: argparse.Namespace) -> int:
     if args.plot and Path(args.plot).suffix != ".svg":
         raise RequestError(f"plots are written as SVG: give --plot a name that ends in .svg, not {args.plot!r}")
     folder = choose_model(args.model or args.named)
-
     from ..bench.measure import measure
     from ..config import load_config
     from ..device import compute_dtype_name
 
     config = load_config(folder)
-    dtype = args.dtype or compute_dtype_name(config.dtype)
+    dtype = compute_dtype_name(config.dtype, args.dtype)
     with _progress() as progress:
         results = measure(
             folder,
             config,
             options,
-            dtype=dtype.removeprefix("mlx.core."),
+            dtype=dtype,
             programs=["llama3-mlx", *([args.compare] if args.compare else [])],
             progress=progress,
         )

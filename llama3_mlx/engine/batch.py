@@ -47,14 +47,13 @@ class Batch:
             self.rows.append(row)
         first = self._choose(rows, mx.broadcast_to(logits, (len(rows), logits.shape[-1])))
         mx.async_eval(first.arrays)
-        self._ahead = first if self._ahead is None else _joined(self._ahead, first)
+        self._add_ahead(first)
 
     def resume(self, row: Row, cache: ModelCache) -> None:
         """Take back a row that made room: its cache has all but the latest token."""
         self.cache.append(cache)
         self.rows.append(row)
-        latest = Chosen(mx.array(row.tokens[-1:], mx.int32), {})
-        self._ahead = latest if self._ahead is None else _joined(self._ahead, latest)
+        self._add_ahead(Chosen(mx.array(row.tokens[-1:], mx.int32), {}))
 
     def evict(self, row: Row) -> bool:
         """Take a row out that is to be resumed later; False if it has ended with its latest token."""
@@ -104,6 +103,10 @@ class Batch:
             following = self._choose(self.rows, logits if order is None else logits[mx.array(order)])
             mx.async_eval(following.arrays)
             self._put_ahead(following)
+
+    def _add_ahead(self, chosen: Chosen) -> None:
+        """Put the latest tokens of rows that have come behind those of the others."""
+        self._ahead = chosen if self._ahead is None else _joined(self._ahead, chosen)
 
     def _put_ahead(self, following: Chosen | None) -> None:
         """Make these the tokens that the rows haven't taken yet."""

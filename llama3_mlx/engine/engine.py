@@ -10,19 +10,19 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from ..cache import CacheOptions, ModelCache
+from ..cache import ModelCache
 from ..detokenizer import Detokenizer
 from ..device import (
     CRITICAL,
     NORMAL,
-    bounded_cache,
     give_back_free_memory,
+    lowered_cache_limit,
     memory_pressure,
     on_gpu,
     wired_memory,
@@ -31,47 +31,20 @@ from ..errors import Llama3MLXError
 from ..model import LlamaForCausalLM
 from ..tool_calls import PYTHON_TAG
 from .batch import Batch
+from .pace import PREFILL_CHUNK, Pace
 from .prefill import Prefill
 from .prefixes import Prefixes
 from .request import Ask, Request
+from .room import HEADROOM, STEP_HEADROOM, needed_bytes
 from .row import Row
+from .settings import Counts, EngineSettings
 from .speculators import CPU_COSTS, GPU_COSTS, LookupSpeculator, ModelSpeculator, Speculator, verify_cost
 
 T = TypeVar("T")
-PREFILL_CHUNK = 2048
-_SMALLEST_CHUNK = 16
-# Tokens that a newcomer and all others must have room for; beyond that, the youngest make room for the oldest.
-_HEADROOM = 256
-_STEP_HEADROOM = 32
 
 
 class EngineClosedError(Llama3MLXError):
     """The model has been given back: nothing can be generated with it any more."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineSettings:
-    """How an engine runs. `memory_bytes` is what keys and values may take together, prefixes included."""
-
-    memory_bytes: int
-    bytes_per_token: float
-    prefix_bytes: int
-    stop_ids: frozenset[int]
-    max_rows: int = 32
-    cache: CacheOptions = field(default_factory=CacheOptions)
-
-
-@dataclass
-class Counts:
-    """What an engine has done so far."""
-
-    requests: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    written_tokens: int = 0
-    steps: int = 0
-    evicted: int = 0
-    """Times that an answer had to make room for older ones; it went on later."""
 
 
 class Engine:
@@ -105,7 +78,7 @@ class Engine:
         self._closing = False
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._pace = _Pace()
+        self._pace = Pace()
         self._checked_pressure_s = 0.0
 
     def submit(self, request: Request) -> None:
@@ -171,7 +144,7 @@ class Engine:
                 self._receive(wait=idle)
                 if not awake and self._waiting:
                     awake = True
-                    busy.enter_context(bounded_cache())
+                    busy.enter_context(lowered_cache_limit())
                     busy.enter_context(wired_memory())
                 try:
                     self._work()
@@ -186,10 +159,14 @@ class Engine:
             item = self._inbox.get()
             wait = False
             if isinstance(item, Request):
-                self._waiting.append(item)
-                self._waiting.sort(key=lambda request: request.order)
+                self._wait(item)
             else:
                 item()
+
+    def _wait(self, request: Request) -> None:
+        """Put a request where it is due among those that wait."""
+        self._waiting.append(request)
+        self._waiting.sort(key=lambda request: request.order)
 
     def _work(self) -> None:
         """Do one chunk of a prompt and one step of the batch."""
@@ -255,15 +232,7 @@ class Engine:
         settings, rows = self.settings, self._batch.rows
         if len(rows) + len(request.asks) > settings.max_rows or self.model.config.rope_scaling.rope_type == "dynamic":
             return False
-        return self._needed_bytes(_HEADROOM, request) <= settings.memory_bytes
-
-    def _needed_bytes(self, more: int, request: Request | None) -> float:
-        """Return what keys and values take when all that runs, and this request beside it, is longer by `more`."""
-        cache, rows = self.settings.cache, self._batch.rows
-        lengths = [row.length + min(more, row.room) for row in rows]
-        if request is not None:
-            lengths += [request.length_after(more)] * len(request.asks)
-        return len(lengths) * cache.kept(max(lengths, default=0)) * self.settings.bytes_per_token
+        return needed_bytes(settings, rows, request, HEADROOM) <= settings.memory_bytes
 
     def _make_room(self) -> None:
         """Let kept prefixes go, then the youngest answers wait, until what runs can go on.
@@ -273,7 +242,7 @@ class Engine:
         """
         while True:
             request = self._prefill.request if self._prefill else None
-            left = self.settings.memory_bytes - self._needed_bytes(_STEP_HEADROOM, request)
+            left = self.settings.memory_bytes - needed_bytes(self.settings, self._batch.rows, request, STEP_HEADROOM)
             if left < self.prefixes.budget_bytes:
                 self.prefixes.shrink(max(0, int(left)))
             if left >= 0 or len(self._batch.rows) < 2:
@@ -281,8 +250,7 @@ class Engine:
             youngest = max(self._batch.rows, key=lambda row: row.request.order)
             if self._batch.evict(youngest):
                 self.counts.evicted += 1
-                self._waiting.append(youngest.resumption())
-                self._waiting.sort(key=lambda request: request.order)
+                self._wait(youngest.resumption())
 
     def _known_prefix(self, request: Request) -> ModelCache | None:
         """Return a cache of the longest beginning of the prompt that is running, in memory or on disk."""
@@ -454,31 +422,6 @@ class Engine:
         # MLX's streams belong to their thread; left to the interpreter's end, their workers would race with it.
         mx.synchronize()
         mx.clear_streams()
-
-
-class _Pace:
-    """How long a prompt's chunk may be so that it takes about as long as one step of the others."""
-
-    def __init__(self) -> None:
-        self._step_s = 0.0
-        self._token_s = 0.0
-
-    def took(self, seconds: float, chunk: int) -> None:
-        """Note the time of a step, and of a chunk of so many tokens before it."""
-        if not chunk:
-            self._step_s = _smoothed(self._step_s, seconds)
-        elif self._step_s:
-            self._token_s = _smoothed(self._token_s, max(seconds - self._step_s, 0.0) / chunk)
-
-    def chunk(self) -> int:
-        """Return the length of the next chunk."""
-        if not self._step_s or not self._token_s:
-            return 64
-        return max(_SMALLEST_CHUNK, min(PREFILL_CHUNK, int(self._step_s / self._token_s)))
-
-
-def _smoothed(old: float, new: float) -> float:
-    return 0.8 * old + 0.2 * new if old else new
 
 
 def _weight_bytes(model: LlamaForCausalLM) -> int:

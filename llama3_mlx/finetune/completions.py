@@ -7,9 +7,10 @@ import mlx.core as mx
 
 from ..completion import Completion
 from ..detokenizer import Detokenizer
-from ..engine.engine import Engine, EngineSettings
+from ..engine.engine import Engine
 from ..engine.reply import Stream
 from ..engine.request import Ask, Request
+from ..engine.settings import EngineSettings
 from ..model import LlamaForCausalLM
 from ..options import GenerationOptions
 

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-import mlx.core as mx
-
 from ..config import ModelConfig
-from ..device import compute_dtype, on_gpu, working_memory_bytes
+from ..device import compute_dtype_name, on_gpu, working_memory_bytes
 from ..errors import RequestError
-from ..estimate import estimate
+from ..estimate import DTYPE_BYTES, estimate
 from ..weights_layout import expected_tensors
 from .attention import CPU_BLOCK, GPU_BLOCK
 from .head_loss import chunk_size
@@ -62,10 +60,9 @@ def read_bytes(text: str) -> int:
 
 def step_memory(config: ModelConfig, settings: TrainSettings, shape: RowShape, keep: str) -> StepMemory:
     """Estimate a step over rows of that shape."""
-    stored = getattr(mx, config.dtype or "float16")
-    dtype = compute_dtype(settings.dtype, stored, fits_float16=True)
-    size = dtype.size
-    weights = estimate(config, str(dtype).removeprefix("mlx.core.")).weight_bytes
+    dtype = compute_dtype_name(config.dtype, settings.dtype)
+    size = DTYPE_BYTES[dtype]
+    weights = estimate(config, dtype).weight_bytes
     trained = _trained_values(config, settings)
     tokens = shape.batch_size * shape.length
     D, F, V = config.hidden_size, config.intermediate_size, config.vocab_size

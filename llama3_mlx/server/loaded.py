@@ -130,9 +130,12 @@ class LoadedModels:
 
     async def _load(self, served: Served) -> None:
         await self._divide()
-        await served.base.load(self._share(served.choice.name) / 1e9)
-        self._metrics.loads.add(model=served.choice.name)
-        log("model loaded", model=served.choice.name, seconds=round(served.base.load_s, 2))
+        name = served.choice.name
+        await served.base.load(self._share(name) / 1e9)
+        # Others may have come meanwhile.
+        await served.base.limit(self._share(name) / 1e9)
+        self._metrics.loads.add(model=name)
+        log("model loaded", model=name, seconds=round(served.base.load_s, 2))
 
     async def _make_room(self, name: str, needed: int) -> None:
         """Take out models that nobody uses, the least recently used first, until `needed` bytes are free."""

@@ -4,9 +4,9 @@ Source: https://platform.openai.com/docs/api-reference and the types of the `ope
 that mean nothing here are accepted; which ones a request sent stands in the header `x-ignored-parameters`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..options import GenerationOptions
 
@@ -45,6 +45,12 @@ class StructuredOutputs(Body):
     regex: str | None = Field(None, description="regular expression")
     choice: list[str] | None = Field(None, min_length=1, description="the answer is one of these texts")
     grammar: str | None = Field(None, description="Lark or GBNF grammar")
+
+    @model_validator(mode="after")
+    def _has_one_form(self) -> Self:
+        if len(self.settings()) != 1:
+            raise ValueError("give one of json, regex, choice and grammar")
+        return self
 
     def settings(self) -> dict[str, Any]:
         """Return what was given by the names of GenerationOptions."""
