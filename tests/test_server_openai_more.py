@@ -172,6 +172,29 @@ def test_metrics_count_what_was_done(server: Running) -> None:
     assert server.get("/health").json() == {"status": "ok"}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"max_tokens": 5}),
+        ("/v1/responses", {"max_output_tokens": 5}),
+        ("/v1/messages", {"max_tokens": 5}),
+        ("/api/chat", {"options": {"num_predict": 5}}),
+    ],
+)
+def test_every_protocol_counts_each_token_once(server: Running, path: str, body: dict[str, Any], stream: bool) -> None:
+    def written() -> int:
+        lines = server.get("/metrics").text.splitlines()
+        name = 'llama3_mlx_generated_tokens_total{model="smollm2"} '
+        return next((int(line.removeprefix(name)) for line in lines if line.startswith(name)), 0)
+
+    dialog = [{"role": "user", "content": "Tell me a long story."}]
+    asked = {"model": "smollm2", "stream": stream, "input" if "responses" in path else "messages": dialog, **body}
+    before = written()
+    assert server.post(path, asked).status_code == 200
+    assert written() == before + 5
+
+
 def test_the_openapi_document_is_valid_and_names_every_protocol(server: Running) -> None:
     import openapi_spec_validator
 

@@ -29,10 +29,10 @@ async def messages(body: MessagesRequest, request: Request) -> Response:
         turn.ignore(body.ignored())
         served = await turn.use(body.model)
         prompt_tokens = len(prompt_of(chat, served))
-        events = turn.counted(converse(chat, served, turn.server.settings, turn.stack))
+        events = converse(chat, served, turn.server.settings, turn.stack)
         head = _head(served.choice.name)
         if body.stream:
-            parts = _stream(head, events, prompt_tokens)
+            parts = _stream(head, turn.counted(events), prompt_tokens)
             return turn.stream(kept_alive(failing_softly(parts, request, event="error"), _PING), EVENT_STREAM)
         [answer] = await turn.gather(events, 1)
         assert answer.end is not None, "a gathered answer has ended"

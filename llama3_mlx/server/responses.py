@@ -29,10 +29,10 @@ async def responses(body: ResponsesRequest, request: Request) -> Response:
     async with Turn(request) as turn:
         turn.ignore(body.ignored())
         served = await turn.use(body.model, body.keep_alive)
-        events = turn.counted(converse(chat, served, turn.server.settings, turn.stack))
+        events = converse(chat, served, turn.server.settings, turn.stack)
         writer = _Writer(body, served.choice.name, messages, store)
         if body.stream:
-            parts = writer.stream(events)
+            parts = writer.stream(turn.counted(events))
             return turn.stream(kept_alive(failing_softly(parts, request, event="error"), COMMENT), EVENT_STREAM)
         [answer] = await turn.gather(events, 1)
         return turn.reply(writer.finish(answer, writer.items(answer)))
