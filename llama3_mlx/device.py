@@ -5,14 +5,17 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import mlx.core as mx
 
 from .errors import RequestError
 
+T = TypeVar("T")
 # Levels of memory pressure, as macOS numbers them.
 NORMAL, WARNING, CRITICAL = 1, 2, 4
 _LARGEST_CACHE = 2 * 2**30
@@ -159,3 +162,27 @@ def wired_memory() -> Iterator[None]:
     finally:
         mx.synchronize()
         mx.set_wired_limit(before)
+
+
+def in_own_thread(work: Callable[[], T]) -> T:
+    """Run `work` in a thread of its own, which leaves nothing of MLX behind, and return or raise what comes of it.
+
+    MLX keeps streams and a random key for each thread (making a layer draws from the key). If a thread that has such a
+    key ends while the interpreter does, the process aborts (https://github.com/ml-explore/mlx/pull/4110): the threads
+    of an executor do. What `work` returns has to be evaluated.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+        finally:
+            mx.synchronize()
+            mx.clear_streams()
+
+    thread = threading.Thread(target=run, name="llama3-mlx load")
+    thread.start()
+    thread.join()
+    return future.result()

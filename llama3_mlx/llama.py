@@ -13,7 +13,7 @@ import mlx.core as mx
 from .cache import CacheOptions
 from .completion import Completion
 from .config import load_json_object
-from .device import working_memory_bytes
+from .device import in_own_thread, working_memory_bytes
 from .dialog import Dialog, load_dialog
 from .engine.disk_prefixes import DiskPrefixes
 from .engine.engine import Engine
@@ -109,29 +109,34 @@ class Llama:
         TokenizerError or HubError.
         """
         folder = resolve_model(path_or_id)
-        model = load_model(folder, dtype=dtype)
+        draft_folder = None if draft is None else resolve_model(draft)
         named = {**({DEFAULT_ADAPTER: adapter} if adapter is not None else {}), **(adapters or {})}
-        loaded, places = None, {name: Path(path) for name, path in named.items()}
-        if named:
-            from .finetune.adapters import AdapterSet
+        places = {name: Path(path) for name, path in named.items()}
 
-            loaded = AdapterSet(model)
-            for name, path in named.items():
-                loaded.load(name, path)
-        tokenizer = load_tokenizer(folder)
-        return cls(
-            folder,
-            model,
-            tokenizer,
-            load_dialog(folder, tokenizer),
-            cache=cache,
-            adapters=loaded,
-            draft=None if draft is None else load_draft(draft, tokenizer, dtype),
-            disk=make_disk(folder, model, places, cache or CacheOptions()) if disk_cache else None,
-            adapter_places=places,
-            memory_bytes=None if memory_gb is None else int(memory_gb * 1e9),
-            max_rows=max_rows,
-        )
+        def build() -> "Llama":
+            model, tokenizer = load_model(folder, dtype=dtype), load_tokenizer(folder)
+            loaded = None
+            if named:
+                from .finetune.adapters import AdapterSet
+
+                loaded = AdapterSet(model)
+                for name, path in named.items():
+                    loaded.load(name, path)
+            return cls(
+                folder,
+                model,
+                tokenizer,
+                load_dialog(folder, tokenizer),
+                cache=cache,
+                adapters=loaded,
+                draft=None if draft_folder is None else load_draft(draft_folder, tokenizer, dtype),
+                disk=make_disk(folder, model, places, cache or CacheOptions()) if disk_cache else None,
+                adapter_places=places,
+                memory_bytes=None if memory_gb is None else int(memory_gb * 1e9),
+                max_rows=max_rows,
+            )
+
+        return in_own_thread(build)
 
     def generate(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> Completion:
         """Continue a text (or token ids, taken as they are) and return the completion."""
@@ -435,9 +440,8 @@ def make_disk(
     return DiskPrefixes(disk, partial(model.make_cache, cache), fingerprint)
 
 
-def load_draft(path_or_id: str | Path, tokenizer: Tokenizer, dtype: str | None) -> LlamaForCausalLM:
+def load_draft(folder: Path, tokenizer: Tokenizer, dtype: str | None) -> LlamaForCausalLM:
     """Load the model that drafts; raises RequestError if its tokens aren't the other's."""
-    folder = resolve_model(path_or_id)
     sample = "The quick brown fox, 12345 äöü: def f(x):\n\treturn x  # 你好"
     theirs = load_tokenizer(folder)
     if theirs.vocab_size != tokenizer.vocab_size or theirs.encode(sample) != tokenizer.encode(sample):
