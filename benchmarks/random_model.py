@@ -8,6 +8,7 @@ import numpy as np
 from llama3_mlx.config import ModelConfig
 from llama3_mlx.convert.layout import safetensors_layout
 from llama3_mlx.convert.plan import make_plan
+from tests.llama3_tokenizer import save_llama3_tokenizer
 
 SHAPES = {
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32},
@@ -38,7 +39,7 @@ def make_config(size: str) -> dict[str, object]:
 
 
 def make_model(folder: Path, size: str) -> Path:
-    """Write config and bfloat16 weights in shards of 5 GB, unless they are there."""
+    """Write config, tokenizer and bfloat16 weights in shards of 5 GB, unless they are there."""
     if (folder / "model.safetensors.index.json").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,5 +56,6 @@ def make_model(folder: Path, size: str) -> Path:
                 left -= file.write(tile[: min(left, len(tile))])
     (folder / "config.json").write_text(json.dumps(values))
     index = {"metadata": {"total_size": plan.total_bytes}, "weight_map": plan.weight_map}
+    save_llama3_tokenizer(folder)
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return folder
