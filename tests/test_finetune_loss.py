@@ -10,6 +10,7 @@ import torch
 
 from llama3_mlx.finetune.attention import PackedAttention
 from llama3_mlx.finetune.encode import Example
+from llama3_mlx.finetune.exponential import exp, gated
 from llama3_mlx.finetune.forward import hidden_states
 from llama3_mlx.finetune.head_loss import chunk_size, head_loss
 
@@ -209,3 +210,25 @@ def test_gradients_of_a_and_b_are_those_of_peft_on_transformers(use_dora: bool) 
         assert gradient is not None
         expected = gradient.numpy() if name.endswith(".m") else gradient.numpy().T
         assert np.abs(grad - expected).max() < 1e-4 * max(1, np.abs(expected).max()), name
+
+
+def test_the_exponential_function_is_that_of_float64_numpy() -> None:
+    x = np.linspace(-85, 88, 100_001, dtype=np.float32)
+    expected = np.exp(x.astype(np.float64))
+    # The argument itself is rounded when it is made a power of two: by half a digit of |x| log2(e).
+    allowed = expected * (1e-6 + np.abs(x) * 2.0**-23) + 2.0**-125
+    assert np.all(np.abs(np.array(exp(mx.array(x))) - expected) < allowed)
+    ends = np.array(exp(mx.array([-np.inf, -1000.0, 0.0, np.nan], mx.float32)))
+    assert ends[:3].tolist() == [0.0, 0.0, 1.0] and np.isnan(ends[3])
+
+
+def test_the_gated_product_and_its_gradients_are_those_of_mlx_silu() -> None:
+    gate, up, weight = (mx.random.normal((50, 30)) * scale for scale in (20.0, 1.0, 1.0))
+
+    def total(product: Any) -> Any:
+        return mx.value_and_grad(lambda gate, up: (product(gate, up) * weight).sum(), argnums=(0, 1))(gate, up)
+
+    (ours, our_gradients), (theirs, their_gradients) = total(gated), total(lambda gate, up: nn.silu(gate) * up)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+    for mine, plain in zip(our_gradients, their_gradients, strict=True):
+        np.testing.assert_allclose(mine, plain, atol=1e-5)

@@ -1,35 +1,73 @@
-"""The exponential function and what is made of it, by the faster of two ways on the device in use."""
+"""The exponential function and what is made of it, fused into few kernels, by the faster way of the device in use.
+
+MLX's CPU back end takes exponentials one by one; out of additions and multiplications alone they are made many at a
+time, in a third of the time. On a GPU it is one instruction, and MLX's own is used.
+"""
 
 import math
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from ..device import on_gpu
 
 _LOG2_E = math.log2(math.e)
+# Adding this to a float32 below 2^22 leaves its nearest integer in the lowest bits of the mantissa.
+_ROUND = 1.5 * 2**23
+_SMALLEST = 2.0**-126
+
+
+def _power_of_two_polynomial(degree: int) -> list[float]:
+    """Return coefficients of a polynomial near 2^f for -1/2 <= f <= 1/2, lowest first: its Chebyshev interpolation."""
+    found = np.polynomial.chebyshev.Chebyshev.interpolate(np.exp2, degree, domain=[-0.5, 0.5])
+    return [float(value) for value in found.convert(kind=np.polynomial.Polynomial).coef]
+
+
+_POLYNOMIAL = _power_of_two_polynomial(6)
 
 
 def exp(x: mx.array) -> mx.array:
-    """Return e^x. MLX's CPU back end takes powers of two 2.4 times as fast as exponentials, to the same accuracy."""
-    return mx.exp(x) if on_gpu() else mx.power(2.0, x * _LOG2_E)
+    """Return e^x of float32 x <= 88, as exactly as MLX's own does, less 2^-126, so that it ends in 0.
+
+    2^x = 2^n 2^f with n the integer nearest to x: a polynomial gives 2^f, and n is added to its exponent.
+    """
+    if on_gpu():
+        return mx.exp(x)
+    x = mx.maximum(x * _LOG2_E, -126.0)
+    shifted = x + _ROUND
+    fraction = x - (shifted - _ROUND)
+    power = _POLYNOMIAL[-1] * fraction + _POLYNOMIAL[-2]
+    for coefficient in reversed(_POLYNOMIAL[:-2]):
+        power = power * fraction + coefficient
+    result = (power.view(mx.int32) + mx.left_shift(shifted.view(mx.int32), 23)).view(mx.float32)
+    return result - _SMALLEST
 
 
 def sigmoid(x: mx.array) -> mx.array:
     """Return 1 / (1 + e^-x)."""
-    # Below -80, e^-x leaves float32; the sigmoid is zero there to its last digit but one.
-    return mx.sigmoid(x) if on_gpu() else 1 / (1 + mx.power(2.0, mx.minimum(x * -_LOG2_E, 115.0)))
+    return mx.sigmoid(x) if on_gpu() else (1 / (1 + exp(mx.minimum(-x.astype(mx.float32), 87.0)))).astype(x.dtype)
 
 
 @mx.custom_function
 def gated(gate: mx.array, up: mx.array) -> mx.array:
     """Return silu(gate) * up, of which only the arguments are kept for the gradient."""
-    return gate * sigmoid(gate) * up
+    return _gated(gate, up)
 
 
 @gated.vjp
 def _gated_vjp(primals: Any, cotangent: mx.array, _: mx.array) -> tuple[mx.array, mx.array]:
     gate, up = primals
+    return _gated_gradients(gate, up, cotangent)
+
+
+@mx.compile
+def _gated(gate: mx.array, up: mx.array) -> mx.array:
+    return gate * sigmoid(gate) * up
+
+
+@mx.compile
+def _gated_gradients(gate: mx.array, up: mx.array, cotangent: mx.array) -> tuple[mx.array, mx.array]:
     share = sigmoid(gate)
     silu = gate * share
     return cotangent * up * (share + silu * (1 - share)), cotangent * silu

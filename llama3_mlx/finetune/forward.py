@@ -51,11 +51,12 @@ def checkpointed(modules: list[nn.Module], run: Callable[..., Any], *inputs: mx.
 
 
 def _plain(layer: TransformerBlock, h: mx.array, rope: Rope, attention: PackedAttention) -> mx.array:
-    return layer(h, rope, None, attention)
+    h = h + layer.self_attn(layer.input_layernorm(h), rope, None, attention)
+    return h + layer.mlp.down_proj(_gated(*_gate_and_up(layer, h)))
 
 
 def _full(layer: TransformerBlock, h: mx.array, rope: Rope, attention: PackedAttention) -> mx.array:
-    return checkpointed([layer], lambda h: layer(h, rope, None, attention), h)
+    return checkpointed([layer], lambda h: _plain(layer, h, rope, attention), h)
 
 
 def _light(layer: TransformerBlock, h: mx.array, rope: Rope, attention: PackedAttention) -> mx.array:

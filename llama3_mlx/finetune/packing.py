@@ -83,10 +83,10 @@ def batch_rows(
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def make_batch(examples: Sequence[Example], rows: Sequence[Sequence[int]], length: int, chunk: int) -> Batch:
+def make_batch(examples: Sequence[Example], rows: Sequence[Sequence[int]], length: int, filling: int) -> Batch:
     """Return the arrays of a batch of rows; without rows, one that is empty.
 
-    Trained positions are filled up to a multiple of `chunk`, so that their number takes few values.
+    Trained positions are filled up to a multiple of `filling`, so that their number takes few values.
     """
     tokens = np.zeros((max(1, len(rows)), length), np.int32)
     segments = np.zeros((max(1, len(rows)), length), np.int32)
@@ -104,14 +104,14 @@ def make_batch(examples: Sequence[Example], rows: Sequence[Sequence[int]], lengt
             targets.append(example.ids[1:][trained])
             at = stop
     n_trained = sum(map(len, positions))
-    filling = max(chunk, -(-n_trained // chunk) * chunk) - n_trained
-    weights = np.ones(n_trained + filling, np.float32)
+    n_filled = max(filling, -(-n_trained // filling) * filling) - n_trained
+    weights = np.ones(n_trained + n_filled, np.float32)
     weights[n_trained:] = 0
     return Batch(
         tokens,
         segments,
-        np.concatenate([*positions, np.zeros(filling, np.int64)]).astype(np.int32),
-        np.concatenate([*targets, np.zeros(filling, np.int32)]).astype(np.int32),
+        np.concatenate([*positions, np.zeros(n_filled, np.int64)]).astype(np.int32),
+        np.concatenate([*targets, np.zeros(n_filled, np.int32)]).astype(np.int32),
         weights,
         tuple(examples[number].where for row in rows for number in row),
         int((segments > 0).sum()),

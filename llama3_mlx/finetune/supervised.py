@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from ..device import on_gpu
 from ..model import LlamaForCausalLM
 from . import world
 from .encode import Example
@@ -16,6 +17,9 @@ from .objective import Loss, TrainBatch
 from .order import BatchOrder
 from .packing import batch_rows, make_batch, row_length
 from .sequences import sequences_fingerprint
+
+# Trained positions of a row are filled up to a multiple of this where nothing is compiled for their number.
+CPU_FILLING = 32
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,11 @@ class Supervised:
         """Return this process's share of a batch; its count is the share's."""
         mine = rows[world.rank() :: world.size()]
         length = self.shape.length
-        if not self.packing:
-            longest = max(examples[number].length for row in rows for number in row)
+        if not (self.packing and on_gpu()):
+            # On a GPU every length is a graph to be compiled; here shorter rows are nothing but less work.
+            longest = max(sum(examples[number].length for number in row) for row in rows)
             length = row_length(longest, longest, 1)
-        made = make_batch(examples, mine, length, self.chunk)
+        made = make_batch(examples, mine, length, self.chunk if on_gpu() else CPU_FILLING)
         names = ("tokens", "segments", "positions", "targets", "weights")
         return TrainBatch({name: getattr(made, name) for name in names}, made.n_trained, made.n_tokens, made.where)
 
