@@ -1,12 +1,15 @@
-"""What a conversion will need, measured on a sample of it: the same code, on a few blocks of rows."""
+"""What a conversion will need, measured on a sample of it: the same code, on one layer and a part of what is beside."""
 
 import os
+import re
 import resource
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +17,13 @@ import numpy as np
 
 from ..quantization import AFFINE_BITS, Scheme
 from . import pipeline
-from .layout import Place
 from .target import Target, total_bytes
 from .tensors import Source, TensorRef
-from .writer import write_at
+from .writer import FLUSH_BYTES, write_at
 
-# Blocks of the largest tensor: one is read, one converted, one written at the same time.
-_SAMPLE_BLOCKS = 5
+# Blocks of rows of embedding and head that stand for all of them; one is read, one converted, one written at a time.
+_SAMPLE_BLOCKS = 8
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -51,30 +54,40 @@ def uniform_bits(target_bpw: float) -> int:
 
 def forecast(target: Target, source: Source, dest: Path) -> Forecast:
     """Convert a sample of the target into a file without a name, and reckon from it."""
-    refs = target.refs()
-    sample = _sampled(refs)
-    with tempfile.TemporaryFile(dir=_existing(dest.parent)) as file:
-        writer = _SampleWriter(file.fileno(), target)
-        began = time.perf_counter()
-        pipeline.convert_tensors(target, sample, writer)
-        os.fsync(file.fileno())
-        took = time.perf_counter() - began
     with tempfile.TemporaryDirectory() as folder:
-        beside = time.perf_counter()
+        began = time.perf_counter()
         source.save_side_files(Path(folder))
-        beside = time.perf_counter() - beside
+        beside = time.perf_counter() - began
     size = total_bytes(target)
-    share = sum(ref.nbytes for ref in sample) / sum(ref.nbytes for ref in refs)
     return Forecast(
         files={name: layout.size for name, layout in target.layouts.items()},
         parameters=target.parameters,
         total_bytes=size,
         bits_per_weight=size * 8 / target.parameters,
+        seconds=_conversion_seconds(target, _existing(dest.parent)) + beside,
         peak_memory_bytes=peak_memory(),
-        seconds=took / share + beside,
         quantiser=target.quantiser,
         warnings=tuple(target.warnings()),
     )
+
+
+def _conversion_seconds(target: Target, folder: Path) -> float:
+    """Measure the first blocks, which pay for what is done once; then a layer, and a part of what is in no layer."""
+    layers, others = _split(target.refs())
+    first = [_cut(ref, 1) for ref in [*layers[0], *others]]
+    layer, sample = layers[len(layers) // 2], [_cut(ref, _SAMPLE_BLOCKS) for ref in others]
+    watch = _Watch([len(first), len(layer), len(sample)])
+    with tempfile.TemporaryFile(dir=folder) as file:
+        writer = _SampleWriter(file.fileno())
+        pipeline.convert_tensors(target, [*first, *layer, *sample], writer, watch)
+        began = time.perf_counter()
+        os.fsync(file.fileno())
+        flush_rate = (time.perf_counter() - began) / writer.nbytes
+    once, a_layer, beside = watch.took
+    took = once + a_layer * len(layers) + beside * _nbytes(others) / _nbytes(sample)
+    # What is written is flushed while more is converted, but for the last of it.
+    size = total_bytes(target)
+    return max(took, flush_rate * size) + flush_rate * min(size, FLUSH_BYTES)
 
 
 def forecast_values(values: Forecast) -> dict[str, Any]:
@@ -87,34 +100,66 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-class _SampleWriter:
-    """Writes rows at the beginning of a file, so that it stays small."""
+class _Watch:
+    """Measures the seconds that parts of a conversion take; `took` has those that are finished."""
 
-    def __init__(self, file: int, target: Target) -> None:
+    def __init__(self, parts: list[int]) -> None:
+        """Take the number of tensors in each part."""
+        self.took: list[float] = []
+        self._ends = list(accumulate(parts))
+        self._finished = 0
+
+    def start(self, total_tensors: int, total_bytes: int) -> None:
+        self._began = time.perf_counter()
+
+    def advance(self, tensor: str, n_bytes: int, *, finished: bool) -> None:
+        self._finished += finished
+        if finished and self._finished in self._ends:
+            now = time.perf_counter()
+            self.took.append(now - self._began)
+            self._began = now
+
+
+class _SampleWriter:
+    """Writes rows one after the other, whatever tensor they are of."""
+
+    def __init__(self, file: int) -> None:
         self._file = file
-        self._places: dict[str, Place] = {
-            name: place for layout in target.layouts.values() for name, place in layout.places.items()
-        }
+        self.nbytes = 0
         self.done: Mapping[str, Any] = {}
 
     def write_rows(self, name: str, start: int, rows: np.ndarray) -> None:
         data = memoryview(np.ascontiguousarray(rows).data).cast("B")
-        write_at(self._file, data, 0)
+        write_at(self._file, data, self.nbytes)
+        zlib.crc32(data)
+        self.nbytes += len(data)
 
     def finish_module(self, path: str) -> None:
         return
 
 
-def _sampled(refs: list[TensorRef]) -> list[TensorRef]:
-    """Return a tensor of each shape, cut to a few blocks."""
-    shapes = {ref.shape: ref for ref in refs}
-    return [_cut(ref) for ref in shapes.values()]
+def _split(refs: list[TensorRef]) -> tuple[list[list[TensorRef]], list[TensorRef]]:
+    """Return the tensors of each layer, and those that are in none."""
+    layers: dict[str, list[TensorRef]] = {}
+    others = []
+    for ref in refs:
+        found = _LAYER.match(ref.name)
+        if found:
+            layers.setdefault(found[1], []).append(ref)
+        else:
+            others.append(ref)
+    return list(layers.values()), others
 
 
-def _cut(ref: TensorRef) -> TensorRef:
+def _cut(ref: TensorRef, blocks: int) -> TensorRef:
+    """Return a tensor's first blocks of rows."""
     columns = ref.shape[1] if len(ref.shape) > 1 else 1
-    rows = min(ref.rows, _SAMPLE_BLOCKS * max(1, pipeline.BLOCK_VALUES // columns))
+    rows = min(ref.rows, blocks * max(1, pipeline.BLOCK_VALUES // columns))
     return replace(ref, shape=(rows, *ref.shape[1:]), nbytes=ref.nbytes * rows // ref.rows)
+
+
+def _nbytes(refs: list[TensorRef]) -> int:
+    return sum(ref.nbytes for ref in refs)
 
 
 def _existing(folder: Path) -> Path:

@@ -20,7 +20,7 @@ from .journal import Checksums, Journal
 from .layout import FileLayout, Place
 
 # So much work is lost at most when a run is killed.
-_FLUSH_BYTES = 128_000_000
+FLUSH_BYTES = 128_000_000
 
 
 class ShardWriter:
@@ -82,7 +82,7 @@ class ShardWriter:
         """Note that every tensor of a module is written."""
         self._finished[path] = dict(self._crc)
         self._crc.clear()
-        if self._unflushed >= _FLUSH_BYTES:
+        if self._unflushed >= FLUSH_BYTES:
             self._start_flush()
 
     def flush(self) -> None:

@@ -151,7 +151,7 @@ def test_a_tied_checkpoint_that_carries_its_head_loses_it(tmp_path: Path) -> Non
 def test_a_run_that_was_stopped_goes_on_and_ends_the_same(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llama3_mlx.convert.writer._FLUSH_BYTES", 1)
+    monkeypatch.setattr("llama3_mlx.convert.writer.FLUSH_BYTES", 1)
     convert(source, tmp_path / "whole", bits=4)
 
     class Stopping:

@@ -218,7 +218,7 @@ def test_a_quantised_folder_is_written_whole_for_transformers(source: Path, tmp_
 def test_a_stopped_export_goes_on_and_ends_the_same(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llama3_mlx.convert.writer._FLUSH_BYTES", 1)
+    monkeypatch.setattr("llama3_mlx.convert.writer.FLUSH_BYTES", 1)
     convert(source, tmp_path / "whole.gguf", gguf_type="q4_0")
 
     class Stopping:

@@ -22,7 +22,7 @@ import llama3_mlx.convert.pipeline as pipeline
 from llama3_mlx.convert import convert
 
 source, dest, stop_at = sys.argv[1], sys.argv[2], int(sys.argv[3])
-writer._FLUSH_BYTES = 1
+writer.FLUSH_BYTES = 1
 seen = 0
 
 def step():

@@ -21,12 +21,14 @@ def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "WINDOW", 32)
 
 
+def save_letters(path: Path, count: int) -> Path:
+    path.write_text("".join(np.random.default_rng(3).choice(list("abcdefghijklmnop"), count)))
+    return path
+
+
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
-    path = tmp_path / "text.txt"
-    letters = np.random.default_rng(3).choice(list("abcdefghijklmnop"), 800)
-    path.write_text("".join(letters))
-    return path
+    return save_letters(tmp_path / "text.txt", 800)
 
 
 @pytest.fixture(params=[True, False], ids=["tied", "untied"])
@@ -69,8 +71,8 @@ def test_mlx_lm_gives_the_same_logits(tmp_path: Path, text: Path, quality: str) 
     )
 
 
-def test_distilling_lessens_the_divergence(tmp_path: Path, text: Path) -> None:
-    source = save_uneven(tmp_path / "source")
+def test_distilling_lessens_the_divergence(tmp_path: Path) -> None:
+    source, text = save_uneven(tmp_path / "source"), save_letters(tmp_path / "text.txt", 3200)
     for quality in ("calibrated", "distilled"):
         convert(source, tmp_path / quality, bits=2, quality=quality, calibration=text)
     assert far(source, tmp_path / "distilled") < 0.99 * far(source, tmp_path / "calibrated")
@@ -83,7 +85,7 @@ def test_a_killed_calibration_goes_on_to_the_same_bytes(
     from llama3_mlx.convert.quality.calibration import Calibration
 
     source = save_uneven(tmp_path / "source", tie_word_embeddings=False)
-    monkeypatch.setattr(writer, "_FLUSH_BYTES", 1)
+    monkeypatch.setattr(writer, "FLUSH_BYTES", 1)
     whole = convert(source, tmp_path / "whole", bits=4, calibration=text)
     asked = Calibration.__call__
 
