@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...config import ModelConfig
-from .importance import Energies, hidden_sizes, value_sizes
+from .importance import Energies, hidden_sizes, normed_sizes, value_sizes
 from .stored import rounded
 
 # Scale = size ** POWER. Half way evens out the error of channels with that of their neighbours in the group.
@@ -50,14 +50,24 @@ class Factors:
 
 
 def scales_from_weights(
-    prefix: str, attention_norm: np.ndarray, mlp_norm: np.ndarray, energies: Energies, dtype: str
+    prefix: str,
+    attention_norm: np.ndarray,
+    mlp_norm: np.ndarray,
+    channels: np.ndarray,
+    energies: Energies,
+    dtype: str,
 ) -> LayerScales:
-    """Return a layer's scales as its weights suggest them; `prefix` is `model.layers.N`, `dtype` the stored norms'."""
+    """Return a layer's scales as its weights suggest them.
+
+    `prefix` is `model.layers.N`, `channels` (D,) the sizes of the residual stream's channels, `dtype` that of the
+    stored norms.
+    """
+    attention_inputs, mlp_inputs = (normed_sizes(norm, channels) for norm in (attention_norm, mlp_norm))
     return LayerScales(
-        attention=norm_scales(attention_norm, np.abs(attention_norm), dtype),
-        values=scales_of(value_sizes(prefix, energies, attention_norm)),
-        mlp=norm_scales(mlp_norm, np.abs(mlp_norm), dtype),
-        hidden=scales_of(hidden_sizes(prefix, energies, mlp_norm)),
+        attention=norm_scales(attention_norm, attention_inputs, dtype),
+        values=scales_of(value_sizes(prefix, energies, attention_inputs)),
+        mlp=norm_scales(mlp_norm, mlp_inputs, dtype),
+        hidden=scales_of(hidden_sizes(prefix, energies, mlp_inputs)),
     )
 
 

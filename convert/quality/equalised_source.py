@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from ..tensors import Source, TensorRef
 from .equalise import Factors, LayerScales, factors_of, norm_scales, scales_from_weights
-from .importance import row_energies
+from .importance import channel_sizes, normed_sizes, row_energies
 from .stored import STORED_AS, as_float32, as_stored
 
 # Values of a matrix that are measured at a time, and that are scaled at a time: the latter stay in the caches.
@@ -18,6 +18,8 @@ _BLOCK_VALUES = 16_000_000
 _CACHED_VALUES = 200_000
 # Columns of a matrix that its rows' energies are estimated on, taken evenly.
 _SAMPLED_COLUMNS = 1024
+# Rows of the embedding that the sizes of its columns are estimated on, taken evenly.
+_SAMPLED_ROWS = 4096
 
 
 class EqualisedSource:
@@ -89,19 +91,28 @@ class WeightScales:
         self._refs = {ref.name: ref for ref in source.tensors()}
         self._layer: tuple[int, LayerScales] | None = None
 
+    @cached_property
+    def _channels(self) -> np.ndarray:
+        """The sizes of the residual stream's channels (D,)."""
+        ref = self._refs["model.embed_tokens.weight"]
+        every = max(1, ref.rows // _SAMPLED_ROWS)
+        rows = np.concatenate([ref.read(at, at + 1) for at in range(0, ref.rows, every)])
+        return channel_sizes(as_float32(rows, ref.dtype))
+
     def layer(self, index: int) -> LayerScales:
         """Return the scales of layer `index`."""
         if self._layer is None or self._layer[0] != index:
             prefix = f"model.layers.{index}"
             attention = self._whole(f"{prefix}.input_layernorm.weight")
             mlp = self._whole(f"{prefix}.post_attention_layernorm.weight")
-            self._layer = (index, scales_from_weights(prefix, attention, mlp, self._energies, self.norm_dtype))
+            scales = scales_from_weights(prefix, attention, mlp, self._channels, self._energies, self.norm_dtype)
+            self._layer = (index, scales)
         return self._layer[1]
 
     def head(self) -> np.ndarray:
         """Return the scales of an untied head's columns (D,)."""
         norm = self._whole("model.norm.weight")
-        return norm_scales(norm, np.abs(norm), self.norm_dtype)
+        return norm_scales(norm, normed_sizes(norm, self._channels), self.norm_dtype)
 
     def _whole(self, name: str) -> np.ndarray:
         ref = self._refs[name]
