@@ -4,8 +4,9 @@ Several examples lie one after another in a row, and a token sees those before i
 positions run on through the row; that changes nothing, since the score of two tokens depends on their distance alone.
 
 Queries go a block at a time over the keys that they can reach: those up to the block's end, and no further back than
-the longest example is long. The backward pass makes a block's scores again from what was kept, queries, keys, values
-and the output with its normaliser; no (L, L) matrix outlives its block.
+the longest example is long, or on the CPU than where the block's first example begins. The backward pass makes a
+block's scores again from what was kept, queries, keys, values and the output with its normaliser; no (L, L) matrix
+outlives its block.
 Source of the backward pass: https://arxiv.org/abs/2205.14135, appendix B.
 """
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from ..device import on_gpu
 from .exponential import exp
@@ -55,12 +57,22 @@ def make_blocks(segments: mx.array, longest: int) -> list[Block]:
     positions = mx.arange(length)
     blocks = []
     for start in range(0, length, size):
-        stop, first = min(start + size, length), max(0, start - longest + 1)
+        stop = min(start + size, length)
+        first = max(0, start - longest + 1) if on_gpu() else _first_seen(segments, start)
         same = segments[:, start:stop, None] == segments[:, None, first:stop]
         seen = same & (positions[start:stop, None] >= positions[None, first:stop])
         bias = mx.where(seen, mx.array(0.0, dtype), mx.array(-mx.inf, dtype))
         blocks.append(Block(start, stop, first, bias[:, None, None]))
     return blocks
+
+
+def _first_seen(segments: mx.array, start: int) -> int:
+    """Return where the example that position `start` is in begins, in the row in which it does so earliest.
+
+    On a GPU, where a step is compiled for its shapes, these must not follow from the values.
+    """
+    rows = np.array(segments)
+    return min(int((row[: start + 1] == row[start]).argmax()) for row in rows)
 
 
 def make_attention(blocks: Sequence[Block], scale: float) -> Callable[..., Any]:

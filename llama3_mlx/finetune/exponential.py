@@ -19,12 +19,17 @@ _SMALLEST = 2.0**-126
 
 
 def _power_of_two_polynomial(degree: int) -> list[float]:
-    """Return coefficients of a polynomial near 2^f for -1/2 <= f <= 1/2, lowest first: its Chebyshev interpolation."""
+    """Return coefficients of a polynomial near 2^f for -1/2 <= f <= 1/2, lowest first, which is 1 at 0.
+
+    It is the Chebyshev interpolation but for a factor.
+    """
     found = np.polynomial.chebyshev.Chebyshev.interpolate(np.exp2, degree, domain=[-0.5, 0.5])
-    return [float(value) for value in found.convert(kind=np.polynomial.Polynomial).coef]
+    coefficients = found.convert(kind=np.polynomial.Polynomial).coef
+    return [float(value) for value in coefficients / coefficients[0]]
 
 
-_POLYNOMIAL = _power_of_two_polynomial(6)
+# Of degree 5 it is off by 2^-23, a float32's last digit.
+_POLYNOMIAL = _power_of_two_polynomial(5)
 
 
 def exp(x: mx.array) -> mx.array:
