@@ -46,8 +46,11 @@ class Target(Protocol):
     def convert(self, ref: TensorRef, start: int, rows: mx.array) -> Parts:
         """Return name and rows of each tensor that a block of source rows becomes; raises ConversionError."""
 
+    def write_side_files(self, folder: Path) -> None:
+        """Write what the source gives beside its weights."""
+
     def write_beside(self, folder: Path, record: Mapping[str, Any]) -> None:
-        """Write the files beside the laid out ones."""
+        """Write what tells of the written weights."""
 
     def verify(self, folder: Path) -> Verification:
         """Re-read what was written; raises CheckpointError naming what is wrong."""
@@ -101,9 +104,12 @@ class FolderTarget:
         mx.eval(parts)
         return parts
 
-    def write_beside(self, folder: Path, record: Mapping[str, Any]) -> None:
-        """Write tokenizer and licence files, index, record, model card and, last, config.json."""
+    def write_side_files(self, folder: Path) -> None:
+        """Write tokenizer, generation config and licence files."""
         self.source.save_side_files(folder)
+
+    def write_beside(self, folder: Path, record: Mapping[str, Any]) -> None:
+        """Write index, record, model card and, last, config.json."""
         plan = self.plan
         index = {"metadata": {"total_size": plan.total_bytes, "total_parameters": plan.parameters}}
         write_json(folder / INDEX_NAME, {**index, "weight_map": plan.weight_map})
