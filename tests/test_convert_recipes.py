@@ -238,7 +238,10 @@ def test_what_was_measured_stands_in_record_and_card(source: Path, tmp_path: Pat
     run(opened, target, tmp_path / "out", settings=told(options), measure=measure)
     opened.close()
     assert seen == [(1, 1, 512)]
-    assert "| kl | 0.012346 |\n| tokens | 2040 |" in (tmp_path / "out" / "README.md").read_text()
+    assert (
+        "| KL divergence, nats a token | 0.012346 |\n| predicted tokens, of text"
+        in (tmp_path / "out" / "README.md").read_text()
+    )
     assert json.loads((tmp_path / "out" / "conversion.json").read_text())["quality"] == {
         "kl": 0.0123456,
         "tokens": 2040,

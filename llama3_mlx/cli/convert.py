@@ -71,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
         sys.stderr.write(f"note: {warning}\n")
     took_s = time.perf_counter() - began
     sys.stdout.write(json.dumps(report_values(report)) + "\n" if args.json else _report(report, took_s))
+    if args.report and not args.json:
+        sys.stdout.write(f"tables and picture: {args.report}\n")
     sys.stdout.flush()
     if args.upload:
         upload(report.path, args.upload, progress=True)
