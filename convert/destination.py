@@ -47,7 +47,8 @@ def no_space(dest: Path, needed_bytes: int) -> list[str]:
     partial = partial_folder(dest) / "model"
     held = sum(file.stat().st_blocks * 512 for file in partial.iterdir()) if partial.is_dir() else 0
     free = shutil.disk_usage(existing).free + held
-    if free >= needed_bytes + _SPARE_BYTES:
+    needed_bytes += _SPARE_BYTES
+    if free >= needed_bytes:
         return []
     needs = f"{dest} needs {needed_bytes / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free"
     return [f"{needs}: make room, or choose another place or fewer bits"]

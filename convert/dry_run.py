@@ -17,6 +17,7 @@ import numpy as np
 
 from ..quantization import AFFINE_BITS, Scheme
 from . import pipeline
+from .destination import no_space
 from .target import Target, total_bytes
 from .tensors import TensorRef
 from .writer import FLUSH_BYTES, write_at
@@ -66,7 +67,7 @@ def forecast(target: Target, dest: Path) -> Forecast:
         parameters=target.parameters,
         total_bytes=size,
         bits_per_weight=size * 8 / target.parameters,
-        seconds=_conversion_seconds(target, _existing(dest.parent)) + beside,
+        seconds=_conversion_seconds(target, _place_of_sample(target, dest)) + beside,
         peak_memory_bytes=peak_memory(),
         quantiser=target.quantiser,
         warnings=tuple(target.warnings()),
@@ -190,5 +191,8 @@ def _nbytes(refs: list[TensorRef]) -> int:
     return sum(ref.nbytes for ref in refs)
 
 
-def _existing(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.parents) if path.is_dir())
+def _place_of_sample(target: Target, dest: Path) -> Path:
+    """Return a folder on the disk of the result, where that has room, since disks are of different speed."""
+    if no_space(dest, sum(layout.size for layout in target.layouts.values())):
+        return Path(tempfile.gettempdir())
+    return next(path for path in dest.parents if path.is_dir())

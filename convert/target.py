@@ -72,6 +72,7 @@ class FolderTarget:
     def __init__(self, source: Source, plan: Plan, quantiser: Quantiser, form: str = "mlx") -> None:
         self.source, self.plan, self.form = source, plan, form
         self._quantise = quantiser
+        self._lacks_tokenizer = False
         self.quantiser = quantiser.name if plan.schemes else None
         self.parameters = plan.parameters
         self.layouts: Mapping[str, FileLayout] = {
@@ -110,6 +111,7 @@ class FolderTarget:
 
     def write_beside(self, folder: Path, record: Mapping[str, Any]) -> None:
         """Write index, record, model card and, last, config.json."""
+        self._lacks_tokenizer = not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model"))
         plan = self.plan
         index = {"metadata": {"total_size": plan.total_bytes, "total_parameters": plan.parameters}}
         write_json(folder / INDEX_NAME, {**index, "weight_map": plan.weight_map})
@@ -124,6 +126,8 @@ class FolderTarget:
     def warnings(self) -> Iterator[str]:
         """Yield what was lost before, and what was not quantised."""
         yield from lossy_source(self.refs(), quantises=bool(self.plan.schemes))
+        if self._lacks_tokenizer:
+            yield "the source has no tokenizer: nothing can chat with the result until one is put beside its weights"
         names = self.plan.indivisible
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""

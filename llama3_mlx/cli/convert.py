@@ -77,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
     if args.upload:
         upload(report.path, args.upload, progress=True)
         sys.stdout.write("" if args.json else f"uploaded to {args.upload}\n")
-    if not args.json and report.path.is_dir() and shutil.which("llama3-mlx"):
+    talks = (report.path / "tokenizer.json").exists() or (report.path / "tokenizer.model").exists()
+    if not args.json and talks and shutil.which("llama3-mlx"):
         sys.stderr.write(f"try it: llama3-mlx chat -m {_short(report.path)}\n")
     return 0
 
