@@ -1,5 +1,6 @@
 """Brings weights into MLX folders and out of them; installed as `llama3_mlx.convert`."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any, Unpack
 
 from ..errors import ConversionError
 from ..quantization import Quantization
-from .destination import check_destination
+from .destination import check_destination, no_space
 from .dry_run import Forecast, forecast, uniform_bits
 from .options import DTYPE_NAMES, ConversionOptions, ConversionSettings, make_options
 from .pipeline import ConversionReport, Progress, run
@@ -58,12 +59,15 @@ def convert(
     """
     options, place = make_options(settings), _place(dest)
     kind = options.target(place)
+    # Known before anything is downloaded, and before a model is measured for its bits.
+    check_destination(place, None, force=force, single_file=kind == "gguf")
     if upload_to is not None:
         check_login(upload_to)
     opened = open_source(source, progress=progress is not None)
     try:
-        # Known before a model is measured for its bits, which takes long.
         check_destination(place, opened.location, force=force, single_file=kind == "gguf")
+        if progress and options.target_bpw is not None:
+            progress.stage("measuring which modules need more bits")
         target = make_target(opened, options, kind, place)
         report = run(
             opened,
@@ -82,7 +86,9 @@ def convert(
     return report
 
 
-def dry_run(source: str | Path, dest: str | Path, **settings: Unpack[ConversionSettings]) -> Forecast:
+def dry_run(
+    source: str | Path, dest: str | Path, *, progress: Progress | None = None, **settings: Unpack[ConversionSettings]
+) -> Forecast:
     """Tell what a conversion with these settings would write and need; nothing stays written.
 
     Of a Hub id only config.json is fetched, and a folder may hold nothing but that. Memory and speed are measured on
@@ -98,10 +104,17 @@ def dry_run(source: str | Path, dest: str | Path, **settings: Unpack[ConversionS
     if target_bpw is not None:
         options = replace(options, target_bpw=None, calibration=None, bits=uniform_bits(target_bpw))
         notes.append("which matrix gets how many bits is measured on the model first")
+    if progress:
+        progress.stage("trying a sample")
+    began = time.perf_counter()
     opened = outline_source(source)
     try:
-        expected = forecast(make_target(opened, options, kind, place), opened, place)
+        target = make_target(opened, options, kind, place)
+        opening = time.perf_counter() - began
+        expected = forecast(target, place)
+        expected = replace(expected, seconds=expected.seconds + opening)
         expected = expected if target_bpw is None else expected.at(target_bpw)
+        notes += no_space(place, sum(expected.files.values()))
         return replace(expected, warnings=(*expected.warnings, *notes))
     finally:
         opened.close()

@@ -14,6 +14,13 @@ from .plan import Plan
 from .tensors import Source
 
 CARD_NAME = "README.md"
+_MEASURES = {
+    "kl": "KL divergence, nats a token",
+    "perplexity": "perplexity",
+    "source_perplexity": "perplexity of the source",
+    "top1_agreement": "share of tokens whose likeliest is the same",
+    "tokens": "predicted tokens, of text that nothing was calibrated on",
+}
 # What a card of the source says that holds for what is made of it.
 _INHERITED = ("license", "license_name", "license_link", "language", "extra_gated_prompt")
 
@@ -91,7 +98,7 @@ def _measured(quality: Any) -> list[str]:
     """Return a table of what was measured against the source, if the record has it."""
     if not isinstance(quality, Mapping) or not quality:
         return []
-    rows = [(str(name).replace("_", " "), _number(value)) for name, value in quality.items()]
+    rows = [(_MEASURES.get(name, str(name)), _number(value)) for name, value in quality.items()]
     return ["Measured against the source:", _table(rows)]
 
 

@@ -9,7 +9,7 @@ import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from itertools import accumulate
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,15 @@ import numpy as np
 
 from ..quantization import AFFINE_BITS, Scheme
 from . import pipeline
+from .destination import no_space
 from .target import Target, total_bytes
-from .tensors import Source, TensorRef
+from .tensors import TensorRef
 from .writer import FLUSH_BYTES, write_at
 
-# Blocks of rows of embedding and head that stand for all of them; one is read, one converted, one written at a time.
+# Blocks of rows of embedding and head that stand for the rest; one is read, one converted, one written at a time.
 _SAMPLE_BLOCKS = 8
+# Weights that the sampled layers have, where there are so many: the time of few is chance.
+_SAMPLE_VALUES = 450_000_000
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 
@@ -52,11 +55,11 @@ def uniform_bits(target_bpw: float) -> int:
     return min(AFFINE_BITS, key=lambda bits: abs(Scheme(bits=bits, group_size=64).bits_per_weight - target_bpw))
 
 
-def forecast(target: Target, source: Source, dest: Path) -> Forecast:
+def forecast(target: Target, dest: Path) -> Forecast:
     """Convert a sample of the target into a file without a name, and reckon from it."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        source.save_side_files(Path(folder))
+        target.write_side_files(Path(folder))
         beside = time.perf_counter() - began
     size = total_bytes(target)
     return Forecast(
@@ -64,7 +67,7 @@ def forecast(target: Target, source: Source, dest: Path) -> Forecast:
         parameters=target.parameters,
         total_bytes=size,
         bits_per_weight=size * 8 / target.parameters,
-        seconds=_conversion_seconds(target, _existing(dest.parent)) + beside,
+        seconds=_conversion_seconds(target, _place_of_sample(target, dest)) + beside,
         peak_memory_bytes=peak_memory(),
         quantiser=target.quantiser,
         warnings=tuple(target.warnings()),
@@ -72,19 +75,28 @@ def forecast(target: Target, source: Source, dest: Path) -> Forecast:
 
 
 def _conversion_seconds(target: Target, folder: Path) -> float:
-    """Measure the first blocks, which pay for what is done once; then a layer, and a part of what is in no layer."""
+    """Measure the first layer and first blocks, which pay for what is done once, then some more, for all that are left.
+
+    What is beside the layers, embedding and head, is taken in blocks of rows.
+    """
     layers, others = _split(target.refs())
-    first = [_cut(ref, 1) for ref in [*layers[0], *others]]
-    layer, sample = layers[len(layers) // 2], [_cut(ref, _SAMPLE_BLOCKS) for ref in others]
-    watch = _Watch([len(first), len(layer), len(sample)])
+    first = [*layers[0], *(_cut(ref, 0, 1) for ref in others)]
+    chosen = _evenly(layers[1:])
+    more = [cut for ref in others if (cut := _cut(ref, 1, 1 + _SAMPLE_BLOCKS)).rows]
+    parts = [first, [ref for layer in chosen for ref in layer], more]
+    watch = _Watch([len(part) for part in parts])
     with tempfile.TemporaryFile(dir=folder) as file:
         writer = _SampleWriter(file.fileno())
-        pipeline.convert_tensors(target, [*first, *layer, *sample], writer, watch)
+        pipeline.convert_tensors(target, [ref for part in parts for ref in part], writer, watch)
         began = time.perf_counter()
         os.fsync(file.fileno())
         flush_rate = (time.perf_counter() - began) / writer.nbytes
-    once, a_layer, beside = watch.took
-    took = once + a_layer * len(layers) + beside * _nbytes(others) / _nbytes(sample)
+    once, middle, beside = watch.took
+    took = once
+    if chosen:
+        took += middle / len(chosen) * (len(layers) - 1)
+    if more:
+        took += beside / _nbytes(more) * sum(ref.nbytes - _cut(ref, 0, 1).nbytes for ref in others)
     # What is written is flushed while more is converted, but for the last of it.
     size = total_bytes(target)
     return max(took, flush_rate * size) + flush_rate * min(size, FLUSH_BYTES)
@@ -104,20 +116,22 @@ class _Watch:
     """Measures the seconds that parts of a conversion take; `took` has those that are finished."""
 
     def __init__(self, parts: list[int]) -> None:
-        """Take the number of tensors in each part."""
-        self.took: list[float] = []
-        self._ends = list(accumulate(parts))
+        """Take the number of tensors in each part; an empty one takes no time."""
+        self.took = [0.0] * len(parts)
+        self._part_of = [number for number, count in enumerate(parts) for _ in range(count)]
         self._finished = 0
+
+    def stage(self, name: str) -> None:
+        return
 
     def start(self, total_tensors: int, total_bytes: int) -> None:
         self._began = time.perf_counter()
 
     def advance(self, tensor: str, n_bytes: int, *, finished: bool) -> None:
+        now = time.perf_counter()
+        self.took[self._part_of[self._finished]] += now - self._began
+        self._began = now
         self._finished += finished
-        if finished and self._finished in self._ends:
-            now = time.perf_counter()
-            self.took.append(now - self._began)
-            self._began = now
 
 
 class _SampleWriter:
@@ -151,16 +165,34 @@ def _split(refs: list[TensorRef]) -> tuple[list[list[TensorRef]], list[TensorRef
     return list(layers.values()), others
 
 
-def _cut(ref: TensorRef, blocks: int) -> TensorRef:
-    """Return a tensor's first blocks of rows."""
+def _evenly(layers: list[list[TensorRef]]) -> list[list[TensorRef]]:
+    """Return some of the layers, evenly spaced: one at least, more where they are small."""
+    if not layers:
+        return []
+    values = sum(prod(ref.shape) for ref in layers[0])
+    count = min(len(layers), max(1, _SAMPLE_VALUES // values))
+    return [layers[(2 * n + 1) * len(layers) // (2 * count)] for n in range(count)]
+
+
+def _cut(ref: TensorRef, first: int, end: int) -> TensorRef:
+    """Return a tensor's blocks of rows from one to another."""
     columns = ref.shape[1] if len(ref.shape) > 1 else 1
-    rows = min(ref.rows, blocks * max(1, pipeline.BLOCK_VALUES // columns))
-    return replace(ref, shape=(rows, *ref.shape[1:]), nbytes=ref.nbytes * rows // ref.rows)
+    step = max(1, pipeline.BLOCK_VALUES // columns)
+    start, stop = min(ref.rows, first * step), min(ref.rows, end * step)
+
+    def read(begin: int, end: int) -> np.ndarray:
+        return ref.read(start + begin, start + end)
+
+    nbytes = ref.nbytes * (stop - start) // ref.rows
+    return replace(ref, shape=(stop - start, *ref.shape[1:]), nbytes=nbytes, read=read)
 
 
 def _nbytes(refs: list[TensorRef]) -> int:
     return sum(ref.nbytes for ref in refs)
 
 
-def _existing(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.parents) if path.is_dir())
+def _place_of_sample(target: Target, dest: Path) -> Path:
+    """Return a folder on the disk of the result, where that has room, since disks are of different speed."""
+    if no_space(dest, sum(layout.size for layout in target.layouts.values())):
+        return Path(tempfile.gettempdir())
+    return next(path for path in dest.parents if path.is_dir())

@@ -106,6 +106,9 @@ class GGUFTarget:
             raise ConversionError(f"{ref.name} doesn't fit the range of {output.kind}: choose gguf_type f32")
         return [(output.name, gguf.quantize(np.array(whole), gguf.GGMLQuantizationType[output.kind]))]
 
+    def write_side_files(self, folder: Path) -> None:
+        """Write nothing: the tokenizer is in the file."""
+
     def write_beside(self, folder: Path, record: Mapping[str, Any]) -> None:
         """Write nothing: the file holds all."""
 

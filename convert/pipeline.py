@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 import numpy as np
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, TokenizerError
 from ..files import fsync_path
 from ..safetensors_files import as_mlx
 from .destination import check_destination, check_space, partial_folder, take_place
@@ -29,6 +29,9 @@ _SHOWN = 20
 
 class Progress(Protocol):
     """Told how far a conversion is; the library itself prints nothing."""
+
+    def stage(self, name: str) -> None:
+        """A part of the work begins that isn't counted in tensors, such as `verifying`."""
 
     def start(self, total_tensors: int, total_bytes: int) -> None:
         """A conversion of that many tensors and source bytes begins."""
@@ -85,18 +88,22 @@ def run(
     writer = ShardWriter(partial, target.layouts, json.loads(json.dumps(state, default=str)))
     resumed, verification, quality = len(writer.done), None, None
     try:
+        # First, since a tokenizer can be damaged, too.
+        target.write_side_files(writer.folder)
         convert_tensors(target, target.refs(), writer, progress)
         writer.flush()
         record = make_record(source, target.quantiser, settings, writer.done)
         target.write_beside(writer.folder, record)
         if measure:
+            _tell(progress, "measuring the result against its source")
             quality = measure(writer.folder)
             target.write_beside(writer.folder, {**record, "quality": quality})
         _flush_folder(writer.folder)
         if verify:
+            _tell(progress, "verifying")
             verification = target.verify(writer.folder)
         take_place(writer.folder / next(iter(target.layouts)) if target.single_file else writer.folder, dest)
-    except CheckpointError:
+    except (CheckpointError, TokenizerError):
         # Nothing that comes out of a damaged source is worth keeping.
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -200,6 +207,11 @@ def blocks(refs: Iterable[TensorRef]) -> Iterator[tuple[TensorRef, int, int]]:
 def _read_block(ref: TensorRef, start: int, stop: int) -> tuple[TensorRef, int, np.ndarray, bool]:
     raw = ref.read(start, stop)
     return ref, start, raw, is_finite(raw, ref.dtype)
+
+
+def _tell(progress: Progress | None, stage: str) -> None:
+    if progress:
+        progress.stage(stage)
 
 
 def _flush_folder(folder: Path) -> None:

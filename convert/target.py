@@ -46,8 +46,11 @@ class Target(Protocol):
     def convert(self, ref: TensorRef, start: int, rows: mx.array) -> Parts:
         """Return name and rows of each tensor that a block of source rows becomes; raises ConversionError."""
 
+    def write_side_files(self, folder: Path) -> None:
+        """Write what the source gives beside its weights."""
+
     def write_beside(self, folder: Path, record: Mapping[str, Any]) -> None:
-        """Write the files beside the laid out ones."""
+        """Write what tells of the written weights."""
 
     def verify(self, folder: Path) -> Verification:
         """Re-read what was written; raises CheckpointError naming what is wrong."""
@@ -69,6 +72,7 @@ class FolderTarget:
     def __init__(self, source: Source, plan: Plan, quantiser: Quantiser, form: str = "mlx") -> None:
         self.source, self.plan, self.form = source, plan, form
         self._quantise = quantiser
+        self._lacks_tokenizer = False
         self.quantiser = quantiser.name if plan.schemes else None
         self.parameters = plan.parameters
         self.layouts: Mapping[str, FileLayout] = {
@@ -101,9 +105,13 @@ class FolderTarget:
         mx.eval(parts)
         return parts
 
-    def write_beside(self, folder: Path, record: Mapping[str, Any]) -> None:
-        """Write tokenizer and licence files, index, record, model card and, last, config.json."""
+    def write_side_files(self, folder: Path) -> None:
+        """Write tokenizer, generation config and licence files."""
         self.source.save_side_files(folder)
+
+    def write_beside(self, folder: Path, record: Mapping[str, Any]) -> None:
+        """Write index, record, model card and, last, config.json."""
+        self._lacks_tokenizer = not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model"))
         plan = self.plan
         index = {"metadata": {"total_size": plan.total_bytes, "total_parameters": plan.parameters}}
         write_json(folder / INDEX_NAME, {**index, "weight_map": plan.weight_map})
@@ -118,6 +126,8 @@ class FolderTarget:
     def warnings(self) -> Iterator[str]:
         """Yield what was lost before, and what was not quantised."""
         yield from lossy_source(self.refs(), quantises=bool(self.plan.schemes))
+        if self._lacks_tokenizer:
+            yield "the source has no tokenizer: nothing can chat with the result until one is put beside its weights"
         names = self.plan.indivisible
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""

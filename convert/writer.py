@@ -35,8 +35,11 @@ class ShardWriter:
         self._unflushed = 0
         self._flush: Future[None] | None = None
         self._flushing = ThreadPoolExecutor(1, "convert-flush")
-        with self._disk_errors():
+        try:
             self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConversionError(f"{partial.parent} can't be written to: {error.strerror}") from None
+        with self._disk_errors():
             self._journal = Journal(partial / "journal", state)
             try:
                 self._check_files()

@@ -155,6 +155,9 @@ def test_a_run_that_was_stopped_goes_on_and_ends_the_same(
     convert(source, tmp_path / "whole", bits=4)
 
     class Stopping:
+        def stage(self, name: str) -> None:
+            return
+
         def start(self, total_tensors: int, total_bytes: int) -> None:
             self.seen = 0
 

@@ -222,6 +222,9 @@ def test_a_stopped_export_goes_on_and_ends_the_same(
     convert(source, tmp_path / "whole.gguf", gguf_type="q4_0")
 
     class Stopping:
+        def stage(self, name: str) -> None:
+            return
+
         def start(self, total_tensors: int, total_bytes: int) -> None:
             self.seen = 0
 

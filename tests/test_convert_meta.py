@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from llama3_mlx import CheckpointError, Llama, Llama3MLXError
+from llama3_mlx import CheckpointError, Llama, Llama3MLXError, TokenizerError
 from llama3_mlx.convert import convert
 from llama3_mlx.convert.torch_file import TorchFile
 
@@ -227,6 +227,25 @@ def test_bad_checkpoints_are_one_line_and_leave_nothing_finished(tmp_path: Path,
     with pytest.raises(Llama3MLXError, match=words) as caught:
         convert(meta, tmp_path / "out", bits=4)
     assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "meta"]
+
+
+def test_a_damaged_tokenizer_is_found_before_the_weights_are_read(tmp_path: Path) -> None:
+    _, meta = both(tmp_path, 1)
+    (meta / "tokenizer.model").write_text("no token")
+
+    class Idle:
+        def stage(self, name: str) -> None:
+            return
+
+        def start(self, total_tensors: int, total_bytes: int) -> None:
+            raise AssertionError("weights are read")
+
+        def advance(self, tensor: str, n_bytes: int, *, finished: bool) -> None:
+            return
+
+    with pytest.raises(TokenizerError, match=r"tokenizer.model, line 1"):
+        convert(meta, tmp_path / "out", bits=4, progress=Idle())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "meta"]
 
 

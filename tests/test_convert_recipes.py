@@ -2,6 +2,9 @@
 
 import json
 import re
+import shutil
+import signal
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ from llama3_mlx import CheckpointError, ConversionError, Llama3MLXError
 from llama3_mlx.cli import main
 from llama3_mlx.convert import ConversionOptions, convert, dry_run, verify
 from llama3_mlx.convert.options import ConversionSettings
+from llama3_mlx.convert.quantise import RoundToNearest
+from llama3_mlx.convert.target import FolderTarget
 from llama3_mlx.weights import load_model
 
 from .tiny_model import save_tiny
@@ -178,7 +183,7 @@ def test_a_quantised_folder_wants_to_know_what_for(source: Path, tmp_path: Path)
 def test_dequantised_weights_are_what_mlx_says_they_stand_for(source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "four", bits=4, group_size=32)
     report = convert(tmp_path / "four", tmp_path / "out", dequantise=True, dtype="float32")
-    assert report.warnings == (
+    assert report.warnings[:1] == (
         "the source is quantised (affine 4 bits): what that lost doesn't come back; the original weights make a "
         "better model",
     )
@@ -233,7 +238,10 @@ def test_what_was_measured_stands_in_record_and_card(source: Path, tmp_path: Pat
     run(opened, target, tmp_path / "out", settings=told(options), measure=measure)
     opened.close()
     assert seen == [(1, 1, 512)]
-    assert "| kl | 0.012346 |\n| tokens | 2040 |" in (tmp_path / "out" / "README.md").read_text()
+    assert (
+        "| KL divergence, nats a token | 0.012346 |\n| predicted tokens, of text"
+        in (tmp_path / "out" / "README.md").read_text()
+    )
     assert json.loads((tmp_path / "out" / "conversion.json").read_text())["quality"] == {
         "kl": 0.0123456,
         "tokens": 2040,
@@ -299,6 +307,45 @@ def test_a_dry_run_tells_the_sizes_and_leaves_nothing(source: Path, tmp_path: Pa
     assert expected.peak_memory_bytes > 10_000_000
 
 
+def test_a_dry_run_reckons_the_time_of_all_layers_from_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A clock on which every value takes a hundredth of a second, and the first block five seconds more.
+    passed = [0.0]
+    convert_block = FolderTarget.convert
+    weights = load_file(save_tiny(tmp_path / "source", **SMALL) / "model.safetensors")
+    values = sum(array.size for array in weights.values())
+
+    def timed(self: Any, ref: Any, start: int, rows: mx.array) -> Any:
+        passed[0] += rows.size / 100 + (0 if passed[0] else 5)
+        return convert_block(self, ref, start, rows)
+
+    monkeypatch.setattr(FolderTarget, "convert", timed)
+    monkeypatch.setattr("time.perf_counter", lambda: passed[0])
+    monkeypatch.setattr("llama3_mlx.convert.pipeline.BLOCK_VALUES", 640)
+    for sampled in (1, 150_000, 10**9):
+        passed[0] = 0.0
+        monkeypatch.setattr(import_module("llama3_mlx.convert.dry_run"), "_SAMPLE_VALUES", sampled)
+        seconds = dry_run(tmp_path / "source", tmp_path / "out", bits=4).seconds
+        assert seconds == pytest.approx(5 + values / 100)
+        assert passed[0] < seconds - 1
+
+
+def test_a_dry_run_says_that_the_disk_is_too_small(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=40_000_000))
+    (warning,) = dry_run(source, tmp_path / "out", bits=4).warnings
+    # Tokenizer and config files may take 50 MB.
+    assert re.search(r"out needs 0.05 GB and the disk has 0.04 GB free: make room", warning)
+
+
+def test_a_source_without_a_tokenizer_is_noted(source: Path, tmp_path: Path) -> None:
+    (note,) = convert(source, tmp_path / "out", bits=4).warnings
+    assert note.startswith("the source has no tokenizer")
+    (source / "tokenizer.json").write_text("{}")
+    assert convert(source, tmp_path / "other", bits=4).warnings == ()
+
+
 def test_a_dry_run_of_a_70b_needs_its_config_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,6 +363,45 @@ def test_a_dry_run_of_a_70b_needs_its_config_alone(
     assert len(values["files"]) == 8
     with pytest.raises(Llama3MLXError, match=r"no model.safetensors"):
         convert(source, tmp_path / "out", bits=4)
+
+
+def test_parts_of_the_work_are_told(source: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    class Telling:
+        def stage(self, name: str) -> None:
+            told.append(name)
+
+        def start(self, total_tensors: int, total_bytes: int) -> None:
+            told.append("start")
+
+        def advance(self, tensor: str, n_bytes: int, *, finished: bool) -> None:
+            return
+
+    dry_run(source, tmp_path / "out", bits=4, progress=Telling())
+    convert(source, tmp_path / "out", bits=4, verify=True, progress=Telling())
+    assert told == ["trying a sample", "start", "verifying"]
+
+
+def test_ctrl_c_says_how_to_go_on(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounding, command = RoundToNearest.__call__, ["convert", str(source), str(tmp_path / "out"), "--bits", "4"]
+
+    def interrupted(self: Any, *arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return rounding(self, *arguments)
+
+    monkeypatch.setattr(RoundToNearest, "__call__", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    assert main(command) == 130
+    assert signal.getsignal(signal.SIGINT) == before
+    assert capsys.readouterr().err.strip().splitlines() == [
+        "stopping; Ctrl-C again stops at once",
+        "stopped; the same command goes on from what is done",
+    ]
+    monkeypatch.undo()
+    assert main(command) == 0
 
 
 def test_the_command_has_all_settings_and_says_what_it_did(

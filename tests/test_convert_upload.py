@@ -102,3 +102,17 @@ def test_a_dry_run_of_a_hub_id_fetches_its_config_alone(hub: tuple[FakeHub, str]
     real = run_command(tmp_path, address, "convert", "owner/name", str(tmp_path / "out"), "--bits", "4")
     assert real.returncode == 0, real.stderr
     assert expected == {"model.safetensors": (tmp_path / "out" / "model.safetensors").stat().st_size}
+
+
+def test_a_taken_destination_is_said_before_the_download(
+    hub: tuple[FakeHub, str], source: Path, tmp_path: Path
+) -> None:
+    fake, address = hub
+    fake.repositories["owner/name"] = source
+    (tmp_path / "out").mkdir()
+    result = run_command(tmp_path, address, "convert", "owner/name", str(tmp_path / "out"), "--bits", "4")
+    assert result.returncode == 2
+    assert result.stderr == (
+        f"error: {tmp_path / 'out'} exists already: choose another destination or replace it with --force\n"
+    )
+    assert fake.fetched == []

@@ -12,6 +12,8 @@ import pytest
 from llama3_mlx import ConversionError, Llama3MLXError
 from llama3_mlx.convert import convert, dry_run
 from llama3_mlx.convert.quality import corpus
+from llama3_mlx.convert.quality.measure import ModuleDistance
+from llama3_mlx.convert.quality.picture import sensitivity_picture
 
 from .quality_fixtures import divergence, logits, opened, random_windows, save_uneven
 
@@ -135,6 +137,22 @@ def test_a_report_has_every_module_and_a_picture(source: Path, tmp_path: Path) -
     bars = ElementTree.parse(tmp_path / "report" / "sensitivity.svg").getroot()
     titles = [title.text or "" for title in bars.iter("{http://www.w3.org/2000/svg}title")]
     assert len(titles) == len(modules)
+
+
+@pytest.mark.parametrize(("highest", "step"), [(0.0791, 0.02), (3.0, 1.0), (0.00012, 0.00005), (1.0, 0.5)])
+def test_bars_are_as_high_as_the_numbers_beside_them_say(highest: float, step: float) -> None:
+    paths = ["model.embed_tokens", *(f"model.layers.{layer}.mlp.up_proj" for layer in range(90)), "lm_head"]
+    drawn = ElementTree.fromstring(sensitivity_picture([ModuleDistance(path, highest, 0.9) for path in paths]))
+    space = "{http://www.w3.org/2000/svg}"
+    texts = [(text.text or "", text.attrib) for text in drawn.iter(f"{space}text")]
+    assert {"emb", "head"} <= {text for text, _ in texts}
+    ticks = [(float(text), float(at["y"])) for text, at in texts if at.get("text-anchor") == "end"]
+    assert [value for value, _ in ticks] == pytest.approx([step * n for n in range(len(ticks))])
+    (_, bottom), (last, top) = ticks[0], ticks[-1]
+    bars = [bar.attrib for bar in drawn.iter(f"{space}rect") if len(bar)]
+    assert len(bars) == len(paths)
+    assert all(float(bar["height"]) == pytest.approx(highest / last * (bottom - top), abs=0.01) for bar in bars)
+    assert all(float(bar["x"]) + float(bar["width"]) <= float(drawn.attrib["width"]) for bar in bars)
 
 
 @pytest.mark.parametrize(

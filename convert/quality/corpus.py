@@ -21,7 +21,9 @@ def text_of(file: Path) -> str:
     """Return the text of a file; raises ConversionError where it can't be read."""
     try:
         return file.expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConversionError(f"the calibration text {file} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
         raise ConversionError(f"the calibration text {file} can't be read: {error}; give a UTF-8 text file") from None
 
 

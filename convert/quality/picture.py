@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from math import ceil, floor, log10
 
 from .measure import MODULES, ModuleDistance
 
@@ -16,9 +17,11 @@ def sensitivity_picture(modules: Sequence[ModuleDistance]) -> str:
         bar, kind = _place(module.path)
         bars.setdefault(bar, []).append((kind, max(module.kl, 0.0)))
     highest = max((sum(kl for _, kl in bar) for bar in bars.values()), default=0.0) or 1.0
+    step = _round_step(highest / 4)
+    top = step * ceil(highest / step)
     kinds = list(dict.fromkeys(kind for bar in bars.values() for kind, _ in bar))
     colours = dict(zip(kinds, _COLOURS, strict=False))
-    parts = [*_legend(kinds, colours), *_axis(highest), *_bars(bars, highest, colours)]
+    parts = [*_legend(kinds, colours), *_axis(top, step), *_bars(bars, top, colours)]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" '
         'font-family="sans-serif" font-size="11">\n<rect width="100%" height="100%" fill="white"/>\n'
@@ -34,40 +37,47 @@ def _place(path: str) -> tuple[str, str]:
     return (layer, short) if name in MODULES else ({"embed_tokens": "emb", "lm_head": "head"}.get(short, short), short)
 
 
-def _bars(bars: dict[str, list[tuple[str, float]]], highest: float, colours: dict[str, str]) -> list[str]:
+def _round_step(least: float) -> float:
+    """Return the smallest of 1, 2 and 5 times a power of ten that isn't less."""
+    power = 10.0 ** floor(log10(least))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)
+
+
+def _bars(bars: dict[str, list[tuple[str, float]]], top: float, colours: dict[str, str]) -> list[str]:
     space = (_WIDTH - _LEFT - 10) / max(1, len(bars))
     drawn = []
     for number, (label, bar) in enumerate(bars.items()):
         x, y = _LEFT + number * space, float(_HEIGHT - _BOTTOM)
         for kind, kl in bar:
-            height = kl / highest * (_HEIGHT - _TOP - _BOTTOM)
+            height = kl / top * (_HEIGHT - _TOP - _BOTTOM)
             y -= height
             drawn.append(
                 f'<rect x="{x + 1:.1f}" y="{y:.2f}" width="{max(1.0, space - 2):.1f}" height="{height:.2f}" '
                 f'fill="{colours[kind]}"><title>{escape(label)} {escape(kind)}: {kl:.3g}</title></rect>'
             )
         every = max(1, len(bars) // 40)
-        if number % every == 0:
+        # The head's label stands over those of layers that would touch it.
+        beside = "head" not in bars or number + every < len(bars)
+        if label == "head" or (number % every == 0 and beside):
             middle = x + space / 2
             drawn.append(f'<text x="{middle:.1f}" y="{_HEIGHT - 24}" text-anchor="middle">{escape(label)}</text>')
     drawn.append(f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 6}" text-anchor="middle">layer</text>')
     return drawn
 
 
-def _axis(highest: float) -> list[str]:
+def _axis(top: float, step: float) -> list[str]:
     drawn = [f'<text x="{_LEFT}" y="16">KL divergence of each module quantised alone, nats a token</text>']
-    for step in range(5):
-        value = highest * step / 4
-        y = _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * step / 4
+    for number in range(round(top / step) + 1):
+        y = _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * number * step / top
         drawn.append(f'<line x1="{_LEFT}" x2="{_WIDTH - 10}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
-        drawn.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.2g}</text>')
+        drawn.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{number * step:.3g}</text>')
     return drawn
 
 
 def _legend(kinds: Sequence[str], colours: dict[str, str]) -> list[str]:
     drawn = []
     for number, kind in enumerate(kinds):
-        x = _LEFT + number * 105
+        x = _LEFT + number * 97
         drawn.append(f'<rect x="{x}" y="24" width="11" height="11" fill="{colours[kind]}"/>')
         drawn.append(f'<text x="{x + 15}" y="34">{escape(kind)}</text>')
     return drawn

@@ -15,7 +15,7 @@ from ..version import __version__
 
 # name: (module, one line of help)
 COMMANDS = {
-    "convert": ("convert", "turn weights (Hugging Face, GGUF, …) into a 4- or 8-bit MLX folder"),
+    "convert": ("convert", "turn weights (Hugging Face, Meta, GGUF) into an MLX folder, a GGUF file or whole weights"),
     "generate": ("generate", "answer one prompt, or continue a text"),
     "chat": ("chat", "talk with a model in the terminal"),
     "info": ("info", "show a model's architecture, sizes and what fits this machine"),

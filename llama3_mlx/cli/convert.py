@@ -3,17 +3,22 @@
 import argparse
 import json
 import shutil
+import signal
 import sys
 import time
-from dataclasses import fields
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..convert.destination import partial_folder
 from ..convert.options import ConversionOptions
 from .flags import add_flags
 
 if TYPE_CHECKING:
     from ..convert import ConversionReport, Forecast
+    from .progress import ConversionProgress
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -40,46 +45,85 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert and report."""
-    from ..convert import convert, dry_run
-    from ..convert.dry_run import forecast_values
-    from ..convert.pipeline import report_values
-    from .progress import ConversionProgress
-
     given = {entry.name: getattr(args, entry.name) for entry in fields(ConversionOptions)}
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if args.dry_run:
-        expected = dry_run(args.source, args.dest, **settings)
-        sys.stdout.write(json.dumps(forecast_values(expected)) + "\n" if args.json else _forecast(expected))
-        return 0
+        return _dry_run(args, settings)
+    from ..convert import convert, upload
+    from ..convert.pipeline import report_values
+    from ..convert.upload import check_login
+    from .progress import ConversionProgress
+
+    if args.upload:
+        check_login(args.upload)
     began = time.perf_counter()
-    with ConversionProgress() as progress:
+    with ConversionProgress() as progress, stoppable(args.dest, progress):
         report = convert(
             args.source,
             args.dest,
             force=args.force,
             verify=args.verify,
-            upload_to=args.upload,
             report_to=args.report,
             progress=progress,
             **settings,
         )
-    if args.json:
-        sys.stdout.write(json.dumps(report_values(report)) + "\n")
-        return 0
-    for warning in report.warnings:
+    for warning in () if args.json else report.warnings:
         sys.stderr.write(f"note: {warning}\n")
-    sys.stdout.write(_report(report, time.perf_counter() - began))
+    took_s = time.perf_counter() - began
+    sys.stdout.write(json.dumps(report_values(report)) + "\n" if args.json else _report(report, took_s))
+    if args.report and not args.json:
+        sys.stdout.write(f"tables and picture: {args.report}\n")
+    sys.stdout.flush()
     if args.upload:
-        sys.stdout.write(f"uploaded to {args.upload}\n")
-    if report.path.is_dir() and shutil.which("llama3-mlx"):
+        upload(report.path, args.upload, progress=True)
+        sys.stdout.write("" if args.json else f"uploaded to {args.upload}\n")
+    talks = (report.path / "tokenizer.json").exists() or (report.path / "tokenizer.model").exists()
+    if not args.json and talks and shutil.which("llama3-mlx"):
         sys.stderr.write(f"try it: llama3-mlx chat -m {_short(report.path)}\n")
+    return 0
+
+
+@contextmanager
+def stoppable(dest: str, progress: "ConversionProgress") -> Iterator[None]:
+    """Answer Ctrl-C at once, though what is being worked on ends first; a second one ends the process."""
+
+    def stop(*_: object) -> None:
+        # Nothing is lost: whatever is finished has been noted on the disk.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        progress.stop()
+        sys.stderr.write("\nstopping; Ctrl-C again stops at once\n")
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if partial_folder(Path(dest).expanduser().absolute()).exists():
+            sys.stderr.write("stopped; the same command goes on from what is done\n")
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _dry_run(args: argparse.Namespace, settings: dict[str, Any]) -> int:
+    from ..convert import dry_run
+    from ..convert.dry_run import forecast_values
+    from .progress import ConversionProgress
+
+    with ConversionProgress() as progress:
+        expected = dry_run(args.source, args.dest, progress=progress, **settings)
+    beside = [f"--{name}" for name in ("verify", "report", "upload") if getattr(args, name)]
+    if beside:
+        notes = (*expected.warnings, f"time and memory of {', '.join(beside)} come on top")
+        expected = replace(expected, warnings=notes)
+    sys.stdout.write(json.dumps(forecast_values(expected)) + "\n" if args.json else _forecast(expected))
     return 0
 
 
 def _report(report: "ConversionReport", took_s: float) -> str:
     resumed = f", {report.resumed_modules} of its tensors from an earlier run" if report.resumed_modules else ""
     lines = [
-        f"{report.path}: {report.parameters:,} parameters at {report.bits_per_weight:.2f} bits, "
+        f"{_short(report.path)}: {report.parameters:,} parameters at {report.bits_per_weight:.2f} bits, "
         f"{report.total_bytes / 1e9:.2f} GB, in {took_s:.1f} s{resumed}"
     ]
     if report.quality:
