@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from llama3_mlx import Llama3MLXError, RequestError
-from llama3_mlx.finetune import DataError, TrainingError, TrainSettings, train
+from llama3_mlx.finetune import DataError, TrainingError, TrainSettings, dpo, train
 from llama3_mlx.finetune.callbacks import Callback, StepReport, ValidationReport
 from llama3_mlx.finetune.job import resumed_job, run_job
 from llama3_mlx.finetune.sft import build_supervised
@@ -335,6 +335,24 @@ def test_all_bad_lines_are_named_at_once(tiny_folder: Path, tmp_path: Path) -> N
     assert "line 4" in str(caught.value)
 
 
+def test_lines_that_are_bad_in_different_ways_come_together_and_in_order(tiny_folder: Path, tmp_path: Path) -> None:
+    good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    lines = [json.dumps(good) for _ in range(11)]
+    lines[1] = "no JSON"
+    lines[3] = json.dumps({"messages": [{"role": "king", "content": "a"}, *good["messages"][1:]]})
+    lines[4] = json.dumps({"prompt": "a", "completion": "b"})
+    lines[5] = json.dumps({"messages": "a"})
+    lines[9] = json.dumps({"messages": good["messages"][:1]})
+    (tmp_path / "train.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "valid.jsonl").write_text("[]\n")
+    with pytest.raises(DataError) as caught:
+        train(tiny_folder, tmp_path, tmp_path / "run", TrainSettings(**SHORT_RUN))
+    told = str(caught.value).splitlines()
+    places = [line.removeprefix(f"{tmp_path}/").partition(":")[0] for line in told[1:]]
+    assert told[0] == "6 examples can't be used:"
+    assert places == [f"train.jsonl, line {n}" for n in (2, 4, 5, 6, 10)] + ["valid.jsonl, line 1"]
+
+
 def test_whole_layers_are_trained_saved_and_loaded(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
     from llama3_mlx.finetune.adapters import load_adapter
     from llama3_mlx.weights import load_model
@@ -369,19 +387,60 @@ def test_training_on_from_an_adapter_starts_with_its_loss(tiny_folder: Path, dia
         )  # fmt: skip
 
 
-def test_two_processes_with_half_the_batch_learn_as_one(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
-    settings = {**SHORT_RUN, "batch_size": 2, "dropout": 0.0, "steps": 4, "packing": False}
-    train(tiny_folder, dialogs, tmp_path / "one", TrainSettings(**settings))
-    script = tmp_path / "run.py"
-    script.write_text(RUN)
-    hosts = tmp_path / "hosts.json"
+PAIRS = """
+import json, sys
+from llama3_mlx.finetune import dpo
+model, data, out, settings = sys.argv[1:]
+dpo(model, data, out, **json.loads(settings))
+"""
+
+
+def in_two_processes(script: Path, *arguments: str) -> None:
+    """Run a script as mlx.launch does, on this machine."""
+    hosts = script.parent / "hosts.json"
     ports = [str(20000 + os.getpid() % 20000 + n) for n in range(2)]
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]))
-    command = [sys.executable, str(script), str(tiny_folder), str(dialogs), str(tmp_path / "two"), json.dumps(settings)]
     processes = [
-        subprocess.Popen(command, env={**os.environ, "MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts)})
+        subprocess.Popen(
+            [sys.executable, str(script), *arguments],
+            env={**os.environ, "MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts)},
+        )
         for rank in range(2)
     ]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    for (_, one), (_, two) in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
-        assert two == pytest.approx(one, rel=1e-4)
+
+
+def same_curves(one: Path, two: Path) -> None:
+    """Hold the losses and numbers of tokens of two runs together."""
+    keys = ("step", "loss", "tokens", "trained_tokens")
+    curves = [
+        [
+            [line.get(key, 0) for key in keys]
+            for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        ]
+        for folder in (one, two)
+    ]
+    for first, second in zip(*curves, strict=True):
+        assert second == [pytest.approx(value, rel=1e-4) for value in first]
+
+
+def test_two_processes_with_half_the_batch_learn_as_one(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
+    settings = {**SHORT_RUN, "batch_size": 2, "dropout": 0.0, "steps": 4, "packing": False}
+    train(tiny_folder, dialogs, tmp_path / "one", TrainSettings(**settings))
+    (tmp_path / "run.py").write_text(RUN)
+    in_two_processes(
+        tmp_path / "run.py", str(tiny_folder), str(dialogs), str(tmp_path / "two"), json.dumps(settings)
+    )  # fmt: skip
+    same_curves(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_process_without_a_share_of_a_batch_changes_nothing(tiny_folder: Path, tmp_path: Path) -> None:
+    """Batches of one pair leave the second process none."""
+    data = write_lines(
+        tmp_path / "pairs.jsonl", [{"prompt": f"{n}?", "chosen": f"{n}", "rejected": f"{n + 1}!"} for n in range(5)]
+    )
+    (tmp_path / "run.py").write_text(PAIRS)
+    settings = {**SHORT_RUN, "dropout": 0.0, "steps": 2, "valid_share": 0.4, "valid_every": 2}
+    dpo(tiny_folder, data, tmp_path / "one", **settings)
+    in_two_processes(tmp_path / "run.py", str(tiny_folder), str(data), str(tmp_path / "two"), json.dumps(settings))
+    same_curves(tmp_path / "one", tmp_path / "two")

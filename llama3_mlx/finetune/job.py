@@ -118,7 +118,7 @@ def run_job(
         trainer = Trainer(model, objective, job.settings, noise)
         if resume:
             trainer.restore(*load_state(job.out, fingerprint))
-        saves = Saves(job.out, fingerprint, base=base_name(job.model), validated=bool(objective.validation()))
+        saves = Saves(job.out, fingerprint, base=base_name(job.model), validated=trainer.validates)
         listeners = list(callbacks)
         first = world.rank() == 0
         if first:
@@ -240,6 +240,9 @@ def _write_reports(
 ) -> None:
     if not job.settings.report and not job.settings.png:
         return
+    if result.ended == "cancelled":
+        # Who stops a run doesn't want to wait.
+        probes, before = (), ()
     after = answers(model, probes, text.tokenizer, text.tokenizer.stop_ids, job.settings.sample_tokens)
     samples = [
         {"prompt": probe.shown, "wanted": probe.wanted, "before": old, "after": new}

@@ -79,7 +79,8 @@ class Supervised:
             length = row_length(longest, longest, 1)
         made = make_batch(examples, mine, length, self.chunk if on_gpu() else CPU_FILLING)
         names = ("tokens", "segments", "positions", "targets", "weights")
-        return TrainBatch({name: getattr(made, name) for name in names}, made.n_trained, made.n_tokens, made.where)
+        arrays = {name: getattr(made, name) for name in names}
+        return TrainBatch(arrays, made.n_trained, made.n_tokens, made.n_trained, made.where)
 
     def loss(self, model: LlamaForCausalLM, arrays: Mapping[str, mx.array]) -> Loss:
         h = hidden_states(model, arrays["tokens"], arrays["segments"], longest=self.shape.longest, keep=self.keep)
