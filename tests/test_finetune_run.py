@@ -160,8 +160,22 @@ def test_a_loss_that_is_no_number_stops_and_names_the_batch(tiny_folder: Path, d
     settings = TrainSettings(**{**SHORT_RUN, "learning_rate": 1e30, "clip": 0.0, "warmup": 0, "dropout": 0.0})
     with pytest.raises(TrainingError, match=r"step \d+: the loss (is|exploded).*train.jsonl, line \d+"):
         train(tiny_folder, dialogs, tmp_path / "run", settings)
-    saved = load_file(tmp_path / "run" / "resume.safetensors")
-    assert saved
+    # The step before had spoilt the state already.
+    assert not (tmp_path / "run" / "resume.safetensors").exists()
+
+
+def test_a_state_that_a_step_has_spoilt_is_not_saved(
+    tiny_folder: Path, dialogs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = Steps()
+    monkeypatch.setattr(
+        "llama3_mlx.finetune.trainer.learning_rate", lambda step, *_: 1e30 if step == 3 else 1e-3
+    )  # fmt: skip
+    with pytest.raises(TrainingError, match=r"step 5: .* The state of step 3 is saved and good"):
+        train(tiny_folder, dialogs, tmp_path / "run", TrainSettings(**SHORT_RUN), callbacks=[heard])
+    assert heard.saved == [1, 2, 3]
+    for name in ("resume.safetensors", "adapters.safetensors"):
+        assert all(np.abs(array).max() < 100 for array in load_file(tmp_path / "run" / name).values())
 
 
 def test_the_best_by_validation_is_what_is_left(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:

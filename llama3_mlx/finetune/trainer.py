@@ -71,6 +71,7 @@ class Trainer:
         self._validation = list(objective.validation())
         # A policy has nothing to validate on but what it draws.
         self._reward: Callable[[], float] | None = getattr(objective, "validation_reward", None)
+        self._save_is_due, self._saved_step = False, 0
         self._gradients = self._make_gradients()
         self._losses = self._make_losses()
 
@@ -78,6 +79,7 @@ class Trainer:
         """Take over a saved state."""
         self.params, self.progress = params, progress
         self.optimiser.state = optimiser
+        self._saved_step = progress.step
 
     def run(self) -> str:
         """Train to the end and return how it ended: done, cancelled or early.
@@ -94,8 +96,8 @@ class Trainer:
             if self._validation_is_due() and self._validate():
                 ended = "early"
                 break
-            if self.progress.step % self.settings.save_every == 0 and self.progress.step < self.total_steps:
-                self.save()
+            if self.progress.step % self.settings.save_every == 0:
+                self._save_is_due = True
         self.model.update(self.params)
         self.model.eval()
         self.save()
@@ -104,6 +106,7 @@ class Trainer:
     def save(self) -> None:
         """Have the state saved and tell so."""
         self.hooks.save(self)
+        self._save_is_due, self._saved_step = False, self.progress.step
         for callback in self.hooks.callbacks:
             callback.on_save(self.progress.step)
 
@@ -117,6 +120,14 @@ class Trainer:
         mx.eval(norm_array)
         norm = scalar(norm_array)
         self._check(step, sums, norm)
+        if self._save_is_due:
+            # Only now is it known that the state is good: the next batch's loss makes sense with it.
+            paused = time.perf_counter()
+            self.save()
+            began += time.perf_counter() - paused
+        average = self.progress.average_loss
+        kept = sums.loss if average is None else average
+        self.progress.average_loss = _MEMORY * kept + (1 - _MEMORY) * sums.loss
         warm = warmup_steps(settings.warmup, self.total_steps)
         rate = learning_rate(step, self.total_steps, settings.learning_rate, settings.schedule, warm)
         self.optimiser.learning_rate = rate
@@ -158,15 +169,16 @@ class Trainer:
         average = self.progress.average_loss
         exploded = average is not None and loss > max(guessing, _EXPLODED * average)
         if math.isfinite(loss) and math.isfinite(norm) and not exploded:
-            kept = loss if average is None else average
-            self.progress.average_loss = _MEMORY * kept + (1 - _MEMORY) * loss
             return
         where = list(dict.fromkeys(text for batch in sums.batches for text in batch.where))
         shown = ", ".join(where[:5]) + (f" and {len(where) - 5} more" if len(where) > 5 else "")
+        saved = (
+            f"The state of step {self._saved_step} is saved and good" if self._saved_step else "Nothing was saved yet"
+        )
         what = f"the loss exploded from {average:.3g} to {loss:.3g}" if exploded else f"the loss is {loss:g}"
         raise TrainingError(
-            f"step {step + 1}: {what}, its gradient's norm {norm:g}; the batch was {shown or 'empty'}. The last saved "
-            "state is good: look at these examples, lower the learning rate, or compute in float32"
+            f"step {step + 1}: {what}, its gradient's norm {norm:g}; the batch was {shown or 'empty'}. {saved}: "
+            "look at these examples, lower the learning rate, or compute in float32"
         )
 
     def _report(self, sums: StepSums, norm: float, rate: float, seconds: float) -> None:
@@ -209,7 +221,7 @@ class Trainer:
         """Validate, keep the best, and return whether to stop early."""
         loss, more = self._drawn_validation(self._reward) if self._reward else self.evaluate(self._validation)
         progress = self.progress
-        best = progress.best_loss is None or loss < progress.best_loss
+        best = math.isfinite(loss) and (progress.best_loss is None or loss < progress.best_loss)
         progress.last_valid_loss = loss
         progress.validations_without_gain = 0 if best else progress.validations_without_gain + 1
         if best:
