@@ -1,5 +1,6 @@
 """DPO, ORPO and KTO: values against numpy, the reference, and that they teach what they should."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from llama3_mlx.cli import main
 from llama3_mlx.finetune.dropout import Noise
 from llama3_mlx.finetune.encode import Example
 from llama3_mlx.finetune.job import Job, load_text_side
@@ -194,3 +196,24 @@ def test_pairs_whose_answers_are_cut_off_are_told(tiny_folder: Path, tmp_path: P
     assert isinstance(made, Preference)
     assert made.batch(0).n_trained == sum(side.n_trained for unit in made.units for side in unit.sequences)
     assert len(prepared.shown) == 2
+
+
+PAIR = {"prompt": "Say it.", "chosen": "please do", "rejected": "NOW do"}
+LABELLED = {"prompt": "Say it.", "completion": "please do", "label": True}
+
+
+@pytest.mark.parametrize(
+    ("command", "line", "first_loss"),
+    # Where nothing was learned yet, a pair is a coin to DPO and KTO's value is that of no gain.
+    [("dpo", PAIR, np.log(2)), ("orpo", PAIR, None), ("kto", PAIR, 0.5), ("kto", LABELLED, 0.5)],
+)
+def test_every_preference_trains_from_a_file(
+    command: str, line: dict[str, Any], first_loss: float | None, tiny_folder: Path, tmp_path: Path
+) -> None:
+    data, out = write_lines(tmp_path / "data.jsonl", [line] * 3), tmp_path / "run"
+    arguments = [command, "-m", str(tiny_folder), "-d", str(data), "-o", str(out), "--steps", "1", "--layers", "1"]
+    assert main([*arguments, "--samples", "1", "--sample-tokens", "2", "--batch-size", "2", "--quiet"]) == 0
+    step = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
+    assert first_loss is None or step["loss"] == pytest.approx(first_loss, rel=1e-5)
+    assert np.isfinite(step["loss"])
+    assert "please do" in (out / "report.html").read_text()

@@ -126,7 +126,7 @@ def _pair_units(
 def _kto_units(records: Sequence[Record], encoder: Encoder, settings: TrainSettings, problems: list[str]) -> list[Unit]:
     labelled = read_labelled(records, problems)
     examples = last_turn(encode_all(encoder, [item.sample for item in labelled], problems))
-    if problems:
+    if problems or not examples:
         return []
     others = mismatched(examples, settings.seed)
     return [
