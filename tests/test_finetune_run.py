@@ -16,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from llama3_mlx import Llama3MLXError, RequestError
+from llama3_mlx.cli import main
 from llama3_mlx.finetune import DataError, TrainingError, TrainSettings, dpo, train
 from llama3_mlx.finetune.callbacks import Callback, StepReport, ValidationReport
 from llama3_mlx.finetune.job import resumed_job, run_job
@@ -89,11 +90,26 @@ def test_a_cancelled_run_goes_on_to_the_same_bytes(tiny_folder: Path, dialogs: P
         callbacks=[Cancelled(event, 3)],
     )
     assert (broken.ended, broken.steps) == ("cancelled", 3)
+    # What a kill in the midst of a save leaves behind.
+    half = tmp_path / "broken" / ".resume-half_way.safetensors"
+    half.write_bytes(b"half")
     assert resume(tmp_path / "broken").steps == 8
     assert (tmp_path / "whole" / "adapters.safetensors").read_bytes() == (
         tmp_path / "broken" / "adapters.safetensors"
     ).read_bytes()
     assert losses(tmp_path / "whole") == losses(tmp_path / "broken")
+    assert not half.exists()
+
+
+def test_a_run_that_goes_on_keeps_its_data(
+    tiny_folder: Path, dialogs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(tmp_path / "run")
+    train(tiny_folder, dialogs, run, TrainSettings(**{**SHORT_RUN, "steps": 1}))
+    other = write_lines(tmp_path / "other.jsonl", [{"text": "a"}])
+    assert main(["train", "--resume", run, "-d", str(other)]) == 2
+    assert "--data can't change in a run that goes on" in capsys.readouterr().err
+    assert main(["train", "--resume", run, "-m", str(tiny_folder), "-d", str(dialogs), "-o", run, "--quiet"]) == 0
 
 
 RUN = """

@@ -50,6 +50,14 @@ def make_job(args: argparse.Namespace, kind: str, settings_kind: type[TrainSetti
         job = resumed_job(Path(args.resume).expanduser(), values, settings_kind)
         if job.kind != kind:
             raise RequestError(f"{args.resume} is a run of {job.kind}: go on with llama3-mlx {job.kind} --resume")
+        own = {"model": job.model, "data": job.data, "valid": job.valid, "out": job.out}
+        inputs["out"] = inputs["out"] and Path(inputs["out"]).expanduser()
+        others = [f"--{name}" for name, value in inputs.items() if value and value != own[name]]
+        if others:
+            raise RequestError(
+                f"{' and '.join(others)} can't change in a run that goes on: leave it out, or start a new run with "
+                "--start-from"
+            )
         return job
     settings = settings_kind.from_dict(values)
     model = str(choose_model(inputs["model"])) if inputs["model"] is None else inputs["model"]

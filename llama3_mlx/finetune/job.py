@@ -29,7 +29,7 @@ from .loggers import make_loggers
 from .objective import Objective
 from .quantised_base import unpack_for_training
 from .report import write_png, write_report
-from .run_folder import MetricsFile, Saves, read_run, start_folder
+from .run_folder import MetricsFile, Saves, clear_unfinished, read_run, start_folder
 from .samples import Probe, answers, make_probes
 from .settings import TrainSettings
 from .state import disk_errors, load_state
@@ -213,6 +213,7 @@ def _prepare_folder(job: Job, fingerprint: str, *, resume: bool) -> None:
     }
     if resume:
         load_state(job.out, fingerprint)
+        clear_unfinished(job.out)
     else:
         start_folder(job.out, values)
 

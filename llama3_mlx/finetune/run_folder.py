@@ -43,6 +43,13 @@ def refuse_run(folder: Path) -> None:
         raise TrainingError(f"{folder} is a file: choose another folder")
 
 
+def clear_unfinished(folder: Path) -> None:
+    """Delete what a kill left half written, which may be large."""
+    for path in (folder / WEIGHTS, folder / LAST / WEIGHTS, folder / FILE):
+        for rest in path.parent.glob(f".{path.stem}-*{path.suffix}"):
+            rest.unlink()
+
+
 def read_run(folder: Path) -> dict[str, Any]:
     """Return model, data and settings of a run; raises TrainingError if there is none."""
     try:
