@@ -205,6 +205,24 @@ def test_the_best_by_validation_is_what_is_left(tiny_folder: Path, dialogs: Path
     assert (last == (tmp_path / "run" / "adapters.safetensors").read_bytes()) == (best.step == 8)
 
 
+def test_the_test_loss_is_that_of_the_adapter_that_is_left(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    lines = dialogs.read_text().splitlines(keepends=True)
+    for name, part in (("train", lines[:8]), ("valid", lines[8:10]), ("test", lines[10:])):
+        (folder / f"{name}.jsonl").write_text("".join(part))
+    settings = {**SHORT_RUN, "dropout": 0.0, "valid_every": 1, "learning_rate": 0.3, "clip": 0.0}
+    result = train(tiny_folder, folder, tmp_path / "run", TrainSettings(**settings))
+    assert result.best_step < 8
+    # What is left, validated on the test data before a step of no size.
+    start = {"start_from": str(tmp_path / "run"), "learning_rate": 0.0, "steps": 1}
+    again = train(
+        tiny_folder, folder / "train.jsonl", tmp_path / "again", TrainSettings(**{**settings, **start}),
+        valid=folder / "test.jsonl",
+    )  # fmt: skip
+    assert result.test_loss == pytest.approx(again.valid_loss, rel=1e-5)
+
+
 def test_patience_ends_a_run_that_gets_no_better(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
     settings = TrainSettings(
         **{**SHORT_RUN, "valid_share": 0.3, "valid_every": 1, "learning_rate": 0.0, "patience": 2, "steps": 20}

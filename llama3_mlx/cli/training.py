@@ -86,8 +86,9 @@ def summary(result: TrainResult) -> str:
     """Return the result in one line."""
     loss = "" if result.loss is None else f", loss {result.loss:.4f}"
     valid = "" if result.valid_loss is None else f", validation {result.valid_loss:.4f} (step {result.best_step})"
+    test = "" if result.test_loss is None else f", test {result.test_loss:.4f}"
     return (
-        f"{result.folder}: {result.steps} of {result.total_steps} steps{loss}{valid}, "
+        f"{result.folder}: {result.steps} of {result.total_steps} steps{loss}{valid}{test}, "
         f"{result.trained_tokens:,} trained tokens in {result.seconds:.1f} s"
     )
 

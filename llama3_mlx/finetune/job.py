@@ -33,6 +33,7 @@ from .run_folder import MetricsFile, Saves, clear_unfinished, read_run, start_fo
 from .samples import Probe, answers, make_probes
 from .settings import TrainSettings
 from .state import disk_errors, load_state
+from .supervised import Supervised
 from .targets import choose_paths, make_targets, read_ranks
 from .trainer import Hooks, Trainer
 from .trees import flatten
@@ -80,6 +81,7 @@ class TrainResult:
     best_step: int
     trained_tokens: int
     seconds: float
+    test_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,8 @@ def run_job(
         probes = make_probes(prepared.shown, text.tokenizer, job.settings.samples) if first else []
         before = _before(job, model, text, probes)
         ended = trainer.run()
-        result = _result(job, trainer, ended)
+        test_loss = _test_loss(job, trainer, text.config) if ended != "cancelled" else None
+        result = _result(job, trainer, ended, test_loss)
         if first:
             _write_reports(job, model, text, probes, before, result)
         for callback in listeners:
@@ -257,7 +260,21 @@ def _write_reports(
             write_png(job.out)
 
 
-def _result(job: Job, trainer: Trainer, ended: str) -> TrainResult:
+def _test_loss(job: Job, trainer: Trainer, config: ModelConfig) -> float | None:
+    """Return the loss on the test data of the adapter that is left in the folder, None without any.
+
+    The trainer has that adapter's values afterwards.
+    """
+    batches = trainer.objective.test() if isinstance(trainer.objective, Supervised) else []
+    # The folder is the first process's.
+    if not batches or world.size() > 1:
+        return None
+    put_into(trainer.model, read_adapter(job.out, config))
+    trainer.params = trainer.model.trainable_parameters()
+    return trainer.evaluate(batches)[0]
+
+
+def _result(job: Job, trainer: Trainer, ended: str, test_loss: float | None) -> TrainResult:
     progress = trainer.progress
     return TrainResult(
         folder=job.out,
@@ -269,4 +286,5 @@ def _result(job: Job, trainer: Trainer, ended: str) -> TrainResult:
         best_step=progress.best_step,
         trained_tokens=progress.trained_tokens,
         seconds=progress.seconds,
+        test_loss=test_loss,
     )

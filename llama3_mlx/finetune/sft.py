@@ -60,23 +60,26 @@ def build_supervised(job: Job, text: TextSide) -> Prepared:
     encoder = make_encoder(text, settings)
     with collected() as problems:
         records, checks = read_records(job.data, problems=problems), valid_records(job, problems)
-        examples, valid = (
-            encode_all(encoder, read_samples(part, settings.layout, problems), problems) for part in (records, checks)
+        examples, valid, test = (
+            encode_all(encoder, read_samples(part, settings.layout, problems), problems)
+            for part in (records, checks, read_records(job.data, "test", problems))
         )
-    notes = data_notes(examples, valid)
+    notes = data_notes(examples, valid, test)
     examples = keep_trainable(examples, settings.max_length)
     if valid:
         valid = keep_trainable(valid, settings.max_length)
     elif settings.valid_share:
         examples, valid = split_off(examples, settings.valid_share, settings.seed)
         notes += (split_note(valid),)
-    plan = plan_memory(text.config, settings, row_shapes([*examples, *valid], settings))
+    test = keep_trainable(test, settings.max_length) if test else []
+    plan = plan_memory(text.config, settings, row_shapes([*examples, *valid, *test], settings))
     chosen = settings.with_values(
         batch_size=plan.batch_size, accumulate=plan.accumulate, checkpointing=plan.keep, memory=None
     )
     objective = Supervised(
         examples,
         valid,
+        test,
         batch_size=plan.batch_size,
         vocab_size=text.config.vocab_size,
         row=settings.row_length or LEAST_ROW,
@@ -98,10 +101,10 @@ def row_shapes(examples: Sequence[Example], settings: TrainSettings) -> list[Row
     return [RowShape(n, row_length(max(lengths), sum(lengths), n, asked), max(lengths)) for n in sizes]
 
 
-def data_notes(examples: Sequence[Example], valid: Sequence[Example]) -> tuple[str, ...]:
+def data_notes(examples: Sequence[Example], valid: Sequence[Example], test: Sequence[Example] = ()) -> tuple[str, ...]:
     """Return what to tell of the data: how many, how long, what was cut."""
     notes = []
-    for name, part in (("train", examples), ("validate", valid)):
+    for name, part in (("train", examples), ("validate", valid), ("test", test)):
         if not part:
             continue
         cut = sum(example.truncated > 0 for example in part)
