@@ -1,6 +1,8 @@
 """What is seen of a run from outside: loggers, the picture of its curves, data from functions."""
 
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,9 @@ from PIL import Image
 
 from benchmarks.finetune_data import make_data
 from benchmarks.finetune_memory import resident
-from llama3_mlx import MissingExtraError, RequestError
+from llama3_mlx import CheckpointError, MissingExtraError, RequestError
 from llama3_mlx.cli.training import Progress
-from llama3_mlx.finetune import DataError, StepReport, ValidationReport, train
+from llama3_mlx.finetune import Callback, DataError, StepReport, ValidationReport, train
 from llama3_mlx.finetune.loggers import make_loggers
 
 from .finetune_fixtures import SHORT_RUN, write_lines
@@ -153,6 +155,23 @@ def test_validation_data_that_are_not_there_are_an_error(tiny_folder: Path, text
     (texts / "valid.jsonl").unlink()
     with pytest.raises(DataError, match="no examples to validate on"):
         train(str(tiny_folder), texts, tmp_path / "out", valid=texts, **SHORT_RUN)
+
+
+def test_what_was_chosen_is_told_before_weights_are_loaded(texts: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    """With a file of weights that can't be read."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_folder, model)
+    (model / "model.safetensors").write_bytes(b"broken")
+    told: list[str] = []
+
+    class Notes(Callback):
+        def on_plan(self, notes: Sequence[str]) -> None:
+            told.extend(notes)
+
+    with pytest.raises(CheckpointError):
+        train(str(model), texts, tmp_path / "out", callbacks=[Notes()], memory="12GB", **SHORT_RUN)
+    assert told[0].startswith("train on 8 examples")
+    assert "of 12.0 GB" in told[-1]
 
 
 def test_a_line_of_progress_is_never_wrapped_and_never_left_behind(

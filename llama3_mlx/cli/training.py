@@ -5,7 +5,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -102,9 +102,11 @@ class Progress(Callback):
         self._every = 1
         self._open = False
 
+    def on_plan(self, notes: Sequence[str]) -> None:
+        for line in notes:
+            self._line(line)
+
     def on_start(self, plan: Mapping[str, Any]) -> None:
-        for line in plan.get("notes", ()):
-            sys.stderr.write(f"{line}\n")
         self._every = 1 if self.live else max(1, plan["total_steps"] // 10)
         if self.live:
             # The first step may take its time, and answers may be drawn before it.

@@ -112,6 +112,8 @@ def run_job(
     fingerprint = job_fingerprint(job, objective, text.config)
     if world.rank() == 0:
         _prepare_folder(job, fingerprint, resume=resume)
+    for callback in callbacks:
+        callback.on_plan(prepared.notes)
     with bounded_cache(), wired_memory():
         model, noise = load_for_training(text, job.settings)
         bind = getattr(objective, "bind", None)
