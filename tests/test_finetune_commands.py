@@ -89,6 +89,18 @@ def test_data_check_counts_and_marks_what_is_learned(
     assert sum(count for _, count in facts["histogram"]) == 6
 
 
+def test_data_check_shows_both_sides_of_pairs(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = {"prompt": "Say it.", "chosen": "please", "rejected": "NOW!"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(line) + "\n")
+    assert main(["data", "check", str(tmp_path / "pairs.jsonl"), "-m", str(tiny_folder)]) == 0
+    out = capsys.readouterr().out
+    assert "line 1, chosen" in out
+    assert "⟦please<|eot_id|>⟧" in out
+    assert "⟦NOW!<|eot_id|>⟧" in out
+
+
 def test_fusing_into_a_quantised_base_keeps_the_effect(four_bits: Path, adapter: Path, tmp_path: Path) -> None:
     assert main(["fuse", "-m", str(four_bits), "-a", str(adapter), "-o", str(tmp_path / "fused")]) == 0
     base, adapted, fused = logits(four_bits), logits(four_bits, adapter), logits(tmp_path / "fused")
@@ -171,7 +183,16 @@ def test_best_of_n_keeps_the_answer_with_the_highest_reward(tiny_folder: Path, t
 
         arguments = ([str(tmp_path / "prompts.jsonl")], tmp_path / "out", [f"{tmp_path / 'rewards.py'}:long"])
         best = best_of_n(llama, *arguments, n=3, sampling=Sampling(4))
+        # A line separator of Unicode in an answer, and a line that a kill cut short.
+        file = tmp_path / "out" / "scored.jsonl"
+        first, second = map(json.loads, file.read_text().splitlines())
+        first["answers"][0] += "\u2028\x85"
+        file.write_text(json.dumps(first, ensure_ascii=False) + "\n" + json.dumps(second)[:20])
         again = best_of_n(llama, *arguments, n=3, sampling=Sampling(4))
+        assert "\u2028" in file.read_text()
+        best_of_n(llama, *arguments, n=2, sampling=Sampling(4))
+        assert all(len(json.loads(line)["answers"]) == 2 for line in file.read_text().splitlines())
+        best = best_of_n(llama, *arguments, n=3, sampling=Sampling(4))
     assert (best.kept, best.prompts) == (2, 2)
     assert again == best
     scored = [json.loads(line) for line in (tmp_path / "out" / "scored.jsonl").read_text().splitlines()]

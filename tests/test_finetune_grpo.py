@@ -1,5 +1,6 @@
 """GRPO and the drawing of answers: advantages, gradients, and that a reward goes up."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from llama3_mlx.finetune import grpo
 from llama3_mlx.finetune.completions import Sampling, sample_answers
 from llama3_mlx.finetune.dropout import Noise
 from llama3_mlx.finetune.errors import DataError
@@ -17,7 +19,7 @@ from llama3_mlx.finetune.rewards import load_rewards, total_rewards
 from llama3_mlx.finetune.supervised import RowShape
 from llama3_mlx.finetune.trainer import Trainer
 
-from .finetune_fixtures import VOCABULARY, adapted_model, small_model, value
+from .finetune_fixtures import VOCABULARY, adapted_model, small_model, value, write_lines
 
 
 class Letters:
@@ -129,8 +131,11 @@ def test_the_gradient_is_that_of_the_advantage_times_the_log_probability(beta: f
 
 def test_training_raises_the_reward() -> None:
     model = adapted_model(small_model())
-    made = objective(count_of_sevens, learning_rate=3e-2, steps=40, warmup=0, group_size=16, batch_size=4)
+    made = objective(
+        count_of_sevens, learning_rate=3e-2, steps=40, warmup=0, group_size=16, batch_size=4, valid_every=40
+    )
     made.bind(model)
+    assert made.validation_reward is not None
     before = made.validation_reward()
     rewards: list[float] = []
 
@@ -164,3 +169,26 @@ def test_rewards_add_up_and_are_checked(tmp_path: Path) -> None:
         load_rewards([f"{file}:absent"])
     with pytest.raises(DataError, match=r"FILE\.py:FUNCTION"):
         load_rewards(["nothing"])
+
+
+def test_held_out_questions_are_answered_and_judged_on_the_way(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.py").write_text("def half(completions, **_):\n    return [0.5] * len(completions)\n")
+    data = write_lines(tmp_path / "prompts.jsonl", [{"prompt": f"{n}?"} for n in range(3)])
+    result = grpo(
+        tiny_folder, data, tmp_path / "run", rewards=(f"{tmp_path}/r.py:half",), valid=data, group_size=2, steps=1,
+        answer_tokens=2, layers=1, sample_tokens=2, samples=1,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["reward"] for line in lines if line["kind"] == "validation"] == [0.5]
+    assert result.valid_loss == -0.5
+    assert (tmp_path / "run" / "last" / "adapters.safetensors").exists()
+    assert "<h2>Before and after</h2>" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_an_error_in_a_reward_names_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "r.py"
+    file.write_text("def narrow(prompts, completions):\n    return [0]\ndef broken(**_):\n    return 1 / 0\n")
+    with pytest.raises(DataError, match=r"r\.py, line 4: ZeroDivisionError"):
+        total_rewards(load_rewards([f"{file}:broken"]), [None], ["a"], {})
+    with pytest.raises(DataError, match=r"r\.py: TypeError: .*'wanted'"):
+        total_rewards(load_rewards([f"{file}:narrow"]), [None], ["a"], {"wanted": [1]})

@@ -1,19 +1,25 @@
 """DPO, ORPO and KTO: values against numpy, the reference, and that they teach what they should."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
+from llama3_mlx.cli import main
 from llama3_mlx.finetune.dropout import Noise
 from llama3_mlx.finetune.encode import Example
+from llama3_mlx.finetune.job import Job, load_text_side
+from llama3_mlx.finetune.prefer import build_preference
 from llama3_mlx.finetune.preference import Preference, Unit, dpo_loss, kto_loss, mismatched, orpo_loss, row_shape
+from llama3_mlx.finetune.preference_settings import DpoSettings
 from llama3_mlx.finetune.settings import TrainSettings
 from llama3_mlx.finetune.trainer import Trainer
 from llama3_mlx.model import LlamaForCausalLM
 
-from .finetune_fixtures import VOCABULARY, adapted_model, random_examples, small_model, value
+from .finetune_fixtures import VOCABULARY, adapted_model, random_examples, small_model, value, write_lines
 
 
 def numpy_logprobs(model: LlamaForCausalLM, example: Example) -> np.ndarray:
@@ -169,8 +175,45 @@ def test_the_reference_has_no_dropout_and_leaves_the_model_as_it_was() -> None:
 
 
 def test_only_the_last_answer_of_a_dialog_is_judged() -> None:
-    from llama3_mlx.finetune.prefer import _last_turn
+    from llama3_mlx.finetune.prefer import last_turn
 
     marks = np.array([0, 1, 1, 0, 0, 1, 1, 1], bool)
-    assert _last_turn([Example(np.arange(8, dtype=np.int32), marks)])[0].trained.tolist() == [False] * 5 + [True] * 3
-    assert _last_turn(random_examples(1))[0].trained.sum() == random_examples(1)[0].trained.sum()
+    assert last_turn([Example(np.arange(8, dtype=np.int32), marks)])[0].trained.tolist() == [False] * 5 + [True] * 3
+    assert last_turn(random_examples(1))[0].trained.sum() == random_examples(1)[0].trained.sum()
+
+
+def test_pairs_whose_answers_are_cut_off_are_told(tiny_folder: Path, tmp_path: Path) -> None:
+    pair = {"prompt": "Say it.", "chosen": "please", "rejected": "NOW"}
+    data = write_lines(tmp_path / "pairs.jsonl", [pair, {**pair, "prompt": "word " * 90}, pair])
+    settings = DpoSettings(max_length=64)
+    prepared = build_preference(
+        Job("dpo", str(tiny_folder), (str(data),), (), tmp_path / "run", settings), load_text_side(str(tiny_folder))
+    )
+    assert (
+        prepared.notes[0] == "train on 2 examples; 1 cut to max_length; 1 left out, with no answer left after the cut"
+    )
+    made = prepared.objective
+    assert isinstance(made, Preference)
+    assert made.batch(0).n_trained == sum(side.n_trained for unit in made.units for side in unit.sequences)
+    assert len(prepared.shown) == 2
+
+
+PAIR = {"prompt": "Say it.", "chosen": "please do", "rejected": "NOW do"}
+LABELLED = {"prompt": "Say it.", "completion": "please do", "label": True}
+
+
+@pytest.mark.parametrize(
+    ("command", "line", "first_loss"),
+    # Where nothing was learned yet, a pair is a coin to DPO and KTO's value is that of no gain.
+    [("dpo", PAIR, np.log(2)), ("orpo", PAIR, None), ("kto", PAIR, 0.5), ("kto", LABELLED, 0.5)],
+)
+def test_every_preference_trains_from_a_file(
+    command: str, line: dict[str, Any], first_loss: float | None, tiny_folder: Path, tmp_path: Path
+) -> None:
+    data, out = write_lines(tmp_path / "data.jsonl", [line] * 3), tmp_path / "run"
+    arguments = [command, "-m", str(tiny_folder), "-d", str(data), "-o", str(out), "--steps", "1", "--layers", "1"]
+    assert main([*arguments, "--samples", "1", "--sample-tokens", "2", "--batch-size", "2", "--quiet"]) == 0
+    step = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
+    assert first_loss is None or step["loss"] == pytest.approx(first_loss, rel=1e-5)
+    assert np.isfinite(step["loss"])
+    assert "please do" in (out / "report.html").read_text()

@@ -16,7 +16,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from llama3_mlx import Llama3MLXError, RequestError
-from llama3_mlx.finetune import DataError, TrainingError, TrainSettings, train
+from llama3_mlx.cli import main
+from llama3_mlx.finetune import DataError, TrainingError, TrainSettings, dpo, train
 from llama3_mlx.finetune.callbacks import Callback, StepReport, ValidationReport
 from llama3_mlx.finetune.job import resumed_job, run_job
 from llama3_mlx.finetune.sft import build_supervised
@@ -89,11 +90,26 @@ def test_a_cancelled_run_goes_on_to_the_same_bytes(tiny_folder: Path, dialogs: P
         callbacks=[Cancelled(event, 3)],
     )
     assert (broken.ended, broken.steps) == ("cancelled", 3)
+    # What a kill in the midst of a save leaves behind.
+    half = tmp_path / "broken" / ".resume-half_way.safetensors"
+    half.write_bytes(b"half")
     assert resume(tmp_path / "broken").steps == 8
     assert (tmp_path / "whole" / "adapters.safetensors").read_bytes() == (
         tmp_path / "broken" / "adapters.safetensors"
     ).read_bytes()
     assert losses(tmp_path / "whole") == losses(tmp_path / "broken")
+    assert not half.exists()
+
+
+def test_a_run_that_goes_on_keeps_its_data(
+    tiny_folder: Path, dialogs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(tmp_path / "run")
+    train(tiny_folder, dialogs, run, TrainSettings(**{**SHORT_RUN, "steps": 1}))
+    other = write_lines(tmp_path / "other.jsonl", [{"text": "a"}])
+    assert main(["train", "--resume", run, "-d", str(other)]) == 2
+    assert "--data can't change in a run that goes on" in capsys.readouterr().err
+    assert main(["train", "--resume", run, "-m", str(tiny_folder), "-d", str(dialogs), "-o", run, "--quiet"]) == 0
 
 
 RUN = """
@@ -160,8 +176,22 @@ def test_a_loss_that_is_no_number_stops_and_names_the_batch(tiny_folder: Path, d
     settings = TrainSettings(**{**SHORT_RUN, "learning_rate": 1e30, "clip": 0.0, "warmup": 0, "dropout": 0.0})
     with pytest.raises(TrainingError, match=r"step \d+: the loss (is|exploded).*train.jsonl, line \d+"):
         train(tiny_folder, dialogs, tmp_path / "run", settings)
-    saved = load_file(tmp_path / "run" / "resume.safetensors")
-    assert saved
+    # The step before had spoilt the state already.
+    assert not (tmp_path / "run" / "resume.safetensors").exists()
+
+
+def test_a_state_that_a_step_has_spoilt_is_not_saved(
+    tiny_folder: Path, dialogs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = Steps()
+    monkeypatch.setattr(
+        "llama3_mlx.finetune.trainer.learning_rate", lambda step, *_: 1e30 if step == 3 else 1e-3
+    )  # fmt: skip
+    with pytest.raises(TrainingError, match=r"step 5: .* The state of step 3 is saved and good"):
+        train(tiny_folder, dialogs, tmp_path / "run", TrainSettings(**SHORT_RUN), callbacks=[heard])
+    assert heard.saved == [1, 2, 3]
+    for name in ("resume.safetensors", "adapters.safetensors"):
+        assert all(np.abs(array).max() < 100 for array in load_file(tmp_path / "run" / name).values())
 
 
 def test_the_best_by_validation_is_what_is_left(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
@@ -173,6 +203,24 @@ def test_the_best_by_validation_is_what_is_left(tiny_folder: Path, dialogs: Path
     assert (result.valid_loss, result.best_step) == (best.loss, best.step)
     last = (tmp_path / "run" / "last" / "adapters.safetensors").read_bytes()
     assert (last == (tmp_path / "run" / "adapters.safetensors").read_bytes()) == (best.step == 8)
+
+
+def test_the_test_loss_is_that_of_the_adapter_that_is_left(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    lines = dialogs.read_text().splitlines(keepends=True)
+    for name, part in (("train", lines[:8]), ("valid", lines[8:10]), ("test", lines[10:])):
+        (folder / f"{name}.jsonl").write_text("".join(part))
+    settings = {**SHORT_RUN, "dropout": 0.0, "valid_every": 1, "learning_rate": 0.3, "clip": 0.0}
+    result = train(tiny_folder, folder, tmp_path / "run", TrainSettings(**settings))
+    assert result.best_step < 8
+    # What is left, validated on the test data before a step of no size.
+    start = {"start_from": str(tmp_path / "run"), "learning_rate": 0.0, "steps": 1}
+    again = train(
+        tiny_folder, folder / "train.jsonl", tmp_path / "again", TrainSettings(**{**settings, **start}),
+        valid=folder / "test.jsonl",
+    )  # fmt: skip
+    assert result.test_loss == pytest.approx(again.valid_loss, rel=1e-5)
 
 
 def test_patience_ends_a_run_that_gets_no_better(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
@@ -335,6 +383,24 @@ def test_all_bad_lines_are_named_at_once(tiny_folder: Path, tmp_path: Path) -> N
     assert "line 4" in str(caught.value)
 
 
+def test_lines_that_are_bad_in_different_ways_come_together_and_in_order(tiny_folder: Path, tmp_path: Path) -> None:
+    good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    lines = [json.dumps(good) for _ in range(11)]
+    lines[1] = "no JSON"
+    lines[3] = json.dumps({"messages": [{"role": "king", "content": "a"}, *good["messages"][1:]]})
+    lines[4] = json.dumps({"prompt": "a", "completion": "b"})
+    lines[5] = json.dumps({"messages": "a"})
+    lines[9] = json.dumps({"messages": good["messages"][:1]})
+    (tmp_path / "train.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "valid.jsonl").write_text("[]\n")
+    with pytest.raises(DataError) as caught:
+        train(tiny_folder, tmp_path, tmp_path / "run", TrainSettings(**SHORT_RUN))
+    told = str(caught.value).splitlines()
+    places = [line.removeprefix(f"{tmp_path}/").partition(":")[0] for line in told[1:]]
+    assert told[0] == "6 examples can't be used:"
+    assert places == [f"train.jsonl, line {n}" for n in (2, 4, 5, 6, 10)] + ["valid.jsonl, line 1"]
+
+
 def test_whole_layers_are_trained_saved_and_loaded(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
     from llama3_mlx.finetune.adapters import load_adapter
     from llama3_mlx.weights import load_model
@@ -362,6 +428,17 @@ def test_training_on_from_an_adapter_starts_with_its_loss(tiny_folder: Path, dia
         TrainSettings(**{**settings, "start_from": str(tmp_path / "one"), "steps": 1}), callbacks=[second],
     )  # fmt: skip
     assert second.steps[0].loss < first.steps[0].loss - 0.5
+    # Ranks of their own are filled up to the largest in the file.
+    train(tiny_folder, dialogs, tmp_path / "ranks", TrainSettings(**{**settings, "rank_for": ("down_proj=1",)}))
+    third = Steps()
+    train(
+        tiny_folder, dialogs, tmp_path / "four",
+        TrainSettings(
+            **{**settings, "rank_for": ("down_proj=1",), "start_from": str(tmp_path / "ranks"), "steps": 1}
+        ),
+        callbacks=[third],
+    )  # fmt: skip
+    assert third.steps[0].loss < first.steps[0].loss - 0.5
     with pytest.raises(Llama3MLXError, match="rank 2"):
         train(
             tiny_folder, dialogs, tmp_path / "three",
@@ -369,19 +446,60 @@ def test_training_on_from_an_adapter_starts_with_its_loss(tiny_folder: Path, dia
         )  # fmt: skip
 
 
-def test_two_processes_with_half_the_batch_learn_as_one(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
-    settings = {**SHORT_RUN, "batch_size": 2, "dropout": 0.0, "steps": 4, "packing": False}
-    train(tiny_folder, dialogs, tmp_path / "one", TrainSettings(**settings))
-    script = tmp_path / "run.py"
-    script.write_text(RUN)
-    hosts = tmp_path / "hosts.json"
+PAIRS = """
+import json, sys
+from llama3_mlx.finetune import dpo
+model, data, out, settings = sys.argv[1:]
+dpo(model, data, out, **json.loads(settings))
+"""
+
+
+def in_two_processes(script: Path, *arguments: str) -> None:
+    """Run a script as mlx.launch does, on this machine."""
+    hosts = script.parent / "hosts.json"
     ports = [str(20000 + os.getpid() % 20000 + n) for n in range(2)]
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]))
-    command = [sys.executable, str(script), str(tiny_folder), str(dialogs), str(tmp_path / "two"), json.dumps(settings)]
     processes = [
-        subprocess.Popen(command, env={**os.environ, "MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts)})
+        subprocess.Popen(
+            [sys.executable, str(script), *arguments],
+            env={**os.environ, "MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts)},
+        )
         for rank in range(2)
     ]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    for (_, one), (_, two) in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
-        assert two == pytest.approx(one, rel=1e-4)
+
+
+def same_curves(one: Path, two: Path) -> None:
+    """Hold the losses and numbers of tokens of two runs together."""
+    keys = ("step", "loss", "tokens", "trained_tokens")
+    curves = [
+        [
+            [line.get(key, 0) for key in keys]
+            for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        ]
+        for folder in (one, two)
+    ]
+    for first, second in zip(*curves, strict=True):
+        assert second == [pytest.approx(value, rel=1e-4) for value in first]
+
+
+def test_two_processes_with_half_the_batch_learn_as_one(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
+    settings = {**SHORT_RUN, "batch_size": 2, "dropout": 0.0, "steps": 4, "packing": False}
+    train(tiny_folder, dialogs, tmp_path / "one", TrainSettings(**settings))
+    (tmp_path / "run.py").write_text(RUN)
+    in_two_processes(
+        tmp_path / "run.py", str(tiny_folder), str(dialogs), str(tmp_path / "two"), json.dumps(settings)
+    )  # fmt: skip
+    same_curves(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_process_without_a_share_of_a_batch_changes_nothing(tiny_folder: Path, tmp_path: Path) -> None:
+    """Batches of one pair leave the second process none."""
+    data = write_lines(
+        tmp_path / "pairs.jsonl", [{"prompt": f"{n}?", "chosen": f"{n}", "rejected": f"{n + 1}!"} for n in range(5)]
+    )
+    (tmp_path / "run.py").write_text(PAIRS)
+    settings = {**SHORT_RUN, "dropout": 0.0, "steps": 2, "valid_share": 0.4, "valid_every": 2}
+    dpo(tiny_folder, data, tmp_path / "one", **settings)
+    in_two_processes(tmp_path / "run.py", str(tiny_folder), str(data), str(tmp_path / "two"), json.dumps(settings))
+    same_curves(tmp_path / "one", tmp_path / "two")

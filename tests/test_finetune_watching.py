@@ -1,6 +1,8 @@
 """What is seen of a run from outside: loggers, the picture of its curves, data from functions."""
 
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,9 @@ from PIL import Image
 
 from benchmarks.finetune_data import make_data
 from benchmarks.finetune_memory import resident
-from llama3_mlx import MissingExtraError, RequestError
-from llama3_mlx.finetune import DataError, train
+from llama3_mlx import CheckpointError, MissingExtraError, RequestError
+from llama3_mlx.cli.training import Progress
+from llama3_mlx.finetune import Callback, DataError, StepReport, ValidationReport, train
 from llama3_mlx.finetune.loggers import make_loggers
 
 from .finetune_fixtures import SHORT_RUN, write_lines
@@ -134,3 +137,60 @@ def test_a_run_over_changing_lengths_does_not_grow(tiny_folder: Path, tmp_path: 
     found = resident(tiny_folder, data, tmp_path / "out", packing=False, steps=(10, 30))
     assert len(found) == 2
     assert found[1] <= 1.05 * found[0]
+
+
+def test_an_error_in_a_function_for_data_names_its_line(tiny_folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def rows(split):\n    return [{}['text']]\n")
+    with pytest.raises(DataError, match=r"mine\.py, line 2: KeyError: 'text'"):
+        train(str(tiny_folder), f"{file}:rows", tmp_path / "out", **SHORT_RUN)
+    with pytest.raises(DataError, match=r"mine\.py:FUNCTION"):
+        train(str(tiny_folder), str(file), tmp_path / "out", **SHORT_RUN)
+    file.write_text("def rows(split)\n")
+    with pytest.raises(DataError, match=r"mine\.py, line 1: SyntaxError"):
+        train(str(tiny_folder), f"{file}:rows", tmp_path / "out", **SHORT_RUN)
+
+
+def test_validation_data_that_are_not_there_are_an_error(tiny_folder: Path, texts: Path, tmp_path: Path) -> None:
+    (texts / "valid.jsonl").unlink()
+    with pytest.raises(DataError, match="no examples to validate on"):
+        train(str(tiny_folder), texts, tmp_path / "out", valid=texts, **SHORT_RUN)
+
+
+def test_what_was_chosen_is_told_before_weights_are_loaded(texts: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    """With a file of weights that can't be read."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_folder, model)
+    (model / "model.safetensors").write_bytes(b"broken")
+    told: list[str] = []
+
+    class Notes(Callback):
+        def on_plan(self, notes: Sequence[str]) -> None:
+            told.extend(notes)
+
+    with pytest.raises(CheckpointError):
+        train(str(model), texts, tmp_path / "out", callbacks=[Notes()], memory="12GB", **SHORT_RUN)
+    assert told[0].startswith("train on 8 examples")
+    assert "of 12.0 GB" in told[-1]
+
+
+def test_a_line_of_progress_is_never_wrapped_and_never_left_behind(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    shown = Progress()
+    shown.on_start({"total_steps": 3, "step": 0})
+    numbers = (0.1, 2.0, 1e-4, 1.0, 500, 100, 1.0, 500.0, 10**9, 2 * 10**9)
+    for step in (1, 2):
+        shown.on_step(StepReport(step, 3, *numbers, {"margin": 0.1, "accuracy": 1.0}))
+    shown.on_validation(ValidationReport(2, 1.5, best=False))
+    shown.close()
+    output = capsys.readouterr().err
+    written = output.split("\r")[1:]
+    assert [line.partition(":")[0] for line in written] == ["step 0/3\x1b[K", "step 1/3", "step 2/3", "step 2"]
+    assert output.endswith("\n")
+    assert not output.endswith("\n\n")
+    # Each is written over the one before, whose rest is erased.
+    assert all(line.rstrip("\n").endswith("\x1b[K") for line in written)
+    assert all(len(line.partition("\x1b")[0]) < 60 for line in written)

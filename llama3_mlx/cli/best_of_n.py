@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ..finetune.settings import TrainSettings
 from .flags import add_flags, positive
-from .train import add_inputs
+from .model_choice import choose_model
+from .train import add_inputs, gather
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,41 +25,51 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw, keep, train and report."""
-    from ..errors import RequestError
-    from ..finetune.best_of import BEST, best_of_n
-    from ..finetune.completions import Sampling
     from ..finetune.sft import build_supervised
-    from ..llama import Llama
     from .training import run_training
 
     if not args.resume:
-        if not (args.rewards and args.data and args.out):
-            raise RequestError("give --data, --out and --rewards FILE.py:FUNCTION")
-        folder = Path(args.out).expanduser()
-        # The memory goes to training afterwards.
-        with Llama.load(args.model or _default_model(), dtype=args.dtype) as llama:
-            best = best_of_n(
-                llama, args.data, folder / "answers", args.rewards, n=args.n, least=args.least,
-                sampling=Sampling(args.answer_tokens, args.temperature), seed=args.seed or 0,
-                progress=_show if not args.quiet else lambda *_: None,
-            )  # fmt: skip
-        sys.stderr.write(
-            f"kept the best of {args.n} for {best.kept} of {best.prompts} prompts: reward {best.best_mean:.3f}, "
-            f"{best.mean:.3f} over all answers\n"
-        )
+        best = _draw(args)
         if args.only_draw:
-            sys.stdout.write(f"{best.file}\n")
+            sys.stdout.write(f"{best}\n")
             return 0
-        args.data = [str(folder / "answers" / BEST)]
+        args.data = [str(best)]
     return run_training(args, "train", build_supervised)
 
 
-def _default_model() -> str:
-    from .model_choice import choose_model
+def _draw(args: argparse.Namespace) -> Path:
+    """Write the best answers and return their file; raises RequestError where an input is missing."""
+    from ..errors import RequestError
+    from ..finetune.best_of import best_of_n
+    from ..finetune.completions import Sampling
+    from ..finetune.run_folder import refuse_run
+    from ..llama import Llama
 
-    return str(choose_model(None))
+    inputs, values = gather(args)
+    if not args.rewards:
+        raise RequestError("give --rewards FILE.py:FUNCTION")
+    settings = TrainSettings.from_dict(values)
+    folder = Path(inputs["out"]).expanduser()
+    if not args.only_draw:
+        refuse_run(folder)
+    try:
+        # The memory goes to training afterwards.
+        with Llama.load(inputs["model"] or choose_model(None), dtype=settings.dtype) as llama:
+            best = best_of_n(
+                llama, inputs["data"], folder / "answers", args.rewards, n=args.n, least=args.least,
+                sampling=Sampling(args.answer_tokens, args.temperature), seed=settings.seed,
+                progress=_show if not args.quiet else lambda *_: None,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped; the same command goes on from the answers that were drawn\n")
+        raise
+    sys.stderr.write(
+        f"kept the best of {args.n} for {best.kept} of {best.prompts} prompts: reward {best.best_mean:.3f}, "
+        f"{best.mean:.3f} over all answers\n"
+    )
+    return best.file
 
 
 def _show(done: int, total: int) -> None:
-    if done % max(1, total // 10) == 0:
+    if done % max(1, total // 10) == 0 or done == total:
         sys.stderr.write(f"answers to {done} of {total} prompts\n")

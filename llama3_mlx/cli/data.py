@@ -31,17 +31,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the data and show them."""
-    from ..finetune.encode import encode_all
-    from ..finetune.formats import read_samples
-    from ..finetune.inspect_data import data_facts
+    from ..finetune.inspect_data import data_facts, read_examples
     from ..finetune.job import load_text_side
-    from ..finetune.records import read_records
     from ..finetune.sft import make_encoder
 
     text = load_text_side(str(choose_model(args.model)))
     settings = TrainSettings(max_length=args.max_length, train_on=args.train_on, layout=args.layout, plain=args.plain)
-    samples = read_samples(read_records(args.data), settings.layout)
-    examples = encode_all(make_encoder(text, settings), samples)
+    examples = read_examples(args.data, make_encoder(text, settings), settings.layout)
     facts = data_facts(examples)
     if args.json:
         sys.stdout.write(json.dumps(asdict(facts)) + "\n")

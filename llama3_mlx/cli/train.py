@@ -15,7 +15,10 @@ _INPUTS = ("model", "data", "valid", "out")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `train`."""
-    add_inputs(parser, "JSONL file, folder with train.jsonl (and valid.jsonl), FILE.py:FUNCTION or Hub id; repeatable")
+    add_inputs(
+        parser,
+        "JSONL file, folder with train.jsonl (and valid.jsonl, test.jsonl), FILE.py:FUNCTION or Hub id; repeatable",
+    )
     add_flags(parser, TrainSettings, "settings")
 
 

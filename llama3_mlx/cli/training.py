@@ -1,16 +1,18 @@
 """What the training commands share: inputs to a job, progress on stderr, Ctrl-C, the result on stdout."""
 
 import argparse
+import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from ..errors import RequestError
+from ..finetune import world
 from ..finetune.callbacks import Callback, StepReport, ValidationReport
 from ..finetune.job import Build, Job, TrainResult, resumed_job, run_job
 from ..finetune.settings import TrainSettings
@@ -25,14 +27,20 @@ def run_training(
 ) -> int:
     """Run a training command; its exit code is 130 if Ctrl-C ended it, with all saved."""
     job = make_job(args, kind, settings_kind)
+    # Of several processes the first one speaks.
+    first = world.rank() == 0
     with cancel_on_interrupt() as cancel:
-        shown: list[Callback] = [] if args.quiet else [Progress()]
-        result = run_job(job, build, resume=bool(args.resume), callbacks=shown, cancel=cancel)
-    sys.stdout.write(summary(result) + "\n")
-    if result.ended == "cancelled":
+        shown = [Progress()] if first and not args.quiet else []
+        try:
+            result = run_job(job, build, resume=bool(args.resume), callbacks=shown, cancel=cancel)
+        finally:
+            for progress in shown:
+                progress.close()
+    if first:
+        sys.stdout.write(summary(result) + "\n")
+    if result.ended == "cancelled" and first:
         sys.stderr.write(f"stopped at step {result.steps}; go on with: llama3-mlx {kind} --resume {result.folder}\n")
-        return INTERRUPT_CODE
-    return 0
+    return INTERRUPT_CODE if result.ended == "cancelled" else 0
 
 
 def make_job(args: argparse.Namespace, kind: str, settings_kind: type[TrainSettings]) -> Job:
@@ -42,6 +50,14 @@ def make_job(args: argparse.Namespace, kind: str, settings_kind: type[TrainSetti
         job = resumed_job(Path(args.resume).expanduser(), values, settings_kind)
         if job.kind != kind:
             raise RequestError(f"{args.resume} is a run of {job.kind}: go on with llama3-mlx {job.kind} --resume")
+        own = {"model": job.model, "data": job.data, "valid": job.valid, "out": job.out}
+        inputs["out"] = inputs["out"] and Path(inputs["out"]).expanduser()
+        others = [f"--{name}" for name, value in inputs.items() if value and value != own[name]]
+        if others:
+            raise RequestError(
+                f"{' and '.join(others)} can't change in a run that goes on: leave it out, or start a new run with "
+                "--start-from"
+            )
         return job
     settings = settings_kind.from_dict(values)
     model = str(choose_model(inputs["model"])) if inputs["model"] is None else inputs["model"]
@@ -70,8 +86,9 @@ def summary(result: TrainResult) -> str:
     """Return the result in one line."""
     loss = "" if result.loss is None else f", loss {result.loss:.4f}"
     valid = "" if result.valid_loss is None else f", validation {result.valid_loss:.4f} (step {result.best_step})"
+    test = "" if result.test_loss is None else f", test {result.test_loss:.4f}"
     return (
-        f"{result.folder}: {result.steps} of {result.total_steps} steps{loss}{valid}, "
+        f"{result.folder}: {result.steps} of {result.total_steps} steps{loss}{valid}{test}, "
         f"{result.trained_tokens:,} trained tokens in {result.seconds:.1f} s"
     )
 
@@ -83,11 +100,17 @@ class Progress(Callback):
         self.live = sys.stderr.isatty()
         self._seconds: list[float] = []
         self._every = 1
+        self._open = False
+
+    def on_plan(self, notes: Sequence[str]) -> None:
+        for line in notes:
+            self._line(line)
 
     def on_start(self, plan: Mapping[str, Any]) -> None:
-        for line in plan.get("notes", ()):
-            sys.stderr.write(f"{line}\n")
         self._every = 1 if self.live else max(1, plan["total_steps"] // 10)
+        if self.live:
+            # The first step may take its time, and answers may be drawn before it.
+            self._line(f"step {plan['step']}/{plan['total_steps']}", "")
 
     def on_step(self, report: StepReport) -> None:
         self._seconds = [*self._seconds[-19:], report.seconds]
@@ -99,16 +122,30 @@ class Progress(Callback):
             f"step {report.step}/{report.total_steps}: loss {report.loss:.4f}{more}, "
             f"{report.tokens_per_second:.0f} tokens/s, {report.peak_bytes / 1e9:.2f} GB, {_clock(left)} left"
         )
-        sys.stderr.write(f"\r{text}\x1b[K" if self.live else text + "\n")
-        if self.live and report.step == report.total_steps:
-            sys.stderr.write("\n")
-        sys.stderr.flush()
+        if self.live:
+            # A line that the terminal wraps can't be written over.
+            text = text[: shutil.get_terminal_size().columns - 1]
+            self._line(text, "")
+        else:
+            self._line(text)
 
     def on_validation(self, report: ValidationReport) -> None:
         more = "".join(f", {name} {value:.3f}" for name, value in report.more.items())
         best = ", the best so far" if report.best else ""
-        start = "\r" if self.live else ""
-        sys.stderr.write(f"{start}step {report.step}: validation loss {report.loss:.4f}{more}{best}\n")
+        self.close()
+        self._line(f"step {report.step}: validation loss {report.loss:.4f}{more}{best}")
+
+    def _line(self, text: str, end: str = "\n") -> None:
+        """Write a line over the one that the cursor is in."""
+        sys.stderr.write(f"\r{text}\x1b[K{end}" if self.live else f"{text}{end}")
+        sys.stderr.flush()
+        self._open = not end
+
+    def close(self) -> None:
+        """End the line that is being written over, so that what follows has one of its own."""
+        if self._open:
+            sys.stderr.write("\n")
+            self._open = False
 
 
 def _clock(seconds: float) -> str:

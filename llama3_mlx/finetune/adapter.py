@@ -45,6 +45,13 @@ class LowRank:
             return self
         return replace(self, a=mx.pad(self.a, [(0, 0), (0, missing)]), b=mx.pad(self.b, [(0, missing), (0, 0)]))
 
+    def trimmed(self, rank: int) -> "LowRank":
+        """Return the same term without the zeros beyond `rank` that `padded` added; itself if there is more to it."""
+        a, b = self.a[:, rank:], self.b[rank:]
+        if rank >= self.rank or (mx.any(a != 0) | mx.any(b != 0)).item():
+            return self
+        return replace(self, a=self.a[:, :rank], b=self.b[:rank])
+
 
 @dataclass(frozen=True)
 class Adapter:
@@ -130,9 +137,9 @@ def put_into(model: LlamaForCausalLM, adapter: Adapter) -> None:
         other = sorted(layers.keys() ^ adapter.parts.keys())
         raise AdapterError(f"the adapter to start from trains other layers, such as {other[0]}: use the same settings")
     for path, part in adapter.parts.items():
-        layer, same = layers[path], part.rescaled(layers[path].scale)
-        if layer.lora_a.shape != same.a.shape:
-            rank = layer.lora_a.shape[1]
+        layer, rank = layers[path], layers[path].lora_a.shape[1]
+        same = part.trimmed(rank).rescaled(layer.scale)
+        if same.rank != rank:
             raise AdapterError(f"{path} has rank {part.rank} in the adapter to start from and {rank} in the settings")
         layer.lora_a, layer.lora_b = same.a.astype(mx.float32), same.b.astype(mx.float32)
         if same.magnitude is not None:

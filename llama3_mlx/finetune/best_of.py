@@ -3,20 +3,24 @@
 Answers are kept in a file as they come, so that a run that was broken off goes on where it was.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from ..files import save_json, save_text
 from ..llama import Llama
 from .completions import Sampling, sample_answers
 from .errors import DataError
 from .formats import Question, read_questions
-from .records import read_records
+from .policy import encode_prompts, questions_digest
+from .records import collected, read_records
 from .rewards import Reward, load_rewards, total_rewards
 from .state import disk_errors
 
-SCORED, BEST = "scored.jsonl", "best.jsonl"
+SCORED, BEST, DRAWN = "scored.jsonl", "best.jsonl", "drawn.json"
 
 
 @dataclass(frozen=True)
@@ -49,27 +53,47 @@ def best_of_n(
     if llama.dialog is None:
         raise DataError("best-of-n asks questions in dialogs, and this base model has no dialog format")
     functions = load_rewards(rewards)
-    questions = read_questions(read_records(data))
+    with collected() as problems:
+        questions = read_questions(read_records(data, problems=problems), problems)
+        encode_prompts(llama.dialog, questions, problems)
+    sampling = sampling or Sampling()
+    drawn = {
+        "model": str(llama.folder),
+        "questions": questions_digest(questions),
+        "rewards": [[name, _file_digest(name.rpartition(":")[0])] for name in rewards],
+        "sampling": asdict(sampling),
+        "n": n,
+        "seed": seed,
+    }
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        scored = _whole_lines(folder / SCORED)
+        scored = _earlier(folder, drawn)
         with (folder / SCORED).open("a", encoding="utf-8") as file:
             for number in range(len(scored), len(questions)):
-                scored.append(_scored(llama, questions[number], functions, n, sampling or Sampling(), seed + number))
+                scored.append(_scored(llama, questions[number], functions, n, sampling, seed + number))
                 file.write(json.dumps(scored[-1], ensure_ascii=False) + "\n")
                 file.flush()
                 progress(number + 1, len(questions))
         return _keep_best(folder, questions, scored, least)
 
 
-def _whole_lines(path: Path) -> list[dict[str, list[object]]]:
-    """Return the lines of an earlier run, and cut a last one that isn't whole off the file."""
+def _file_digest(name: str) -> str:
+    return hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest()
+
+
+def _earlier(folder: Path, drawn: dict[str, Any]) -> list[dict[str, list[object]]]:
+    """Return the answers of an earlier run, whose last line may not be whole; none if it drew in another way."""
+    path, told = folder / SCORED, folder / DRAWN
+    if not told.exists() or json.loads(told.read_text(encoding="utf-8")) != drawn:
+        path.unlink(missing_ok=True)
+        save_json(told, drawn)
     if not path.exists():
         return []
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
-    path.write_text(whole, encoding="utf-8")
-    return [json.loads(line) for line in whole.splitlines()]
+    save_text(path, whole)
+    # Not splitlines: answers may hold the other line separators of Unicode.
+    return [json.loads(line) for line in whole.split("\n")[:-1]]
 
 
 def _scored(
@@ -98,7 +122,7 @@ def _keep_best(
         lines.append(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
     if not lines:
         raise DataError(f"no answer reached a reward of {least}: the best had {max(all_rewards, default=0):g}")
-    (folder / BEST).write_text("".join(lines), encoding="utf-8")
+    save_text(folder / BEST, "".join(lines))
     return BestOf(
         folder / BEST,
         len(lines),

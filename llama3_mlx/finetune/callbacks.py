@@ -1,6 +1,6 @@
 """What a caller can hear of a run while it goes on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -48,6 +48,9 @@ class ValidationReport:
 
 class Callback:
     """Does nothing at each event; override what is of interest. Called in the thread that trains."""
+
+    def on_plan(self, notes: Sequence[str]) -> None:
+        """The data are read and the batches chosen, in words; the weights are yet to be loaded."""
 
     def on_start(self, plan: Mapping[str, Any]) -> None:
         """Training is about to begin: settings, shapes and the estimate of memory."""

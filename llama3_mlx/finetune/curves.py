@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 220, 64, 28, 12
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 220, 72, 28, 12
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Curve:
 
 def chart(title: str, curves: Sequence[Curve], unit: str = "") -> str:
     """Return one chart as HTML; nothing for curves without points."""
+    curves = [curve for curve in curves if curve.points]
     points = [point for curve in curves for point in curve.points]
     if not points:
         return ""

@@ -11,7 +11,7 @@ from ..errors import DialogError
 from ..tokenizer import Tokenizer
 from .errors import DataError
 from .formats import Sample
-from .records import raise_problems
+from .records import collected
 
 TRAIN_ON = ("auto", "assistant", "all")
 
@@ -83,15 +83,17 @@ class Encoder:
         return prompt + completion, [counts] * len(prompt) + [True] * len(completion)
 
 
-def encode_all(encode: Callable[[Sample], Example], samples: Sequence[Sample]) -> list[Example]:
-    """Encode the samples; raises DataError with all that can't be."""
-    examples, problems = [], []
-    for sample in samples:
-        try:
-            examples.append(encode(sample))
-        except (DataError, DialogError) as error:
-            problems.append(f"{sample.where}: {error}")
-    raise_problems(problems)
+def encode_all(
+    encode: Callable[[Sample], Example], samples: Sequence[Sample], problems: list[str] | None = None
+) -> list[Example]:
+    """Encode the samples; raises DataError with all that can't be, or adds them to `problems` where it is given."""
+    examples = []
+    with collected(problems) as bad:
+        for sample in samples:
+            try:
+                examples.append(encode(sample))
+            except (DataError, DialogError) as error:
+                bad.append(f"{sample.where}: {error}")
     return examples
 
 

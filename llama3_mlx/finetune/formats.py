@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import DataError
-from .records import Record, raise_problems
+from .records import Record, collected
 
 Messages = list[Mapping[str, Any]]
 _ALPACA = (
@@ -60,29 +60,38 @@ class Question:
 Reader = Callable[[Record], Any]
 
 
-def read_samples(records: Sequence[Record], layout: str = "auto") -> list[Sample]:
-    """Return the examples of supervised data; raises DataError with every one that is malformed or of another shape."""
-    return _read(records, SUPERVISED, layout)
+def read_samples(records: Sequence[Record], layout: str = "auto", problems: list[str] | None = None) -> list[Sample]:
+    """Return the examples of supervised data.
+
+    Raises DataError with every one that is malformed or of another shape; where `problems` is given, they are added to
+    it instead. The same holds for all that read here.
+    """
+    return _read(records, SUPERVISED, layout, problems)
 
 
-def read_pairs(records: Sequence[Record]) -> list[Pair]:
+def read_pairs(records: Sequence[Record], problems: list[str] | None = None) -> list[Pair]:
     """Return the pairs of preference data."""
-    return _read(records, PREFERENCE, "auto")
+    return _read(records, PREFERENCE, "auto", problems)
 
 
-def read_labelled(records: Sequence[Record]) -> list[Labelled]:
+def has_pairs(records: Sequence[Record]) -> bool:
+    """Return whether these are pairs, going by the first."""
+    return bool(records) and layout_of(records[0], {**LABELLED, **PREFERENCE}) in PREFERENCE
+
+
+def read_labelled(records: Sequence[Record], problems: list[str] | None = None) -> list[Labelled]:
     """Return the labelled continuations of unpaired preference data; pairs give one of each."""
-    if records and layout_of(records[0], {**LABELLED, **PREFERENCE}) in PREFERENCE:
-        pairs = read_pairs(records)
+    if has_pairs(records):
+        pairs = read_pairs(records, problems)
         return [
             item for p in pairs for item in (Labelled(p.where, p.chosen, True), Labelled(p.where, p.rejected, False))
         ]
-    return _read(records, LABELLED, "auto")
+    return _read(records, LABELLED, "auto", problems)
 
 
-def read_questions(records: Sequence[Record]) -> list[Question]:
+def read_questions(records: Sequence[Record], problems: list[str] | None = None) -> list[Question]:
     """Return prompts, with all other columns beside them."""
-    return _read(records, QUESTIONS, "auto")
+    return _read(records, QUESTIONS, "auto", problems)
 
 
 def layout_of(record: Record, layouts: Mapping[str, tuple[tuple[str, ...], Reader]]) -> str | None:
@@ -90,28 +99,44 @@ def layout_of(record: Record, layouts: Mapping[str, tuple[tuple[str, ...], Reade
     return next((name for name, (keys, _) in layouts.items() if all(key in record.value for key in keys)), None)
 
 
-def _read(records: Sequence[Record], layouts: Mapping[str, tuple[tuple[str, ...], Reader]], layout: str) -> list[Any]:
+def _read(
+    records: Sequence[Record],
+    layouts: Mapping[str, tuple[tuple[str, ...], Reader]],
+    layout: str,
+    problems: list[str] | None,
+) -> list[Any]:
     if layout != "auto" and layout not in layouts:
         raise DataError(f"layout must be one of auto, {', '.join(layouts)}, not {layout!r}")
-    problems: list[str] = []
     made: list[Any] = []
-    wanted = layout if layout != "auto" else layout_of(records[0], layouts) if records else None
-    for record in records:
-        found = layout_of(record, {layout: layouts[layout]} if layout != "auto" else layouts)
-        if found is None:
-            accepted = "; ".join(f"{name}: {', '.join(keys)}" for name, (keys, _) in layouts.items())
-            has = ", ".join(record.value) or "no keys"
-            problems.append(f"{record.where}: it has {has:.200}, which is none of the layouts ({accepted})")
-        elif wanted is None or found == wanted:
-            wanted = found
-            try:
-                made.append(layouts[found][1](record))
-            except DataError as error:
-                problems.append(f"{record.where}: {error}")
-        else:
-            problems.append(f"{record.where}: its layout is {found} and the first example's {wanted}: mixed data")
-    raise_problems(problems)
+    accepted = layouts if layout == "auto" else {layout: layouts[layout]}
+    # The first example that has a layout sets it for all.
+    wanted = next((name for record in records if (name := layout_of(record, accepted))), None)
+    told = False
+    with collected(problems) as bad:
+        for record in records:
+            found = layout_of(record, accepted)
+            if found is None:
+                bad.append(f"{record.where}: {_no_layout(record, accepted, told=told)}")
+                told = True
+            elif found != wanted:
+                bad.append(f"{record.where}: its layout is {found} and the first example's {wanted}: mixed data")
+            else:
+                try:
+                    made.append(layouts[found][1](record))
+                except DataError as error:
+                    bad.append(f"{record.where}: {error}")
     return made
+
+
+def _no_layout(record: Record, accepted: Mapping[str, tuple[tuple[str, ...], Reader]], *, told: bool) -> str:
+    """Say that a record has no layout that is accepted; which are, is told once."""
+    has = ", ".join(map(str, record.value)) or "no keys"
+    others = {"train": SUPERVISED, "dpo, orpo and kto": PREFERENCE, "kto": LABELLED}
+    commands = [name for name, layouts in others.items() if layout_of(record, layouts)]
+    if commands:
+        return f"it has {has:.200}: data for {commands[0]}"
+    keys = "; ".join(f"{name}: {', '.join(keys)}" for name, (keys, _) in accepted.items())
+    return f"it has {has:.200}, which is none of the layouts" + ("" if told else f" ({keys})")
 
 
 def _text(value: Mapping[str, Any], key: str, *, empty: bool = False) -> str:

@@ -1,13 +1,16 @@
 """What `data check` tells: counts, lengths, what would be cut, and which tokens are learned."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..tokenizer import Tokenizer
-from .encode import Example
+from .encode import Encoder, Example, encode_all
+from .formats import has_pairs, read_pairs, read_samples
 from .packing import pack, row_length
+from .prefer import last_turn
+from .records import collected, read_records
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,21 @@ class DataFacts:
     histogram: tuple[tuple[int, int], ...]
     packed_share: float
     padded_share: float
+
+
+def read_examples(sources: Sequence[str], encoder: Encoder, layout: str = "auto") -> list[Example]:
+    """Return the examples of supervised data, or both sides of pairs; raises DataError with all that is wrong."""
+    with collected() as problems:
+        records = read_records(sources, problems=problems)
+        if layout != "auto" or not has_pairs(records):
+            return encode_all(encoder, read_samples(records, layout, problems), problems)
+        pairs = read_pairs(records, problems)
+        sides = [
+            replace(side, where=f"{side.where}, {name}")
+            for pair in pairs
+            for name, side in (("chosen", pair.chosen), ("rejected", pair.rejected))
+        ]
+        return last_turn(encode_all(encoder, sides, problems))
 
 
 def data_facts(examples: Sequence[Example], batch_size: int = 4) -> DataFacts:

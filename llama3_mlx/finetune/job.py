@@ -29,10 +29,11 @@ from .loggers import make_loggers
 from .objective import Objective
 from .quantised_base import unpack_for_training
 from .report import write_png, write_report
-from .run_folder import MetricsFile, Saves, read_run, start_folder
+from .run_folder import MetricsFile, Saves, clear_unfinished, read_run, start_folder
 from .samples import Probe, answers, make_probes
 from .settings import TrainSettings
 from .state import disk_errors, load_state
+from .supervised import Supervised
 from .targets import choose_paths, make_targets, read_ranks
 from .trainer import Hooks, Trainer
 from .trees import flatten
@@ -80,6 +81,7 @@ class TrainResult:
     best_step: int
     trained_tokens: int
     seconds: float
+    test_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ def run_job(
     fingerprint = job_fingerprint(job, objective, text.config)
     if world.rank() == 0:
         _prepare_folder(job, fingerprint, resume=resume)
+    for callback in callbacks:
+        callback.on_plan(prepared.notes)
     with bounded_cache(), wired_memory():
         model, noise = load_for_training(text, job.settings)
         bind = getattr(objective, "bind", None)
@@ -118,7 +122,7 @@ def run_job(
         trainer = Trainer(model, objective, job.settings, noise)
         if resume:
             trainer.restore(*load_state(job.out, fingerprint))
-        saves = Saves(job.out, fingerprint, base=base_name(job.model), validated=bool(objective.validation()))
+        saves = Saves(job.out, fingerprint, base=base_name(job.model), validated=trainer.validates)
         listeners = list(callbacks)
         first = world.rank() == 0
         if first:
@@ -143,7 +147,8 @@ def run_job(
         probes = make_probes(prepared.shown, text.tokenizer, job.settings.samples) if first else []
         before = _before(job, model, text, probes)
         ended = trainer.run()
-        result = _result(job, trainer, ended)
+        test_loss = _test_loss(job, trainer, text.config) if ended != "cancelled" else None
+        result = _result(job, trainer, ended, test_loss)
         if first:
             _write_reports(job, model, text, probes, before, result)
         for callback in listeners:
@@ -213,6 +218,7 @@ def _prepare_folder(job: Job, fingerprint: str, *, resume: bool) -> None:
     }
     if resume:
         load_state(job.out, fingerprint)
+        clear_unfinished(job.out)
     else:
         start_folder(job.out, values)
 
@@ -240,6 +246,9 @@ def _write_reports(
 ) -> None:
     if not job.settings.report and not job.settings.png:
         return
+    if result.ended == "cancelled":
+        # Who stops a run doesn't want to wait.
+        probes, before = (), ()
     after = answers(model, probes, text.tokenizer, text.tokenizer.stop_ids, job.settings.sample_tokens)
     samples = [
         {"prompt": probe.shown, "wanted": probe.wanted, "before": old, "after": new}
@@ -253,7 +262,21 @@ def _write_reports(
             write_png(job.out)
 
 
-def _result(job: Job, trainer: Trainer, ended: str) -> TrainResult:
+def _test_loss(job: Job, trainer: Trainer, config: ModelConfig) -> float | None:
+    """Return the loss on the test data of the adapter that is left in the folder, None without any.
+
+    The trainer has that adapter's values afterwards.
+    """
+    batches = trainer.objective.test() if isinstance(trainer.objective, Supervised) else []
+    # The folder is the first process's.
+    if not batches or world.size() > 1:
+        return None
+    put_into(trainer.model, read_adapter(job.out, config))
+    trainer.params = trainer.model.trainable_parameters()
+    return trainer.evaluate(batches)[0]
+
+
+def _result(job: Job, trainer: Trainer, ended: str, test_loss: float | None) -> TrainResult:
     progress = trainer.progress
     return TrainResult(
         folder=job.out,
@@ -265,4 +288,5 @@ def _result(job: Job, trainer: Trainer, ended: str) -> TrainResult:
         best_step=progress.best_step,
         trained_tokens=progress.trained_tokens,
         seconds=progress.seconds,
+        test_loss=test_loss,
     )

@@ -16,12 +16,14 @@ Loss = tuple[mx.array, dict[str, mx.array]]
 class TrainBatch:
     """The arrays of one batch, and what they count for.
 
-    The loss of a step is the sum over its batches divided by the sum of their `count`s.
+    The loss of a step is the sum over its batches divided by the sum of their `count`s. A process without a share of a
+    batch has a stand-in for it whose `count` is 0.
     """
 
     arrays: Mapping[str, np.ndarray]
     count: float
     n_tokens: int
+    n_trained: int
     where: tuple[str, ...]
 
 

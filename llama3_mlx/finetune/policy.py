@@ -8,20 +8,23 @@ Sources: https://arxiv.org/abs/2402.03300, equation 3; the mean over tokens: htt
 
 import hashlib
 import json
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
 
 from ..dialog import Dialog
-from ..errors import RequestError
+from ..errors import DialogError, RequestError
 from ..model import LlamaForCausalLM
 from ..tokenizer import Tokenizer
 from . import world
+from .callbacks import Callback
 from .completions import Answer, Sampling, sample_answers
-from .encode import Example
+from .encode import Example, end_token
 from .errors import DataError
 from .formats import Question, read_questions
 from .grpo_settings import GrpoSettings
@@ -31,10 +34,10 @@ from .memory import plan_memory
 from .objective import Loss, TrainBatch
 from .order import BatchOrder
 from .packing import row_length
-from .records import read_records
+from .records import collected, read_records
 from .rewards import Reward, load_rewards, total_rewards
 from .sequences import Arrays, sequence_arrays, token_logprobs
-from .sft import Sources, listed, valid_records
+from .sft import Sources, listed, split_off, valid_records
 from .supervised import RowShape
 
 _LEAST_DEVIATION = 1e-4
@@ -76,17 +79,24 @@ class Grpo:
 
     def batch(self, index: int) -> TrainBatch:
         """Draw and judge the answers of a batch; the model holds the values that they are to be drawn with."""
-        chosen = [(number, self.questions[number]) for number in self._order[index]][world.rank() :: world.size()]
-        return self._judged(chosen, self.settings.seed * 1_000_003 + index)
+        chosen = [(number, self.questions[number]) for number in self._order[index]]
+        share = chosen[world.rank() :: world.size()]
+        batch = self._judged(share or chosen[:1], self.settings.seed * 1_000_003 + index)
+        return batch if share else replace(batch, count=0, n_tokens=0, n_trained=0, where=())
 
     def validation(self) -> list[TrainBatch]:
         return []
 
-    def validation_reward(self) -> float:
-        """Return the mean reward of one answer drawn for each validation question."""
-        groups = [self._answers(question, 1, number) for number, question in enumerate(self.valid_questions)]
-        scores = [self._scores(q, group)[0] for q, group in zip(self.valid_questions, groups, strict=True)]
-        return sum(scores) / max(1, len(scores))
+    @property
+    def validation_reward(self) -> Callable[[], float] | None:
+        """What gives the mean reward of one answer drawn for each validation question; None without any."""
+        return self._mean_reward if self.valid_questions else None
+
+    def _mean_reward(self) -> float:
+        share = list(enumerate(self.valid_questions))[world.rank() :: world.size()]
+        scores = [self._scores(question, self._answers(question, 1, number))[0] for number, question in share]
+        total, count = world.all_sum((mx.array(sum(scores, 0.0)), mx.array(float(len(scores)))))
+        return float(cast(float, (total / count).item()))
 
     def _judged(self, chosen: Sequence[tuple[int, Question]], seed: int) -> TrainBatch:
         examples: list[Example] = []
@@ -103,7 +113,7 @@ class Grpo:
         arrays |= {"advantages": np.array(advantages, np.float32), "rewards": np.array(rewards, np.float32)}
         count = sum(example.n_trained for example in examples)
         tokens = sum(example.length for example in examples)
-        return TrainBatch(arrays, count, tokens, tuple(question.where for _, question in chosen))
+        return TrainBatch(arrays, count, tokens, count, tuple(question.where for _, question in chosen))
 
     def _answers(self, question: Question, n: int, seed: int) -> list[Answer]:
         assert self.model is not None, "the objective is bound to its model before training"
@@ -152,8 +162,13 @@ class Grpo:
         return mx.exp(difference) - difference - 1
 
     def fingerprint(self) -> str:
-        values = [[q.messages, q.columns] for q in self.questions]
-        return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
+        return questions_digest(self.questions)
+
+
+def questions_digest(questions: Sequence[Question]) -> str:
+    """Return a digest of prompts and columns."""
+    values = [[question.messages, question.columns] for question in questions]
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def group_advantages(rewards: Sequence[float]) -> list[float]:
@@ -168,11 +183,21 @@ def _example(prompt: Sequence[int], answer: Answer, where: str) -> Example:
 
 
 def grpo(
-    model: str | Path, data: Sources, out: str | Path, settings: GrpoSettings, *, valid: Sources = (), **run: Any
+    model: str | Path,
+    data: Sources,
+    out: str | Path,
+    settings: GrpoSettings | None = None,
+    *,
+    valid: Sources = (),
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    cancel: threading.Event | None = None,
+    **changes: Any,
 ) -> TrainResult:
-    """Train by GRPO on prompts and the reward functions of the settings; `run` as for `train`."""
-    job = Job("grpo", str(model), listed(data), listed(valid), Path(out).expanduser(), settings)
-    return run_job(job, build_grpo, **run)
+    """Train by GRPO on prompts and the reward functions of the settings; arguments as for `train`."""
+    chosen = (settings or GrpoSettings()).with_values(**changes)
+    job = Job("grpo", str(model), listed(data), listed(valid), Path(out).expanduser(), chosen)
+    return run_job(job, build_grpo, resume=resume, callbacks=callbacks, cancel=cancel)
 
 
 def build_grpo(job: Job, text: TextSide) -> Prepared:
@@ -184,9 +209,16 @@ def build_grpo(job: Job, text: TextSide) -> Prepared:
     if not settings.rewards:
         raise RequestError("GRPO needs a reward: --rewards FILE.py:FUNCTION")
     rewards = load_rewards(settings.rewards)
-    questions = read_questions(read_records(job.data))
-    valid = read_questions(valid_records(job))
-    longest = max(len(text.dialog.encode(question.messages)) for question in questions) + settings.answer_tokens
+    with collected() as problems:
+        questions, valid = (
+            read_questions(records, problems)
+            for records in (read_records(job.data, problems=problems), valid_records(job, problems))
+        )
+        prompts = encode_prompts(text.dialog, [*questions, *valid], problems)
+    shown = prompts[len(questions) :] or prompts
+    if not valid and settings.valid_share:
+        questions, valid = split_off(questions, settings.valid_share, settings.seed)
+    longest = max(map(len, prompts)) + settings.answer_tokens
     if longest > text.config.max_position_embeddings:
         raise RequestError(
             f"the longest prompt with its answer may take {longest} tokens, and the model's context is "
@@ -201,7 +233,21 @@ def build_grpo(job: Job, text: TextSide) -> Prepared:
         questions, valid, rewards, tokenizer=text.tokenizer, dialog=text.dialog, settings=chosen,
         shape=RowShape(size, length, longest), vocab_size=text.config.vocab_size, keep=plan.keep,
     )  # fmt: skip
-    return Prepared(objective, chosen, (f"train on {len(questions):,} questions", *plan.notes))
+    counts = f"train on {len(questions):,} questions" + (f", validate on {len(valid):,}" if valid else "")
+    end = end_token(text.tokenizer, text.config.eos_token_ids)
+    probes = [_example(prompt, Answer((end,), stopped=True), "") for prompt in shown[: settings.samples]]
+    return Prepared(objective, chosen, (counts, *plan.notes), probes)
+
+
+def encode_prompts(dialog: Dialog, questions: Sequence[Question], problems: list[str]) -> list[list[int]]:
+    """Return the token ids of the questions; those that the dialog format refuses are added to `problems`."""
+    prompts = []
+    for question in questions:
+        try:
+            prompts.append(dialog.encode(question.messages))
+        except DialogError as error:
+            problems.append(f"{question.where}: {error}")
+    return prompts
 
 
 __all__ = ["Grpo", "GrpoSettings", "build_grpo", "grpo", "group_advantages"]

@@ -10,14 +10,14 @@ import numpy as np
 from .callbacks import Callback
 from .encode import Encoder, Example, encode_all
 from .errors import DataError
-from .formats import Labelled, Pair, Sample, read_labelled, read_pairs
+from .formats import read_labelled, read_pairs
 from .job import Job, Prepared, TextSide, TrainResult, run_job
 from .memory import plan_memory
 from .preference import Preference, Unit, UnitLoss, dpo_loss, kto_loss, mismatched, orpo_loss, row_shape
 from .preference_settings import DpoSettings, KtoSettings, OrpoSettings
-from .records import Record, read_records
+from .records import Record, raise_problems, read_records
 from .settings import TrainSettings
-from .sft import BATCH_SIZE, LEAST_ROW, Sources, listed, make_encoder, valid_records
+from .sft import BATCH_SIZE, LEAST_ROW, Sources, listed, make_encoder, split_note, split_off, valid_records
 from .supervised import RowShape
 
 KINDS: dict[str, type[TrainSettings]] = {"dpo": DpoSettings, "orpo": OrpoSettings, "kto": KtoSettings}
@@ -68,10 +68,15 @@ def build_preference(job: Job, text: TextSide) -> Prepared:
     settings = job.settings
     encoder = make_encoder(text, settings)
     make_units = _kto_units if job.kind == "kto" else _pair_units
-    units = make_units(read_records(job.data), encoder, settings)
-    valid = make_units(valid_records(job), encoder, settings)
+    problems: list[str] = []
+    records, checks = read_records(job.data, problems=problems), valid_records(job, problems)
+    units, valid = (make_units(part, encoder, settings, problems) for part in (records, checks))
+    raise_problems(problems)
+    notes = unit_notes(units, valid)
+    units, valid = keep_judged(units, settings.max_length), keep_judged(valid, settings.max_length) if valid else []
     if not valid and settings.valid_share:
-        units, valid = _split_off(units, settings.valid_share, settings.seed)
+        units, valid = split_off(units, settings.valid_share, settings.seed)
+        notes += (split_note(valid),)
     asked = settings.row_length or LEAST_ROW
     wanted = settings.batch_size or BATCH_SIZE
     sizes = [wanted] if settings.batch_size else [n for n in (wanted, wanted // 2, 1) if n]
@@ -94,8 +99,8 @@ def build_preference(job: Job, text: TextSide) -> Prepared:
         seed=settings.seed,
         referenced=job.kind != "orpo",
     )
-    notes = (f"train on {len(units):,}" + (f", validate on {len(valid):,}" if valid else ""), *plan.notes)
-    return Prepared(objective, chosen, notes)
+    shown = [unit.sequences[0] for unit in valid or units if unit.sign > 0]
+    return Prepared(objective, chosen, (*notes, *plan.notes), shown)
 
 
 def unit_loss(settings: TrainSettings) -> UnitLoss:
@@ -108,33 +113,29 @@ def unit_loss(settings: TrainSettings) -> UnitLoss:
     return kto_loss(settings.beta, settings.wanted_weight, settings.unwanted_weight)
 
 
-def _pair_units(records: Sequence[Record], encoder: Encoder, _settings: TrainSettings) -> list[Unit]:
-    pairs: list[Pair] = read_pairs(records)
-    sides = [_last_turn(encode_all(encoder, [get(pair) for pair in pairs])) for get in (_chosen, _rejected)]
-    units = [Unit((a, b), where=a.where) for a, b in zip(*sides, strict=True)]
-    return _with_targets(units)
+def _pair_units(
+    records: Sequence[Record], encoder: Encoder, _settings: TrainSettings, problems: list[str]
+) -> list[Unit]:
+    """Return the pairs; none if there are problems, which are added."""
+    pairs = read_pairs(records, problems)
+    chosen = last_turn(encode_all(encoder, [pair.chosen for pair in pairs], problems))
+    rejected = last_turn(encode_all(encoder, [pair.rejected for pair in pairs], problems))
+    return [] if problems else [Unit((a, b), where=a.where) for a, b in zip(chosen, rejected, strict=True)]
 
 
-def _kto_units(records: Sequence[Record], encoder: Encoder, settings: TrainSettings) -> list[Unit]:
-    labelled: list[Labelled] = read_labelled(records)
-    examples = _last_turn(encode_all(encoder, [item.sample for item in labelled]))
+def _kto_units(records: Sequence[Record], encoder: Encoder, settings: TrainSettings, problems: list[str]) -> list[Unit]:
+    labelled = read_labelled(records, problems)
+    examples = last_turn(encode_all(encoder, [item.sample for item in labelled], problems))
+    if problems or not examples:
+        return []
     others = mismatched(examples, settings.seed)
-    units = [
+    return [
         Unit((example, other), 1.0 if item.wanted else -1.0, example.where)
         for item, example, other in zip(labelled, examples, others, strict=True)
     ]
-    return _with_targets(units)
 
 
-def _chosen(pair: Pair) -> Sample:
-    return pair.chosen
-
-
-def _rejected(pair: Pair) -> Sample:
-    return pair.rejected
-
-
-def _last_turn(examples: Sequence[Example]) -> list[Example]:
+def last_turn(examples: Sequence[Example]) -> list[Example]:
     """Return the examples with only the last run of trained tokens marked: the answer that was judged."""
     made = []
     for example in examples:
@@ -147,11 +148,31 @@ def _last_turn(examples: Sequence[Example]) -> list[Example]:
     return made
 
 
-def _with_targets(units: Sequence[Unit]) -> list[Unit]:
-    kept = [unit for unit in units if all(sequence.n_trained for sequence in unit.sequences)]
-    if units and not kept:
-        raise DataError("the answers of all examples lie beyond max_length: raise it or shorten the prompts")
+def keep_judged(units: Sequence[Unit], max_length: int) -> list[Unit]:
+    """Return the units of whose every sequence something is left to judge; raises DataError if there is none."""
+    kept = [unit for unit in units if _is_judged(unit)]
+    if not kept:
+        raise DataError(
+            f"in all {len(units)} examples the answers lie beyond max_length {max_length}: raise it or shorten the "
+            "prompts"
+        )
     return kept
+
+
+def _is_judged(unit: Unit) -> bool:
+    return all(sequence.n_trained for sequence in unit.sequences)
+
+
+def unit_notes(units: Sequence[Unit], valid: Sequence[Unit]) -> tuple[str, ...]:
+    """Return what to tell of the data: how many, and what was cut."""
+    notes = []
+    for name, part in (("train", units), ("validate", valid)):
+        if part:
+            lost = sum(not _is_judged(unit) for unit in part)
+            cut = sum(any(sequence.truncated for sequence in unit.sequences) for unit in part)
+            text = f"{name} on {len(part) - lost:,} examples" + (f"; {cut:,} cut to max_length" if cut else "")
+            notes.append(text + (f"; {lost:,} left out, with no answer left after the cut" if lost else ""))
+    return tuple(notes)
 
 
 def _rows(units: Sequence[Unit], shape: RowShape, each: int) -> int:
@@ -159,12 +180,6 @@ def _rows(units: Sequence[Unit], shape: RowShape, each: int) -> int:
     longest = sorted((sum(sequence.length for sequence in unit.sequences) for unit in units), reverse=True)
     total = sum(longest[: shape.batch_size])
     return min(shape.batch_size * each, -(-total // shape.length) + 1)
-
-
-def _split_off(units: Sequence[Unit], share: float, seed: int) -> tuple[list[Unit], list[Unit]]:
-    order = np.random.default_rng([seed, 1]).permutation(len(units)).tolist()
-    n_valid = min(max(1, round(share * len(units))), len(units) - 1)
-    return [units[i] for i in sorted(order[n_valid:])], [units[i] for i in sorted(order[:n_valid])]
 
 
 __all__ = ["build_preference", "dpo", "kto", "orpo", "prefer"]

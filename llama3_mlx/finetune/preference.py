@@ -83,13 +83,15 @@ class Preference:
         return [self._made(self.valid_units[at : at + size]) for at in range(0, len(self.valid_units), size)]
 
     def _made(self, units: Sequence[Unit]) -> TrainBatch:
-        mine = units[world.rank() :: world.size()]
+        share = units[world.rank() :: world.size()]
+        mine = share or units[:1]
         sequences = [sequence for unit in mine for sequence in unit.sequences]
         arrays = sequence_arrays(sequences, self.shape.length, self.chunk)
         arrays["signs"] = np.array([unit.sign for unit in mine], np.float32)
         arrays["counts"] = np.array([sequence.n_trained for sequence in sequences], np.float32)
-        n_tokens = sum(sequence.length for sequence in sequences)
-        return TrainBatch(arrays, len(mine), n_tokens, tuple(unit.where for unit in mine))
+        n_tokens = sum(sequence.length for sequence in sequences) if share else 0
+        n_trained = sum(sequence.n_trained for sequence in sequences) if share else 0
+        return TrainBatch(arrays, len(share), n_tokens, n_trained, tuple(unit.where for unit in share))
 
     def loss(self, model: LlamaForCausalLM, arrays: Arrays) -> Loss:
         n_units, n = arrays["signs"].shape[0], arrays["counts"].shape[0]

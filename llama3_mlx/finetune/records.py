@@ -3,15 +3,17 @@
 Every bad line of a file is reported at once, by file and line.
 """
 
-import importlib.util
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import HubError, MissingExtraError
 from .errors import DataError
+from .own_code import load_function, own_code
 
 SPLITS = {"train": ("train",), "valid": ("valid", "validation", "eval"), "test": ("test",)}
 _SHOWN = 20
@@ -25,33 +27,49 @@ class Record:
     value: Mapping[str, Any]
 
 
-def read_records(sources: Sequence[str], split: str = "train") -> list[Record]:
+def read_records(sources: Sequence[str], split: str = "train", problems: list[str] | None = None) -> list[Record]:
     """Read all sources: a .jsonl or .json file, a folder with train/valid/test.jsonl, `file.py:function`, a Hub id.
 
     A folder without a file of that split gives nothing for valid and test, and is an error for train. Raises
-    DataError with every bad line.
+    DataError with every bad line; where `problems` is given, the lines are added to it instead.
     """
-    problems: list[str] = []
-    records = [record for source in sources for record in _read_source(source, split, problems)]
-    raise_problems(problems)
-    if not records and split == "train":
+    with collected(problems) as found:
+        records = [record for source in sources for record in _read_source(source, split, found)]
+    if not records and not found and split == "train":
         raise DataError(f"{', '.join(sources)}: there are no examples in it")
     return records
 
 
+@contextmanager
+def collected(problems: list[str] | None = None) -> Iterator[list[str]]:
+    """Give a list for what is wrong with examples: the caller's, or a new one whose content is raised at the end."""
+    found: list[str] = [] if problems is None else problems
+    yield found
+    if problems is None:
+        raise_problems(found)
+
+
 def raise_problems(problems: Sequence[str]) -> None:
-    """Raise DataError with all the problems, if there are any."""
+    """Raise DataError with all the problems in the order of files and lines, if there are any."""
     if problems:
-        more = f"\nand {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        lines = "\n".join(problems[:_SHOWN]) + more
-        raise DataError(lines if len(problems) == 1 else f"{len(problems)} examples can't be used:\n{lines}")
+        ordered = sorted(dict.fromkeys(problems), key=_natural)
+        more = f"\nand {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
+        lines = "\n".join(ordered[:_SHOWN]) + more
+        raise DataError(lines if len(ordered) == 1 else f"{len(ordered)} examples can't be used:\n{lines}")
+
+
+def _natural(text: str) -> list[str | int]:
+    """Return a sort key by which line 9 comes before line 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
 
 
 def _read_source(source: str, split: str, problems: list[str]) -> Iterable[Record]:
     name, _, function = source.rpartition(":")
     if name.endswith(".py"):
-        return _from_function(Path(name).expanduser(), function, split)
+        return _from_function(Path(name).expanduser(), function, split, problems)
     path = Path(source).expanduser()
+    if path.suffix == ".py":
+        raise DataError(f"data come from a function of a Python file: give {source}:FUNCTION")
     if path.is_dir():
         return _from_folder(path, split, problems)
     if path.is_file():
@@ -61,12 +79,10 @@ def _read_source(source: str, split: str, problems: list[str]) -> Iterable[Recor
     return _from_hub(source, split)
 
 
-def read_file(path: Path) -> list[Record]:
+def read_file(path: Path, problems: list[str] | None = None) -> list[Record]:
     """Read one file."""
-    problems: list[str] = []
-    records = list(_from_file(path, problems))
-    raise_problems(problems)
-    return records
+    with collected(problems) as found:
+        return list(_from_file(path, found))
 
 
 def _from_folder(folder: Path, split: str, problems: list[str]) -> Iterable[Record]:
@@ -110,9 +126,13 @@ def _parsed(where: str, line: str, problems: list[str]) -> list[Record]:
 
 def _checked(where: str, value: Any, problems: list[str]) -> list[Record]:
     if not isinstance(value, Mapping):
-        problems.append(f"{where}: an example must be an object, not {json.dumps(value)[:80]}")
+        problems.append(f"{where}: an example must be an object, not {_as_json(value)[:80]}")
         return []
     return [Record(where, value)]
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, default=repr)
 
 
 def _from_list(path: Path, text: str, problems: list[str]) -> list[Record]:
@@ -123,22 +143,13 @@ def _from_list(path: Path, text: str, problems: list[str]) -> list[Record]:
     return [r for n, value in enumerate(values, start=1) for r in _checked(f"{path}, entry {n}", value, problems)]
 
 
-def _from_function(path: Path, function: str, split: str) -> list[Record]:
+def _from_function(path: Path, function: str, split: str, problems: list[str]) -> list[Record]:
     """Call the function of a Python file with the split's name; it gives an iterable of objects."""
-    if not path.is_file():
-        raise DataError(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader, "a .py file has a loader"
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    make = getattr(module, function, None)
-    if not callable(make):
-        raise DataError(f"{path} has no function {function!r}")
-    made: Any = make(split)
-    problems: list[str] = []
-    records = [r for n, value in enumerate(made or [], start=1) for r in _checked(f"{path}:{n}", value, problems)]
-    raise_problems(problems)
-    return records
+    make = load_function(path, function)
+    with own_code(path):
+        values: list[Any] = list(make(split) or [])
+    named = f"{path}:{function}"
+    return [r for n, value in enumerate(values, start=1) for r in _checked(f"{named}, entry {n}", value, problems)]
 
 
 def _from_hub(name: str, split: str) -> list[Record]:

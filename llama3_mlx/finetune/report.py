@@ -55,7 +55,9 @@ def charts(
     known = {"kind", "step", "total_steps", "epoch", "loss", "learning_rate", "gradient_norm", "tokens",
              "trained_tokens", "seconds", "tokens_per_second", "active_bytes", "peak_bytes"}  # fmt: skip
     more = sorted({key for line in steps for key in line} - known)
-    found += [(key.capitalize(), [curve("training", key)], "") for key in more]
+    for key in more:
+        points = [(line["step"], line[key]) for line in checks if line.get(key) is not None]
+        found.append((key.capitalize(), [curve("training", key), Curve("validation", points, "#dc2626")], ""))
     found += [
         ("Learning rate", [curve("rate", "learning_rate")], ""),
         ("Gradient norm", [curve("norm", "gradient_norm")], ""),

@@ -1,12 +1,12 @@
 """Reward functions of the user's: `FILE.py:FUNCTION`, called with prompts, answers and the data's other columns."""
 
-import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .errors import DataError
+from .own_code import load_function, own_code
 
 Reward = Callable[..., Sequence[float | None]]
 
@@ -23,14 +23,7 @@ def _load(name: str) -> Reward:
     path = Path(file).expanduser()
     if not file.endswith(".py") or not path.is_file():
         raise DataError(f"a reward is given as FILE.py:FUNCTION, and {name!r} names no such file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader, "a .py file has a loader"
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found = getattr(module, function, None)
-    if not callable(found):
-        raise DataError(f"{path} has no function {function!r}")
-    return found
+    return load_function(path, function)
 
 
 def total_rewards(
@@ -43,7 +36,8 @@ def total_rewards(
     totals = [0.0] * len(completions)
     for reward in rewards:
         name = getattr(reward, "__name__", "the reward")
-        values = list(reward(prompts=list(prompts), completions=list(completions), **columns))
+        with own_code(getattr(getattr(reward, "__code__", None), "co_filename", name)):
+            values = list(reward(prompts=list(prompts), completions=list(completions), **columns))
         if len(values) != len(completions):
             raise DataError(f"{name} gave {len(values)} rewards for {len(completions)} completions")
         for number, value in enumerate(values):

@@ -28,14 +28,26 @@ RUN, METRICS, LAST = "run.json", "metrics.jsonl", "last"
 
 def start_folder(folder: Path, values: Mapping[str, Any]) -> None:
     """Make the folder of a new run; raises TrainingError if it holds another."""
-    if (folder / FILE).exists() or (folder / WEIGHTS).exists():
-        raise TrainingError(f"{folder} holds a training run: go on with --resume, or choose another folder")
-    if folder.exists() and not folder.is_dir():
-        raise TrainingError(f"{folder} is a file: choose another folder")
+    refuse_run(folder)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         save_json(folder / RUN, values)
         (folder / METRICS).unlink(missing_ok=True)
+
+
+def refuse_run(folder: Path) -> None:
+    """Raise TrainingError if the folder holds a run or is none."""
+    if (folder / FILE).exists() or (folder / WEIGHTS).exists():
+        raise TrainingError(f"{folder} holds a training run: go on with --resume, or choose another folder")
+    if folder.exists() and not folder.is_dir():
+        raise TrainingError(f"{folder} is a file: choose another folder")
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Delete what a kill left half written, which may be large."""
+    for path in (folder / WEIGHTS, folder / LAST / WEIGHTS, folder / FILE):
+        for rest in path.parent.glob(f".{path.stem}-*{path.suffix}"):
+            rest.unlink()
 
 
 def read_run(folder: Path) -> dict[str, Any]:

@@ -3,20 +3,22 @@
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from .callbacks import Callback
 from .encode import Encoder, Example, encode_all, end_token, keep_trainable
+from .errors import DataError
 from .formats import read_samples
 from .job import Job, Prepared, TextSide, TrainResult, run_job
 from .memory import plan_memory
 from .packing import row_length
-from .records import Record, read_file, read_records
+from .records import Record, collected, read_file, read_records
 from .settings import TrainSettings
 from .supervised import RowShape, Supervised
 
+T = TypeVar("T")
 Sources = str | Path | Sequence[str | Path]
 LEAST_ROW = 512
 BATCH_SIZE = 4
@@ -56,21 +58,28 @@ def build_supervised(job: Job, text: TextSide) -> Prepared:
     """Read and encode the data; raises DataError with all that is wrong with them."""
     settings = job.settings
     encoder = make_encoder(text, settings)
-    examples = encode_all(encoder, read_samples(read_records(job.data), settings.layout))
-    valid = encode_all(encoder, read_samples(valid_records(job), settings.layout))
-    notes = data_notes(examples, valid)
+    with collected() as problems:
+        records, checks = read_records(job.data, problems=problems), valid_records(job, problems)
+        examples, valid, test = (
+            encode_all(encoder, read_samples(part, settings.layout, problems), problems)
+            for part in (records, checks, read_records(job.data, "test", problems))
+        )
+    notes = data_notes(examples, valid, test)
     examples = keep_trainable(examples, settings.max_length)
     if valid:
         valid = keep_trainable(valid, settings.max_length)
     elif settings.valid_share:
         examples, valid = split_off(examples, settings.valid_share, settings.seed)
-    plan = plan_memory(text.config, settings, row_shapes([*examples, *valid], settings))
+        notes += (split_note(valid),)
+    test = keep_trainable(test, settings.max_length) if test else []
+    plan = plan_memory(text.config, settings, row_shapes([*examples, *valid, *test], settings))
     chosen = settings.with_values(
         batch_size=plan.batch_size, accumulate=plan.accumulate, checkpointing=plan.keep, memory=None
     )
     objective = Supervised(
         examples,
         valid,
+        test,
         batch_size=plan.batch_size,
         vocab_size=text.config.vocab_size,
         row=settings.row_length or LEAST_ROW,
@@ -92,10 +101,10 @@ def row_shapes(examples: Sequence[Example], settings: TrainSettings) -> list[Row
     return [RowShape(n, row_length(max(lengths), sum(lengths), n, asked), max(lengths)) for n in sizes]
 
 
-def data_notes(examples: Sequence[Example], valid: Sequence[Example]) -> tuple[str, ...]:
+def data_notes(examples: Sequence[Example], valid: Sequence[Example], test: Sequence[Example] = ()) -> tuple[str, ...]:
     """Return what to tell of the data: how many, how long, what was cut."""
     notes = []
-    for name, part in (("train", examples), ("validate", valid)):
+    for name, part in (("train", examples), ("validate", valid), ("test", test)):
         if not part:
             continue
         cut = sum(example.truncated > 0 for example in part)
@@ -105,6 +114,11 @@ def data_notes(examples: Sequence[Example], valid: Sequence[Example]) -> tuple[s
         text += f"; {cut:,} cut to max_length" if cut else ""
         notes.append(text + (f"; {lost:,} left out, with nothing to learn after the cut" if lost else ""))
     return tuple(notes)
+
+
+def split_note(valid: Sequence[object]) -> str:
+    """Return what to tell of examples that were set apart."""
+    return f"{len(valid):,} of them are set apart to validate on"
 
 
 def make_encoder(text: TextSide, settings: TrainSettings) -> Encoder:
@@ -119,16 +133,23 @@ def make_encoder(text: TextSide, settings: TrainSettings) -> Encoder:
     )
 
 
-def valid_records(job: Job) -> list[Record]:
-    """Return the validation data: of the files named for it, else of the data's folders."""
+def valid_records(job: Job, problems: list[str]) -> list[Record]:
+    """Return the validation data: of the files named for it, else of the data's folders.
+
+    Bad lines are added to `problems`; raises DataError where what was named for it gives nothing.
+    """
     if not job.valid:
-        return read_records(job.data, "valid")
+        return read_records(job.data, "valid", problems)
     files = [source for source in job.valid if Path(source).expanduser().is_file()]
     folders = [source for source in job.valid if source not in files]
-    return [record for file in files for record in read_file(Path(file).expanduser())] + read_records(folders, "valid")
+    records = [record for file in files for record in read_file(Path(file).expanduser(), problems)]
+    records += read_records(folders, "valid", problems)
+    if not records and not problems:
+        raise DataError(f"{', '.join(job.valid)}: there are no examples to validate on (valid.jsonl) in it")
+    return records
 
 
-def split_off(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+def split_off(examples: Sequence[T], share: float, seed: int) -> tuple[list[T], list[T]]:
     """Return examples and those set apart for validation: at least one, at most all but one."""
     order = np.random.default_rng([seed, 1]).permutation(len(examples)).tolist()
     n_valid = min(max(1, round(share * len(examples))), len(examples) - 1)

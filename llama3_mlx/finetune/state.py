@@ -56,7 +56,10 @@ def load_state(folder: Path, fingerprint: str) -> tuple[Any, Any, Progress]:
         raise TrainingError(f"{path} can't be read: {error}") from None
     tensors, metadata = loaded
     if metadata.get("fingerprint") != fingerprint:
-        raise TrainingError(f"the data or settings aren't those that {folder} was trained with: start a new run")
+        raise TrainingError(
+            f"the data, the settings or the number of processes aren't those that {folder} was trained with: start a "
+            "new run"
+        )
     mx.eval(list(tensors.values()))
 
     def subtree(prefix: str) -> Any:

@@ -38,6 +38,7 @@ class Supervised:
         self,
         examples: Sequence[Example],
         valid: Sequence[Example],
+        test: Sequence[Example] = (),
         *,
         batch_size: int,
         vocab_size: int,
@@ -47,9 +48,10 @@ class Supervised:
         seed: int = 0,
     ) -> None:
         """`row` is the least length of packed rows; `batch_size` rows are shared out over the processes."""
-        self.examples, self.valid_examples, self.packing, self.keep = examples, valid, packing, keep
+        self.examples, self.valid_examples, self.test_examples = examples, valid, test
+        self.packing, self.keep = packing, keep
         self.chunk = chunk_size(vocab_size)
-        lengths = [example.length for example in (*examples, *valid)]
+        lengths = [example.length for example in (*examples, *valid, *test)]
         self.shape = RowShape(
             batch_size, row_length(max(lengths), sum(lengths), batch_size, row if packing else None), max(lengths)
         )
@@ -61,13 +63,20 @@ class Supervised:
         return self._made(self.examples, self._order[index])
 
     def validation(self) -> list[TrainBatch]:
-        lengths = [example.length for example in self.valid_examples]
+        return self._in_order(self.valid_examples)
+
+    def test(self) -> list[TrainBatch]:
+        """Return the batches that are looked at once, when training is over."""
+        return self._in_order(self.test_examples)
+
+    def _in_order(self, examples: Sequence[Example]) -> list[TrainBatch]:
+        lengths = [example.length for example in examples]
         if not lengths:
             return []
         batches = batch_rows(
             lengths, self.shape.length, self.shape.batch_size, np.random.default_rng(0), packing=self.packing
         )
-        return [self._made(self.valid_examples, rows) for rows in batches]
+        return [self._made(examples, rows) for rows in batches]
 
     def _made(self, examples: Sequence[Example], rows: Sequence[Sequence[int]]) -> TrainBatch:
         """Return this process's share of a batch; its count is the share's."""
@@ -79,7 +88,8 @@ class Supervised:
             length = row_length(longest, longest, 1)
         made = make_batch(examples, mine, length, self.chunk if on_gpu() else CPU_FILLING)
         names = ("tokens", "segments", "positions", "targets", "weights")
-        return TrainBatch({name: getattr(made, name) for name in names}, made.n_trained, made.n_tokens, made.where)
+        arrays = {name: getattr(made, name) for name in names}
+        return TrainBatch(arrays, made.n_trained, made.n_tokens, made.n_trained, made.where)
 
     def loss(self, model: LlamaForCausalLM, arrays: Mapping[str, mx.array]) -> Loss:
         h = hidden_states(model, arrays["tokens"], arrays["segments"], longest=self.shape.longest, keep=self.keep)

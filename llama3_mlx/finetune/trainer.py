@@ -36,6 +36,17 @@ class Hooks:
     save_best: Callable[["Trainer"], None] = lambda _: None
 
 
+@dataclass(frozen=True)
+class StepSums:
+    """What the batches of a step came to: means and numbers over all processes; `batches` are this one's."""
+
+    batches: Sequence[TrainBatch]
+    loss: float
+    more: Mapping[str, float]
+    n_tokens: int
+    n_trained: int
+
+
 class Trainer:
     """One run over a model whose trainable parameters are marked.
 
@@ -58,6 +69,9 @@ class Trainer:
         self.progress = Progress()
         self.total_steps = total_steps(settings, objective.per_epoch)
         self._validation = list(objective.validation())
+        # A policy has nothing to validate on but what it draws.
+        self._reward: Callable[[], float] | None = getattr(objective, "validation_reward", None)
+        self._save_is_due, self._saved_step = False, 0
         self._gradients = self._make_gradients()
         self._losses = self._make_losses()
 
@@ -65,6 +79,7 @@ class Trainer:
         """Take over a saved state."""
         self.params, self.progress = params, progress
         self.optimiser.state = optimiser
+        self._saved_step = progress.step
 
     def run(self) -> str:
         """Train to the end and return how it ended: done, cancelled or early.
@@ -81,8 +96,8 @@ class Trainer:
             if self._validation_is_due() and self._validate():
                 ended = "early"
                 break
-            if self.progress.step % self.settings.save_every == 0 and self.progress.step < self.total_steps:
-                self.save()
+            if self.progress.step % self.settings.save_every == 0:
+                self._save_is_due = True
         self.model.update(self.params)
         self.model.eval()
         self.save()
@@ -91,6 +106,7 @@ class Trainer:
     def save(self) -> None:
         """Have the state saved and tell so."""
         self.hooks.save(self)
+        self._save_is_due, self._saved_step = False, self.progress.step
         for callback in self.hooks.callbacks:
             callback.on_save(self.progress.step)
 
@@ -99,20 +115,28 @@ class Trainer:
         mx.reset_peak_memory()
         step, settings = self.progress.step, self.settings
         self.noise.key = mx.random.key(settings.seed * 1_000_003 + step)
-        batches, loss, sums, grads = self._accumulated(step)
+        sums, grads = self._accumulated(step)
         norm_array = global_norm(grads)
         mx.eval(norm_array)
         norm = scalar(norm_array)
-        self._check(step, loss, norm, batches)
+        self._check(step, sums, norm)
+        if self._save_is_due:
+            # Only now is it known that the state is good: the next batch's loss makes sense with it.
+            paused = time.perf_counter()
+            self.save()
+            began += time.perf_counter() - paused
+        average = self.progress.average_loss
+        kept = sums.loss if average is None else average
+        self.progress.average_loss = _MEMORY * kept + (1 - _MEMORY) * sums.loss
         warm = warmup_steps(settings.warmup, self.total_steps)
         rate = learning_rate(step, self.total_steps, settings.learning_rate, settings.schedule, warm)
         self.optimiser.learning_rate = rate
         self.params = self.optimiser.apply_gradients(clipped(grads, norm_array, settings.clip), self.params)
         mx.eval(self.params, self.optimiser.state)
-        self._report(batches, loss, sums, norm, rate, time.perf_counter() - began)
+        self._report(sums, norm, rate, time.perf_counter() - began)
 
-    def _accumulated(self, step: int) -> tuple[list[TrainBatch], float, dict[str, float], Any]:
-        """Return the step's batches, its mean loss, further means, and the mean gradient."""
+    def _accumulated(self, step: int) -> tuple[StepSums, Any]:
+        """Return what the step's batches came to, over all processes, and the mean gradient."""
         settings = self.settings
         # A policy draws its batch from the model.
         self.model.update(self.params)
@@ -122,80 +146,82 @@ class Trainer:
         for number, batch in enumerate(batches):
             key = self.noise.key + mx.array([number << 16, 0], mx.uint32)
             arrays = {name: mx.array(array) for name, array in batch.arrays.items()}
-            (loss, more), new = self._gradients(self.params, key, arrays)
+            (loss, more), new = _counted(batch, self._gradients(self.params, key, arrays))
             grads = new if grads is None else tree_map(mx.add, grads, new)
             total = total + loss
             sums = {name: sums.get(name, 0.0) + value for name, value in more.items()}
             mx.eval(total, sums, grads)
         count = mx.array(sum(batch.count for batch in batches), mx.float32)
-        total, count, sums, grads = world.all_sum((total, count, sums, grads))
+        tokens = [
+            mx.array(float(sum(numbers))) for numbers in ([b.n_tokens for b in batches], [b.n_trained for b in batches])
+        ]
+        total, count, tokens, sums, grads = world.all_sum((total, count, tokens, sums, grads))
         whole = mx.maximum(count, 1.0)
         grads = tree_map(lambda grad: grad / whole, grads)
-        return batches, scalar(total / whole), {name: scalar(s / whole) for name, s in sums.items()}, grads
+        means = {name: scalar(s / whole) for name, s in sums.items()}
+        n_tokens, n_trained = (round(scalar(number)) for number in tokens)
+        return StepSums(batches, scalar(total / whole), means, n_tokens, n_trained), grads
 
-    def _check(self, step: int, loss: float, norm: float, batches: Sequence[TrainBatch]) -> None:
+    def _check(self, step: int, sums: StepSums, norm: float) -> None:
         """Raise TrainingError, before the parameters change, if the loss or its gradient makes no sense."""
+        loss = sums.loss
         guessing = 1.5 * math.log(self.model.config.vocab_size)
         average = self.progress.average_loss
         exploded = average is not None and loss > max(guessing, _EXPLODED * average)
         if math.isfinite(loss) and math.isfinite(norm) and not exploded:
-            kept = loss if average is None else average
-            self.progress.average_loss = _MEMORY * kept + (1 - _MEMORY) * loss
             return
-        where = list(dict.fromkeys(text for batch in batches for text in batch.where))
+        where = list(dict.fromkeys(text for batch in sums.batches for text in batch.where))
         shown = ", ".join(where[:5]) + (f" and {len(where) - 5} more" if len(where) > 5 else "")
+        saved = (
+            f"The state of step {self._saved_step} is saved and good" if self._saved_step else "Nothing was saved yet"
+        )
         what = f"the loss exploded from {average:.3g} to {loss:.3g}" if exploded else f"the loss is {loss:g}"
         raise TrainingError(
-            f"step {step + 1}: {what}, its gradient's norm {norm:g}; the batch was {shown or 'empty'}. The last saved "
-            "state is good: look at these examples, lower the learning rate, or compute in float32"
+            f"step {step + 1}: {what}, its gradient's norm {norm:g}; the batch was {shown or 'empty'}. {saved}: "
+            "look at these examples, lower the learning rate, or compute in float32"
         )
 
-    def _report(
-        self,
-        batches: Sequence[TrainBatch],
-        loss: float,
-        sums: Mapping[str, float],
-        norm: float,
-        rate: float,
-        seconds: float,
-    ) -> None:
+    def _report(self, sums: StepSums, norm: float, rate: float, seconds: float) -> None:
         progress = self.progress
-        tokens = sum(batch.n_tokens for batch in batches)
-        trained = round(sum(batch.count for batch in batches))
         progress.step += 1
-        progress.last_loss = loss
-        progress.tokens += tokens
-        progress.trained_tokens += trained
+        progress.last_loss = sums.loss
+        progress.tokens += sums.n_tokens
+        progress.trained_tokens += sums.n_trained
         progress.seconds += seconds
         report = StepReport(
             step=progress.step,
             total_steps=self.total_steps,
             epoch=progress.step * self.settings.accumulate / self.objective.per_epoch,
-            loss=loss,
+            loss=sums.loss,
             learning_rate=rate,
             gradient_norm=norm,
-            tokens=tokens,
-            trained_tokens=trained,
+            tokens=sums.n_tokens,
+            trained_tokens=sums.n_trained,
             seconds=seconds,
-            tokens_per_second=tokens / seconds,
+            tokens_per_second=sums.n_tokens / seconds,
             active_bytes=mx.get_active_memory(),
             peak_bytes=mx.get_peak_memory(),
-            more=sums,
+            more=sums.more,
         )
         for callback in self.hooks.callbacks:
             callback.on_step(report)
 
+    @property
+    def validates(self) -> bool:
+        """Whether there is something to validate on."""
+        return bool(self._validation) or self._reward is not None
+
     def _validation_is_due(self) -> bool:
-        if not self._validation:
+        if not self.validates:
             return False
         every = self.settings.valid_every or max(1, self.total_steps // 10)
         return self.progress.step % every == 0 or self.progress.step == self.total_steps
 
     def _validate(self) -> bool:
         """Validate, keep the best, and return whether to stop early."""
-        loss, more = self.evaluate(self._validation)
+        loss, more = self._drawn_validation(self._reward) if self._reward else self.evaluate(self._validation)
         progress = self.progress
-        best = progress.best_loss is None or loss < progress.best_loss
+        best = math.isfinite(loss) and (progress.best_loss is None or loss < progress.best_loss)
         progress.last_valid_loss = loss
         progress.validations_without_gain = 0 if best else progress.validations_without_gain + 1
         if best:
@@ -213,13 +239,19 @@ class Trainer:
         sums: dict[str, Any] = {}
         for batch in batches:
             arrays = {name: mx.array(array) for name, array in batch.arrays.items()}
-            loss, more = self._losses(self.params, arrays)
+            loss, more = _counted(batch, self._losses(self.params, arrays))
             total, count = total + loss, count + batch.count
             sums = {name: sums.get(name, 0.0) + value for name, value in more.items()}
             mx.eval(total, sums)
         self.model.train()
         total, count, sums = world.all_sum((total, count, sums))
         return scalar(total / count), {name: scalar(value / count) for name, value in sums.items()}
+
+    def _drawn_validation(self, reward: Callable[[], float]) -> tuple[float, dict[str, float]]:
+        """Return the reward of answers drawn now; as a loss, the lower, the better."""
+        self.model.update(self.params)
+        value = reward()
+        return -value, {"reward": value}
 
     def _make_gradients(self) -> Callable[..., Any]:
         def loss(params: Any, key: mx.array, arrays: Mapping[str, mx.array]) -> tuple[mx.array, dict[str, mx.array]]:
@@ -243,6 +275,11 @@ def total_steps(settings: TrainSettings, per_epoch: int) -> int:
     if settings.steps is not None:
         return settings.steps
     return max(1, math.ceil(settings.epochs * per_epoch / settings.accumulate - 1e-9))
+
+
+def _counted(batch: TrainBatch, results: Any) -> Any:
+    """Return the results of a batch; zeros for a stand-in, where a process has no share of the batch."""
+    return results if batch.count else tree_map(mx.zeros_like, results)
 
 
 def scalar(array: mx.array) -> float:
