@@ -149,6 +149,16 @@ def test_the_queue_has_an_end(tiny_folder: Path) -> None:
             time.sleep(0.1)
 
 
+def test_the_servers_limit_on_answers_needs_no_room_in_the_context(tiny_folder: Path) -> None:
+    """A limit above the context ends no request; one below ends those that say nothing, or ask for more."""
+    with running_server({"tiny": tiny_folder}, max_tokens=10**7, timeout_s=0.5) as running:
+        assert running.post("/v1/chat/completions", {"messages": CHAT["messages"]}).status_code == 200
+    with running_server({"tiny": tiny_folder}, max_tokens=3) as running:
+        for asked in (None, 5):
+            reply = running.post("/v1/completions", {"prompt": "a", "max_tokens": asked})
+            assert reply.json()["usage"]["completion_tokens"] == 3
+
+
 def test_a_request_ends_at_its_time_limit_with_what_it_has(tiny_folder: Path) -> None:
     with running_server({"tiny": tiny_folder}, timeout_s=1.0) as running:
         began = time.monotonic()

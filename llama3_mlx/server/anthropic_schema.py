@@ -3,7 +3,7 @@
 Source: https://docs.anthropic.com/en/api/messages and the types of the `anthropic` package.
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -74,6 +74,7 @@ class CountRequest(Body):
 class MessagesRequest(CountRequest):
     """Body of /v1/messages."""
 
+    refused: ClassVar = {"mcp_servers": "the server calls no others"}
     max_tokens: int = Field(ge=1, description="tokens to write at most")
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = option("top_p")
@@ -84,7 +85,10 @@ class MessagesRequest(CountRequest):
     metadata: dict[str, Any] | None = None
 
     def settings(self) -> dict[str, Any]:
-        """Return what was given by the names of GenerationOptions."""
-        names = ("max_tokens", "temperature", "top_p", "top_k")
+        """Return what was given by the names of GenerationOptions.
+
+        max_tokens isn't among it: it may be more than the context leaves, where the answer then ends.
+        """
+        names = ("temperature", "top_p", "top_k")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return {**given, "stop": tuple(self.stop_sequences)} if self.stop_sequences else given

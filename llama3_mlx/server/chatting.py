@@ -5,10 +5,10 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from .answering import as_events, limited, seeded, with_form
+from .answering import as_events, make_asks, with_form
 from .errors import ApiError
 from .events import Event
-from .served import Ask, Served
+from .served import Served
 from .settings import ServerSettings
 
 _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
@@ -33,6 +33,8 @@ class Chat:
     template: Mapping[str, Any] = field(default_factory=dict)
     top_logprobs: int | None = None
     continue_final: bool = False
+    at_most: int | None = None
+    """Tokens after which an answer ends, as max_tokens, but no promise that the context has room for them."""
 
 
 def prompt_of(chat: Chat, served: Served) -> list[int]:
@@ -60,14 +62,18 @@ def known_keys(message: Mapping[str, Any]) -> dict[str, Any]:
     return {key: message[key] for key in _MESSAGE_KEYS if message.get(key) is not None}
 
 
-def converse(chat: Chat, served: Served, limits: ServerSettings, stack: AsyncExitStack) -> AsyncIterator[Event]:
+async def converse(
+    chat: Chat, served: Served, limits: ServerSettings, stack: AsyncExitStack, prompt: Sequence[int] | None = None
+) -> AsyncIterator[Event]:
     """Start all answers to a chat and return their events as they come; raises at once what is refused.
 
-    What runs ends when `stack` does.
+    `prompt` is the chat's where it is known already. What runs ends when `stack` does.
     """
-    prompt = prompt_of(chat, served)
-    settings = limited(with_form({**chat.settings, **_tools(chat)}, chat.schema, chat.top_logprobs), limits)
-    asks = [Ask(prompt=prompt, settings=seeded(settings, index)) for index in range(chat.n)]
-    replies = served.start(asks, limits.timeout_s)
+    served.check_room(chat.n)
+    if prompt is None:
+        prompt = await served.prepare(lambda: prompt_of(chat, served))
+    settings = with_form({**chat.settings, **_tools(chat)}, chat.schema, chat.top_logprobs)
+    asks = make_asks([prompt], chat.n, settings, chat.at_most, limits)
+    replies = await served.start(asks, limits.timeout_s)
     stack.callback(replies.close)
     return as_events(replies, asks, served)

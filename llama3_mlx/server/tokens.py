@@ -54,9 +54,11 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
     async with Turn(request) as turn:
         served = await turn.use(body.model)
         if body.messages is not None:
-            ids = prompt_of(_chat(body.messages, body.tools), served)
+            chat = _chat(body.messages, body.tools)
+            ids = await served.prepare(lambda: prompt_of(chat, served))
         else:
-            ids = served.llama.tokenizer.encode(text or "", bos=body.add_special_tokens is not False)
+            bos = body.add_special_tokens is not False
+            ids = await served.prepare(lambda: served.llama.tokenizer.encode(text or "", bos=bos))
         reply: dict[str, Any] = {
             "tokens": ids, "count": len(ids), "max_model_len": served.llama.config.max_position_embeddings,
         }  # fmt: skip
@@ -79,7 +81,8 @@ async def apply_template(body: TemplateRequest, request: Request) -> Response:
     """Give the text of a dialog as the model gets to see it."""
     async with Turn(request) as turn:
         served = await turn.use(body.model)
-        ids = prompt_of(_chat(body.messages, body.tools, body.chat_template_kwargs), served)
+        chat = _chat(body.messages, body.tools, body.chat_template_kwargs)
+        ids = await served.prepare(lambda: prompt_of(chat, served))
         return turn.reply({"prompt": served.llama.tokenizer.decode(ids), "tokens": ids})
 
 
