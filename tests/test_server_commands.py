@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import Field, fields
 from pathlib import Path
+from typing import Any
 
 import httpx
 import ollama
@@ -15,7 +17,10 @@ import pytest
 
 from llama3_mlx import Llama
 from llama3_mlx.cli import main
+from llama3_mlx.options import GenerationOptions
 from llama3_mlx.server.catalogue import Catalogue
+from llama3_mlx.server.openai_schema import ChatRequest
+from llama3_mlx.server.remote import request_body
 
 from .fake_hub import running_hub
 from .server_fixtures import running_server
@@ -52,9 +57,23 @@ def test_run_asks_the_server_that_is_up(home: Path, smollm2_folder: Path, capsys
         assert main(["run", "smollm2", QUESTION, "--url", running.url, "--max-tokens", "5", "--temperature", "0"]) == 0
         out, err = capsys.readouterr()
         assert running.url in err
+        assert main(["run", "smollm2", QUESTION, "--url", running.url, "--choices", "17 plums"]) == 0
+        assert capsys.readouterr().out == "17 plums\n"
         assert "llama3_mlx_generated_tokens_total" in running.get("/metrics").text
     expected = Llama.load(smollm2_folder).chat([{"role": "user", "content": QUESTION}], max_tokens=5, temperature=0)
     assert out == expected.text + "\n"
+
+
+@pytest.mark.parametrize(
+    "entry", [entry for entry in fields(GenerationOptions) if entry.metadata.get("flag", True)], ids=lambda e: e.name
+)
+def test_every_setting_of_run_is_one_that_the_server_takes(entry: Field[Any]) -> None:
+    texts = {"stop": ["x"], "regex": "[0-9]+", "choices": ["red", "blue"]}
+    value = texts.get(entry.name, True if isinstance(entry.default, bool) else 1)
+    read = ChatRequest.model_validate(request_body("smollm2", [], {entry.name: value}))
+    assert read.ignored() == []
+    found = read.settings()[entry.name]
+    assert (list(found) if isinstance(found, tuple) else found) == value
 
 
 def test_run_loads_the_model_itself_where_no_server_is(

@@ -119,6 +119,7 @@ class Sampling(Body):
     xtc_threshold: float | None = option("xtc_threshold")
     ignore_eos: bool | None = option("ignore_eos")
     speculate: bool | None = option("speculate")
+    timeout_s: float | None = option("timeout_s")
     structured_outputs: StructuredOutputs | None = None
     keep_alive: KeepAlive = Field(None, description="how long the model stays loaded, as Ollama takes it")
     user: str | None = None
@@ -142,7 +143,7 @@ class Sampling(Body):
 
 _PLAIN = (
     "max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "repetition_window", "typical_p",
-    "xtc_probability", "xtc_threshold", "ignore_eos", "speculate",
+    "xtc_probability", "xtc_threshold", "ignore_eos", "speculate", "timeout_s",
 )  # fmt: skip
 
 

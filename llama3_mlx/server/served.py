@@ -162,7 +162,11 @@ class Replies:
     def submit(self, timeout_s: float) -> None:
         """Hand the asks to the engine, in any thread; raises what one of them is refused for."""
         adapter, asks = self._served.choice.adapter, self._asks
-        options = [make_options({"timeout_s": timeout_s, "adapter": adapter, **ask.settings}) for ask in asks]
+        ends = (min(timeout_s, ask.settings.get("timeout_s", timeout_s)) for ask in asks)
+        options = [
+            make_options({**ask.settings, "adapter": adapter, "timeout_s": end})
+            for ask, end in zip(asks, ends, strict=True)
+        ]
         for start, stop in _same_prompts(asks):
             first = asks[start]
             self._served.llama.submit(
