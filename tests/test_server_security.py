@@ -137,8 +137,10 @@ def test_the_queue_has_an_end(tiny_folder: Path) -> None:
         running.post("/v1/chat/completions", CHAT)
         url = f"{running.url}/v1/chat/completions"
         long = {**CHAT, "max_tokens": 100_000, "stream": True}
-        waiting = {"json": long, "timeout": 60}
-        with httpx.stream("POST", url, **waiting) as first, httpx.stream("POST", url, **waiting) as second:
+        with (
+            httpx.stream("POST", url, json=long, timeout=60) as first,
+            httpx.stream("POST", url, json=long, timeout=60) as second,
+        ):
             assert (first.status_code, second.status_code) == (200, 200)
             refused = running.post("/v1/chat/completions", CHAT)
             assert refused.status_code == 429
