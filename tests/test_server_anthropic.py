@@ -80,6 +80,14 @@ def test_system_blocks_and_a_begun_answer_reach_the_dialog(client: anthropic.Ant
     assert count.input_tokens == len(llama.dialog.encode(dialog, continue_final=True))
 
 
+def test_a_form_holds_under_both_of_its_names(server: Running) -> None:
+    form = {"type": "json_schema", "schema": {"enum": ["red", "blue"]}}
+    body = {"messages": QUESTION, "max_tokens": 20}
+    for fields in ({"output_config": {"format": form}}, {"output_format": form}):
+        reply = server.post("/v1/messages", {**body, **fields}, headers={"x-api-key": "secret"}).json()
+        assert reply["content"][0]["text"] in ('"red"', '"blue"')
+
+
 def test_errors_have_anthropics_shape(client: anthropic.Anthropic, server: Running) -> None:
     with pytest.raises(anthropic.NotFoundError) as missing:
         client.messages.create(model="claude", max_tokens=5, messages=QUESTION)

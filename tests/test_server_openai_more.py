@@ -176,6 +176,10 @@ def test_the_template_is_applied_as_transformers_does(server: Running, smollm2_f
     tokenizer: Any = AutoTokenizer.from_pretrained(smollm2_folder)
     expected = tokenizer.apply_chat_template(QUESTION, tokenize=False, add_generation_prompt=True)
     assert server.post("/apply-template", {"messages": QUESTION}).json()["prompt"] == expected
+    closed = tokenizer.apply_chat_template(QUESTION, tokenize=True, add_generation_prompt=False)["input_ids"]
+    for path in ("/apply-template", "/tokenize"):
+        asked = {"messages": QUESTION, "add_generation_prompt": False}
+        assert server.post(path, asked).json()["tokens"] == closed
     info = server.get("/tokenizer_info").json()
     assert info["eos_token"] == tokenizer.eos_token
     assert info["chat_template"] == tokenizer.chat_template

@@ -23,8 +23,7 @@ _PING = sse({"type": "ping"}, "ping")
 @router.post("/v1/messages")
 async def messages(body: MessagesRequest, request: Request) -> Response:
     """Answer a dialog."""
-    form = body.output_config.format if body.output_config else None
-    chat = _chat(body, body.settings(), form.schema_ if form else None, body.max_tokens)
+    chat = _chat(body, body.settings(), body.form, body.max_tokens)
     async with Turn(request) as turn:
         turn.ignore(body.ignored())
         served = await turn.use(body.model)
@@ -99,7 +98,9 @@ def _messages(role: str, content: str | Sequence[Block]) -> list[dict[str, Any]]
         for block in content
         if block.type == "tool_use"
     ]
-    texts = [block for block in content if block.type not in ("tool_result", "tool_use", "thinking")]
+    texts = [
+        block for block in content if block.type not in ("tool_result", "tool_use", "thinking", "redacted_thinking")
+    ]
     if not texts and not calls:
         return results or [{"role": role, "content": ""}]
     return [*results, {"role": role, "content": _text(texts), "tool_calls": calls or None}]

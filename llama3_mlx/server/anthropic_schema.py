@@ -82,7 +82,14 @@ class MessagesRequest(CountRequest):
     stop_sequences: list[str] | None = None
     stream: bool | None = None
     output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = Field(None, description="as it was called before output_config.format")
     metadata: dict[str, Any] | None = None
+
+    @property
+    def form(self) -> dict[str, Any] | None:
+        """The schema that the answer has to follow, if there is one."""
+        form = (self.output_config.format if self.output_config else None) or self.output_format
+        return form.schema_ if form else None
 
     def settings(self) -> dict[str, Any]:
         """Return what was given by the names of GenerationOptions.

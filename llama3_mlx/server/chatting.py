@@ -11,6 +11,8 @@ from .events import Event
 from .served import Served
 from .settings import ServerSettings
 
+# What a chat template gets from elsewhere than from its own values.
+_TAKEN = {"self", "messages", "tools", "add_generation_prompt", "continue_final"}
 _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
 
 
@@ -33,6 +35,7 @@ class Chat:
     template: Mapping[str, Any] = field(default_factory=dict)
     top_logprobs: int | None = None
     continue_final: bool = False
+    add_generation_prompt: bool = True
     at_most: int | None = None
     """Tokens after which an answer ends, as max_tokens, but no promise that the context has room for them."""
 
@@ -45,9 +48,21 @@ def prompt_of(chat: Chat, served: Served) -> list[int]:
             400, f"{served.choice.model.name} is a base model without a dialog format: use /v1/completions",
             code="no_dialog_format",
         )  # fmt: skip
+    taken = sorted(_TAKEN & set(chat.template))
+    if taken:
+        raise ApiError(
+            400, f"chat_template_kwargs can't set {', '.join(taken)}: these come from the request's own fields",
+            param="chat_template_kwargs",
+        )  # fmt: skip
     messages = [known_keys(message) for message in chat.messages]
     tools = [dict(tool) for tool in chat.tools] if chat.tool_choice != "none" else []
-    return dialog.encode(messages, tools=tools or None, continue_final=chat.continue_final, **chat.template)
+    return dialog.encode(
+        messages,
+        tools=tools or None,
+        add_generation_prompt=chat.add_generation_prompt,
+        continue_final=chat.continue_final,
+        **chat.template,
+    )
 
 
 def _tools(chat: Chat) -> dict[str, Any]:
