@@ -236,6 +236,36 @@ def test_serve_refuses_what_it_cannot_do_in_one_line(
     assert words in error
 
 
+def test_serve_refuses_folders_that_are_no_models_and_names_that_come_twice(
+    home: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes").mkdir()
+    assert main(["serve", "-m", str(tmp_path / "notes")]) == 2
+    assert "config.json" in capsys.readouterr().err
+    other = add_model(home, tiny_folder.name, tiny_folder)
+    assert main(["serve", "-m", str(tiny_folder), "-m", str(other)]) == 2
+    error = capsys.readouterr().err
+    assert f"two models are called {tiny_folder.name}" in error
+    assert error.count("\n") == 1
+
+
+def test_serve_without_a_model_offers_those_of_this_machine(
+    home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_model(home, "mine", tiny_folder)
+    monkeypatch.delenv("LLAMA3_MLX_MODEL", raising=False)
+    command = [sys.executable, "-m", "llama3_mlx", "serve", "--port", "0"]
+    environment = {**os.environ, "HF_HUB_CACHE": str(home / "hub")}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert line.startswith("llama3-mlx serves mine on http://127.0.0.1:")
+        reply = httpx.post(f"{line.split(' on ')[1].split()[0]}/v1/completions", json={"prompt": "a"}, timeout=60)
+        process.send_signal(signal.SIGTERM)
+        process.stderr.read()
+    assert reply.json()["model"] == "mine"
+
+
 def test_a_port_that_is_taken_is_one_line(home: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with running_server({"tiny": tiny_folder}) as running:
         port = running.url.rpartition(":")[2]
