@@ -119,6 +119,27 @@ def test_models_are_listed_and_removed(home: Path, tiny_folder: Path, capsys: py
     assert "no model 'gone'" in capsys.readouterr().err
 
 
+def test_a_folder_that_is_no_whole_llama_is_listed_for_removal_and_served_to_nobody(
+    home: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_model(home, "good", tiny_folder)
+    for name, config in (("broken", "{bad"), ("vision", '{"model_type": "mllama"}'), ("empty", None)):
+        folder = home / "models" / "a-folder" / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(config or (tiny_folder / "config.json").read_text())
+    with running_server({}, with_home=True) as running:
+        assert [model["id"] for model in running.get("/v1/models").json()["data"]] == ["good"]
+        assert [model["name"] for model in running.get("/api/tags").json()["models"]] == ["good:latest"]
+        assert running.post("/v1/completions", {"prompt": "a", "max_tokens": 1}).json()["model"] == "good"
+        assert running.post("/v1/completions", {"model": "a-folder/vision", "prompt": "a"}).status_code == 404
+    assert main(["models", "--json"]) == 0
+    listed = {entry["name"]: entry.get("problem") for entry in json.loads(capsys.readouterr().out)}
+    assert set(listed) == {"good", "a-folder/broken", "a-folder/vision", "a-folder/empty"}
+    assert "mllama" in listed["a-folder/vision"]
+    assert main(["models", "remove", "a-folder/broken"]) == 0
+    assert not (home / "models" / "a-folder" / "broken").exists()
+
+
 def test_pull_of_what_is_no_hub_id_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pull", "not-an-id"]) == 2
     assert capsys.readouterr().err.startswith("error: there is no folder not-an-id")
