@@ -165,7 +165,8 @@ class GrammarState:
 
 def one_line(message: str) -> str:
     """Return a message of llguidance as one line of bearable length."""
-    line = " ".join(message.partition("\n<state>")[0].split())
+    said = message.partition("\n<state>")[0].partition("\n<backtrace>")[0]
+    line = " ".join(said.removeprefix("panic: ").split())
     return line if len(line) <= _MESSAGE_CHARACTERS else line[: _MESSAGE_CHARACTERS - 1] + "…"
 
 

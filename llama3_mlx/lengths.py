@@ -5,6 +5,12 @@ from collections.abc import Sequence
 from .errors import ContextLengthError, MemoryLimitError, RequestError
 
 
+def check_fits(prompt: Sequence[int], context: int) -> None:
+    """Raise where a prompt after which nothing is written is empty or doesn't fit the context."""
+    if len(prompt) != context:
+        check_length(prompt, 0, context)
+
+
 def check_length(prompt: Sequence[int], max_tokens: int | None, context: int) -> int:
     """Return how many tokens may be written; raises where prompt and answer can't fit the context."""
     if not prompt:

@@ -24,7 +24,7 @@ from .errors import DialogError, RequestError
 from .estimate import RESERVE
 from .home import prefix_cache_bytes, prefix_folder
 from .hub import resolve_model
-from .lengths import check_length, check_memory
+from .lengths import check_fits, check_length, check_memory
 from .model import LlamaForCausalLM
 from .options import GenerationOptions, Settings, make_options
 from .prefix_disk import PrefixDisk, model_fingerprint
@@ -235,7 +235,7 @@ class Llama:
 
     def logits(self, token_ids: Sequence[int]) -> mx.array:
         """Return the logits after each token, (L, V) float32."""
-        check_length(token_ids, 0, self.config.max_position_embeddings + 1)
+        check_fits(token_ids, self.config.max_position_embeddings)
 
         def run() -> mx.array:
             if self.adapters is not None:
@@ -246,11 +246,25 @@ class Llama:
 
         return self.engine.call(run)
 
-    def submit(self, prompt: Sequence[int], options: Sequence[GenerationOptions], replies: Sequence[Reply]) -> None:
-        """Hand the engine a prompt in token ids and the answers wanted to it, for callers with their own replies."""
-        prepared = [self._prepare(list(prompt), each) for each in options]
+    def submit(
+        self,
+        prompt: Sequence[int],
+        options: Sequence[GenerationOptions],
+        replies: Sequence[Reply],
+        *,
+        at_most: int | None = None,
+    ) -> None:
+        """Hand the engine a prompt in token ids and the answers wanted to it, for callers with their own replies.
+
+        An answer ends after `at_most` tokens, too, which unlike `max_tokens` may be more than context and memory leave.
+        """
+        prepared: list[tuple[list[int], GenerationOptions, int, Any]] = []
+        for each in options:
+            # Answers that differ in their seeds alone share one form: compiling it may take long.
+            alike = bool(prepared) and replace(each, seed=None) == replace(options[0], seed=None)
+            prepared.append(self._prepare(list(prompt), each, prepared[0][3] if alike else None))
         asks = [
-            Ask(asked, reply, limit, constraint)
+            Ask(asked, reply, limit if at_most is None else min(limit, at_most), constraint)
             for (_, asked, limit, constraint), reply in zip(prepared, replies, strict=True)
         ]
         self._submit(list(prompt), asks)
@@ -304,7 +318,9 @@ class Llama:
             return self.encode_chat(prompt)
         return self._prompt_ids(prompt)
 
-    def _prepare(self, prompt: list[int], options: GenerationOptions) -> tuple[list[int], GenerationOptions, int, Any]:
+    def _prepare(
+        self, prompt: list[int], options: GenerationOptions, constraint: Any = None
+    ) -> tuple[list[int], GenerationOptions, int, Any]:
         """Return prompt, options filled in, the tokens that may be written and the compiled form; raises if refused."""
         options = options.with_defaults(self._defaults)
         options = replace(options, adapter=self._adapter_name(options.adapter))
@@ -314,8 +330,7 @@ class Llama:
         if window is None:
             settings = self.engine.settings
             limit = check_memory(prompt, options.max_tokens, limit, settings.memory_bytes, settings.bytes_per_token)
-        constraint = None
-        if options.is_constrained:
+        if options.is_constrained and constraint is None:
             constraint = self._compile(options)
         return prompt, options, limit, constraint
 

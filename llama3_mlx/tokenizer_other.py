@@ -11,6 +11,8 @@ from .tokenizer import Tokenizer
 from .tokenizer_files import AddedToken
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>\Z")
+# From this length on the text is encoded as a batch of one, which lets other threads run meanwhile.
+_LONG = 20_000
 
 
 def load_other(path: Path, added: list[AddedToken], bos: int | None, stops: set[int]) -> Tokenizer:
@@ -36,8 +38,14 @@ def load_other(path: Path, added: list[AddedToken], bos: int | None, stops: set[
     for text, token in backend.get_vocab(with_added_tokens=True).items():
         if token not in control:
             token_bytes[token] = text.encode() if token in words else _bytes(text, kind)
+
+    def encode(text: str) -> list[int]:
+        if len(text) < _LONG:
+            return list(backend.encode(text, add_special_tokens=False).ids)
+        return list(backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+
     return Tokenizer(
-        lambda text: backend.encode(text, add_special_tokens=False).ids,
+        encode,
         token_bytes,
         {token.text: token.id for token in added if token.special},
         vocab_size=max([*token_bytes, *control]) + 1,

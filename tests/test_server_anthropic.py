@@ -53,6 +53,13 @@ def test_a_stream_adds_up_to_the_message(client: anthropic.Anthropic, llama: Lla
     assert (final.stop_reason, final.usage.output_tokens) == ("max_tokens", 5)
 
 
+def test_max_tokens_may_be_more_than_the_context_leaves(client: anthropic.Anthropic) -> None:
+    reply = client.messages.create(model="smollm2", max_tokens=8192, messages=QUESTION, stop_sequences=["France"])
+    assert reply.stop_reason == "stop_sequence"
+    with pytest.raises(anthropic.BadRequestError, match="context is 8192"):
+        client.messages.create(model="smollm2", max_tokens=8193, messages=QUESTION)
+
+
 def test_a_stop_sequence_is_named(client: anthropic.Anthropic) -> None:
     reply = client.messages.create(
         model="smollm2",
@@ -71,6 +78,14 @@ def test_system_blocks_and_a_begun_answer_reach_the_dialog(client: anthropic.Ant
     assert llama.dialog is not None
     dialog = [{"role": "system", "content": "Be brief."}, *messages]
     assert count.input_tokens == len(llama.dialog.encode(dialog, continue_final=True))
+
+
+def test_a_form_holds_under_both_of_its_names(server: Running) -> None:
+    form = {"type": "json_schema", "schema": {"enum": ["red", "blue"]}}
+    body = {"messages": QUESTION, "max_tokens": 20}
+    for fields in ({"output_config": {"format": form}}, {"output_format": form}):
+        reply = server.post("/v1/messages", {**body, **fields}, headers={"x-api-key": "secret"}).json()
+        assert reply["content"][0]["text"] in ('"red"', '"blue"')
 
 
 def test_errors_have_anthropics_shape(client: anthropic.Anthropic, server: Running) -> None:

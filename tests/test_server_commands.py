@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import Field, fields
 from pathlib import Path
+from typing import Any
 
 import httpx
 import ollama
@@ -15,7 +17,10 @@ import pytest
 
 from llama3_mlx import Llama
 from llama3_mlx.cli import main
+from llama3_mlx.options import GenerationOptions
 from llama3_mlx.server.catalogue import Catalogue
+from llama3_mlx.server.openai_schema import ChatRequest
+from llama3_mlx.server.remote import request_body
 
 from .fake_hub import running_hub
 from .server_fixtures import running_server
@@ -52,9 +57,23 @@ def test_run_asks_the_server_that_is_up(home: Path, smollm2_folder: Path, capsys
         assert main(["run", "smollm2", QUESTION, "--url", running.url, "--max-tokens", "5", "--temperature", "0"]) == 0
         out, err = capsys.readouterr()
         assert running.url in err
+        assert main(["run", "smollm2", QUESTION, "--url", running.url, "--choices", "17 plums"]) == 0
+        assert capsys.readouterr().out == "17 plums\n"
         assert "llama3_mlx_generated_tokens_total" in running.get("/metrics").text
     expected = Llama.load(smollm2_folder).chat([{"role": "user", "content": QUESTION}], max_tokens=5, temperature=0)
     assert out == expected.text + "\n"
+
+
+@pytest.mark.parametrize(
+    "entry", [entry for entry in fields(GenerationOptions) if entry.metadata.get("flag", True)], ids=lambda e: e.name
+)
+def test_every_setting_of_run_is_one_that_the_server_takes(entry: Field[Any]) -> None:
+    texts = {"stop": ["x"], "regex": "[0-9]+", "choices": ["red", "blue"]}
+    value = texts.get(entry.name, True if isinstance(entry.default, bool) else 1)
+    read = ChatRequest.model_validate(request_body("smollm2", [], {entry.name: value}))
+    assert read.ignored() == []
+    found = read.settings()[entry.name]
+    assert (list(found) if isinstance(found, tuple) else found) == value
 
 
 def test_run_loads_the_model_itself_where_no_server_is(
@@ -98,6 +117,27 @@ def test_models_are_listed_and_removed(home: Path, tiny_folder: Path, capsys: py
     assert (tiny_folder / "config.json").exists()
     assert main(["models", "remove", "gone"]) == 2
     assert "no model 'gone'" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_whole_llama_is_listed_for_removal_and_served_to_nobody(
+    home: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_model(home, "good", tiny_folder)
+    for name, config in (("broken", "{bad"), ("vision", '{"model_type": "mllama"}'), ("empty", None)):
+        folder = home / "models" / "a-folder" / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(config or (tiny_folder / "config.json").read_text())
+    with running_server({}, with_home=True) as running:
+        assert [model["id"] for model in running.get("/v1/models").json()["data"]] == ["good"]
+        assert [model["name"] for model in running.get("/api/tags").json()["models"]] == ["good:latest"]
+        assert running.post("/v1/completions", {"prompt": "a", "max_tokens": 1}).json()["model"] == "good"
+        assert running.post("/v1/completions", {"model": "a-folder/vision", "prompt": "a"}).status_code == 404
+    assert main(["models", "--json"]) == 0
+    listed = {entry["name"]: entry.get("problem") for entry in json.loads(capsys.readouterr().out)}
+    assert set(listed) == {"good", "a-folder/broken", "a-folder/vision", "a-folder/empty"}
+    assert "mllama" in listed["a-folder/vision"]
+    assert main(["models", "remove", "a-folder/broken"]) == 0
+    assert not (home / "models" / "a-folder" / "broken").exists()
 
 
 def test_pull_of_what_is_no_hub_id_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,7 +224,7 @@ def test_an_answer_that_has_begun_is_finished_when_the_server_is_told_to_stop(ho
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ)) as process:
         assert process.stderr is not None
         url = process.stderr.readline().split(" on ")[1].split()[0]
-        body = {"prompt": "a", "max_tokens": 300, "stream": True}
+        body = {"prompt": "a", "max_tokens": 100, "ignore_eos": True, "stream": True}
         lines: list[str] = []
         with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as reply:
             for line in reply.iter_lines():
@@ -192,8 +232,8 @@ def test_an_answer_that_has_begun_is_finished_when_the_server_is_told_to_stop(ho
                     process.send_signal(signal.SIGTERM)
                 lines += [line] if line else []
         assert lines[-1] == "data: [DONE]"
-        assert json.loads(lines[-2].removeprefix("data: "))["choices"][0]["finish_reason"] in ("length", "stop")
-        assert process.wait(30) == 0
+        assert json.loads(lines[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
+        assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize(
@@ -215,6 +255,36 @@ def test_serve_refuses_what_it_cannot_do_in_one_line(
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert words in error
+
+
+def test_serve_refuses_folders_that_are_no_models_and_names_that_come_twice(
+    home: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes").mkdir()
+    assert main(["serve", "-m", str(tmp_path / "notes")]) == 2
+    assert "config.json" in capsys.readouterr().err
+    other = add_model(home, tiny_folder.name, tiny_folder)
+    assert main(["serve", "-m", str(tiny_folder), "-m", str(other)]) == 2
+    error = capsys.readouterr().err
+    assert f"two models are called {tiny_folder.name}" in error
+    assert error.count("\n") == 1
+
+
+def test_serve_without_a_model_offers_those_of_this_machine(
+    home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_model(home, "mine", tiny_folder)
+    monkeypatch.delenv("LLAMA3_MLX_MODEL", raising=False)
+    command = [sys.executable, "-m", "llama3_mlx", "serve", "--port", "0"]
+    environment = {**os.environ, "HF_HUB_CACHE": str(home / "hub")}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert line.startswith("llama3-mlx serves mine on http://127.0.0.1:")
+        reply = httpx.post(f"{line.split(' on ')[1].split()[0]}/v1/completions", json={"prompt": "a"}, timeout=60)
+        process.send_signal(signal.SIGTERM)
+        process.stderr.read()
+    assert reply.json()["model"] == "mine"
 
 
 def test_a_port_that_is_taken_is_one_line(home: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

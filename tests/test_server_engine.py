@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import re
+import threading
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -206,6 +207,53 @@ def test_forms_by_the_names_of_vllm_hold(client: openai.OpenAI, form: dict[str, 
     text = client.completions.create(model="tiny", prompt="Well", max_tokens=50, temperature=1.0, extra_body=extra)
     assert re.fullmatch(pattern, chat.choices[0].message.content or "")
     assert re.fullmatch(pattern, text.choices[0].text)
+
+
+def test_answers_to_one_request_share_one_compiled_form(
+    client: openai.OpenAI, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.completions.create(model="tiny", prompt="a", max_tokens=1)
+    llama = server.app.state.server.models.places["tiny"].served.llama
+    compiled, compile_form = [], llama._compile
+
+    def counted(options: Any) -> Any:
+        compiled.append(options)
+        return compile_form(options)
+
+    monkeypatch.setattr(llama, "_compile", counted)
+    extra = {"structured_outputs": {"choice": ["red", "blue"]}}
+    reply = client.chat.completions.create(
+        model="tiny", messages=QUESTION, n=4, seed=1, temperature=1.0, extra_body=extra
+    )
+    assert {choice.message.content for choice in reply.choices} <= {"red", "blue"}
+    assert len(compiled) == 1
+
+
+@pytest.mark.parametrize("slow", ["dialog.encode", "_compile"])
+def test_others_are_served_while_a_prompt_is_tokenised_or_a_form_compiled(
+    client: openai.OpenAI, server: Running, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    client.completions.create(model="tiny", prompt="a", max_tokens=1)
+    llama = server.app.state.server.models.places["tiny"].served.llama
+    owner, name = (llama.dialog, "encode") if slow == "dialog.encode" else (llama, slow)
+    begun, go_on, plain = threading.Event(), threading.Event(), getattr(owner, name)
+
+    def held_up(*arguments: Any, **more: Any) -> Any:
+        begun.set()
+        assert go_on.wait(60)
+        return plain(*arguments, **more)
+
+    monkeypatch.setattr(owner, name, held_up)
+    body = {"messages": QUESTION, "structured_outputs": {"choice": ["a"]}}
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(server.post, "/v1/chat/completions", body)
+        try:
+            assert begun.wait(60)
+            assert server.get("/api/tags").status_code == 200
+            assert client.completions.create(model="tiny", prompt="a", max_tokens=1).usage is not None
+        finally:
+            go_on.set()
+        assert asked.result().json()["choices"][0]["message"]["content"] == "a"
 
 
 def test_what_no_form_can_be_is_refused(client: openai.OpenAI) -> None:

@@ -20,7 +20,18 @@ def test_no_generated_request_gets_a_server_error(
     command = [sys.executable, "-m", "schemathesis.cli", "run"]
     options = ["--checks", "not_a_server_error", "--phases", "coverage,fuzzing", "--max-time", str(SECONDS)]
     # What asks the Hub is left out; it has tests of its own.
-    options += ["--exclude-path", "/api/pull", "--seed", "1", "--suppress-health-check", "all", "--warnings", "off"]
+    options += [
+        "--exclude-path",
+        "/api/pull",
+        "--seed",
+        "1",
+        "--request-timeout",
+        "60",
+        "--suppress-health-check",
+        "all",
+        "--warnings",
+        "off",
+    ]
     with running_server({"tiny": tiny_folder}, max_tokens=2, timeout_s=5.0) as running:
         run = subprocess.run(
             [*command, f"{running.url}/openapi.json", *options],

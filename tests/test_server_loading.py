@@ -65,7 +65,7 @@ def test_models_in_memory_share_the_budget(tiny_folder: Path, needed_gb: float) 
         assert use(running, "b") == 200
         assert max(rooms()) < 0.55 * alone
         assert use(running, "b", keep_alive=0) == 200
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while len(models.places) > 1:
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -107,7 +107,7 @@ def test_keep_alive_decides_how_long_an_unused_model_stays(tiny_folder: Path) ->
     with running_server({"a": tiny_folder, "b": tiny_folder}, keep_alive_s=0.0) as running:
         assert use(running, "b", keep_alive=-1) == 200
         assert use(running, "a") == 200
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while loaded(running) != ["b"]:
             assert time.monotonic() < deadline
             time.sleep(0.1)

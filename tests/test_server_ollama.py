@@ -82,6 +82,14 @@ def test_raw_continues_the_text_itself(client: ollama.Client) -> None:
     assert reply.context is None
 
 
+def test_an_answer_may_be_asked_to_be_longer_than_the_context_leaves(client: ollama.Client) -> None:
+    """Ollama ends it there; only what OpenAI's clients ask for has to fit."""
+    options = {"num_predict": 10**6, "temperature": 0.0, "top_k": 40.0, "stop": ["France", ""]}
+    reply = client.generate("smollm2", QUESTION[0]["content"], options=options)
+    assert reply.response == "The capital of "
+    assert reply.done_reason == "stop"
+
+
 def test_a_context_goes_on_from_the_turn_before(client: ollama.Client) -> None:
     first = client.generate("smollm2", "My name is Ada.", options=GREEDY)
     second = client.generate("smollm2", "What is my name?", context=first.context, options=GREEDY)
@@ -135,6 +143,9 @@ def test_a_model_is_copied_quantised_used_and_deleted(client: ollama.Client, ser
         ("/api/generate", {"model": "smollm2", "prompt": "x", "images": ["aGk="]}, 400, "images"),
         ("/api/generate", {"model": "smollm2", "prompt": "x", "format": "xml"}, 400, "format"),
         ("/api/generate", {"model": "smollm2", "prompt": "x", "think": True}, 400, "thinking"),
+        ("/api/generate", {"model": "smollm2", "prompt": "x", "raw": True, "system": "y"}, 400, "system"),
+        ("/api/generate", {"model": "smollm2", "prompt": "x", "raw": True, "context": [1]}, 400, "context"),
+        ("/api/embed", {"model": "smollm2", "input": "x " * 9000}, 400, "context is 8192"),
         ("/api/generate", {"model": "smollm2", "prompt": "x", "keep_alive": "5 parsecs"}, 400, "duration"),
         ("/api/show", {"model": "../../etc"}, 404, "no model"),
         ("/api/create", {"model": "x", "from": "/etc"}, 404, "not read"),

@@ -28,9 +28,14 @@ def client(server: Running) -> Iterator[openai.OpenAI]:
 
 
 @pytest.fixture(scope="module")
-def expected(smollm2_folder: Path) -> str:
+def llama(smollm2_folder: Path) -> Llama:
+    return Llama.load(smollm2_folder)
+
+
+@pytest.fixture(scope="module")
+def expected(llama: Llama) -> str:
     """What the same model says when it is called without a server."""
-    return Llama.load(smollm2_folder).chat(QUESTION, max_tokens=5, temperature=0).text
+    return llama.chat(QUESTION, max_tokens=5, temperature=0).text
 
 
 def test_a_chat_gives_the_text_that_the_model_gives_without_a_server(client: openai.OpenAI, expected: str) -> None:
@@ -110,6 +115,68 @@ def test_null_counts_as_absent_in_every_optional_field(server: Running) -> None:
 def test_fields_that_mean_nothing_here_are_named_in_a_header(server: Running) -> None:
     body = {"messages": QUESTION, "max_tokens": 1, "store": True, "reasoning_effort": "low"}
     assert server.post("/v1/chat/completions", body).headers["x-ignored-parameters"] == "reasoning_effort, store"
+
+
+def test_ignored_fields_inside_others_are_named_by_their_paths(server: Running) -> None:
+    said = [{"role": "user", "content": "Hi", "cache_control": {"type": "ephemeral"}}]
+    body = {"messages": said, "max_tokens": 1, "stream_options": {"include_usage": True, "include_obfuscation": False}}
+    names = server.post("/v1/chat/completions", body).headers["x-ignored-parameters"]
+    assert names == "messages.cache_control, stream_options.include_obfuscation"
+    options = {"num_predict": 1, "num_ctx": 4096, "mirostat": 1}
+    names = server.post("/api/generate", {"prompt": "Hi", "options": options, "truncate": False}).headers[
+        "x-ignored-parameters"
+    ]
+    assert names == "options.mirostat, options.num_ctx, truncate"
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "name"),
+    [
+        ("/v1/chat/completions", {"functions": [{"name": "f"}]}, "functions"),
+        ("/v1/chat/completions", {"modalities": ["text", "audio"]}, "modalities"),
+        ("/v1/chat/completions", {"tool_choice": "required"}, "tool_choice"),
+        ("/v1/chat/completions", {"guided_json": {}}, "guided_json"),
+        ("/v1/chat/completions", {"stop_token_ids": [2]}, "stop_token_ids"),
+        ("/v1/chat/completions", {"add_generation_prompt": False}, "add_generation_prompt"),
+        ("/v1/completions", {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ("/v1/responses", {"conversation": "conv_1"}, "conversation"),
+        ("/v1/responses", {"max_tokens": 5}, "max_tokens"),
+        ("/v1/responses", {"tool_choice": "required"}, "tool_choice"),
+        ("/v1/messages", {"tool_choice": {"type": "any"}}, "tool_choice"),
+        ("/v1/messages", {"mcp_servers": [{"url": "http://x"}]}, "mcp_servers"),
+    ],
+)
+def test_fields_that_would_change_the_answer_and_cannot_are_refused_by_name(
+    server: Running, path: str, fields: dict[str, Any], name: str
+) -> None:
+    bodies: dict[str, Any] = {
+        "/v1/chat/completions": {"messages": QUESTION},
+        "/v1/completions": {"prompt": "a"},
+        "/v1/responses": {"input": "a"},
+        "/v1/messages": {"messages": QUESTION, "max_tokens": 1},
+    }
+    reply = server.post(path, {**bodies[path], **fields})
+    assert reply.status_code == 400, reply.text
+    assert name in reply.json()["error"]["message"]
+    if path != "/v1/messages":
+        assert reply.json()["error"]["param"] == name
+
+
+def test_a_begun_answer_is_gone_on_with_where_that_is_asked_for(client: openai.OpenAI, llama: Llama) -> None:
+    dialog = [*QUESTION, {"role": "assistant", "content": "The capital of"}]
+    extra = {"continue_final_message": True, "add_generation_prompt": False}
+    reply = client.chat.completions.create(
+        model="smollm2", messages=dialog, max_tokens=5, temperature=0, extra_body=extra
+    )
+    prompt = llama.encode_chat(dialog, continue_final=True)
+    assert reply.choices[0].message.content == llama.generate(prompt, max_tokens=5, temperature=0).text
+
+
+def test_completions_take_a_response_format(client: openai.OpenAI) -> None:
+    schema = {"type": "integer", "minimum": 0, "maximum": 9}
+    form = {"type": "json_schema", "json_schema": {"name": "digit", "schema": schema}}
+    reply = client.completions.create(model="smollm2", prompt="A digit:", extra_body={"response_format": form})
+    assert reply.choices[0].text in [str(digit) for digit in range(10)]
 
 
 def test_the_same_seed_gives_the_same_text_and_each_choice_its_own(client: openai.OpenAI) -> None:

@@ -83,6 +83,29 @@ def test_the_events_of_a_response_come_in_order_and_add_up(client: openai.OpenAI
     assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == final.output_text
 
 
+def test_a_response_has_the_log_probabilities_that_are_asked_for(client: openai.OpenAI, llama: Llama) -> None:
+    expected = llama.chat(QUESTION, max_tokens=3, temperature=0, logprobs=2).logprobs
+    assert expected is not None
+    reply = client.responses.create(
+        model="smollm2",
+        input=QUESTION,
+        temperature=0,
+        max_output_tokens=3,
+        top_logprobs=2,
+        include=["message.output_text.logprobs"],
+    )
+    [message] = reply.output
+    assert message.type == "message"
+    part: Any = message.content[0]
+    assert [entry.logprob for entry in part.logprobs] == pytest.approx([e.logprob for e in expected], abs=1e-4)
+    assert [len(entry.top_logprobs) for entry in part.logprobs] == [2] * 3
+    events = client.responses.create(
+        model="smollm2", input=QUESTION, temperature=0, max_output_tokens=3, top_logprobs=0, stream=True
+    )
+    deltas = [event for event in events if event.type == "response.output_text.delta"]
+    assert [entry.token for delta in deltas for entry in delta.logprobs] == [entry.token for entry in part.logprobs]
+
+
 def test_parts_and_function_outputs_reach_the_dialog(client: openai.OpenAI, llama: Llama) -> None:
     reply = client.responses.create(
         model="smollm2",
@@ -153,6 +176,10 @@ def test_the_template_is_applied_as_transformers_does(server: Running, smollm2_f
     tokenizer: Any = AutoTokenizer.from_pretrained(smollm2_folder)
     expected = tokenizer.apply_chat_template(QUESTION, tokenize=False, add_generation_prompt=True)
     assert server.post("/apply-template", {"messages": QUESTION}).json()["prompt"] == expected
+    closed = tokenizer.apply_chat_template(QUESTION, tokenize=True, add_generation_prompt=False)["input_ids"]
+    for path in ("/apply-template", "/tokenize"):
+        asked = {"messages": QUESTION, "add_generation_prompt": False}
+        assert server.post(path, asked).json()["tokens"] == closed
     info = server.get("/tokenizer_info").json()
     assert info["eos_token"] == tokenizer.eos_token
     assert info["chat_template"] == tokenizer.chat_template

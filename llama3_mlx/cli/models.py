@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List or remove."""
-    catalogue = Catalogue({}, {})
+    catalogue = Catalogue({}, {}, with_damaged=True)
     if args.action == "remove":
         return _remove(catalogue, args.names)
     if args.names:

@@ -2,19 +2,24 @@
 
 import argparse
 import importlib.util
+import os
 from pathlib import Path
 
-from ..errors import CheckpointError, MissingExtraError
+from ..config import load_config
+from ..errors import CheckpointError, MissingExtraError, RequestError
+from ..home import EMBEDDED_MODEL
+from ..server.catalogue import Catalogue
 from ..server.settings import ServerSettings
 from .flags import add_flags, from_flags
-from .model_choice import choose_model
+from .model_choice import VARIABLE, choose_model
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `serve`."""
     parser.add_argument(
         "-m", "--model", metavar="MODEL", action="append",
-        help="folder or Hub id of a model to serve, first of all; repeatable (default: as for generate)",
+        help="folder or Hub id of a model to serve, first of all; repeatable (default: as for generate, but what is on "
+        "this machine before the Hub's)",
     )  # fmt: skip
     parser.add_argument(
         "--adapter", metavar="NAME=FOLDER", action="append", default=[],
@@ -29,11 +34,31 @@ def run(args: argparse.Namespace) -> int:
     missing = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingExtraError(f"serve needs {' and '.join(missing)}: pip install 'llama3-mlx[server]'")
-    models = dict(_named(choice, choose_model(choice)) for choice in args.model or [None])
-    adapters = dict(_adapter(text) for text in args.adapter)
+    models = _by_name("model", [_named(choice, choose_model(choice)) for choice in _asked(args)])
+    adapters = _by_name("adapter", [_adapter(text) for text in args.adapter])
+    for folder in models.values():
+        load_config(folder)
     from ..server.running import serve
 
     return serve(settings, models, adapters)
+
+
+def _asked(args: argparse.Namespace) -> list[str | None]:
+    """Return the models of the command line, the default one, or none where others can be named by requests."""
+    if args.model:
+        return list(args.model)
+    known = Catalogue({}, {}).models()
+    has_default = bool(os.environ.get(VARIABLE)) or EMBEDDED_MODEL in known
+    return [] if known and not has_default else [None]
+
+
+def _by_name(kind: str, named: list[tuple[str, Path]]) -> dict[str, Path]:
+    """Return the folders by name; raises RequestError where two have one name."""
+    found: dict[str, Path] = {}
+    for name, folder in named:
+        if found.setdefault(name, folder) != folder:
+            raise RequestError(f"two {kind}s are called {name}: {found[name]} and {folder}; rename one of the folders")
+    return found
 
 
 def _named(asked: str | None, folder: Path) -> tuple[str, Path]:

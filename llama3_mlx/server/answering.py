@@ -51,12 +51,21 @@ def with_form(
     return {**settings, **form, **({} if top_logprobs is None else {"logprobs": top_logprobs})}
 
 
-def limited(settings: Mapping[str, Any], limits: ServerSettings) -> dict[str, Any]:
-    """Return the settings with the server's limit on an answer's length."""
-    if limits.max_tokens is None:
-        return dict(settings)
+def make_asks(
+    prompts: Sequence[Sequence[int]], n: int, settings: Mapping[str, Any], at_most: int | None, limits: ServerSettings
+) -> list[Ask]:
+    """Return `n` asks for each prompt, those of one prompt together, within the server's limit on an answer's length.
+
+    What a request asks for by `max_tokens` must fit the context; the other limits end an answer where it doesn't.
+    """
     asked = settings.get("max_tokens")
-    return {**settings, "max_tokens": limits.max_tokens if asked is None else min(asked, limits.max_tokens)}
+    if limits.max_tokens is not None and asked is not None:
+        settings = {**settings, "max_tokens": min(asked, limits.max_tokens)}
+    ends = [most for most in (at_most, limits.max_tokens) if most is not None]
+    most = min(ends, default=None)
+    return [
+        Ask(prompt=prompt, settings=seeded(settings, index), at_most=most) for prompt in prompts for index in range(n)
+    ]
 
 
 def seeded(settings: Mapping[str, Any], index: int) -> dict[str, Any]:

@@ -23,16 +23,18 @@ _PING = sse({"type": "ping"}, "ping")
 @router.post("/v1/messages")
 async def messages(body: MessagesRequest, request: Request) -> Response:
     """Answer a dialog."""
-    form = body.output_config.format if body.output_config else None
-    chat = _chat(body, body.settings(), form.schema_ if form else None)
+    chat = _chat(body, body.settings(), body.form, body.max_tokens)
     async with Turn(request) as turn:
         turn.ignore(body.ignored())
         served = await turn.use(body.model)
-        prompt_tokens = len(prompt_of(chat, served))
-        events = converse(chat, served, turn.server.settings, turn.stack)
+        context = served.llama.config.max_position_embeddings
+        if body.max_tokens > context:
+            raise ApiError(400, f"max_tokens is {body.max_tokens}, but the model's context is {context}")
+        prompt = await served.prepare(lambda: prompt_of(chat, served))
+        events = await converse(chat, served, turn.server.settings, turn.stack, prompt)
         head = _head(served.choice.name)
         if body.stream:
-            parts = _stream(head, turn.counted(events), prompt_tokens)
+            parts = _stream(head, turn.counted(events), len(prompt))
             return turn.stream(kept_alive(failing_softly(parts, request, event="error"), _PING), EVENT_STREAM)
         [answer] = await turn.gather(events, 1)
         assert answer.end is not None, "a gathered answer has ended"
@@ -47,14 +49,20 @@ async def count_tokens(body: CountRequest, request: Request) -> Response:
     async with Turn(request) as turn:
         turn.ignore(body.ignored())
         served = await turn.use(body.model)
-        return turn.reply({"input_tokens": len(prompt_of(_chat(body, {}, None), served))})
+        chat = _chat(body, {}, None)
+        prompt = await served.prepare(lambda: prompt_of(chat, served))
+        return turn.reply({"input_tokens": len(prompt)})
 
 
-def _chat(body: CountRequest, settings: dict[str, Any], schema: Mapping[str, Any] | None) -> Chat:
+def _chat(
+    body: CountRequest, settings: dict[str, Any], schema: Mapping[str, Any] | None, at_most: int | None = None
+) -> Chat:
     choice = body.tool_choice
     named = choice is not None and choice.type == "tool"
     if choice is not None and named and not choice.name:
         raise ApiError(400, "tool_choice of type tool needs a name", param="tool_choice")
+    if choice is not None and choice.type in ("any", "tool") and not body.tools:
+        raise ApiError(400, "tool_choice needs tools to choose from", param="tool_choice")
     system = [{"role": "system", "content": _text(body.system)}] if body.system else []
     return Chat(
         messages=[*system, *(part for m in body.messages for part in _messages(m.role, m.content))],
@@ -64,6 +72,7 @@ def _chat(body: CountRequest, settings: dict[str, Any], schema: Mapping[str, Any
         named_tool=named,
         parallel_calls=not (choice and choice.disable_parallel_tool_use),
         schema=schema,
+        at_most=at_most,
         continue_final=bool(body.messages) and body.messages[-1].role == "assistant",
     )
 
@@ -89,7 +98,9 @@ def _messages(role: str, content: str | Sequence[Block]) -> list[dict[str, Any]]
         for block in content
         if block.type == "tool_use"
     ]
-    texts = [block for block in content if block.type not in ("tool_result", "tool_use", "thinking")]
+    texts = [
+        block for block in content if block.type not in ("tool_result", "tool_use", "thinking", "redacted_thinking")
+    ]
     if not texts and not calls:
         return results or [{"role": role, "content": ""}]
     return [*results, {"role": role, "content": _text(texts), "tool_calls": calls or None}]

@@ -3,7 +3,7 @@
 Source: https://docs.anthropic.com/en/api/messages and the types of the `anthropic` package.
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -74,6 +74,7 @@ class CountRequest(Body):
 class MessagesRequest(CountRequest):
     """Body of /v1/messages."""
 
+    refused: ClassVar = {"mcp_servers": "the server calls no others"}
     max_tokens: int = Field(ge=1, description="tokens to write at most")
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = option("top_p")
@@ -81,10 +82,20 @@ class MessagesRequest(CountRequest):
     stop_sequences: list[str] | None = None
     stream: bool | None = None
     output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = Field(None, description="as it was called before output_config.format")
     metadata: dict[str, Any] | None = None
 
+    @property
+    def form(self) -> dict[str, Any] | None:
+        """The schema that the answer has to follow, if there is one."""
+        form = (self.output_config.format if self.output_config else None) or self.output_format
+        return form.schema_ if form else None
+
     def settings(self) -> dict[str, Any]:
-        """Return what was given by the names of GenerationOptions."""
-        names = ("max_tokens", "temperature", "top_p", "top_k")
+        """Return what was given by the names of GenerationOptions.
+
+        max_tokens isn't among it: it may be more than the context leaves, where the answer then ends.
+        """
+        names = ("temperature", "top_p", "top_k")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return {**given, "stop": tuple(self.stop_sequences)} if self.stop_sequences else given

@@ -126,5 +126,7 @@ def _validation_error(error: RequestValidationError) -> ApiError:
     first: dict[str, Any] = error.errors()[0]
     path = [str(part) for part in first["loc"] if part != "body"]
     fields = [part for part in path if (part.replace("_", "").isalnum() and part.islower()) or part.isdigit()]
+    if first["type"] == "refused":
+        return ApiError(400, first["msg"], param=first["ctx"]["name"], code="unsupported_value")
     where = ".".join(fields) or "the body"
     return ApiError(400, f"{where}: {first['msg']}", param=fields[0] if fields else None, code="invalid_value")

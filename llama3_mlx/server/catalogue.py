@@ -84,14 +84,26 @@ class Choice:
 class Catalogue:
     """The models that can be served, looked up anew each time so that a new folder is there at once."""
 
-    def __init__(self, served: Mapping[str, Path], adapters: Mapping[str, Path], *, with_home: bool = True) -> None:
+    def __init__(
+        self,
+        served: Mapping[str, Path],
+        adapters: Mapping[str, Path],
+        *,
+        with_home: bool = True,
+        with_damaged: bool = False,
+    ) -> None:
+        """`with_damaged` lists the folders in the home folder that are no whole Llama, too."""
         self._served, self._adapters, self._with_home = dict(served), dict(adapters), with_home
+        self._with_damaged = with_damaged
 
     def models(self) -> dict[str, ModelEntry]:
         """Return all models by name, those named at the start first."""
         found = dict(self._served)
         if self._with_home:
-            for name, folder in (*_in_home(models_folder()), *_in_hub_cache()):
+            for name, folder in _in_home(models_folder()):
+                if self._with_damaged or _is_whole_llama(folder):
+                    found.setdefault(name, folder)
+            for name, folder in _in_hub_cache():
                 found.setdefault(name, folder)
         return {name: ModelEntry(name, folder) for name, folder in found.items()}
 

@@ -5,12 +5,14 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from .answering import as_events, limited, seeded, with_form
+from .answering import as_events, make_asks, with_form
 from .errors import ApiError
 from .events import Event
-from .served import Ask, Served
+from .served import Served
 from .settings import ServerSettings
 
+# What a chat template gets from elsewhere than from its own values.
+_TAKEN = {"self", "messages", "tools", "add_generation_prompt", "continue_final"}
 _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
 
 
@@ -33,6 +35,9 @@ class Chat:
     template: Mapping[str, Any] = field(default_factory=dict)
     top_logprobs: int | None = None
     continue_final: bool = False
+    add_generation_prompt: bool = True
+    at_most: int | None = None
+    """Tokens after which an answer ends, as max_tokens, but no promise that the context has room for them."""
 
 
 def prompt_of(chat: Chat, served: Served) -> list[int]:
@@ -43,9 +48,21 @@ def prompt_of(chat: Chat, served: Served) -> list[int]:
             400, f"{served.choice.model.name} is a base model without a dialog format: use /v1/completions",
             code="no_dialog_format",
         )  # fmt: skip
+    taken = sorted(_TAKEN & set(chat.template))
+    if taken:
+        raise ApiError(
+            400, f"chat_template_kwargs can't set {', '.join(taken)}: these come from the request's own fields",
+            param="chat_template_kwargs",
+        )  # fmt: skip
     messages = [known_keys(message) for message in chat.messages]
     tools = [dict(tool) for tool in chat.tools] if chat.tool_choice != "none" else []
-    return dialog.encode(messages, tools=tools or None, continue_final=chat.continue_final, **chat.template)
+    return dialog.encode(
+        messages,
+        tools=tools or None,
+        add_generation_prompt=chat.add_generation_prompt,
+        continue_final=chat.continue_final,
+        **chat.template,
+    )
 
 
 def _tools(chat: Chat) -> dict[str, Any]:
@@ -60,14 +77,18 @@ def known_keys(message: Mapping[str, Any]) -> dict[str, Any]:
     return {key: message[key] for key in _MESSAGE_KEYS if message.get(key) is not None}
 
 
-def converse(chat: Chat, served: Served, limits: ServerSettings, stack: AsyncExitStack) -> AsyncIterator[Event]:
+async def converse(
+    chat: Chat, served: Served, limits: ServerSettings, stack: AsyncExitStack, prompt: Sequence[int] | None = None
+) -> AsyncIterator[Event]:
     """Start all answers to a chat and return their events as they come; raises at once what is refused.
 
-    What runs ends when `stack` does.
+    `prompt` is the chat's where it is known already. What runs ends when `stack` does.
     """
-    prompt = prompt_of(chat, served)
-    settings = limited(with_form({**chat.settings, **_tools(chat)}, chat.schema, chat.top_logprobs), limits)
-    asks = [Ask(prompt=prompt, settings=seeded(settings, index)) for index in range(chat.n)]
-    replies = served.start(asks, limits.timeout_s)
+    served.check_room(chat.n)
+    if prompt is None:
+        prompt = await served.prepare(lambda: prompt_of(chat, served))
+    settings = with_form({**chat.settings, **_tools(chat)}, chat.schema, chat.top_logprobs)
+    asks = make_asks([prompt], chat.n, settings, chat.at_most, limits)
+    replies = await served.start(asks, limits.timeout_s)
     stack.callback(replies.close)
     return as_events(replies, asks, served)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import RequestError
-from .answering import as_events, limited, seeded, with_form
+from .answering import as_events, make_asks, with_form
 from .events import Event
-from .served import Ask, Served
+from .served import Served
 from .settings import ServerSettings
 
 Prompt = str | Sequence[int]
@@ -23,6 +23,8 @@ class Continuation:
     n: int = 1
     schema: Mapping[str, Any] | None = None
     top_logprobs: int | None = None
+    at_most: int | None = None
+    """Tokens after which an answer ends, as max_tokens, but no promise that the context has room for them."""
 
 
 def prompt_ids(prompt: Prompt, served: Served) -> list[int]:
@@ -36,19 +38,17 @@ def prompt_ids(prompt: Prompt, served: Served) -> list[int]:
     return list(prompt)
 
 
-def complete(
+async def complete(
     asked: Continuation, served: Served, limits: ServerSettings, stack: AsyncExitStack
 ) -> AsyncIterator[Event]:
     """Start all continuations and return their events as they come; raises at once what is refused.
 
     What runs ends when `stack` does.
     """
-    settings = limited(with_form(asked.settings, asked.schema, asked.top_logprobs), limits)
-    asks = [
-        Ask(prompt=ids, settings=seeded(settings, index))
-        for ids in (prompt_ids(prompt, served) for prompt in asked.prompts)
-        for index in range(asked.n)
-    ]
-    replies = served.start(asks, limits.timeout_s)
+    served.check_room(len(asked.prompts) * asked.n)
+    prompts = await served.prepare(lambda: [prompt_ids(prompt, served) for prompt in asked.prompts])
+    settings = with_form(asked.settings, asked.schema, asked.top_logprobs)
+    asks = make_asks(prompts, asked.n, settings, asked.at_most, limits)
+    replies = await served.start(asks, limits.timeout_s)
     stack.callback(replies.close)
     return as_events(replies, asks, served)

@@ -10,14 +10,14 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ..lengths import check_length
+from ..lengths import check_fits
 from .served import Served
 
 
 async def embed(served: Served, prompts: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
     """Return a vector (D,) of length 1 for each prompt of token ids; raises RequestError for one that is too long."""
     for prompt in prompts:
-        check_length(prompt, 0, served.llama.config.max_position_embeddings + 1)
+        check_fits(prompt, served.llama.config.max_position_embeddings)
     return [await served.call(partial(_mean_hidden, served, prompt)) for prompt in prompts]
 
 

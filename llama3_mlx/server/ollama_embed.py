@@ -22,9 +22,10 @@ async def embed_texts(body: EmbedRequest, request: Request) -> Response:
         raise ApiError(400, "the input holds an empty text")
     began = time.perf_counter()
     async with Turn(request) as turn:
+        turn.ignore(body.ignored())
         served = await turn.use(body.model, body.keep_alive)
         check_dimensions(body.dimensions, served)
-        ids = [prompt_ids(text, served) for text in inputs]
+        ids = await served.prepare(lambda: [prompt_ids(text, served) for text in inputs])
         vectors = await turn.unless_gone(embed(served, ids))
         return turn.reply({
             "model": body.model or served.choice.name,
@@ -39,7 +40,9 @@ async def embed_texts(body: EmbedRequest, request: Request) -> Response:
 async def embed_one(body: OldEmbedRequest, request: Request) -> Response:
     """Embed one text, in the older form."""
     async with Turn(request) as turn:
+        turn.ignore(body.ignored())
         served = await turn.use(body.model, body.keep_alive)
-        ids = [prompt_ids(body.prompt, served)] if body.prompt else []
+        texts = [body.prompt] if body.prompt else []
+        ids = await served.prepare(lambda: [prompt_ids(text, served) for text in texts])
         vectors = await turn.unless_gone(embed(served, ids))
         return turn.reply({"embedding": vectors[0].tolist() if vectors else []})

@@ -25,18 +25,27 @@ Fields = Callable[[str, Sequence[Mapping[str, Any]]], dict[str, Any]]
 async def generate(body: GenerateRequest, request: Request) -> Response:
     """Answer a prompt, or continue it where `raw` is set."""
     _refuse(body, suffix=body.suffix, template=body.template, images=body.images)
+    if body.raw:
+        _refuse_with_raw(system=body.system, context=body.context)
     async with Turn(request) as turn:
+        turn.ignore(body.ignored())
         if not body.prompt:
             return await _load(turn, body, {"response": ""})
         served = await turn.use(body.model, body.keep_alive)
         if body.raw or body.context:
-            prompt: str | list[int] = body.prompt if body.raw else _continued(body, served)
+            prompt: str | list[int] = body.prompt
+            if not body.raw:
+                prompt = await served.prepare(lambda: _continued(body, served))
             asked = Continuation(
-                prompts=[prompt], settings=_settings(body), schema=_schema(body), top_logprobs=_top(body)
+                prompts=[prompt],
+                settings=_settings(body),
+                schema=_schema(body),
+                top_logprobs=_top(body),
+                at_most=body.at_most,
             )
-            events = complete(asked, served, turn.server.settings, turn.stack)
+            events = await complete(asked, served, turn.server.settings, turn.stack)
         else:
-            events = converse(_chat(body, _dialog(body)), served, turn.server.settings, turn.stack)
+            events = await converse(_chat(body, _dialog(body)), served, turn.server.settings, turn.stack)
 
         def fields(text: str, _: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             return {"response": text}
@@ -48,12 +57,13 @@ async def generate(body: GenerateRequest, request: Request) -> Response:
 async def chat(body: OllamaChatRequest, request: Request) -> Response:
     """Answer a dialog."""
     async with Turn(request) as turn:
+        turn.ignore(body.ignored())
         if not body.messages:
             return await _load(turn, body, {"message": {"role": "assistant", "content": ""}})
         served = await turn.use(body.model, body.keep_alive)
         tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
         asked = _chat(body, [_message(message) for message in body.messages], tools)
-        events = converse(asked, served, turn.server.settings, turn.stack)
+        events = await converse(asked, served, turn.server.settings, turn.stack)
 
         def fields(text: str, calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             message: dict[str, Any] = {"role": "assistant", "content": text}
@@ -70,9 +80,22 @@ def _refuse(body: Generating, **fields: Any) -> None:
         raise ApiError(400, f"{body.model!r} does not support thinking")
 
 
+def _refuse_with_raw(**fields: Any) -> None:
+    for name, value in fields.items():
+        if value:
+            raise ApiError(400, f"raw takes the prompt as it is, so {name} can't be given with it")
+
+
 def _chat(body: Generating, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> Chat:
     _refuse(body)
-    return Chat(messages=messages, settings=_settings(body), schema=_schema(body), tools=tools, top_logprobs=_top(body))
+    return Chat(
+        messages=messages,
+        settings=_settings(body),
+        schema=_schema(body),
+        tools=tools,
+        top_logprobs=_top(body),
+        at_most=body.at_most,
+    )
 
 
 def _settings(body: Generating) -> dict[str, Any]:

@@ -3,35 +3,48 @@
 Source: https://github.com/ollama/ollama/blob/main/docs/api.md and the types of the `ollama` package.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from .openai_schema import Body, KeepAlive
+
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# Go's JSON knows no whole numbers, so Ollama takes 40.0 for 40.
+Whole = Annotated[int, BeforeValidator(_whole)]
 
 
 class Options(Body):
     """`options`: settings of one generation. What isn't named here belongs to other engines and means nothing."""
 
-    num_predict: int | None = None
+    num_predict: Whole | None = None
     temperature: float | None = Field(None, ge=0)
-    top_k: int | None = None
+    top_k: Whole | None = None
     top_p: float | None = Field(None, ge=0, le=1)
     min_p: float | None = Field(None, ge=0, le=1)
     typical_p: float | None = Field(None, ge=0, le=1)
     repeat_penalty: float | None = Field(None, gt=0)
-    repeat_last_n: int | None = None
+    repeat_last_n: Whole | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    seed: int | None = None
+    seed: Whole | None = None
     stop: str | list[str] | None = None
-    num_ctx: int | None = None
+
+    @property
+    def at_most(self) -> int | None:
+        """Tokens after which the answer ends; a negative num_predict means none."""
+        return self.num_predict if self.num_predict is not None and self.num_predict >= 0 else None
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings by their names in GenerationOptions; values that switch a setting off are left out."""
+        """Return the settings by their names in GenerationOptions; values that switch a setting off are left out.
+
+        The length isn't among them: an answer may be asked to be longer than the context, where it then ends.
+        """
         given: dict[str, Any] = {}
-        if self.num_predict is not None and self.num_predict >= 0:
-            given["max_tokens"] = self.num_predict
         for name in ("temperature", "top_p", "min_p"):
             if getattr(self, name) is not None:
                 given[name] = getattr(self, name)
@@ -40,7 +53,7 @@ class Options(Body):
         if self.seed is not None:
             given["seed"] = self.seed % 2**64
         if self.stop:
-            given["stop"] = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+            given["stop"] = tuple(text for text in ([self.stop] if isinstance(self.stop, str) else self.stop) if text)
         return given | self._penalties()
 
     def _penalties(self) -> dict[str, Any]:
@@ -68,6 +81,11 @@ class Generating(Body):
     think: bool | str | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
+
+    @property
+    def at_most(self) -> int | None:
+        """Tokens after which the answer ends."""
+        return self.options.at_most if self.options else None
 
 
 class GenerateRequest(Generating):
@@ -169,9 +187,7 @@ class EmbedRequest(Body):
 
     model: str = ""
     input: str | list[str] | None = None
-    truncate: bool | None = None
     dimensions: int | None = Field(None, ge=1)
-    options: dict[str, Any] | None = None
     keep_alive: KeepAlive = None
 
 
@@ -180,5 +196,4 @@ class OldEmbedRequest(Body):
 
     model: str = ""
     prompt: str | None = None
-    options: dict[str, Any] | None = None
     keep_alive: KeepAlive = None

@@ -27,7 +27,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
         turn.ignore(body.ignored())
         limit_choices(turn, chat.n)
         served = await turn.use(body.model, body.keep_alive)
-        events = converse(chat, served, turn.server.settings, turn.stack)
+        events = await converse(chat, served, turn.server.settings, turn.stack)
         head = _Head(served.choice.name)
         if body.stream:
             include_usage = bool(body.stream_options and body.stream_options.include_usage)
@@ -50,8 +50,9 @@ def chat_of(body: ChatRequest) -> Chat:
         tool_choice=choice.function.name if isinstance(choice, NamedTool) else choice or "auto",
         named_tool=isinstance(choice, NamedTool),
         parallel_calls=body.parallel_tool_calls is not False,
-        schema=_schema(body),
+        schema=body.response_format.form() if body.response_format else None,
         template=body.chat_template_kwargs or {},
+        continue_final=bool(body.continue_final_message),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
 
@@ -61,18 +62,6 @@ def limit_choices(turn: Turn, count: int) -> None:
     limit = turn.server.settings.max_choices
     if count > limit:
         raise ApiError(400, f"the request asks for {count} answers; at most {limit} are given", param="n")
-
-
-def _schema(body: ChatRequest) -> dict[str, Any] | None:
-    """Return the schema that the answer has to follow."""
-    form = body.response_format
-    if form is None or form.type == "text":
-        return None
-    if form.type == "json_object":
-        return {"type": "object"}
-    if form.json_schema is None or form.json_schema.schema_ is None:
-        raise ApiError(400, "response_format json_schema needs json_schema.schema", param="response_format")
-    return form.json_schema.schema_
 
 
 class _Head:
@@ -136,12 +125,14 @@ def _call(call: Call) -> dict[str, Any]:
 
 def _logprobs(chances: Sequence[Chance]) -> dict[str, Any]:
     content = [
-        {**_chance(chance), "top_logprobs": [_chance(other) for other in chance.alternatives]} for chance in chances
+        {**chance_object(chance), "top_logprobs": [chance_object(other) for other in chance.alternatives]}
+        for chance in chances
     ]
     return {"content": content, "refusal": None}
 
 
-def _chance(chance: Chance) -> dict[str, Any]:
+def chance_object(chance: Chance) -> dict[str, Any]:
+    """Return a token with its log-probability as OpenAI writes it."""
     return {"token": chance.text, "bytes": list(chance.data), "logprob": chance.logprob}
 
 

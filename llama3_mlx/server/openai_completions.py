@@ -32,7 +32,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
         count = len(asked.prompts) * asked.n
         limit_choices(turn, count)
         served = await turn.use(body.model, body.keep_alive)
-        events = complete(asked, served, turn.server.settings, turn.stack)
+        events = await complete(asked, served, turn.server.settings, turn.stack)
         head = _Head(served.choice.name)
         if body.stream:
             include_usage = bool(body.stream_options and body.stream_options.include_usage)
@@ -51,12 +51,14 @@ def _continuation(body: CompletionRequest) -> Continuation:
         raise ApiError(400, "best_of is not supported: ask for n answers and choose", param="best_of")
     if body.echo and body.stream and body.logprobs is not None:
         raise ApiError(400, "echo with logprobs can't be streamed: leave out stream", param="stream")
-    settings = {"max_tokens": _MAX_TOKENS, **body.settings()}
+    settings = body.settings()
     if body.logprobs is not None:
         settings["logprobs"] = body.logprobs
         if body.echo:
             settings["prompt_logprobs"] = body.logprobs
-    return Continuation(prompts=as_prompts(body.prompt), settings=settings, n=body.n or 1)
+    most = _MAX_TOKENS if body.max_tokens is None else None
+    form = body.response_format.form() if body.response_format else None
+    return Continuation(prompts=as_prompts(body.prompt), settings=settings, n=body.n or 1, schema=form, at_most=most)
 
 
 def _echoed(asked: Continuation, served: Served) -> list[str]:

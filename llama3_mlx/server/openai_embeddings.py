@@ -32,7 +32,7 @@ async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
         turn.ignore(body.ignored())
         served = await turn.use(body.model, body.keep_alive)
         check_dimensions(body.dimensions, served)
-        ids = [prompt_ids(prompt, served) for prompt in prompts]
+        ids = await served.prepare(lambda: [prompt_ids(prompt, served) for prompt in prompts])
         vectors = await turn.unless_gone(embed(served, ids))
         count = sum(map(len, ids))
         turn.note(prompt_tokens=count)

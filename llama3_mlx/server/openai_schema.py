@@ -4,23 +4,49 @@ Source: https://platform.openai.com/docs/api-reference and the types of the `ope
 that mean nothing here are accepted; which ones a request sent stands in the header `x-ignored-parameters`.
 """
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from ..options import GenerationOptions
 
 KeepAlive = float | str | None
 
 
+def refusal(name: str, message: str) -> PydanticCustomError:
+    """Return the error of a body in which the field `name` can't be honoured."""
+    return PydanticCustomError("refused", "{message}", {"name": name, "message": message})
+
+
 class Body(BaseModel):
-    """A request's body."""
+    """A request's body, or a part of it."""
 
     model_config = ConfigDict(strict=True, extra="allow")
+    refused: ClassVar[Mapping[str, str]] = {}
+    """Fields that would change the answer and can't be honoured, each with what to do instead."""
+
+    @model_validator(mode="after")
+    def _refuse(self) -> Self:
+        for name, advice in self.refused.items():
+            if (self.model_extra or {}).get(name) not in (None, False, []):
+                raise refusal(name, f"{name} is not supported: {advice}")
+        return self
 
     def ignored(self) -> list[str]:
-        """Return the names of fields that were sent and mean nothing here."""
-        return sorted(name for name, value in (self.model_extra or {}).items() if value is not None)
+        """Return the fields that were sent and mean nothing here, by their paths."""
+        extra = [name for name, value in (self.model_extra or {}).items() if value is not None]
+        inner = (path for name in type(self).model_fields for path in _ignored(getattr(self, name), name))
+        return sorted([*extra, *inner])
+
+
+def _ignored(value: object, path: str) -> Iterator[str]:
+    """Yield the paths of ignored fields inside a field's value; of the items of a list all have one path."""
+    if isinstance(value, Body):
+        yield from (f"{path.rstrip('_')}.{inner}" for inner in value.ignored())
+    elif isinstance(value, list):
+        yield from {inner for item in value for inner in _ignored(item, path)}
 
 
 def option(name: str) -> Any:
@@ -58,9 +84,20 @@ class StructuredOutputs(Body):
         return {name: value for name, value in given.items() if value is not None}
 
 
+_FORMS = "give the form in structured_outputs"
+
+
 class Sampling(Body):
     """The settings that all of OpenAI's generating requests share, and those of ours beside them."""
 
+    refused: ClassVar = {
+        "min_tokens": "an answer ends where the model ends it; ignore_eos writes on to max_tokens",
+        "stop_token_ids": "give the texts in stop",
+        "guided_json": _FORMS,
+        "guided_regex": _FORMS,
+        "guided_choice": _FORMS,
+        "guided_grammar": _FORMS,
+    }
     model: str | None = Field(None, description="model, or model:adapter; absent: the server's first model")
     max_tokens: int | None = option("max_tokens")
     temperature: float | None = option("temperature")
@@ -76,6 +113,13 @@ class Sampling(Body):
     top_k: int | None = option("top_k")
     min_p: float | None = option("min_p")
     repetition_penalty: float | None = option("repetition_penalty")
+    repetition_window: int | None = option("repetition_window")
+    typical_p: float | None = option("typical_p")
+    xtc_probability: float | None = option("xtc_probability")
+    xtc_threshold: float | None = option("xtc_threshold")
+    ignore_eos: bool | None = option("ignore_eos")
+    speculate: bool | None = option("speculate")
+    timeout_s: float | None = option("timeout_s")
     structured_outputs: StructuredOutputs | None = None
     keep_alive: KeepAlive = Field(None, description="how long the model stays loaded, as Ollama takes it")
     user: str | None = None
@@ -97,7 +141,10 @@ class Sampling(Body):
         return given
 
 
-_PLAIN = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_PLAIN = (
+    "max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "repetition_window", "typical_p",
+    "xtc_probability", "xtc_threshold", "ignore_eos", "speculate", "timeout_s",
+)  # fmt: skip
 
 
 class ContentPart(Body):
@@ -175,11 +222,35 @@ class ResponseFormat(Body):
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema", description="with json_object, as llama.cpp takes it")
+
+    def form(self) -> dict[str, Any] | None:
+        """Return the schema that the answer has to follow, None for any text."""
+        if self.type == "text":
+            return None
+        if self.type == "json_object":
+            return self.schema_ or {"type": "object"}
+        assert self.json_schema is not None, "checked when the request was read"
+        return self.json_schema.schema_
+
+    @model_validator(mode="after")
+    def _has_schema(self) -> Self:
+        if self.type == "json_schema" and (self.json_schema is None or self.json_schema.schema_ is None):
+            raise refusal("response_format", "response_format json_schema needs json_schema.schema")
+        return self
 
 
 class ChatRequest(Sampling):
     """Body of /v1/chat/completions."""
 
+    refused: ClassVar = Sampling.refused | {
+        "functions": "give them as tools",
+        "function_call": "give tools and tool_choice",
+        "audio": "these models write text",
+        "web_search_options": "the server searches nothing",
+        "echo": "a chat's answer stands alone",
+        "prompt_logprobs": "use echo and logprobs of /v1/completions",
+    }
     messages: list[Message]
     max_completion_tokens: int | None = option("max_tokens")
     logprobs: bool | None = None
@@ -189,6 +260,22 @@ class ChatRequest(Sampling):
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="values for the checkpoint's chat template")
+    modalities: list[str] | None = None
+    continue_final_message: bool | None = Field(None, description="write on at the end of the assistant's last message")
+    add_generation_prompt: bool | None = Field(None, description="false with continue_final_message, else true")
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if not self.tools and self.tool_choice not in (None, "none", "auto"):
+            raise refusal("tool_choice", "tool_choice needs tools to choose from")
+        if set(self.modalities or ()) - {"text"}:
+            raise refusal("modalities", "modalities can only be text: these models write text")
+        if self.add_generation_prompt is not None and self.add_generation_prompt == bool(self.continue_final_message):
+            raise refusal(
+                "add_generation_prompt",
+                "add_generation_prompt must be false with continue_final_message, and true without",
+            )
+        return self
 
     def settings(self) -> dict[str, Any]:
         """Return what was given by the names of GenerationOptions."""
@@ -208,6 +295,12 @@ class CompletionRequest(Sampling):
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
     best_of: int | None = Field(None, ge=1)
+    response_format: ResponseFormat | None = None
+    refused: ClassVar = Sampling.refused | {
+        "tools": "use /v1/chat/completions",
+        "messages": "use /v1/chat/completions",
+        "prompt_logprobs": "use echo with logprobs",
+    }
 
 
 class EmbeddingRequest(Body):

@@ -12,6 +12,8 @@ from ..errors import Llama3MLXError
 from .settings import API_KEY_VARIABLE
 
 URL_VARIABLE = "LLAMA3_MLX_URL"
+# Forms by their names here, and those that the server takes.
+_FORMS = {"regex": "regex", "choices": "choice"}
 DEFAULT_URL = "http://127.0.0.1:8080"
 
 
@@ -80,11 +82,19 @@ class RemoteLlama:
 
     def stream_chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> RemoteStream:
         """Ask for an answer, piece by piece."""
-        body = {
-            "model": self.model, "messages": list(messages), "stream": True,
-            "stream_options": {"include_usage": True}, **settings,
-        }  # fmt: skip
-        return RemoteStream(_pieces(self.url, body))
+        return RemoteStream(_pieces(self.url, request_body(self.model, messages, settings)))
+
+
+def request_body(
+    model: str | None, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the chat request for an answer with settings by their names in GenerationOptions."""
+    given = {name: value for name, value in settings.items() if name not in _FORMS}
+    form = {key: settings[name] for name, key in _FORMS.items() if settings.get(name)}
+    return {
+        "model": model, "messages": list(messages), "stream": True, "stream_options": {"include_usage": True},
+        **given, **({"structured_outputs": form} if form else {}),
+    }  # fmt: skip
 
 
 def server_models(url: str) -> list[str] | None:

@@ -8,7 +8,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from .chatting import converse
-from .events import Answer, Call, Event, Text
+from .events import Answer, Call, Chance, Event, Text
+from .openai_chat import chance_object
 from .responses_input import chat_of, messages_of
 from .responses_schema import ResponsesRequest
 from .responses_store import ResponseStore, Stored
@@ -29,7 +30,7 @@ async def responses(body: ResponsesRequest, request: Request) -> Response:
     async with Turn(request) as turn:
         turn.ignore(body.ignored())
         served = await turn.use(body.model, body.keep_alive)
-        events = converse(chat, served, turn.server.settings, turn.stack)
+        events = await converse(chat, served, turn.server.settings, turn.stack)
         writer = _Writer(body, served.choice.name, messages, store)
         if body.stream:
             parts = writer.stream(turn.counted(events))
@@ -90,7 +91,7 @@ class _Writer:
 
     def items(self, answer: Answer) -> list[dict[str, Any]]:
         """Return the output items of a whole answer."""
-        texts = [self._message(answer.text, answer.reason)] if answer.text or not answer.calls else []
+        texts = [self._message(answer, answer.reason)] if answer.text or not answer.calls else []
         return [*texts, *(_call_item(call, call.arguments_json) for call in answer.calls)]
 
     async def stream(self, events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
@@ -107,12 +108,13 @@ class _Writer:
                     in_text = True
                     for part in self._begin_text():
                         yield part
-                yield self._text_event("response.output_text.delta", delta=event.text, logprobs=[])
+                chances = _logprobs(event.chances)
+                yield self._text_event("response.output_text.delta", delta=event.text, logprobs=chances)
                 continue
             if in_text:
                 in_text = False
-                output.append(self._message(answer.text, "stop" if isinstance(event, Call) else event.reason))
-                for part in self._end_text(answer.text, output[-1]):
+                output.append(self._message(answer, "stop" if isinstance(event, Call) else event.reason))
+                for part in self._end_text(output[-1]):
                     yield part
             if isinstance(event, Call):
                 for part in self._call(event, len(output)):
@@ -122,16 +124,17 @@ class _Writer:
         yield self._event(f"response.{response['status']}", response=response)
 
     def _begin_text(self) -> list[bytes]:
-        item = {**self._message("", "stop"), "status": "in_progress", "content": []}
+        item = {**self._message(Answer(), "stop"), "status": "in_progress", "content": []}
         return [
             self._event("response.output_item.added", output_index=0, item=item),
-            self._text_event("response.content_part.added", part=_part("")),
+            self._text_event("response.content_part.added", part=_part(Answer())),
         ]
 
-    def _end_text(self, text: str, item: Mapping[str, Any]) -> list[bytes]:
+    def _end_text(self, item: Mapping[str, Any]) -> list[bytes]:
+        [part] = item["content"]
         return [
-            self._text_event("response.output_text.done", text=text, logprobs=[]),
-            self._text_event("response.content_part.done", part=_part(text)),
+            self._text_event("response.output_text.done", text=part["text"], logprobs=part["logprobs"]),
+            self._text_event("response.content_part.done", part=part),
             self._event("response.output_item.done", output_index=0, item=item),
         ]
 
@@ -148,13 +151,13 @@ class _Writer:
             self._event("response.output_item.done", output_index=index, item=item),
         ]
 
-    def _message(self, text: str, reason: str) -> dict[str, Any]:
+    def _message(self, answer: Answer, reason: str) -> dict[str, Any]:
         return {
             "type": "message",
             "id": self._message_id,
             "status": "incomplete" if reason == "length" else "completed",
             "role": "assistant",
-            "content": [_part(text)],
+            "content": [_part(answer)],
         }
 
     def _text_event(self, kind: str, **fields: Any) -> bytes:
@@ -191,8 +194,15 @@ def _head(body: ResponsesRequest, model: str) -> dict[str, Any]:
     }
 
 
-def _part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _part(answer: Answer) -> dict[str, Any]:
+    return {"type": "output_text", "text": answer.text, "annotations": [], "logprobs": _logprobs(answer.chances)}
+
+
+def _logprobs(chances: Sequence[Chance]) -> list[dict[str, Any]]:
+    return [
+        {**chance_object(chance), "top_logprobs": [chance_object(other) for other in chance.alternatives]}
+        for chance in chances
+    ]
 
 
 def _call_item(call: Call, arguments: str) -> dict[str, Any]:

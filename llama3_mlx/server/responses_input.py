@@ -38,7 +38,7 @@ def chat_of(body: ResponsesRequest, messages: Sequence[Mapping[str, Any]]) -> Ch
         named_tool=isinstance(choice, ChosenTool),
         parallel_calls=body.parallel_tool_calls is not False,
         schema=_schema(body),
-        top_logprobs=body.top_logprobs,
+        top_logprobs=body.logprobs,
     )
 
 

@@ -3,11 +3,13 @@
 Source: https://platform.openai.com/docs/api-reference/responses and the types of the `openai` package.
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from .openai_schema import Body, KeepAlive, option
+from .openai_schema import Body, KeepAlive, option, refusal
+
+LOGPROBS = "message.output_text.logprobs"
 
 
 class InputPart(Body):
@@ -67,6 +69,16 @@ class TextSettings(Body):
 class ResponsesRequest(Body):
     """Body of /v1/responses."""
 
+    refused: ClassVar = {
+        "conversation": "go on from an earlier response with previous_response_id",
+        "prompt": "the server keeps no prompts; give instructions and input",
+        "max_tokens": "the Responses API calls it max_output_tokens",
+        "messages": "the Responses API calls them input",
+        "response_format": "the Responses API calls it text.format",
+        "stop": "use /v1/chat/completions",
+        "seed": "use /v1/chat/completions",
+        "n": "use /v1/chat/completions",
+    }
     model: str | None = None
     input: str | list[InputItem]
     instructions: str | None = None
@@ -84,7 +96,25 @@ class ResponsesRequest(Body):
     truncation: Literal["disabled", "auto"] | None = None
     background: bool | None = None
     metadata: dict[str, str] | None = None
+    include: list[str] | None = Field(None, description=f"{LOGPROBS}; what else there is means nothing here")
     keep_alive: KeepAlive = None
+
+    @model_validator(mode="after")
+    def _has_tools(self) -> Self:
+        if not self.tools and self.tool_choice not in (None, "none", "auto"):
+            raise refusal("tool_choice", "tool_choice needs tools to choose from")
+        return self
+
+    @property
+    def logprobs(self) -> int | None:
+        """How many alternatives to give with each token's log-probability, None for no log-probabilities."""
+        wanted = self.top_logprobs is not None or LOGPROBS in (self.include or ())
+        return (self.top_logprobs or 0) if wanted else None
+
+    def ignored(self) -> list[str]:
+        """Return the fields that were sent and mean nothing here."""
+        others = sorted(set(self.include or ()) - {LOGPROBS})
+        return [*super().ignored(), *(f"include.{name}" for name in others)]
 
     def settings(self) -> dict[str, Any]:
         """Return what was given by the names of GenerationOptions."""

@@ -23,12 +23,14 @@ class ListenError(Llama3MLXError):
 
 def serve(settings: ServerSettings, models: Mapping[str, Path], adapters: Mapping[str, Path]) -> int:
     """Serve the models until SIGINT or SIGTERM, and return the exit code."""
-    server = make_server(settings, Catalogue(models, adapters))
+    catalogue = Catalogue(models, adapters)
+    server = make_server(settings, catalogue)
     listening = listen(settings)
     start_logging(settings.log_format)
     shown = listening.getsockname()[1]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    sys.stderr.write(f"llama3-mlx serves {', '.join(models)} on http://{host}:{shown} (Ctrl-C stops it)\n")
+    names = ", ".join(models or catalogue.models())
+    sys.stderr.write(f"llama3-mlx serves {names} on http://{host}:{shown} (Ctrl-C stops it)\n")
     # uvicorn stops on these signals and then raises them once more; being stopped is no failure.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import anyio.to_thread
+
 from ..completion import Completion, Piece
 from ..engine.reply import Item, Reply
 from ..llama import Llama
@@ -15,6 +17,8 @@ from .catalogue import Choice, ModelEntry
 from .errors import ApiError
 
 T = TypeVar("T")
+# Prompts that are tokenised and forms that are compiled at a time, beside the event loop.
+_PREPARING = 4
 _ENDS_OF_TURN = ("<|eot_id|>", "<|im_end|>")
 
 
@@ -24,6 +28,8 @@ class Ask:
 
     prompt: Sequence[int]
     settings: dict[str, Any]
+    at_most: int | None = None
+    """Tokens after which the answer ends where the settings have no max_tokens; may be more than the context leaves."""
 
 
 class Base:
@@ -36,7 +42,7 @@ class Base:
         """Generations that run or wait."""
         self.max_running, self.room = max_running, max_running + max_queue
         self.llama: Llama
-        self._adapting = asyncio.Lock()
+        self._adapting, self._preparing = asyncio.Lock(), anyio.CapacityLimiter(_PREPARING)
 
     async def load(self, memory_gb: float) -> None:
         """Load the model, which may take so much memory with its keys and values."""
@@ -54,6 +60,10 @@ class Base:
         async with self._adapting:
             if name not in self.llama.adapter_names:
                 await asyncio.to_thread(self.llama.load_adapter, name, folder)
+
+    async def prepare(self, function: Callable[[], T]) -> T:
+        """Run what may take long without MLX, so that the event loop serves others meanwhile."""
+        return await anyio.to_thread.run_sync(function, limiter=self._preparing)
 
     async def close(self) -> None:
         """End what runs and let go of the model."""
@@ -99,22 +109,32 @@ class Served:
         """Generations that wait for a place."""
         return max(0, self.base.active - self.base.max_running)
 
-    def start(self, asks: Sequence[Ask], timeout_s: float) -> "Replies":
-        """Start all asks at once; raises what a prompt or a setting is refused for, ApiError 429 for a full queue."""
+    async def prepare(self, function: Callable[[], T]) -> T:
+        """Run what may take long without MLX, so that the event loop serves others meanwhile."""
+        return await self.base.prepare(function)
+
+    def check_room(self, count: int) -> None:
+        """Raise ApiError 429 if so many more generations find no place in the queue."""
         base = self.base
-        if base.active and base.active + len(asks) > base.room:
+        if base.active and base.active + count > base.room:
             raise ApiError(
                 429,
                 f"{base.active} requests are running or waiting, which is the limit: try again later",
                 code="queue_full",
                 headers={"retry-after": "1"},
             )
-        base.active += len(asks)
+
+    async def start(self, asks: Sequence[Ask], timeout_s: float) -> "Replies":
+        """Start all asks at once; raises what a prompt or a setting is refused for, ApiError 429 for a full queue."""
+        self.check_room(len(asks))
+        self.base.active += len(asks)
+        replies = Replies(self, asks)
         try:
-            return Replies(self, asks, timeout_s)
+            await self.prepare(lambda: replies.submit(timeout_s))
         except BaseException:
-            base.active -= len(asks)
+            replies.close()
             raise
+        return replies
 
     def ended(self, count: int) -> None:
         """Take note that so many generations have ended."""
@@ -128,9 +148,9 @@ class Replies:
     still runs.
     """
 
-    def __init__(self, served: Served, asks: Sequence[Ask], timeout_s: float) -> None:
+    def __init__(self, served: Served, asks: Sequence[Ask]) -> None:
         loop = asyncio.get_running_loop()
-        self._served, self._count, self._open = served, len(asks), len(asks)
+        self._served, self._asks, self._count, self._open = served, asks, len(asks), len(asks)
         queue: asyncio.Queue[tuple[int, Item]] = asyncio.Queue()
         self._queue = queue
 
@@ -138,15 +158,20 @@ class Replies:
             return Reply(lambda item: _put(loop, queue, index, item))
 
         self._replies = [reply_of(index) for index in range(len(asks))]
+
+    def submit(self, timeout_s: float) -> None:
+        """Hand the asks to the engine, in any thread; raises what one of them is refused for."""
+        adapter, asks = self._served.choice.adapter, self._asks
+        ends = (min(timeout_s, ask.settings.get("timeout_s", timeout_s)) for ask in asks)
         options = [
-            make_options({"timeout_s": timeout_s, "adapter": served.choice.adapter, **ask.settings}) for ask in asks
+            make_options({**ask.settings, "adapter": adapter, "timeout_s": end})
+            for ask, end in zip(asks, ends, strict=True)
         ]
-        try:
-            for start, stop in _same_prompts(asks):
-                served.llama.submit(asks[start].prompt, options[start:stop], self._replies[start:stop])
-        except BaseException:
-            self._cancel()
-            raise
+        for start, stop in _same_prompts(asks):
+            first = asks[start]
+            self._served.llama.submit(
+                first.prompt, options[start:stop], self._replies[start:stop], at_most=first.at_most
+            )
 
     def __aiter__(self) -> "Replies":
         return self

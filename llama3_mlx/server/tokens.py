@@ -3,9 +3,10 @@
 Source: https://docs.vllm.ai (tokenizer API); https://github.com/ggml-org/llama.cpp (tools/server/README.md).
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
+from pydantic import Field
 
 from .chatting import Chat, prompt_of
 from .completing import prompt_ids
@@ -24,6 +25,8 @@ class TemplateRequest(Body):
     messages: list[Message]
     tools: list[Tool] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = Field(None, description="up to where the answer begins: the default")
+    continue_final_message: bool | None = None
 
 
 class TokenizeRequest(Body):
@@ -34,8 +37,15 @@ class TokenizeRequest(Body):
     content: str | None = None
     messages: list[Message] | None = None
     tools: list[Tool] | None = None
-    add_special_tokens: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    add_special_tokens: bool | None = Field(None, description="begin a text with its control token: the default")
     return_token_strs: bool | None = None
+    refused: ClassVar = {
+        "with_pieces": "ask for return_token_strs",
+        "add_special": "give add_special_tokens, which is true unless it is false",
+    }
 
 
 class DetokenizeRequest(Body):
@@ -52,11 +62,14 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
     if (text is None) == (body.messages is None):
         raise ApiError(400, "give either a prompt or messages", param="prompt")
     async with Turn(request) as turn:
+        turn.ignore(body.ignored())
         served = await turn.use(body.model)
         if body.messages is not None:
-            ids = prompt_of(_chat(body.messages, body.tools), served)
+            chat = _chat(body)
+            ids = await served.prepare(lambda: prompt_of(chat, served))
         else:
-            ids = served.llama.tokenizer.encode(text or "", bos=body.add_special_tokens is not False)
+            bos = body.add_special_tokens is not False
+            ids = await served.prepare(lambda: served.llama.tokenizer.encode(text or "", bos=bos))
         reply: dict[str, Any] = {
             "tokens": ids, "count": len(ids), "max_model_len": served.llama.config.max_position_embeddings,
         }  # fmt: skip
@@ -69,6 +82,7 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
 async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
     """Give the text of token ids, control tokens included."""
     async with Turn(request) as turn:
+        turn.ignore(body.ignored())
         served = await turn.use(body.model)
         text = served.llama.tokenizer.decode(prompt_ids(body.tokens, served))
         return turn.reply({"prompt": text, "content": text})
@@ -78,8 +92,10 @@ async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
 async def apply_template(body: TemplateRequest, request: Request) -> Response:
     """Give the text of a dialog as the model gets to see it."""
     async with Turn(request) as turn:
+        turn.ignore(body.ignored())
         served = await turn.use(body.model)
-        ids = prompt_of(_chat(body.messages, body.tools, body.chat_template_kwargs), served)
+        chat = _chat(body)
+        ids = await served.prepare(lambda: prompt_of(chat, served))
         return turn.reply({"prompt": served.llama.tokenizer.decode(ids), "tokens": ids})
 
 
@@ -102,9 +118,11 @@ def _text(served: Served, token: int | None) -> str | None:
     return None if token is None else served.llama.tokenizer.control_text(token)
 
 
-def _chat(messages: list[Message], tools: list[Tool] | None, template: dict[str, Any] | None = None) -> Chat:
+def _chat(body: TemplateRequest | TokenizeRequest) -> Chat:
     return Chat(
-        messages=[message.model_dump(exclude_none=True) for message in messages],
-        tools=[tool.model_dump(exclude_none=True) for tool in tools or ()],
-        template=template or {},
+        messages=[message.model_dump(exclude_none=True) for message in body.messages or ()],
+        tools=[tool.model_dump(exclude_none=True) for tool in body.tools or ()],
+        template=body.chat_template_kwargs or {},
+        add_generation_prompt=body.add_generation_prompt is not False,
+        continue_final=bool(body.continue_final_message),
     )

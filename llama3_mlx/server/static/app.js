@@ -34,7 +34,7 @@ function drawConversations() {
 
 /** What can be done with a message: edit one's own, write an answer anew. */
 function actions(message, index) {
-  const last = index === store.current.messages.length - 1;
+  const last = index === store.current.messages.length - 1 && !running;
   return {
     edit: message.role === "user" ? (text) => { cutTo(index); send(text); } : null,
     again: message.role === "assistant" && last ? () => { cutTo(index); answer(); } : null,
@@ -62,9 +62,14 @@ async function answer() {
   draw();
   const run = (running = { stopper: new AbortController(), began: performance.now(), first: 0 });
   setRunning(true);
-  const node = $("messages").lastElementChild;
   let drawing = 0;
-  const show = () => { drawing = 0; if (store.current === conversation) { showText(node, message, store.settings.use_schema); scrollDown(); } };
+  const show = () => {
+    drawing = 0;
+    // Its node is looked up each time: whatever draws the conversation anew makes another one.
+    if (store.current !== conversation || conversation.messages.at(-1) !== message) return;
+    showText($("messages").lastElementChild, message, Boolean(body.response_format));
+    scrollDown();
+  };
   try {
     for await (const chunk of streamChat(body, store.key, run.stopper.signal)) {
       const text = chunk.choices[0]?.delta?.content;
@@ -89,7 +94,8 @@ async function answer() {
   } finally {
     cancelAnimationFrame(drawing);
     if (running === run) { running = null; setRunning(false); }
-    if (!message.content && !message.error && message.stopped) conversation.messages.splice(conversation.messages.indexOf(message), 1);
+    const place = conversation.messages.indexOf(message);
+    if (place >= 0 && !message.content && message.stopped) conversation.messages.splice(place, 1);
     if (!store.save()) announce("The browser has no room for all conversations; the oldest were left out.", true);
     if (store.current === conversation) draw();
     showMemory();
@@ -97,6 +103,7 @@ async function answer() {
 }
 
 function statsOf(run, usage) {
+  run.first ||= performance.now();
   const seconds = (performance.now() - run.first) / 1000;
   const rate = usage.completion_tokens > 1 && seconds > 0 ? (usage.completion_tokens - 1) / seconds : 0;
   return {
@@ -213,6 +220,8 @@ $("model").addEventListener("change", () => store.change("model", $("model").val
 $("open-sidebar").addEventListener("click", openSidebar);
 $("shade").addEventListener("click", closeSidebar);
 setUpSettings(store, { changed: draw, keyChanged: () => { showModels(); showMemory(); }, announce });
+
+window.addEventListener("storage", (event) => { if (store.adopt(event.key) && !running) draw(); else drawConversations(); });
 
 draw();
 showModels();

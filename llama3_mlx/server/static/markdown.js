@@ -83,11 +83,7 @@ function codeBlock(text, language) {
   const header = element("header");
   const copy = element("button", "", "Copy");
   copy.type = "button";
-  copy.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(text);
-    copy.textContent = "Copied";
-    setTimeout(() => (copy.textContent = "Copy"), 1500);
-  });
+  copyOnClick(copy, () => text);
   header.append(element("span", "", language || "text"), copy);
   const pre = element("pre");
   pre.tabIndex = 0;
@@ -173,6 +169,25 @@ function link(target, label) {
   node.target = "_blank";
   node.rel = "noopener noreferrer";
   return node;
+}
+
+/** Have a button copy a text; browsers give a clipboard only to pages of this machine or behind TLS. */
+export function copyOnClick(button, text) {
+  button.addEventListener("click", async () => {
+    if (navigator.clipboard) await navigator.clipboard.writeText(text());
+    else copySelected(text());
+    button.textContent = "Copied";
+    setTimeout(() => (button.textContent = "Copy"), 1500);
+  });
+}
+
+function copySelected(text) {
+  const field = element("textarea", "hidden");
+  field.value = text;
+  document.body.append(field);
+  field.select();
+  document.execCommand("copy");
+  field.remove();
 }
 
 /** Make an element with a class and a text. */

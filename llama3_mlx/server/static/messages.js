@@ -1,6 +1,6 @@
 // One message on screen: its text, what can be done with it, its counts.
 
-import { element, renderMarkdown } from "./markdown.js";
+import { copyOnClick, element, renderMarkdown } from "./markdown.js";
 
 /** Return the node of a message. `actions` has `edit(text)` and `again()` where they apply. */
 export function drawMessage(message, actions) {
@@ -27,19 +27,13 @@ function tools(node, message, actions) {
   const add = (text, name, act) => {
     const button = element("button", name, text);
     button.type = "button";
-    button.addEventListener("click", act);
+    if (act) button.addEventListener("click", act);
     row.append(button);
     return button;
   };
   if (message.error) node.append(element("p", "error", message.error));
   if (actions.edit) add("Edit", "edit", () => edit(node, message, actions.edit));
-  if (message.content) {
-    const copy = add("Copy", "copy", async () => {
-      await navigator.clipboard.writeText(message.content);
-      copy.textContent = "Copied";
-      setTimeout(() => (copy.textContent = "Copy"), 1500);
-    });
-  }
+  if (message.content) copyOnClick(add("Copy", "copy"), () => message.content);
   if (actions.again) add(message.error ? "Try again" : "Regenerate", "again", actions.again);
   if (message.stats) row.append(element("span", "stats", statsText(message)));
   else if (message.stopped) row.append(element("span", "stats", "stopped"));

@@ -24,9 +24,13 @@ function write(name, value) {
   }
 }
 
+function kept() {
+  return read("conversations", []).filter((entry) => entry && Array.isArray(entry.messages));
+}
+
 export class Store {
   constructor() {
-    this.list = read("conversations", []).filter((entry) => entry && Array.isArray(entry.messages));
+    this.list = kept();
     this.currentId = read("current", null);
     this.defaults = { ...DEFAULTS, ...read("settings", {}) };
     if (!this.list.length) this.begin();
@@ -40,10 +44,16 @@ export class Store {
     return { ...DEFAULTS, ...this.current.settings };
   }
 
+  /** Make an empty conversation with the settings that were used last. */
+  fresh() {
+    const id = crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`;
+    return { id, title: "", messages: [], settings: { ...this.defaults } };
+  }
+
   /** Start a conversation with the settings that were used last; an empty one is used again. */
   begin() {
     const empty = this.list.find((entry) => !entry.messages.length);
-    const fresh = empty ?? { id: crypto.randomUUID?.() ?? String(Date.now()), title: "", messages: [], settings: { ...this.defaults } };
+    const fresh = empty ?? this.fresh();
     this.list = [fresh, ...this.list.filter((entry) => entry !== fresh)];
     this.select(fresh.id);
   }
@@ -52,6 +62,19 @@ export class Store {
     this.currentId = id;
     write("current", id);
     this.save();
+  }
+
+  /** Take over what another tab has kept under a key; the current conversation stays this tab's. Returns whether it did. */
+  adopt(key) {
+    if (key !== PREFIX + "conversations") return false;
+    const theirs = kept();
+    const same = theirs.find((entry) => entry.id === this.current.id);
+    // An empty conversation that the other tab has begun is left to it.
+    const current = same?.messages.length && !this.current.messages.length ? this.fresh() : this.current;
+    this.list = theirs.map((entry) => (entry.id === current.id ? current : entry));
+    if (!this.list.includes(current)) this.list.unshift(current);
+    this.currentId = current.id;
+    return true;
   }
 
   remove(id) {
