@@ -22,6 +22,7 @@ from .adapter import put_into
 from .adapter_files import read_adapter
 from .attach import attach, choose_whole, unfreeze_whole
 from .callbacks import Callback
+from .channels import base_of
 from .dropout import Noise
 from .encode import Example
 from .errors import TrainingError
@@ -166,8 +167,10 @@ def base_name(model: str) -> str:
 
 def load_for_training(text: TextSide, settings: TrainSettings) -> tuple[LlamaForCausalLM, Noise]:
     """Return the model with trainable layers in it, and the source of their dropout."""
-    start = read_adapter(Path(settings.start_from).expanduser(), text.config) if settings.start_from else None
     model = load_model(text.folder, dtype=settings.dtype, join=False)
+    # Asked for even without an adapter: what makes the model unfit for one must not show at the first save.
+    base = base_of(model)
+    start = read_adapter(Path(settings.start_from).expanduser(), base) if settings.start_from else None
     paths = choose_paths(model, settings.target_names, settings.layers)
     ranks = read_ranks(settings.rank_for)
     targets = make_targets(paths, settings.rank, settings.alpha, ranks, rslora=settings.rslora)
