@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from llama3_mlx.finetune.attach import attach, unfreeze_whole
 from llama3_mlx.finetune.job import load_for_training, load_text_side, resumed_job, run_job
 from llama3_mlx.finetune.sft import build_supervised
 from llama3_mlx.finetune.targets import BLOCK_LINEARS, choose_paths, make_targets
+from llama3_mlx.prefix_disk import model_fingerprint
 from llama3_mlx.weights import load_model
 
 from .finetune_fixtures import SHORT_RUN, furthest, write_lines
@@ -226,7 +228,11 @@ def test_an_adapter_that_mlx_lm_trained_fits_the_model_that_it_names(
     assert named("HuggingFaceTB/SmolLM2-135M") > 3 * CLOSE
     with pytest.raises(CheckpointError, match=r"trained on gone, which isn't there.*copy its channel_scales.json"):
         named("gone")
+    fingerprint = partial(model_fingerprint, even, dtype="float32", cache_kind="plain", adapter=adapter)
+    before = fingerprint()
     shutil.copy(even / NAME, adapter / NAME)
+    # Keys and values on disk would be another adapter's.
+    assert fingerprint() != before
     assert named("gone") < 1e-3
 
 
