@@ -6,6 +6,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Unpack
 
+from ..channel_scales import load_scales
+from ..config import load_config
 from ..errors import ConversionError
 from ..quantization import Quantization
 from .destination import check_destination, no_space
@@ -13,6 +15,7 @@ from .dry_run import Forecast, forecast, uniform_bits
 from .options import DTYPE_NAMES, ConversionOptions, ConversionSettings, make_options
 from .pipeline import ConversionReport, Progress, run
 from .plan import Plan, make_plan
+from .quality.equalised_source import in_channels
 from .quantise import Quantiser, RoundToNearest
 from .recipes import make_quantization
 from .sources import open_source, outline_source
@@ -130,7 +133,8 @@ def verify(folder: str | Path, source: str | Path | None = None) -> Verification
         return verify_files(path)
     opened = open_source(source)
     try:
-        return verify_files(path, opened.tensors())
+        scales = load_scales(path, load_config(path))
+        return verify_files(path, in_channels(opened, "F32", scales).tensors())
     finally:
         opened.close()
 
@@ -140,7 +144,7 @@ def make_target(source: Source, options: ConversionOptions, kind: str, dest: Pat
     if kind == "gguf":
         from .gguf_target import GGUFTarget
 
-        return GGUFTarget(source, dest.name, options.gguf_type or "f16")
+        return GGUFTarget(in_channels(source, "F32", None), dest.name, options.gguf_type or "f16")
     quantised = getattr(source, "is_quantised", False)
     if kind == "mlx" and quantised and not options.quantises and not options.dequantise:
         raise ConversionError(
@@ -148,8 +152,10 @@ def make_target(source: Source, options: ConversionOptions, kind: str, dest: Pat
             "whole weights"
         )
     plan = plan_for(source, options)
+    if kind == "hf":
+        return FolderTarget(in_channels(source, plan.dtype, None), plan, RoundToNearest(), form="pt")
     source, quantiser = with_quality(source, plan, options)
-    return FolderTarget(source, plan, quantiser, form="mlx" if kind == "mlx" else "pt")
+    return FolderTarget(source, plan, quantiser)
 
 
 def with_quality(source: Source, plan: Plan, options: ConversionOptions) -> tuple[Source, Quantiser]:

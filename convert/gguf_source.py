@@ -88,6 +88,9 @@ class GGUFSource:
                 read = partial(read_halves, read, shape[0] // self.config.num_key_value_heads)
             yield TensorRef(name, shape, tensor.dtype, tensor.kind, tensor.nbytes, read)
 
+    def channel_scales(self) -> None:
+        """Return None: the channels are those that the model was trained with."""
+
     def fingerprint(self) -> dict[str, Any]:
         """Return names, sizes and times of the files."""
         return {"files": [file_facts(file.path) for file in self._files]}

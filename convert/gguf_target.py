@@ -147,6 +147,7 @@ def _in_gguf(config: ModelConfig) -> ModelConfig:
         bos_token_id=None,
         eos_token_ids=(),
         quantization=None,
+        channel_scales=None,
     )
 
 

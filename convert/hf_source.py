@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..channel_scales import ChannelScales, load_scales
 from ..config import ModelConfig, load_config
 from ..errors import CheckpointError
 from ..hub import repository_of
@@ -30,6 +31,7 @@ class HFSource:
         self.base_model = repository_of(folder)
         self.description = self.base_model or f"Hugging Face folder {folder.name}"
         self.extra_config: dict[str, Any] = {}
+        self._scales = load_scales(folder, self.config)
         self._files = checkpoint_files(folder)
         headers = {path: read_header(path) for path in dict.fromkeys(self._files.values())}
         self._infos: dict[str, TensorInfo] = {name: headers[path][name] for name, path in self._files.items()}
@@ -82,6 +84,10 @@ class HFSource:
 
         nbytes = sum(self._infos[part].nbytes for part in parts)
         return TensorRef(f"{path}.weight", shape, "F32", f"{scheme.mode} {scheme.bits} bits", nbytes, read)
+
+    def channel_scales(self) -> ChannelScales | None:
+        """Return the scales that stand beside the weights."""
+        return self._scales
 
     def fingerprint(self) -> dict[str, Any]:
         """Return names, sizes and times of the weight files and the config."""

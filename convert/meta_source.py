@@ -90,6 +90,9 @@ class MetaSource:
             infos = [shard.infos[self._names[name]] for shard in self._shards]
             yield TensorRef(name, shape, infos[0].dtype, infos[0].dtype, sum(info.nbytes for info in infos), read)
 
+    def channel_scales(self) -> None:
+        """Return None: the channels are those that the model was trained with."""
+
     def fingerprint(self) -> dict[str, Any]:
         """Return names, sizes and times of the files."""
         files = [*(shard.path for shard in self._shards), self.folder / "params.json", self.folder / "tokenizer.model"]

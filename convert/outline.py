@@ -40,6 +40,9 @@ class OutlineSource:
 
             yield TensorRef(name, shape, self._dtype, self._dtype, prod(shape) * ITEM_BYTES[self._dtype], read)
 
+    def channel_scales(self) -> None:
+        """Return None: sizes don't depend on them."""
+
     def fingerprint(self) -> dict[str, Any]:
         """Return name, size and time of the config."""
         return {"files": [file_facts(self.location / "config.json")]}

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 import numpy as np
 
+from ..channel_scales import SCALES_NAME
 from ..errors import ConversionError
 from ..quantization import Scheme
 from ..safetensors_files import INDEX_NAME
@@ -79,7 +80,7 @@ class FolderTarget:
             name: safetensors_layout(tensors, form) for name, tensors in plan.shards.items()
         }
         names = {short: name for name, short in DTYPE_NAMES.items()}
-        config = replace(plan.config, quantization=plan.quantization, dtype=names[plan.dtype])
+        config = replace(plan.config, quantization=plan.quantization, dtype=names[plan.dtype], channel_scales=None)
         self._config = {**source.extra_config, **config.to_dict()}
         self.state: Mapping[str, Any] = {"version": __version__, "form": form, "config": self._config}
 
@@ -110,14 +111,17 @@ class FolderTarget:
         self.source.save_side_files(folder)
 
     def write_beside(self, folder: Path, record: Mapping[str, Any]) -> None:
-        """Write index, record, model card and, last, config.json."""
+        """Write index, channel scales, record, model card and, last, config.json."""
         self._lacks_tokenizer = not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model"))
         plan = self.plan
         index = {"metadata": {"total_size": plan.total_bytes, "total_parameters": plan.parameters}}
         write_json(folder / INDEX_NAME, {**index, "weight_map": plan.weight_map})
         write_json(folder / RECORD_NAME, record)
         (folder / CARD_NAME).write_text(make_card(self.source, plan, record, self.form), encoding="utf-8")
-        write_json(folder / "config.json", self._config)
+        scales = self.source.channel_scales()
+        if scales is not None:
+            (folder / SCALES_NAME).write_bytes(scales.content)
+        write_json(folder / "config.json", {**self._config, **({"channel_scales": scales.digest} if scales else {})})
 
     def verify(self, folder: Path) -> Verification:
         """Check checksums, and each module against the source."""

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..channel_scales import ChannelScales
 from ..config import ModelConfig
 
 FLOAT_DTYPES = ("F32", "F16", "BF16")
@@ -47,6 +48,9 @@ class Source(Protocol):
 
     def tensors(self) -> Iterator[TensorRef]:
         """Yield every tensor that the model needs, in the model's order."""
+
+    def channel_scales(self) -> ChannelScales | None:
+        """Return the scales that the tensors' channels have, None for those that the model was trained with."""
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what changes when the source's files do."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from ..channel_scales import load_scales
 from ..config import load_config
 from ..errors import CheckpointError
 from ..quantization import Scheme
@@ -57,6 +58,7 @@ def verify_files(folder: Path, source: Iterable[TensorRef] = ()) -> Verification
     """
     stored = StoredTensors(folder)
     try:
+        load_scales(folder, load_config(folder))
         expected = load_record(folder)["crc32"]
         names = list(stored.infos)
         wrong = [name for name in names if expected.get(name) != f"{stored.crc(name):08x}"]

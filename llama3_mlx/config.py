@@ -39,6 +39,8 @@ class ModelConfig:
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     quantization: Quantization | None = None
+    # SHA-256 of the scales that the channels have, None for those they were trained with (see channel_scales.py).
+    channel_scales: str | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
@@ -95,6 +97,7 @@ class ModelConfig:
             bos_token_id=_first(token_ids(values.get("bos_token_id"))),
             eos_token_ids=token_ids(values.get("eos_token_id")),
             quantization=_quantization(values),
+            channel_scales=_text(values, "channel_scales"),
         )
         problems += config._inconsistencies()
         if problems:
@@ -150,6 +153,13 @@ def token_ids(value: Any) -> tuple[int, ...]:
     if any(isinstance(token, bool) or not isinstance(token, int) for token in ids):
         raise ConfigError(f"token ids must be whole numbers, not {value!r}")
     return tuple(token for token in ids if token >= 0)
+
+
+def _text(values: Mapping[str, Any], name: str) -> str | None:
+    value = values.get(name)
+    if not isinstance(value, str | None):
+        raise ConfigError(f"{name} must be a text, not {value!r}")
+    return value
 
 
 def _first(ids: tuple[int, ...]) -> int | None:

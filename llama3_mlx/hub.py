@@ -9,6 +9,7 @@ from .errors import CheckpointError, HubError
 _ID = re.compile(r"(?P<id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?\Z", re.ASCII)
 _WANTED = [
     "config.json",
+    "channel_scales.json",
     "generation_config.json",
     "*.safetensors",
     "model.safetensors.index.json",
@@ -42,6 +43,11 @@ def resolve_config(path_or_id: str | Path) -> Path:
     """Return an existing folder, else that of a Hub id with its config.json, which alone is fetched if need be."""
     named = _folder_or_id(path_or_id)
     return named if isinstance(named, Path) else _snapshot(*named, ["config.json"], progress=False)
+
+
+def is_id(text: str) -> bool:
+    """Return whether a text has the form of a Hub id, `owner/name` or `owner/name@revision`."""
+    return _ID.match(text) is not None
 
 
 def check_id(repo_id: str) -> None:

@@ -10,6 +10,7 @@ Source: https://github.com/meta-llama/llama3 (llama/model.py) for the mathematic
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -17,6 +18,7 @@ import mlx.nn as nn
 
 from .cache import CacheOptions, ModelCache, make_cache
 from .cache.step import Mask, Step
+from .channel_scales import ChannelScales
 from .config import ModelConfig
 from .rope import dynamic_periods, rope_periods
 
@@ -157,6 +159,9 @@ class LlamaForCausalLM(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self._rope = Rope(config)
+        # Where the weights come from, and what was done to their channels there.
+        self.folder: Path | None = None
+        self.channel_scales: ChannelScales | None = None
 
     def make_cache(self, options: CacheOptions | None = None) -> ModelCache:
         """Return an empty cache of this model, by default a plain one."""

@@ -19,6 +19,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from .channel_scales import SCALES_NAME
 from .errors import CheckpointError
 from .files import save_whole
 from .safetensors_files import read_header
@@ -153,7 +154,7 @@ def model_fingerprint(folder: Path, *, dtype: str, cache_kind: str, adapter: Pat
     """
     digest = hashlib.sha256(f"{FORMAT} {dtype} {cache_kind}".encode())
     for place in (folder, *((adapter,) if adapter is not None else ())):
-        for path in sorted([*place.glob("*config*.json"), *place.glob("*.safetensors")]):
+        for path in sorted([*place.glob("*config*.json"), *place.glob(SCALES_NAME), *place.glob("*.safetensors")]):
             state = path.stat()
             digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns} ".encode())
             digest.update(path.read_bytes() if path.suffix == ".json" else _header_bytes(path))

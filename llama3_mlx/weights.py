@@ -1,15 +1,17 @@
 """Loads a checkpoint folder into a model: names and shapes checked against the config before anything is read."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from .channel_scales import load_scales
 from .config import ModelConfig, load_config
 from .device import compute_dtype, emulates_bfloat16
-from .errors import CheckpointError
+from .errors import CheckpointError, ConfigError
 from .joined import join_projections
 from .model import LlamaForCausalLM
 from .quantization import Scheme
@@ -45,6 +47,10 @@ def load_model(folder: Path, *, dtype: str | None = None, join: bool = True) -> 
         mx.eval(layer.parameters())
     mx.eval(model.parameters())
     model.eval()
+    model.folder = folder
+    # Only adapters need them, and whoever fits one asks whether they were found.
+    with suppress(CheckpointError, ConfigError):
+        model.channel_scales = load_scales(folder, config)
     return model
 
 

@@ -15,6 +15,7 @@ from llama3_mlx.finetune.adapter import Adapter, LowRank, from_model
 from llama3_mlx.finetune.adapter_files import read_adapter, save_adapter
 from llama3_mlx.finetune.adapters import AdapterSet, load_adapter
 from llama3_mlx.finetune.attach import attach, detach
+from llama3_mlx.finetune.channels import base_of
 from llama3_mlx.finetune.peft_files import save_peft
 from llama3_mlx.finetune.targets import BLOCK_LINEARS, choose_paths, make_targets, read_ranks
 from llama3_mlx.joined import join_projections
@@ -327,7 +328,7 @@ def test_peft_adapters_that_cannot_be_carried_over_are_refused(
 def test_a_peft_adapter_read_and_written_is_the_same(tmp_path: Path) -> None:
     model = small_model()
     save_peft(tmp_path / "one", random_adapter(model, 3), model.config)
-    save_peft(tmp_path / "two", read_adapter(tmp_path / "one", model.config), model.config)
+    save_peft(tmp_path / "two", read_adapter(tmp_path / "one", base_of(model)), model.config)
     one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     assert all(np.array_equal(one[name], two[name]) for name in one)

@@ -16,9 +16,10 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
+from ...channel_scales import Factors, LayerScales, factors_of, head_columns
 from ...model import Rope, TransformerBlock
 from ...quantization import Scheme
-from .equalise import Factors, LayerScales, factors_of, head_columns, norm_scales, scales_of
+from .equalise import norm_scales, scales_of
 from .gptq import Rounded, compensated, inverse_factor
 from .stored import MLX_DTYPES
 from .streams import (

@@ -7,6 +7,7 @@ from threading import RLock
 import mlx.core as mx
 import numpy as np
 
+from ...channel_scales import LayerScales
 from ...errors import ConversionError
 from ...model import Rope
 from ...quantization import Scheme
@@ -14,7 +15,7 @@ from ..plan import Plan
 from ..quantise import Packed, RoundToNearest
 from ..tensors import Source
 from .calibrate import CalibrationSettings, LayerCalibration, LayerResult, nearest
-from .equalise import LayerScales, norm_scales
+from .equalise import norm_scales
 from .gptq import Rounded, compensated, inverse_factor
 from .packing import pack
 from .reading import LayerReader

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...channel_scales import ChannelScales
 from ..tensors import Source, TensorRef
 
 
@@ -27,6 +28,10 @@ class DistilledSource:
         for ref in self.exact.tensors():
             trained = ref.name.endswith("norm.weight")
             yield replace(ref, dtype="F32", read=partial(self._read, ref.name)) if trained else ref
+
+    def channel_scales(self) -> ChannelScales | None:
+        """Return the wrapped source's; what training changed of a norm is no change of scale."""
+        return self.exact.channel_scales()
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the wrapped source's."""

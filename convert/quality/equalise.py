@@ -2,51 +2,21 @@
 
 A channel that carries large values needs finer steps than its group's neighbours. Instead of finer steps it gets
 larger weights: a column of a projection is multiplied by s and the norm weight, value row or up row that feeds it is
-divided by s. Nothing is left to do at inference.
+divided by s. Nothing is left to do at inference. Which tensors take which factors says channel_scales.py.
 
 Source: the idea of AWQ, https://arxiv.org/abs/2306.00978, sections 3.2 and 4; here it needs no activations, since the
 weights tell their sizes (see importance.py).
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from ...config import ModelConfig
+from ...channel_scales import LayerScales
 from .importance import Energies, hidden_sizes, normed_sizes, value_sizes
 from .stored import rounded
 
 # Scale = size ** POWER. Half way evens out the error of channels with that of their neighbours in the group.
 POWER = 0.5
 _LEAST_SIZE = 1e-3
-
-
-@dataclass(frozen=True)
-class LayerScales:
-    """Factors of the columns: of q/k/v (D,), of o per key/value head (K * head_dim,), of gate/up (D,), of down (F,)."""
-
-    attention: np.ndarray
-    values: np.ndarray
-    mlp: np.ndarray
-    hidden: np.ndarray
-
-
-@dataclass(frozen=True)
-class Factors:
-    """What a tensor's rows and columns are multiplied with; None: with one."""
-
-    rows: np.ndarray | None = None
-    columns: np.ndarray | None = None
-
-    def applied(self, values: np.ndarray, start: int = 0) -> np.ndarray:
-        """Return rows of a tensor, beginning at row `start`, with their factors; float32 ones are overwritten."""
-        scaled = values.astype(np.float32, copy=False)
-        if self.columns is not None:
-            scaled *= self.columns
-        if self.rows is not None:
-            rows = self.rows[start : start + len(scaled)]
-            scaled *= rows if scaled.ndim == 1 else rows[:, None]
-        return scaled
 
 
 def scales_from_weights(
@@ -84,27 +54,3 @@ def norm_scales(norm: np.ndarray, sizes: np.ndarray, dtype: str, power: float = 
     divided = rounded(norm / scales, dtype)
     exact = np.divide(norm, divided, out=np.ones_like(scales), where=divided != 0)
     return exact.astype(np.float32)
-
-
-def factors_of(name: str, scales: LayerScales, config: ModelConfig) -> Factors:
-    """Return the factors of one of a layer's tensors; `name` is what follows `model.layers.N.`."""
-    table = {
-        "input_layernorm.weight": Factors(rows=1 / scales.attention),
-        "self_attn.q_proj.weight": Factors(columns=scales.attention),
-        "self_attn.k_proj.weight": Factors(columns=scales.attention),
-        "self_attn.v_proj.weight": Factors(rows=1 / scales.values, columns=scales.attention),
-        "self_attn.v_proj.bias": Factors(rows=1 / scales.values),
-        "self_attn.o_proj.weight": Factors(columns=head_columns(scales, config)),
-        "post_attention_layernorm.weight": Factors(rows=1 / scales.mlp),
-        "mlp.gate_proj.weight": Factors(columns=scales.mlp),
-        "mlp.up_proj.weight": Factors(rows=1 / scales.hidden, columns=scales.mlp),
-        "mlp.up_proj.bias": Factors(rows=1 / scales.hidden),
-        "mlp.down_proj.weight": Factors(columns=scales.hidden),
-    }
-    return table.get(name, Factors())
-
-
-def head_columns(scales: LayerScales, config: ModelConfig) -> np.ndarray:
-    """Return the factors (H * head_dim,) of o_proj's columns: query heads that share values share their scales."""
-    heads = scales.values.reshape(config.num_key_value_heads, -1)
-    return np.repeat(heads, config.num_attention_heads // config.num_key_value_heads, axis=0).reshape(-1)

@@ -1,4 +1,4 @@
-"""A source whose layers come equalised; it reads like the one it wraps."""
+"""A source whose channels come with other scales; it reads like the one it wraps."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ...channel_scales import ChannelScales, Factors, LayerScales, change, composed, factors_of, head_factors
 from ..tensors import Source, TensorRef
-from .equalise import Factors, LayerScales, factors_of, norm_scales, scales_from_weights
+from .equalise import norm_scales, scales_from_weights
 from .importance import channel_sizes, normed_sizes, row_energies
 from .stored import STORED_AS, as_float32, as_stored
 
@@ -26,6 +27,7 @@ class EqualisedSource:
     """Wraps a source. `layer_scales` gives a layer's scales by its number, `head_scales` those of an untied head.
 
     `dtype` is what the weights will be stored in: a tensor that has it already keeps it, others come in float32.
+    `total` gives what the channels' scales come to, where that is known without multiplying.
     """
 
     def __init__(
@@ -34,8 +36,10 @@ class EqualisedSource:
         dtype: str,
         layer_scales: Callable[[int], LayerScales],
         head_scales: Callable[[], np.ndarray],
+        total: Callable[[], ChannelScales | None] | None = None,
     ) -> None:
         self.source, self.dtype, self.layer_scales, self.head_scales = source, dtype, layer_scales, head_scales
+        self.channel_scales = total or self._composed
         self.config = source.config
         self.location: Path = source.location
         self.description: str = source.description
@@ -48,6 +52,12 @@ class EqualisedSource:
             factors = self._factors(ref.name)
             dtype = ref.dtype if ref.dtype == self.dtype else "F32"
             yield replace(ref, dtype=dtype, read=partial(_read_scaled, ref, factors, dtype)) if factors else ref
+
+    def _composed(self) -> ChannelScales | None:
+        """Return the scales of the wrapped source's channels and these together; may take as long as finding them."""
+        layers = tuple(map(self.layer_scales, range(self.config.num_hidden_layers)))
+        head = None if self.config.tie_word_embeddings else self.head_scales()
+        return composed(self.source.channel_scales(), ChannelScales(layers, head))
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the wrapped source's."""
@@ -66,11 +76,18 @@ class EqualisedSource:
         if name.startswith("model.layers."):
             _, _, layer, rest = name.split(".", 3)
             return lambda: factors_of(rest, self.layer_scales(int(layer)), self.config)
-        if self.config.tie_word_embeddings:
+        if self.config.tie_word_embeddings or name == "model.embed_tokens.weight":
             return None
-        if name == "model.norm.weight":
-            return lambda: Factors(rows=1 / self.head_scales())
-        return (lambda: Factors(columns=self.head_scales())) if name == "lm_head.weight" else None
+        return lambda: head_factors(name, self.head_scales())
+
+
+def in_channels(source: Source, dtype: str, scales: ChannelScales | None) -> Source:
+    """Return the source with its channels scaled like these, None: as the model was trained; `dtype` as above."""
+    needed = change(source.channel_scales(), scales)
+    if needed is None:
+        return source
+    head = needed.head if needed.head is not None else np.ones(source.config.hidden_size, np.float32)
+    return EqualisedSource(source, dtype, needed.layers.__getitem__, lambda: head, lambda: scales)
 
 
 def _read_scaled(ref: TensorRef, factors: Callable[[], Factors], dtype: str, start: int, stop: int) -> np.ndarray:
@@ -84,12 +101,12 @@ def _read_scaled(ref: TensorRef, factors: Callable[[], Factors], dtype: str, sta
 
 
 class WeightScales:
-    """A source's scales as its weights suggest them; a layer's are kept until another's are asked for."""
+    """A source's scales as its weights suggest them; those of a layer are found when they are first asked for."""
 
     def __init__(self, source: Source, norm_dtype: str) -> None:
         self.norm_dtype = norm_dtype
         self._refs = {ref.name: ref for ref in source.tensors()}
-        self._layer: tuple[int, LayerScales] | None = None
+        self._layers: dict[int, LayerScales] = {}
 
     @cached_property
     def _channels(self) -> np.ndarray:
@@ -101,13 +118,14 @@ class WeightScales:
 
     def layer(self, index: int) -> LayerScales:
         """Return the scales of layer `index`."""
-        if self._layer is None or self._layer[0] != index:
+        if index not in self._layers:
             prefix = f"model.layers.{index}"
             attention = self._whole(f"{prefix}.input_layernorm.weight")
             mlp = self._whole(f"{prefix}.post_attention_layernorm.weight")
-            scales = scales_from_weights(prefix, attention, mlp, self._channels, self._energies, self.norm_dtype)
-            self._layer = (index, scales)
-        return self._layer[1]
+            self._layers[index] = scales_from_weights(
+                prefix, attention, mlp, self._channels, self._energies, self.norm_dtype
+            )
+        return self._layers[index]
 
     def head(self) -> np.ndarray:
         """Return the scales of an untied head's columns (D,)."""

@@ -3,9 +3,16 @@
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .model_choice import choose_model
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+    from ..finetune.channels import Base
 
 _FORMS = ("peft", "gguf", "mlx-lm")
 
@@ -36,10 +43,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
-    from ..config import load_config
     from ..finetune.adapter_files import adapter_facts, read_adapter
 
-    facts = adapter_facts(read_adapter(Path(args.adapter).expanduser(), load_config(choose_model(args.model))))
+    facts = adapter_facts(read_adapter(Path(args.adapter).expanduser(), _base(args), for_source=True))
     if args.json:
         sys.stdout.write(json.dumps(facts) + "\n")
         return 0
@@ -50,28 +56,55 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from ..config import load_config
     from ..finetune.adapter_files import read_adapter, save_adapter
     from ..finetune.gguf_adapter import save_gguf_adapter
     from ..finetune.peft_files import save_peft
 
-    config, out = load_config(choose_model(args.model)), Path(args.out).expanduser()
-    adapter = read_adapter(Path(args.adapter).expanduser(), config)
+    out = Path(args.out).expanduser()
     form = args.format or ("gguf" if out.suffix == ".gguf" else "peft")
+    base = _base(args)
+    # mlx-lm applies an adapter to this very model; the others know none but the source.
+    adapter = read_adapter(Path(args.adapter).expanduser(), base, for_source=form != "mlx-lm")
     if form == "gguf":
-        save_gguf_adapter(out, adapter, config)
+        save_gguf_adapter(out, adapter, base.config)
     else:
-        (save_peft if form == "peft" else save_adapter)(out, adapter, config)
+        (save_peft if form == "peft" else save_adapter)(out, adapter, base.config)
     sys.stdout.write(f"{out}: {adapter.parameters:,} values for {form}\n")
     return 0
 
 
 def _import(args: argparse.Namespace) -> int:
-    from ..config import load_config
     from ..finetune.adapter_files import read_adapter, save_adapter
 
-    config, out = load_config(choose_model(args.model)), Path(args.out).expanduser()
-    adapter = read_adapter(Path(args.adapter).expanduser(), config)
-    save_adapter(out, adapter, config)
+    out = Path(args.out).expanduser()
+    base = _base(args)
+    adapter = read_adapter(Path(args.adapter).expanduser(), base)
+    save_adapter(out, adapter, base.config)
     sys.stdout.write(f"{out}: {adapter.parameters:,} values on {len(adapter.parts)} layers\n")
     return 0
+
+
+def _base(args: argparse.Namespace) -> "Base":
+    """Return the model's folder as a base; of its weights only what an adapter's fitting needs is read."""
+    from ..channel_scales import load_scales
+    from ..config import load_config
+    from ..finetune.channels import Base
+
+    folder = choose_model(args.model)
+    config = load_config(folder)
+    return Base(config, load_scales(folder, config), folder, partial(_matrix, folder))
+
+
+def _matrix(folder: Path, path: str) -> "mx.array":
+    """Return the weight of a layer, float32."""
+    import mlx.core as mx
+
+    from ..convert.hf_source import HFSource
+    from ..safetensors_files import as_mlx
+
+    source = HFSource(folder)
+    try:
+        ref = next(ref for ref in source.tensors() if ref.name == f"{path}.weight")
+        return as_mlx(ref.read(0, ref.rows), ref.dtype).astype(mx.float32)
+    finally:
+        source.close()

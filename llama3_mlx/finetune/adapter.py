@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
+from ..channel_scales import SCALES_NAME, ChannelScales
 from ..config import ModelConfig
 from ..model import LlamaForCausalLM
 from ..weights_layout import expected_tensors
@@ -57,13 +58,15 @@ class LowRank:
 class Adapter:
     """What fine-tuning made: `parts` by layer path, `whole` tensors by parameter name.
 
-    `dropout` is what it was trained with; `base` names the model it was made for, if that is known.
+    `dropout` is what it was trained with; `base` names the model it was made for, if that is known. `scales` are those
+    of the channels that it works on, None for those that the model was trained with.
     """
 
     parts: Mapping[str, LowRank]
     whole: Mapping[str, mx.array] = field(default_factory=dict)
     dropout: float = 0.0
     base: str | None = None
+    scales: ChannelScales | None = None
 
     @property
     def is_dora(self) -> bool:
@@ -127,7 +130,18 @@ def from_model(model: LlamaForCausalLM, *, dropout: float = 0.0, base: str | Non
         for name in ("weight", "bias")
         if name in modules[path]
     }
-    return Adapter(parts, whole, dropout, base)
+    return Adapter(parts, whole, dropout, base, known_scales(model))
+
+
+def known_scales(model: LlamaForCausalLM) -> ChannelScales | None:
+    """Return the scales of a loaded model's channels; raises AdapterError where its folder has lost them."""
+    scales = model.channel_scales
+    if (scales.digest if scales else None) != model.config.channel_scales:
+        raise AdapterError(
+            f"the model's channels were evened out, and {SCALES_NAME}, which says how, is missing or damaged in "
+            f"{model.folder}: without it no adapter fits; copy it from where the model comes from"
+        )
+    return scales
 
 
 def put_into(model: LlamaForCausalLM, adapter: Adapter) -> None:
@@ -150,4 +164,4 @@ def put_into(model: LlamaForCausalLM, adapter: Adapter) -> None:
         modules[path][key] = array.astype(mx.float32)
 
 
-__all__ = ["EMBEDDING", "Adapter", "LoRAEmbedding", "LowRank", "from_model", "put_into"]
+__all__ = ["EMBEDDING", "Adapter", "LoRAEmbedding", "LowRank", "from_model", "known_scales", "put_into"]

@@ -4,21 +4,29 @@
 `fine_tune_type`, `num_layers` (counted from the last block) and `lora_parameters`. mlx-lm has one rank and one scale
 for all layers: smaller ranks are filled up with zeros and other scales folded into b. Ollama takes the strength from a
 whole `lora_alpha` alone, so the scale is chosen such that alpha = scale * rank is a whole number.
+
+The values are for the channels of the base that they were trained on, so that mlx-lm gives the same logits with the
+same base. Where a conversion has scaled those, a copy of the base's `channel_scales.json` lies beside the adapter, and
+`channel_scales` is its digest. PEFT's folders are for the channels that the model was trained with.
 Source: mlx-lm `tuner/utils.py`; Ollama `convert/convert_llama_adapter.go`.
 """
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
-from ..config import ModelConfig, load_json_object
+from ..channel_scales import SCALES_NAME, ChannelScales, load_scales, read_scales
+from ..config import ModelConfig, load_config, load_json_object
 from ..errors import CheckpointError, ConfigError
-from ..files import save_json, save_whole
+from ..files import save_json, save_text, save_whole
+from ..hub import is_id, repository_of
 from ..safetensors_files import read_header
 from .adapter import Adapter, LowRank
+from .channels import Base, moved
 from .errors import AdapterError
 from .targets import layer_number
 
@@ -27,11 +35,19 @@ PEFT_WEIGHTS = "adapter_model.safetensors"
 
 
 def save_adapter(folder: Path, adapter: Adapter, config: ModelConfig) -> None:
-    """Write `adapters.safetensors` and `adapter_config.json`, each whole or not at all."""
+    """Write `adapters.safetensors`, `adapter_config.json` and scales of channels, each whole or not at all."""
     tensors, values = mlx_lm_layout(adapter, config)
     mx.eval(list(tensors.values()))
+    _save_scales(folder / SCALES_NAME, adapter.scales)
     save_whole(folder / WEIGHTS, lambda path: mx.save_safetensors(str(path), tensors, metadata={"format": "mlx"}))
     save_json(folder / CONFIG, values)
+
+
+def _save_scales(path: Path, scales: ChannelScales | None) -> None:
+    if scales is None:
+        path.unlink(missing_ok=True)
+    elif not path.exists() or path.read_bytes() != scales.content:
+        save_text(path, scales.content.decode())
 
 
 def mlx_lm_layout(adapter: Adapter, config: ModelConfig) -> tuple[dict[str, mx.array], dict[str, Any]]:
@@ -57,6 +73,8 @@ def mlx_lm_layout(adapter: Adapter, config: ModelConfig) -> tuple[dict[str, mx.a
             "keys": sorted({_key(path) for path in adapter.parts}),
         }
         values |= {"r": rank, "lora_alpha": round(scale * rank)}
+    if adapter.scales is not None:
+        values["channel_scales"] = adapter.scales.digest
     return {**tensors, **adapter.whole}, values
 
 
@@ -78,10 +96,11 @@ def _key(path: str) -> str:
     return path if layer_number(path) is None else path.split(".", 3)[3]
 
 
-def read_adapter(folder: Path, config: ModelConfig) -> Adapter:
-    """Read an adapter folder, mlx-lm's or PEFT's, and check it against the model it is to go into.
+def read_adapter(folder: Path, base: Base, *, for_source: bool = False) -> Adapter:
+    """Read an adapter folder, mlx-lm's or PEFT's, check it against the model it is to go into and fit it to it.
 
-    Raises AdapterError.
+    It comes for the channels of `base`, with `for_source` for those that the model was trained with. Raises
+    AdapterError.
     """
     if not folder.is_dir():
         raise AdapterError(f"there is no adapter folder {folder}")
@@ -89,18 +108,52 @@ def read_adapter(folder: Path, config: ModelConfig) -> Adapter:
         values = load_json_object(folder / CONFIG)
     except ConfigError as error:
         raise AdapterError(str(error).replace("a model", "an adapter")) from None
-    if (folder / PEFT_WEIGHTS).exists() and not (folder / WEIGHTS).exists():
+    is_peft = (folder / PEFT_WEIGHTS).exists() and not (folder / WEIGHTS).exists()
+    if is_peft:
         from .peft_files import from_peft
 
-        adapter = from_peft(read_tensors(folder / PEFT_WEIGHTS), values, config)
+        adapter = from_peft(read_tensors(folder / PEFT_WEIGHTS), values, base.config)
     elif (folder / WEIGHTS).exists():
         adapter = _from_mlx_lm(read_tensors(folder / WEIGHTS), values, folder)
     else:
         raise AdapterError(f"{folder} has neither {WEIGHTS} nor {PEFT_WEIGHTS}")
-    adapter.check(config, folder)
+    adapter.check(base.config, folder)
     if not adapter.parts and not adapter.whole:
         raise AdapterError(f"{folder} holds no tensors")
-    return adapter
+    if not is_peft:
+        adapter = replace(adapter, scales=_stored_scales(folder, values, base))
+    return moved(adapter, None if for_source else base.scales, base)
+
+
+def _stored_scales(folder: Path, values: Mapping[str, Any], base: Base) -> ChannelScales | None:
+    """Return the scales of the channels that an adapter in mlx-lm's layout is for."""
+    digest, named = values.get("channel_scales"), values.get("model")
+    if base.scales is not None and digest == base.scales.digest:
+        return base.scales
+    if digest is not None or (folder / SCALES_NAME).exists():
+        scales = read_scales(folder, base.config)
+        if digest not in (None, scales.digest):
+            raise AdapterError(f"{folder / SCALES_NAME} is damaged or of another adapter than {CONFIG}")
+        return scales
+    return _scales_of_model(folder, named, base) if isinstance(named, str) else None
+
+
+def _scales_of_model(folder: Path, named: str, base: Base) -> ChannelScales | None:
+    """Return the scales of the model that mlx-lm notes to have trained an adapter on: a path as it was typed, or an id.
+
+    Raises AdapterError where that can't be found out.
+    """
+    place = Path(named).expanduser()
+    if base.folder is not None and named == repository_of(base.folder):
+        return base.scales
+    if (place / "config.json").exists():
+        return load_scales(place, replace(base.config, channel_scales=load_config(place).channel_scales))
+    if base.scales is not None and not is_id(named):
+        raise AdapterError(
+            f"{folder} was trained on {named}, which isn't there, and this model's channels were evened out: if it is "
+            f"the model that the adapter was trained on, copy its {SCALES_NAME} into {folder}"
+        )
+    return None
 
 
 def read_tensors(path: Path) -> dict[str, mx.array]:

@@ -18,9 +18,9 @@ from ..model import LlamaForCausalLM
 from .adapter import EMBEDDING, Adapter, LowRank
 from .adapter_files import read_adapter
 from .attach import make_dense
+from .channels import base_of, moved
 from .lora import dense_weight, without_bias
-
-JOINED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+from .places import part_sizes, place
 
 
 def load_adapter(model: LlamaForCausalLM, path: str | Path) -> None:
@@ -62,12 +62,12 @@ class AdapterSet:
 
     def load(self, name: str, path: str | Path, *, active: bool = False) -> None:
         """Load an adapter folder under a name; `active` applies it alone from now on."""
-        self.add(name, read_adapter(Path(path).expanduser(), self.model.config))
+        self.add(name, read_adapter(Path(path).expanduser(), base_of(self.model)))
         if active:
             self.select(name)
 
     def add(self, name: str, adapter: Adapter) -> None:
-        """Add an adapter that is in memory."""
+        """Add an adapter that is in memory, moved to the model's channels if it is for others."""
         if name in self._adapters:
             raise RequestError(f"there is an adapter {name!r} already: unload it first")
         adapter.check(self.model.config, name)
@@ -76,7 +76,8 @@ class AdapterSet:
             raise RequestError(
                 f"{alone or name} is a DoRA adapter or trains whole matrices, and goes with no other: clear the set"
             )
-        self._adapters[name] = adapter
+        base = base_of(self.model)
+        self._adapters[name] = moved(adapter, base.scales, base)
         self._rebuild()
 
     def unload(self, name: str) -> None:
@@ -231,39 +232,6 @@ class MixedEmbedding(Switched):
             return y
         amounts = self._weights.of(self._owners, x.dtype)
         return y + ((x @ self.up.T) * (amounts if x.ndim == 3 else amounts[:, 0])) @ self.down.T
-
-
-def place(model: LlamaForCausalLM, path: str) -> str:
-    """Return the path of the layer that holds `path` in a model whose projections may be joined."""
-    parent, _, name = path.rpartition(".")
-    for joined, names in JOINED.items():
-        if name in names and f"{parent}.{joined}" in _paths(model, parent):
-            return f"{parent}.{joined}"
-    return path
-
-
-def _paths(model: LlamaForCausalLM, parent: str) -> set[str]:
-    module: Any = model
-    for key in parent.split("."):
-        module = module[int(key)] if isinstance(module, list) else module[key]
-    return {f"{parent}.{name}" for name in module}
-
-
-def part_sizes(path: str, model: LlamaForCausalLM) -> dict[str, int]:
-    """Return path and number of outputs of the projections that make up the layer at `path`."""
-    parent, _, name = path.rpartition(".")
-    config = model.config
-    kv = config.num_key_value_heads * config.head_dim
-    sizes = {
-        "q_proj": config.num_attention_heads * config.head_dim,
-        "k_proj": kv,
-        "v_proj": kv,
-        "gate_proj": config.intermediate_size,
-        "up_proj": config.intermediate_size,
-    }
-    if name in JOINED:
-        return {f"{parent}.{part}": sizes[part] for part in JOINED[name]}
-    return {path: sizes.get(name) or (config.vocab_size if name == "lm_head" else config.hidden_size)}
 
 
 def with_whole(path: str, base: nn.Module, model: LlamaForCausalLM, whole: Mapping[str, mx.array]) -> nn.Module:

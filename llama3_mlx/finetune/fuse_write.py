@@ -8,6 +8,7 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..channel_scales import SCALES_NAME
 from ..config import load_json_object
 from ..device import DTYPES
 from ..errors import RequestError
@@ -66,6 +67,8 @@ def write_model(
     for pattern in _SIDE_FILES:
         for path in source.glob(pattern):
             shutil.copyfile(path, folder / path.name)
+    if model.channel_scales is not None:
+        (folder / SCALES_NAME).write_bytes(model.channel_scales.content)
     (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     return total
 

@@ -22,6 +22,7 @@ from ..tokenizer_files import load_tokenizer
 from ..weights import load_model
 from .adapter import Adapter
 from .adapter_files import read_adapter
+from .channels import base_of
 from .errors import AdapterError
 from .fuse_forms import KEPT, choose_forms
 from .fuse_write import stored_dtype, write_model
@@ -64,7 +65,7 @@ def fuse(
         raise AdapterError(f"{target} exists already: choose another folder or replace it with --force")
     base = load_model(source, join=False)
     unpack_for_training(base)
-    read = read_adapter(Path(adapter).expanduser(), base.config)
+    read = read_adapter(Path(adapter).expanduser(), base_of(base))
     tokens = _probe_tokens(source, Path(adapter).expanduser(), texts)
     layers = {path: layer for path, layer in base.named_modules() if path in _paths(read)}
     forms, kept = choose_forms(base, read, layers, tokens, bits, stored_dtype(source))

@@ -29,6 +29,7 @@ _BLOCK_NAMES = {
 
 def save_gguf_adapter(path: Path, adapter: Adapter, config: ModelConfig, dtype: str = "float16") -> None:
     """Write the adapter as one GGUF file, in float16 or float32; raises AdapterError for what llama.cpp can't apply."""
+    assert adapter.scales is None, "llama.cpp's models have no channels but the trained ones"
     if adapter.is_dora:
         raise AdapterError("llama.cpp can't apply DoRA adapters: fuse it into the model instead")
     if adapter.whole or not adapter.parts:

@@ -22,6 +22,7 @@ from .adapter import put_into
 from .adapter_files import read_adapter
 from .attach import attach, choose_whole, unfreeze_whole
 from .callbacks import Callback
+from .channels import base_of
 from .dropout import Noise
 from .encode import Example
 from .errors import TrainingError
@@ -147,7 +148,7 @@ def run_job(
         probes = make_probes(prepared.shown, text.tokenizer, job.settings.samples) if first else []
         before = _before(job, model, text, probes)
         ended = trainer.run()
-        test_loss = _test_loss(job, trainer, text.config) if ended != "cancelled" else None
+        test_loss = _test_loss(job, trainer) if ended != "cancelled" else None
         result = _result(job, trainer, ended, test_loss)
         if first:
             _write_reports(job, model, text, probes, before, result)
@@ -171,8 +172,10 @@ def base_name(model: str) -> str:
 
 def load_for_training(text: TextSide, settings: TrainSettings) -> tuple[LlamaForCausalLM, Noise]:
     """Return the model with trainable layers in it, and the source of their dropout."""
-    start = read_adapter(Path(settings.start_from).expanduser(), text.config) if settings.start_from else None
     model = load_model(text.folder, dtype=settings.dtype, join=False)
+    # Asked for even without an adapter: what makes the model unfit for one must not show at the first save.
+    base = base_of(model)
+    start = read_adapter(Path(settings.start_from).expanduser(), base) if settings.start_from else None
     paths = choose_paths(model, settings.target_names, settings.layers)
     ranks = read_ranks(settings.rank_for)
     targets = make_targets(paths, settings.rank, settings.alpha, ranks, rslora=settings.rslora)
@@ -262,7 +265,7 @@ def _write_reports(
             write_png(job.out)
 
 
-def _test_loss(job: Job, trainer: Trainer, config: ModelConfig) -> float | None:
+def _test_loss(job: Job, trainer: Trainer) -> float | None:
     """Return the loss on the test data of the adapter that is left in the folder, None without any.
 
     The trainer has that adapter's values afterwards.
@@ -271,7 +274,7 @@ def _test_loss(job: Job, trainer: Trainer, config: ModelConfig) -> float | None:
     # The folder is the first process's.
     if not batches or world.size() > 1:
         return None
-    put_into(trainer.model, read_adapter(job.out, config))
+    put_into(trainer.model, read_adapter(job.out, base_of(trainer.model)))
     trainer.params = trainer.model.trainable_parameters()
     return trainer.evaluate(batches)[0]
 

@@ -112,6 +112,7 @@ def save_peft(folder: Path, adapter: Adapter, config: ModelConfig) -> None:
 
 def peft_layout(adapter: Adapter, config: ModelConfig) -> tuple[dict[str, mx.array], dict[str, Any]]:
     """Return PEFT's tensors and config of an adapter."""
+    assert adapter.scales is None, "PEFT knows no channels but the trained ones"
     if EMBEDDING in adapter.parts and config.tie_word_embeddings:
         raise AdapterError(
             "the adapter changes the embedding and the head tied to it, and PEFT adapts the embedding alone: "
