@@ -65,7 +65,7 @@ def test_llm_with_its_ollama_plugin_finds_and_uses_the_model(server: Running, ll
     environment = {**os.environ, "OLLAMA_HOST": server.url, "LLM_USER_PATH": str(tmp_path)}
     environment["LLM_LOAD_PLUGINS"] = "llm-ollama"
     options = ["-o", "num_predict", "5", "-o", "temperature", "0", "--no-log"]
-    # By search: the plugin lists the model as smollm2 up to 0.17 or so, as ollama/smollm2 since.
+    # By search: newer releases of the plugin list the model as ollama/smollm2.
     run = subprocess.run(
         [Path(sys.executable).parent / "llm", "-q", "smollm2", *options, QUESTION[0]["content"]],
         capture_output=True,
