@@ -27,9 +27,10 @@ def write_report(folder: Path, result: Mapping[str, Any], samples: Sequence[Mapp
     checks = [line for line in lines if line["kind"] == "validation"]
     run = read_run(folder)
     settings = {name: value for name, value in run["settings"].items() if value not in (None, [], ())}
+    facts = {**result, "model": Path(str(run["model"])).name, "kind": run["kind"]}
     parts = [
         f"<h1>{escape(folder.resolve().name)}</h1>",
-        _table({**result, "model": Path(str(run["model"])).name, "kind": run["kind"]}),
+        _table({name: value for name, value in facts.items() if value is not None}),
         *(chart(title, curves, unit) for title, curves, unit in charts(steps, checks)),
         _samples(samples),
         "<h2>Settings</h2>",
