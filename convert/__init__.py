@@ -19,7 +19,7 @@ from .quality.equalised_source import in_channels
 from .quantise import Quantiser, RoundToNearest
 from .recipes import make_quantization
 from .sources import open_source, outline_source
-from .target import FolderTarget, Target
+from .target import FolderTarget, Target, lossy_kinds
 from .tensors import Source
 from .upload import check_login, upload
 from .verify import ModuleError, Verification, verify_files
@@ -160,11 +160,12 @@ def make_target(source: Source, options: ConversionOptions, kind: str, dest: Pat
 
 def with_quality(source: Source, plan: Plan, options: ConversionOptions) -> tuple[Source, Quantiser]:
     """Return the source as it is to be read, and the quantiser, for what the options ask of the quality."""
-    if options.chosen_quality == "nearest" or not plan.schemes:
+    quality = options.chosen_quality(lossy=bool(lossy_kinds(source.tensors())))
+    if quality == "nearest" or not plan.schemes:
         return source, RoundToNearest()
     from .quality.ladder import climb
 
-    return climb(source, plan, options.chosen_quality, options.calibration)
+    return climb(source, plan, quality, options.calibration)
 
 
 def measurement(

@@ -42,7 +42,7 @@ class ConversionOptions:
         None,
         "nearest: plain rounding; fast: channels evened out first, as quick; calibrated: rounded against the model's "
         "activations on a text; distilled: scales trained on it as well (default: calibrated with a calibration text "
-        "or target_bpw, nearest without)",
+        "or target_bpw; else fast for affine bits, and nearest where the source is quantised already)",
         choices=QUALITIES,
     )
     calibration: Path | None = setting(  # noqa: RUF009
@@ -85,16 +85,21 @@ class ConversionOptions:
         asked = (self.rules, self.target_bpw)
         return self.default_scheme() is not None or asked != (None, None) or any(set_apart)
 
-    @property
-    def chosen_quality(self) -> str:
-        """The step of the ladder: what was asked for, or what the other settings suggest."""
-        given = (self.calibration, self.target_bpw)
-        return self.quality or ("nearest" if given == (None, None) else "calibrated")
+    def chosen_quality(self, *, lossy: bool) -> str:
+        """Return the step of the ladder: what was asked for, or what the other settings suggest.
+
+        Weights that lie on a grid already (`lossy`) are rounded to the nearest: moved off it they would lose more.
+        """
+        if self.quality or self.looks_at_text:
+            return self.quality or "calibrated"
+        return "nearest" if lossy or self.mode != "affine" else "fast"
 
     @property
     def looks_at_text(self) -> bool:
         """Whether the model is run on a text to quantise it."""
-        return self.chosen_quality in ("calibrated", "distilled")
+        if self.quality is not None:
+            return self.quality in ("calibrated", "distilled")
+        return self.calibration is not None or self.target_bpw is not None
 
     def _check_target_bpw(self) -> None:
         if self.target_bpw is not None:

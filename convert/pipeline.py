@@ -17,14 +17,13 @@ from ..safetensors_files import as_mlx
 from .destination import check_destination, check_space, partial_folder, take_place
 from .record import make_record
 from .target import Parts, Target, total_bytes
-from .tensors import Source, TensorRef, is_finite
+from .tensors import Source, TensorRef, damage, is_finite
 from .verify import Verification
 from .writer import ShardWriter
 
 # Values a block of rows holds at most, 16 MB in 16 bits. Larger ones are given back to the system each time, and a
 # third of the processor's time goes into fetching their pages anew (glibc).
 BLOCK_VALUES = 8_000_000
-_SHOWN = 20
 
 
 class Progress(Protocol):
@@ -169,10 +168,7 @@ def convert_tensors(
         if written:
             written.result()
     if damaged:
-        names = list(damaged)
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        verb = "hold" if len(names) > 1 else "holds"
-        raise CheckpointError(f"{', '.join(names[:_SHOWN])}{more} {verb} NaN or infinity: the source is damaged")
+        raise damage(list(damaged))
 
 
 def _write(writer: Writer, ref: TensorRef, start: int, stop: int, parts: Parts) -> None:

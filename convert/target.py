@@ -1,6 +1,6 @@
 """What a conversion writes: the interface of every target, and the folder of safetensors (for MLX or Hugging Face)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -151,9 +151,14 @@ def as_numpy(array: mx.array) -> np.ndarray:
     return np.array(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array)
 
 
+def lossy_kinds(refs: Iterable[TensorRef]) -> list[str]:
+    """Return the names of the quantised types among a source's tensors."""
+    return sorted({ref.stored for ref in refs if ref.stored not in FLOAT_DTYPES})
+
+
 def lossy_source(refs: Sequence[TensorRef], *, quantises: bool) -> Iterator[str]:
     """Yield a warning if the source is quantised already."""
-    lossy = sorted({ref.stored for ref in refs if ref.stored not in FLOAT_DTYPES})
+    lossy = lossy_kinds(refs)
     if lossy and quantises:
         yield (
             f"the source is quantised already ({', '.join(lossy)}), and quantising it again adds to its error: "

@@ -1,6 +1,6 @@
 """Tensors of a source that are not read yet, and what every source gives."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,8 +9,11 @@ import numpy as np
 
 from ..channel_scales import ChannelScales
 from ..config import ModelConfig
+from ..errors import CheckpointError
 
 FLOAT_DTYPES = ("F32", "F16", "BF16")
+# Names of damaged tensors that an error shows.
+_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,13 @@ def is_finite(raw: np.ndarray, dtype: str) -> bool:
     }[dtype]
     sign_free = raw.view(bits) & np.array(~(1 << (8 * np.dtype(bits).itemsize - 1)), dtype=np.int64).astype(bits)
     return not raw.size or int(sign_free.max()) < exponent
+
+
+def damage(names: Sequence[str]) -> CheckpointError:
+    """Return the error that tells which tensors aren't finite."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    verb = "hold" if len(names) > 1 else "holds"
+    return CheckpointError(f"{', '.join(names[:_SHOWN])}{more} {verb} NaN or infinity: the source is damaged")
 
 
 def file_facts(path: Path) -> list[Any]:

@@ -83,7 +83,7 @@ def test_the_scales_are_no_weights_to_those_who_take_every_safetensors_file(fast
 
 
 def test_without_evening_out_there_are_no_scales(source: Path, tmp_path: Path) -> None:
-    convert(source, tmp_path / "nearest", bits=8)
+    convert(source, tmp_path / "nearest", bits=8, quality="nearest")
     assert not (tmp_path / "nearest" / NAME).exists()
     assert "channel_scales" not in json.loads((tmp_path / "nearest" / "config.json").read_text())
 
@@ -107,7 +107,7 @@ def test_a_folder_is_compared_with_its_source_in_the_same_channels(source: Path,
     worst = verify(fast, source).worst
     assert worst is not None
     assert worst.relative_error < 0.02
-    convert(source, tmp_path / "nearest", bits=8)
+    convert(source, tmp_path / "nearest", bits=8, quality="nearest")
     worst = verify(tmp_path / "nearest", fast).worst
     assert worst is not None
     assert worst.relative_error < 0.02

@@ -209,12 +209,12 @@ def test_quantising_again_warns_and_is_close_to_the_first(source: Path, tmp_path
 
 
 def test_the_card_tells_bits_recipe_and_command(source: Path, tmp_path: Path) -> None:
-    convert(source, tmp_path / "out", mixed="4_6", group_size=32, embedding_bits=8)
+    convert(source, tmp_path / "out", mixed="4_6", group_size=32, embedding_bits=8, quality="nearest")
     card = (tmp_path / "out" / "README.md").read_text()
     head = yaml.safe_load(card.split("---\n")[1])
     assert head == {"library_name": "mlx", "pipeline_tag": "text-generation", "tags": ["llama3-mlx", "mlx"]}
     assert "# Hugging Face folder source for MLX, mixed 4 bits" in card
-    assert "llama3-mlx convert SOURCE DEST --group-size 32 --mixed 4_6 --embedding-bits 8" in card
+    assert "llama3-mlx convert SOURCE DEST --group-size 32 --mixed 4_6 --embedding-bits 8 --quality nearest" in card
     shares = re.findall(r"\| affine, (\d) bits, groups of 32 \| ([\d.]+)% of the weights \|", card)
     assert {bits for bits, _ in shares} == {"4", "6", "8"}
     assert sum(float(share) for _, share in shares) == pytest.approx(100, abs=1)
@@ -249,7 +249,7 @@ def test_what_was_measured_stands_in_record_and_card(source: Path, tmp_path: Pat
 
 
 def test_verification_gives_each_modules_error(source: Path, tmp_path: Path) -> None:
-    report = convert(source, tmp_path / "out", bits=4, verify=True)
+    report = convert(source, tmp_path / "out", bits=4, quality="nearest", verify=True)
     found = report.verification
     assert found is not None
     weights = load_file(source / "model.safetensors")

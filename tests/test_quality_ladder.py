@@ -44,7 +44,7 @@ def far(source: Path, result: Path) -> float:
 
 
 def test_each_step_is_closer_to_the_source(source: Path, text: Path, tmp_path: Path) -> None:
-    convert(source, tmp_path / "nearest", bits=4)
+    convert(source, tmp_path / "nearest", bits=4, quality="nearest")
     convert(source, tmp_path / "fast", bits=4, quality="fast")
     report = convert(source, tmp_path / "calibrated", bits=4, calibration=text)
     nearest, fast, calibrated = (far(source, tmp_path / name) for name in ("nearest", "fast", "calibrated"))
@@ -56,6 +56,16 @@ def test_each_step_is_closer_to_the_source(source: Path, text: Path, tmp_path: P
     assert record["quality"] == report.quality
     assert "calibrated on" in record["quantiser"]
     assert f"{report.quality['kl']:.5g}" in (tmp_path / "calibrated" / "README.md").read_text()
+
+
+def test_whole_weights_are_evened_out_by_default_and_quantised_ones_rounded(source: Path, tmp_path: Path) -> None:
+    def weights(folder: Path) -> bytes:
+        return (folder / "model.safetensors").read_bytes()
+
+    for name, of, quality in (("whole", source, "fast"), ("again", tmp_path / "whole", "nearest")):
+        convert(of, tmp_path / name, bits=4)
+        convert(of, tmp_path / f"{name}-{quality}", bits=4, quality=quality)
+        assert weights(tmp_path / name) == weights(tmp_path / f"{name}-{quality}")
 
 
 @pytest.mark.parametrize("quality", ["fast", "calibrated", "distilled"])

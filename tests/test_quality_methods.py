@@ -136,7 +136,7 @@ def test_a_modules_distance_is_the_models_with_it_alone_quantised(tmp_path: Path
     rules = tmp_path / "rules.json"
     module = "model.layers.1.mlp.up_proj"
     rules.write_text(f'{{"rules": [{{"modules": "{module}", "bits": 3, "group_size": 64}}]}}')
-    convert(folder, tmp_path / "made", rules=rules, dtype="float32")
+    convert(folder, tmp_path / "made", rules=rules, quality="nearest", dtype="float32")
     source, result = HFSource(folder), HFSource(tmp_path / "made")
     window = random_windows(source.config, 1)[0]
     whole = distance(source, result, [window])

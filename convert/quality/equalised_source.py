@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...channel_scales import ChannelScales, Factors, LayerScales, change, composed, factors_of, head_factors
-from ..tensors import Source, TensorRef
+from ..tensors import Source, TensorRef, damage, is_finite
 from .equalise import norm_scales, scales_from_weights
 from .importance import channel_sizes, normed_sizes, row_energies
 from .stored import STORED_AS, as_float32, as_stored
@@ -113,8 +113,7 @@ class WeightScales:
         """The sizes of the residual stream's channels (D,)."""
         ref = self._refs["model.embed_tokens.weight"]
         every = max(1, ref.rows // _SAMPLED_ROWS)
-        rows = np.concatenate([ref.read(at, at + 1) for at in range(0, ref.rows, every)])
-        return channel_sizes(as_float32(rows, ref.dtype))
+        return channel_sizes(np.concatenate([_read_sound(ref, at, at + 1) for at in range(0, ref.rows, every)]))
 
     def layer(self, index: int) -> LayerScales:
         """Return the scales of layer `index`."""
@@ -134,12 +133,21 @@ class WeightScales:
 
     def _whole(self, name: str) -> np.ndarray:
         ref = self._refs[name]
-        return as_float32(ref.read(0, ref.rows), ref.dtype)
+        return _read_sound(ref, 0, ref.rows)
 
     def _energies(self, name: str, sizes: np.ndarray) -> np.ndarray:
         ref = self._refs[name]
         step = max(1, _BLOCK_VALUES // ref.shape[1])
         every = max(1, ref.shape[1] // _SAMPLED_COLUMNS)
-        blocks = (ref.read(start, min(start + step, ref.rows))[:, ::every] for start in range(0, ref.rows, step))
-        energies = [row_energies(as_float32(block, ref.dtype), sizes[::every]) for block in blocks]
+        blocks = (_read_sound(ref, start, min(start + step, ref.rows), every) for start in range(0, ref.rows, step))
+        energies = [row_energies(block, sizes[::every]) for block in blocks]
         return np.concatenate(energies) * np.float32(every)
+
+
+def _read_sound(ref: TensorRef, start: int, stop: int, every: int = 1) -> np.ndarray:
+    """Return rows in float32, of a matrix each `every`-th column; raises CheckpointError unless they are finite."""
+    raw = ref.read(start, stop)
+    raw = raw[:, ::every] if every > 1 else raw
+    if not is_finite(raw, ref.dtype):
+        raise damage([ref.name])
+    return as_float32(raw, ref.dtype)

@@ -4,7 +4,7 @@ import mlx.core as mx
 
 from ...model import TransformerBlock
 from ...safetensors_files import as_mlx
-from ..tensors import Source
+from ..tensors import Source, damage, is_finite
 
 
 class LayerReader:
@@ -24,9 +24,12 @@ class LayerReader:
         return block
 
     def tensor(self, name: str) -> mx.array:
-        """Return one tensor."""
+        """Return one tensor; raises CheckpointError unless it is finite."""
         ref = self._refs[name]
-        return as_mlx(ref.read(0, ref.rows), ref.dtype).astype(mx.float32)
+        raw = ref.read(0, ref.rows)
+        if not is_finite(raw, ref.dtype):
+            raise damage([name])
+        return as_mlx(raw, ref.dtype).astype(mx.float32)
 
     def head(self) -> mx.array:
         """Return the head's matrix (V, D): the embedding where the two are tied."""
