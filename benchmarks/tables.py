@@ -20,7 +20,8 @@ def publish(heading: str, header: Sequence[str], rows: Sequence[Sequence[str]], 
     """Print a table and, where asked, replace the section of that heading in the document."""
     lines = [" | ".join(header), " | ".join("---" for _ in header), *(" | ".join(row) for row in rows)]
     table = "\n".join(f"| {line} |" for line in lines)
-    command = "python -m benchmarks." + Path(sys.argv[0]).stem + "".join(f" {arg}" for arg in sys.argv[1:])
+    given = ("FOLDER" if arg.startswith("/") else arg for arg in sys.argv[1:])
+    command = "python -m benchmarks." + Path(sys.argv[0]).stem + "".join(f" {arg}" for arg in given)
     section = f"## {heading}\n\n{note}\n\n{table}\n\nMade by `{command.replace(' --write', '')}`.\n"
     print(section)
     if write:
