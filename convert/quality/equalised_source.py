@@ -11,11 +11,11 @@ import numpy as np
 from ...channel_scales import ChannelScales, Factors, LayerScales, change, composed, factors_of, head_factors
 from ..tensors import Source, TensorRef, damage, is_finite
 from .equalise import norm_scales, scales_from_weights
-from .importance import channel_sizes, normed_sizes, row_energies
+from .importance import normed_sizes, row_energies
 from .stored import STORED_AS, as_float32, as_stored
 
 # Values of a matrix that are measured at a time, and that are scaled at a time: the latter stay in the caches.
-_BLOCK_VALUES = 16_000_000
+_BLOCK_VALUES = 8_000_000
 _CACHED_VALUES = 200_000
 # Columns of a matrix that its rows' energies are estimated on, taken evenly.
 _SAMPLED_COLUMNS = 1024
@@ -110,10 +110,13 @@ class WeightScales:
 
     @cached_property
     def _channels(self) -> np.ndarray:
-        """The sizes of the residual stream's channels (D,)."""
+        """The sizes of the residual stream's channels (D,): root mean squares of the embedding's columns."""
         ref = self._refs["model.embed_tokens.weight"]
-        every = max(1, ref.rows // _SAMPLED_ROWS)
-        return channel_sizes(np.concatenate([_read_sound(ref, at, at + 1) for at in range(0, ref.rows, every)]))
+        sampled = range(0, ref.rows, max(1, ref.rows // _SAMPLED_ROWS))
+        squares = np.zeros(ref.shape[1], np.float32)
+        for at in sampled:
+            squares += np.square(_read_sound(ref, at, at + 1)[0])
+        return np.sqrt(squares / np.float32(len(sampled)))
 
     def layer(self, index: int) -> LayerScales:
         """Return the scales of layer `index`."""

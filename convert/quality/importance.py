@@ -13,11 +13,6 @@ import numpy as np
 Energies = Callable[[str, np.ndarray], np.ndarray]
 
 
-def channel_sizes(embedding: np.ndarray) -> np.ndarray:
-    """Return the root mean square (D,) of an embedding's columns, or of those of some of its rows (n, D)."""
-    return np.sqrt(np.square(embedding, dtype=np.float32).mean(axis=0))
-
-
 def normed_sizes(norm: np.ndarray, channels: np.ndarray) -> np.ndarray:
     """Return the expected root mean square (D,) of what a norm puts out for a stream of those channel sizes (D,)."""
     mean_square = float(np.square(channels).mean())
