@@ -26,7 +26,8 @@ from .writer import FLUSH_BYTES, write_at
 _SAMPLE_BLOCKS = 8
 # Weights that the sampled layers have, where there are so many: the time of few is chance.
 _SAMPLE_VALUES = 450_000_000
-# Among the many blocks of a whole conversion some are freed later than any of a sample's: its peak is up to a sixth more.
+# Among the many blocks of a whole conversion some are freed later than any of a sample's: its peak is up to a sixth
+# more.
 _LONGER = 1.08
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
