@@ -76,6 +76,15 @@ def is_finite(raw: np.ndarray, dtype: str) -> bool:
     return not raw.size or int(sign_free.max()) < exponent
 
 
+def read_finite(ref: TensorRef, start: int, stop: int, *, every: int = 1) -> np.ndarray:
+    """Read rows, of a matrix each `every`-th column; raises CheckpointError unless they are finite."""
+    raw = ref.read(start, stop)
+    raw = raw[:, ::every] if every > 1 else raw
+    if not is_finite(raw, ref.dtype):
+        raise damage([ref.name])
+    return raw
+
+
 def damage(names: Sequence[str]) -> CheckpointError:
     """Return the error that tells which tensors aren't finite."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...channel_scales import ChannelScales, Factors, LayerScales, change, composed, factors_of, head_factors
-from ..tensors import Source, TensorRef, damage, is_finite
+from ..tensors import Source, TensorRef, read_finite
 from .equalise import norm_scales, scales_from_weights
 from .importance import normed_sizes, row_energies
 from .stored import STORED_AS, as_float32, as_stored
@@ -149,8 +149,4 @@ class WeightScales:
 
 def _read_sound(ref: TensorRef, start: int, stop: int, every: int = 1) -> np.ndarray:
     """Return rows in float32, of a matrix each `every`-th column; raises CheckpointError unless they are finite."""
-    raw = ref.read(start, stop)
-    raw = raw[:, ::every] if every > 1 else raw
-    if not is_finite(raw, ref.dtype):
-        raise damage([ref.name])
-    return as_float32(raw, ref.dtype)
+    return as_float32(read_finite(ref, start, stop, every=every), ref.dtype)

@@ -4,7 +4,7 @@ import mlx.core as mx
 
 from ...model import TransformerBlock
 from ...safetensors_files import as_mlx
-from ..tensors import Source, damage, is_finite
+from ..tensors import Source, read_finite
 
 
 class LayerReader:
@@ -26,10 +26,7 @@ class LayerReader:
     def tensor(self, name: str) -> mx.array:
         """Return one tensor; raises CheckpointError unless it is finite."""
         ref = self._refs[name]
-        raw = ref.read(0, ref.rows)
-        if not is_finite(raw, ref.dtype):
-            raise damage([name])
-        return as_mlx(raw, ref.dtype).astype(mx.float32)
+        return as_mlx(read_finite(ref, 0, ref.rows), ref.dtype).astype(mx.float32)
 
     def head(self) -> mx.array:
         """Return the head's matrix (V, D): the embedding where the two are tied."""
