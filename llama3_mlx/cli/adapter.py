@@ -97,14 +97,11 @@ def _base(args: argparse.Namespace) -> "Base":
 
 def _matrix(folder: Path, path: str) -> "mx.array":
     """Return the weight of a layer, float32."""
-    import mlx.core as mx
-
     from ..convert.hf_source import HFSource
-    from ..safetensors_files import as_mlx
+    from ..convert.quality.reading import LayerReader
 
     source = HFSource(folder)
     try:
-        ref = next(ref for ref in source.tensors() if ref.name == f"{path}.weight")
-        return as_mlx(ref.read(0, ref.rows), ref.dtype).astype(mx.float32)
+        return LayerReader(source).tensor(f"{path}.weight")
     finally:
         source.close()
