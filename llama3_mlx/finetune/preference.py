@@ -1,212 +1,185 @@
-"""DPO, ORPO and KTO: losses over the log-probabilities of whole continuations.
+"""`dpo`, `orpo` and `kto`: from a model and judged answers to an adapter folder, in one call."""
 
-The reference of DPO and KTO is the model as training found it: the same weights with the adapter's first values, which
-change nothing in a new adapter. It takes a forward pass, no second copy of the model.
-"""
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
-from ..model import LlamaForCausalLM
-from . import world
-from .encode import Example
-from .head_loss import chunk_size
-from .objective import Loss, TrainBatch
-from .order import BatchOrder
-from .packing import row_length
-from .sequences import Arrays, sequence_arrays, sequences_fingerprint, summed_by_owner, token_logprobs
+from .callbacks import Callback
+from .encode import Encoder, Example, encode_all
+from .errors import DataError
+from .formats import read_labelled, read_pairs
+from .job import Job, Prepared, TextSide, TrainResult, run_job
+from .memory import plan_memory
+from .preference import Preference, Unit, UnitLoss, dpo_loss, kto_loss, mismatched, orpo_loss, row_shape
+from .preference_settings import DpoSettings, KtoSettings, OrpoSettings
+from .records import Record, raise_problems, read_records
+from .settings import TrainSettings
+from .sft import BATCH_SIZE, LEAST_ROW, Sources, listed, make_encoder, split_note, split_off, valid_records
 from .supervised import RowShape
 
-
-@dataclass(frozen=True)
-class Unit:
-    """Sequences that a loss needs together, and a sign: +1 or -1 for wanted or not, where there is one answer."""
-
-    sequences: tuple[Example, ...]
-    sign: float = 1.0
-    where: str = ""
+KINDS: dict[str, type[TrainSettings]] = {"dpo": DpoSettings, "orpo": OrpoSettings, "kto": KtoSettings}
 
 
-@dataclass(frozen=True)
-class Sums:
-    """Log-probabilities of the sequences of a batch, (units, sequences of one), and their numbers of tokens."""
-
-    policy: mx.array
-    reference: mx.array | None
-    tokens: mx.array
-    signs: mx.array
+def dpo(
+    model: str | Path, data: Sources, out: str | Path, settings: DpoSettings | None = None, **run: Any
+) -> TrainResult:
+    """Train on pairs of a preferred and a rejected answer by DPO; arguments as for `train`."""
+    return prefer("dpo", model, data, out, settings, **run)
 
 
-UnitLoss = Callable[[Sums], tuple[mx.array, dict[str, mx.array]]]
+def orpo(
+    model: str | Path, data: Sources, out: str | Path, settings: OrpoSettings | None = None, **run: Any
+) -> TrainResult:
+    """Train on pairs of a preferred and a rejected answer by ORPO; arguments as for `train`."""
+    return prefer("orpo", model, data, out, settings, **run)
 
 
-class Preference:
-    """An objective over units of sequences; `unit_loss` gives the loss of each, (units,), and what to report."""
-
-    def __init__(
-        self,
-        units: Sequence[Unit],
-        valid: Sequence[Unit],
-        unit_loss: UnitLoss,
-        *,
-        shape: RowShape,
-        vocab_size: int,
-        keep: str,
-        seed: int,
-        referenced: bool,
-    ) -> None:
-        """`shape.batch_size` counts units, which are shared out over the processes."""
-        self.units, self.valid_units, self.unit_loss, self.shape, self.keep = units, valid, unit_loss, shape, keep
-        self.chunk = chunk_size(vocab_size)
-        self.referenced = referenced
-        self._first: Any = None
-        size = shape.batch_size
-        self._order = BatchOrder(
-            lambda rng: [o.tolist() for o in np.array_split(rng.permutation(len(units)), -(-len(units) // size))], seed
-        )
-        self.per_epoch = self._order.per_epoch
-
-    def bind(self, model: LlamaForCausalLM) -> None:
-        """Remember the first values of what is trained: they make the reference."""
-        self._first = model.trainable_parameters()
-
-    def batch(self, index: int) -> TrainBatch:
-        return self._made([self.units[i] for i in self._order[index]])
-
-    def validation(self) -> list[TrainBatch]:
-        size = self.shape.batch_size
-        return [self._made(self.valid_units[at : at + size]) for at in range(0, len(self.valid_units), size)]
-
-    def _made(self, units: Sequence[Unit]) -> TrainBatch:
-        share = units[world.rank() :: world.size()]
-        mine = share or units[:1]
-        sequences = [sequence for unit in mine for sequence in unit.sequences]
-        arrays = sequence_arrays(sequences, self.shape.length, self.chunk)
-        arrays["signs"] = np.array([unit.sign for unit in mine], np.float32)
-        arrays["counts"] = np.array([sequence.n_trained for sequence in sequences], np.float32)
-        n_tokens = sum(sequence.length for sequence in sequences) if share else 0
-        n_trained = sum(sequence.n_trained for sequence in sequences) if share else 0
-        return TrainBatch(arrays, len(share), n_tokens, n_trained, tuple(unit.where for unit in share))
-
-    def loss(self, model: LlamaForCausalLM, arrays: Arrays) -> Loss:
-        n_units, n = arrays["signs"].shape[0], arrays["counts"].shape[0]
-        each = n // max(1, n_units)
-        policy = self._sums(model, arrays, n)
-        reference = mx.stop_gradient(self._reference(model, arrays, n)) if self.referenced else None
-        sums = Sums(
-            policy.reshape(n_units, each),
-            None if reference is None else reference.reshape(n_units, each),
-            arrays["counts"].reshape(n_units, each),
-            arrays["signs"],
-        )
-        losses, more = self.unit_loss(sums)
-        return losses.sum(), {name: values.sum() for name, values in more.items()}
-
-    def _sums(self, model: LlamaForCausalLM, arrays: Arrays, n: int) -> mx.array:
-        logprobs = token_logprobs(model, arrays, longest=self.shape.longest, keep=self.keep, chunk=self.chunk)
-        return summed_by_owner(logprobs, arrays["owners"], n)
-
-    def _reference(self, model: LlamaForCausalLM, arrays: Arrays, n: int) -> mx.array:
-        """Return the reference's log-probabilities, without dropout; the model's own values are put back."""
-        assert self._first is not None, "the objective is bound to its model before training"
-        current, training = model.trainable_parameters(), model.training
-        model.update(self._first)
-        model.eval()
-        sums = self._sums(model, arrays, n)
-        model.update(current)
-        model.train(training)
-        return sums
-
-    def fingerprint(self) -> str:
-        return sequences_fingerprint([sequence for unit in self.units for sequence in unit.sequences])
+def kto(
+    model: str | Path, data: Sources, out: str | Path, settings: KtoSettings | None = None, **run: Any
+) -> TrainResult:
+    """Train on answers that are wanted or not by KTO; arguments as for `train`."""
+    return prefer("kto", model, data, out, settings, **run)
 
 
-def row_shape(units: Sequence[Unit], batch_size: int, asked: int) -> RowShape:
-    """Return rows that hold the longest sequence, and a batch's sequences in few of them."""
-    lengths = [sequence.length for unit in units for sequence in unit.sequences]
-    return RowShape(batch_size, row_length(max(lengths), sum(lengths), 1, asked), max(lengths))
+def prefer(
+    kind: str,
+    model: str | Path,
+    data: Sources,
+    out: str | Path,
+    settings: TrainSettings | None = None,
+    *,
+    valid: Sources = (),
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    cancel: threading.Event | None = None,
+    **changes: Any,
+) -> TrainResult:
+    """Train by the preference loss of that name."""
+    chosen = (settings or KINDS[kind]()).with_values(**changes)
+    job = Job(kind, str(model), listed(data), listed(valid), Path(out).expanduser(), chosen)
+    return run_job(job, build_preference, resume=resume, callbacks=callbacks, cancel=cancel)
 
 
-def dpo_loss(beta: float, kind: str = "sigmoid", label_smoothing: float = 0.0) -> UnitLoss:
-    """Return DPO's loss of pairs (chosen, rejected). Sources: https://arxiv.org/abs/2305.18290; IPO:
-    https://arxiv.org/abs/2310.12036, with the mean over tokens as in TRL; smoothing: cDPO,
-    https://ericmitchell.ai/cdpo.pdf.
-    """
-
-    def loss(sums: Sums) -> tuple[mx.array, dict[str, mx.array]]:
-        assert sums.reference is not None, "DPO has a reference"
-        gains = sums.policy - sums.reference
-        if kind == "ipo":
-            means = gains / sums.tokens
-            losses = mx.square(means[:, 0] - means[:, 1] - 1 / (2 * beta))
-        else:
-            margin = beta * (gains[:, 0] - gains[:, 1])
-            losses = -(1 - label_smoothing) * nn.log_sigmoid(margin) - label_smoothing * nn.log_sigmoid(-margin)
-        return losses, _pair_report(beta * gains)
-
-    return loss
-
-
-def orpo_loss(beta: float) -> UnitLoss:
-    """Return ORPO's loss of pairs: likelihood of the chosen one, plus beta times the odds ratio.
-
-    Source: https://arxiv.org/abs/2403.07691, equations 6 and 7.
-    """
-
-    def loss(sums: Sums) -> tuple[mx.array, dict[str, mx.array]]:
-        means = sums.policy / sums.tokens
-        odds = means - mx.log1p(-mx.minimum(mx.exp(means), 1 - 1e-6))
-        losses = -means[:, 0] - beta * nn.log_sigmoid(odds[:, 0] - odds[:, 1])
-        return losses, _pair_report(beta * means)
-
-    return loss
-
-
-def kto_loss(beta: float, wanted_weight: float = 1.0, unwanted_weight: float = 1.0) -> UnitLoss:
-    """Return KTO's loss of units (answer, another unit's answer to the same prompt), signed by what is wanted.
-
-    The second sequence estimates how far the model has moved from the reference. Source:
-    https://arxiv.org/abs/2402.01306, equation 8.
-    """
-
-    def loss(sums: Sums) -> tuple[mx.array, dict[str, mx.array]]:
-        assert sums.reference is not None, "KTO has a reference"
-        gains = sums.policy - sums.reference
-        moved = mx.maximum(mx.stop_gradient(gains[:, 1].mean()), 0.0)
-        weights = mx.where(sums.signs > 0, wanted_weight, unwanted_weight)
-        losses = weights * (1 - mx.sigmoid(sums.signs * beta * (gains[:, 0] - moved)))
-        reward = mx.stop_gradient(beta * gains[:, 0])
-        right = (sums.signs * (reward - beta * moved) > 0).astype(mx.float32)
-        return losses, {"accuracy": right, "signed reward": sums.signs * reward}
-
-    return loss
+def build_preference(job: Job, text: TextSide) -> Prepared:
+    """Read and encode the data of a preference job; raises DataError with all that is wrong with them."""
+    settings = job.settings
+    encoder = make_encoder(text, settings)
+    make_units = _kto_units if job.kind == "kto" else _pair_units
+    problems: list[str] = []
+    records, checks = read_records(job.data, problems=problems), valid_records(job, problems)
+    units, valid = (make_units(part, encoder, settings, problems) for part in (records, checks))
+    raise_problems(problems)
+    notes = unit_notes(units, valid)
+    units, valid = keep_judged(units, settings.max_length), keep_judged(valid, settings.max_length) if valid else []
+    if not valid and settings.valid_share:
+        units, valid = split_off(units, settings.valid_share, settings.seed)
+        notes += (split_note(valid),)
+    asked = settings.row_length or LEAST_ROW
+    wanted = settings.batch_size or BATCH_SIZE
+    sizes = [wanted] if settings.batch_size else [n for n in (wanted, wanted // 2, 1) if n]
+    # Memory goes by rows, of which a unit's sequences may need one each at the worst.
+    each = len(units[0].sequences)
+    shapes = {n: row_shape([*units, *valid], n, asked) for n in sizes}
+    rows = [RowShape(_rows(units, shapes[n], each), shapes[n].length, shapes[n].longest) for n in sizes]
+    plan = plan_memory(text.config, settings, rows)
+    size = sizes[[row.batch_size for row in rows].index(plan.batch_size)]
+    chosen = settings.with_values(
+        batch_size=size, accumulate=settings.accumulate * -(-wanted // size), checkpointing=plan.keep, memory=None
+    )
+    objective = Preference(
+        units,
+        valid,
+        unit_loss(chosen),
+        shape=shapes[size],
+        vocab_size=text.config.vocab_size,
+        keep=plan.keep,
+        seed=settings.seed,
+        referenced=job.kind != "orpo",
+    )
+    shown = [unit.sequences[0] for unit in valid or units if unit.sign > 0]
+    return Prepared(objective, chosen, (*notes, *plan.notes), shown)
 
 
-def _pair_report(rewards: mx.array) -> dict[str, mx.array]:
-    """Return margin and accuracy of rewards (pairs, 2)."""
-    margin = mx.stop_gradient(rewards[:, 0] - rewards[:, 1])
-    return {"margin": margin, "accuracy": (margin > 0).astype(mx.float32)}
+def unit_loss(settings: TrainSettings) -> UnitLoss:
+    """Return the loss that the settings describe."""
+    if isinstance(settings, DpoSettings):
+        return dpo_loss(settings.beta, settings.loss, settings.label_smoothing)
+    if isinstance(settings, OrpoSettings):
+        return orpo_loss(settings.beta)
+    assert isinstance(settings, KtoSettings), "the three kinds have settings of their own"
+    return kto_loss(settings.beta, settings.wanted_weight, settings.unwanted_weight)
 
 
-def mismatched(samples: Sequence[Example], seed: int) -> list[Example]:
-    """Return for each example its prompt followed by another one's answer."""
-    order = np.random.default_rng([seed, 2]).permutation(len(samples)).tolist()
-    following = dict(zip(order, [*order[1:], order[0]], strict=True))
+def _pair_units(
+    records: Sequence[Record], encoder: Encoder, _settings: TrainSettings, problems: list[str]
+) -> list[Unit]:
+    """Return the pairs; none if there are problems, which are added."""
+    pairs = read_pairs(records, problems)
+    chosen = last_turn(encode_all(encoder, [pair.chosen for pair in pairs], problems))
+    rejected = last_turn(encode_all(encoder, [pair.rejected for pair in pairs], problems))
+    return [] if problems else [Unit((a, b), where=a.where) for a, b in zip(chosen, rejected, strict=True)]
+
+
+def _kto_units(records: Sequence[Record], encoder: Encoder, settings: TrainSettings, problems: list[str]) -> list[Unit]:
+    labelled = read_labelled(records, problems)
+    examples = last_turn(encode_all(encoder, [item.sample for item in labelled], problems))
+    if problems or not examples:
+        return []
+    others = mismatched(examples, settings.seed)
+    return [
+        Unit((example, other), 1.0 if item.wanted else -1.0, example.where)
+        for item, example, other in zip(labelled, examples, others, strict=True)
+    ]
+
+
+def last_turn(examples: Sequence[Example]) -> list[Example]:
+    """Return the examples with only the last run of trained tokens marked: the answer that was judged."""
     made = []
-    for number, example in enumerate(samples):
-        other = samples[following[number]]
-        ids = np.concatenate([example.ids[~_answer(example)], other.ids[_answer(other)]])
-        trained = np.arange(len(ids)) >= len(example.ids) - int(_answer(example).sum())
-        made.append(Example(ids, trained, example.where))
+    for example in examples:
+        marks = example.trained.copy()
+        ends = np.flatnonzero(marks[:-1] & ~marks[1:])
+        stretches = [end for end in ends if marks[end + 1 :].any()]
+        if stretches:
+            marks[: stretches[-1] + 1] = False
+        made.append(Example(example.ids, marks, example.where, example.truncated))
     return made
 
 
-def _answer(example: Example) -> np.ndarray:
-    """Return which tokens belong to the answer: all from the first trained one on."""
-    first = int(np.argmax(example.trained)) if example.trained.any() else len(example.ids)
-    return np.arange(len(example.ids)) >= first
+def keep_judged(units: Sequence[Unit], max_length: int) -> list[Unit]:
+    """Return the units of whose every sequence something is left to judge; raises DataError if there is none."""
+    kept = [unit for unit in units if _is_judged(unit)]
+    if not kept:
+        raise DataError(
+            f"in all {len(units)} examples the answers lie beyond max_length {max_length}: raise it or shorten the "
+            "prompts"
+        )
+    return kept
+
+
+def _is_judged(unit: Unit) -> bool:
+    return all(sequence.n_trained for sequence in unit.sequences)
+
+
+def unit_notes(units: Sequence[Unit], valid: Sequence[Unit]) -> tuple[str, ...]:
+    """Return what to tell of the data: how many, and what was cut."""
+    notes = []
+    for name, part in (("train", units), ("validate", valid)):
+        if part:
+            lost = sum(not _is_judged(unit) for unit in part)
+            cut = sum(any(sequence.truncated for sequence in unit.sequences) for unit in part)
+            text = f"{name} on {len(part) - lost:,} examples" + (f"; {cut:,} cut to max_length" if cut else "")
+            notes.append(text + (f"; {lost:,} left out, with no answer left after the cut" if lost else ""))
+    return tuple(notes)
+
+
+def _rows(units: Sequence[Unit], shape: RowShape, each: int) -> int:
+    """Return how many rows a batch takes at most."""
+    longest = sorted((sum(sequence.length for sequence in unit.sequences) for unit in units), reverse=True)
+    total = sum(longest[: shape.batch_size])
+    return min(shape.batch_size * each, -(-total // shape.length) + 1)
+
+
+__all__ = ["build_preference", "dpo", "kto", "orpo", "prefer"]
