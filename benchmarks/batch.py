@@ -17,7 +17,7 @@ from benchmarks.tables import parser, publish
 from llama3_mlx import Llama
 from llama3_mlx.bench.options import random_prompt
 from llama3_mlx.convert import convert
-from tests.smollm2 import save_smollm2
+from tests.support.smollm2 import save_smollm2
 
 
 def prompts_of(requests: int, longest: int, seed: int, vocabulary: int) -> list[list[int]]:

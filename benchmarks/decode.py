@@ -17,9 +17,9 @@ import mlx.core as mx
 
 from benchmarks.tables import parser, publish
 from llama3_mlx import Llama
-from llama3_mlx.cache import make_cache
 from llama3_mlx.convert import convert
-from tests.smollm2 import save_smollm2
+from llama3_mlx.kv_cache import make_cache
+from tests.support.smollm2 import save_smollm2
 
 PROMPT = list(range(100, 164))
 

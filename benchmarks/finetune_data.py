@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from llama3_mlx.config import ModelConfig
-from llama3_mlx.tokenizer import Tokenizer
-from llama3_mlx.tokenizer_files import load_tokenizer
-from llama3_mlx.weights_layout import expected_tensors
-from tests.llama3_tokenizer import save_llama3_tokenizer
-from tests.smollm2 import save_smollm2
+from llama3_mlx.model.config import ModelConfig
+from llama3_mlx.model.parameters import expected_tensors
+from llama3_mlx.tokenizer.loading import load_tokenizer
+from llama3_mlx.tokenizer.tokenizer import Tokenizer
+from tests.support.llama3_tokenizer import save_llama3_tokenizer
+from tests.support.smollm2 import save_smollm2
 
 # Llama 3's vocabulary over a small body: what the loss costs stands out.
 WIDE = {

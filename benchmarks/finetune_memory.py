@@ -11,8 +11,8 @@ from pathlib import Path
 
 from benchmarks.finetune_data import make_data
 from benchmarks.tables import parser, publish
-from tests.llama3_tokenizer import save_llama3_tokenizer
-from tests.tiny_model import save_tiny
+from tests.support.llama3_tokenizer import save_llama3_tokenizer
+from tests.support.tiny_model import save_tiny
 
 STEPS = (50, 100, 200, 300, 400, 500)
 PROGRAM = """

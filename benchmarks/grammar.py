@@ -18,14 +18,14 @@ import numpy as np
 from mlx.utils import tree_map
 
 from benchmarks.tables import parser, publish
-from llama3_mlx.cache import ModelCache, make_cache
-from llama3_mlx.config import ModelConfig
-from llama3_mlx.grammar import Grammar, GrammarState, compile_grammar
-from llama3_mlx.masking import apply_mask, mask_width
-from llama3_mlx.model import LlamaForCausalLM
-from llama3_mlx.tokenizer import Tokenizer
-from llama3_mlx.tokenizer_files import load_tokenizer
-from llama3_mlx.tokenizer_json import save_tokenizer_json
+from llama3_mlx.convert.sources.tokenizer_json import save_tokenizer_json
+from llama3_mlx.kv_cache import ModelCache, make_cache
+from llama3_mlx.model.config import ModelConfig
+from llama3_mlx.model.transformer import LlamaForCausalLM
+from llama3_mlx.structured.grammar import Grammar, GrammarState, compile_grammar
+from llama3_mlx.structured.token_mask import apply_mask, mask_width
+from llama3_mlx.tokenizer.loading import load_tokenizer
+from llama3_mlx.tokenizer.tokenizer import Tokenizer
 
 VOCABULARY = 128256
 PERSON = {

@@ -12,11 +12,11 @@ import mlx.core as mx
 
 from benchmarks.prompts import DOCUMENTS
 from benchmarks.tables import parser, publish
-from llama3_mlx.cache import CacheOptions
-from llama3_mlx.model import LlamaForCausalLM
-from llama3_mlx.tokenizer_files import load_tokenizer
-from llama3_mlx.weights import load_model
-from tests.smollm2 import save_smollm2
+from llama3_mlx.checkpoint.loading import load_model
+from llama3_mlx.kv_cache import CacheOptions
+from llama3_mlx.model.transformer import LlamaForCausalLM
+from llama3_mlx.tokenizer.loading import load_tokenizer
+from tests.support.smollm2 import save_smollm2
 
 _CHUNK = 64
 

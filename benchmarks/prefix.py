@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.tables import parser, publish
-from tests.smollm2 import save_smollm2
+from tests.support.smollm2 import save_smollm2
 
 TOKENS = 2000
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 from benchmarks.tables import parser, publish
-from llama3_mlx.convert.hf_source import HFSource
-from llama3_mlx.convert.quality.corpus import token_windows
-from llama3_mlx.convert.quality.ladder import tokenizer_of, windows_for
-from llama3_mlx.convert.quality.measure import distance
+from llama3_mlx.convert.quantization.corpus import token_windows
+from llama3_mlx.convert.quantization.divergence import distance
+from llama3_mlx.convert.quantization.methods import tokenizer_of, windows_for
+from llama3_mlx.convert.sources.huggingface import HFSource
 
 THEIRS = ("rtn", "rtn8", "gptq", "gptq6", "awq", "dwq", "dwq5", "dynamic_quant")
 OURS = {

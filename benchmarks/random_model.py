@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from llama3_mlx.config import ModelConfig
-from llama3_mlx.convert.layout import safetensors_layout
 from llama3_mlx.convert.plan import make_plan
-from tests.llama3_tokenizer import save_llama3_tokenizer
+from llama3_mlx.convert.targets.layout import safetensors_layout
+from llama3_mlx.model.config import ModelConfig
+from tests.support.llama3_tokenizer import save_llama3_tokenizer
 
 SHAPES = {
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32},

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.server_process import Streamed, at_once, serving
 from benchmarks.tables import parser, publish
-from tests.smollm2 import save_smollm2
+from tests.support.smollm2 import save_smollm2
 
 TOPICS = ["a fox", "the sea", "a train", "winter", "bread", "a clock", "the moon", "a letter"]
 WORDS = "The library opens at nine and closes at five, except on the days when the river floods the lower street. "

@@ -17,7 +17,7 @@ import httpx
 
 from benchmarks.server_process import serving, stream_chat
 from benchmarks.tables import parser
-from tests.smollm2 import save_smollm2
+from tests.support.smollm2 import save_smollm2
 
 DIGITS = 24
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from benchmarks.prompts import FREE, GROUNDED, grounded
 from benchmarks.tables import parser, publish
 from llama3_mlx import Completion, Llama
-from llama3_mlx.engine.speculators import GPU_COSTS
 from llama3_mlx.speculation import LookupDrafter
-from tests.smollm2 import save_smollm2
+from llama3_mlx.speculation.speculators import GPU_COSTS
+from tests.support.smollm2 import save_smollm2
 
 
 @dataclass

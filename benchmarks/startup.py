@@ -14,9 +14,9 @@ from mlx.utils import tree_flatten
 
 from benchmarks.processes import best
 from benchmarks.tables import parser, publish
-from llama3_mlx.config import ModelConfig
-from llama3_mlx.model import LlamaForCausalLM
-from llama3_mlx.tokenizer_json import save_tokenizer_json
+from llama3_mlx.convert.sources.tokenizer_json import save_tokenizer_json
+from llama3_mlx.model.config import ModelConfig
+from llama3_mlx.model.transformer import LlamaForCausalLM
 
 CONFIG = {
     "model_type": "llama",

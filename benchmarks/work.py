@@ -12,7 +12,7 @@ from llama3_mlx.bench.mlx_lm_program import MlxLm
 from llama3_mlx.bench.ours import Ours
 from llama3_mlx.bench.program import Program
 from llama3_mlx.convert import convert
-from tests.smollm2 import save_smollm2
+from tests.support.smollm2 import save_smollm2
 
 
 def counted(program: Program, folder: Path, depth: int) -> dict[str, float]:

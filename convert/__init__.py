@@ -6,23 +6,23 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from ..channel_scales import load_scales
-from ..config import load_config
 from ..errors import ConversionError
-from ..quantization import Quantization
-from .destination import check_destination, no_space
-from .dry_run import Forecast, forecast, uniform_bits
+from ..model.channel_scales import load_scales
+from ..model.config import load_config
+from ..model.quantization import Quantization
+from .forecasting import Forecast, forecast, uniform_bits
+from .opening import open_source, outline_source
 from .options import DTYPE_NAMES, ConversionOptions, ConversionSettings, make_options
 from .pipeline import ConversionReport, Progress, run
 from .plan import Plan, make_plan
-from .quality.equalised_source import in_channels
-from .quantise import Quantiser, RoundToNearest
-from .recipes import make_quantization
-from .sources import open_source, outline_source
-from .target import FolderTarget, Target, lossy_kinds
-from .tensors import Source
-from .upload import check_login, upload
-from .verify import ModuleError, Verification, verify_files
+from .quantization.equalized_source import in_channels
+from .quantization.quantizer import Quantiser, RoundToNearest
+from .quantization.recipes import make_quantization
+from .sources.source import Source
+from .targets.destination import check_destination, no_space
+from .targets.folder import FolderTarget, Target, lossy_kinds
+from .targets.upload import check_login, upload
+from .targets.verification import ModuleError, Verification, verify_files
 
 __all__ = [
     "ConversionOptions",
@@ -142,7 +142,7 @@ def verify(folder: str | Path, source: str | Path | None = None) -> Verification
 def make_target(source: Source, options: ConversionOptions, kind: str, dest: Path) -> Target:
     """Return what lays out and writes the result; raises ConversionError where source and options don't agree."""
     if kind == "gguf":
-        from .gguf_target import GGUFTarget
+        from .gguf.target import GGUFTarget
 
         return GGUFTarget(in_channels(source, "F32", None), dest.name, options.gguf_type or "f16")
     quantised = getattr(source, "is_quantised", False)
@@ -163,7 +163,7 @@ def with_quality(source: Source, plan: Plan, options: ConversionOptions) -> tupl
     quality = options.chosen_quality(lossy=bool(lossy_kinds(source.tensors())))
     if quality == "nearest" or not plan.schemes:
         return source, RoundToNearest()
-    from .quality.ladder import climb
+    from .quantization.methods import climb
 
     return climb(source, plan, quality, options.calibration)
 
@@ -178,8 +178,8 @@ def measurement(
         return None
     if report_to is None and not options.looks_at_text:
         return None
-    from .quality.ladder import held_out_windows
-    from .quality.report import measured
+    from .quantization.methods import held_out_windows
+    from .quantization.report import measured
 
     # A source without a tokenizer is found out before the work, not after it.
     windows, reference = held_out_windows(source), target.source
@@ -190,7 +190,7 @@ def measurement(
 def plan_for(source: Source, options: ConversionOptions) -> Plan:
     """Return what a conversion with these options writes."""
     if options.target_bpw is not None:
-        from .quality.ladder import allocated
+        from .quantization.methods import allocated
 
         quantization: Quantization | None = allocated(source, options.target_bpw, options.calibration)
     else:

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from ..quantization import AFFINE_BITS, Scheme
+from ..model.quantization import AFFINE_BITS, Scheme
 from . import pipeline
-from .destination import no_space
-from .target import Target, total_bytes
-from .tensors import TensorRef
-from .writer import FLUSH_BYTES, write_at
+from .sources.source import TensorRef
+from .targets.destination import no_space
+from .targets.folder import Target, total_bytes
+from .targets.writer import FLUSH_BYTES, write_at
 
 # Blocks of rows of embedding and head that stand for the rest; one is read, one converted, one written at a time.
 _SAMPLE_BLOCKS = 8

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from ..errors import CheckpointError
-from ..hub import resolve_config, resolve_model
-from .tensors import Source
+from ..library.hub import resolve_config, resolve_model
+from .sources.source import Source
 
 
 def open_source(source: str | Path, *, progress: bool = False) -> Source:
@@ -12,7 +12,7 @@ def open_source(source: str | Path, *, progress: bool = False) -> Source:
     path = Path(source).expanduser()
     if path.is_file():
         if path.suffix == ".gguf":
-            from .gguf_source import GGUFSource
+            from .gguf.source import GGUFSource
 
             return GGUFSource(path)
         if path.suffix in (".safetensors", ".pth", ".bin"):
@@ -28,7 +28,7 @@ def outline_source(source: str | Path) -> Source:
         return open_source(source)
     folder = resolve_config(source)
     if (folder / "config.json").exists() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        from .outline import OutlineSource
+        from .sources.outline import OutlineSource
 
         return OutlineSource(folder)
     return _open_folder(folder)
@@ -36,7 +36,7 @@ def outline_source(source: str | Path) -> Source:
 
 def _open_folder(folder: Path) -> Source:
     if (folder / "config.json").exists():
-        from .hf_source import HFSource
+        from .sources.huggingface import HFSource
 
         return HFSource(folder)
     # Where Hugging Face keeps Meta's files.
@@ -44,16 +44,16 @@ def _open_folder(folder: Path) -> Source:
     if (original / "params.json").exists():
         folder = original
     if (folder / "params.json").exists() or any(folder.glob("consolidated.*.pth")):
-        from .meta_source import MetaSource
+        from .sources.meta import MetaSource
 
         return MetaSource(folder)
     gguf_files = sorted(folder.glob("*.gguf"))
     if gguf_files:
-        from .gguf_source import GGUFSource
+        from .gguf.source import GGUFSource
 
         if len(gguf_files) > 1 and "-00001-of-" not in gguf_files[0].name:
             raise CheckpointError(f"{folder} has {len(gguf_files)} GGUF files: name one of them")
         return GGUFSource(gguf_files[0])
-    from .hf_source import HFSource
+    from .sources.huggingface import HFSource
 
     return HFSource(folder)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from ..errors import ConversionError
-from ..options import setting
-from ..quantization import AFFINE_BITS, AFFINE_GROUP_SIZES, FIXED_MODES, Scheme
+from ..generation.options import setting
+from ..model.quantization import AFFINE_BITS, AFFINE_GROUP_SIZES, FIXED_MODES, Scheme
 
 DTYPE_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 TARGETS = ("mlx", "hf", "gguf")

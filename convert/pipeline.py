@@ -11,15 +11,15 @@ from typing import Any, Protocol
 import mlx.core as mx
 import numpy as np
 
+from ..checkpoint.safetensors_files import as_mlx
 from ..errors import CheckpointError, TokenizerError
 from ..files import fsync_path
-from ..safetensors_files import as_mlx
-from .destination import check_destination, check_space, partial_folder, take_place
-from .record import make_record
-from .target import Parts, Target, total_bytes
-from .tensors import Source, TensorRef, damage, is_finite
-from .verify import Verification
-from .writer import ShardWriter
+from .sources.source import Source, TensorRef, damage, is_finite
+from .targets.destination import check_destination, check_space, partial_folder, take_place
+from .targets.folder import Parts, Target, total_bytes
+from .targets.record import make_record
+from .targets.verification import Verification
+from .targets.writer import ShardWriter
 
 # Values a block of rows holds at most, 16 MB in 16 bits. Larger ones are given back to the system each time, and a
 # third of the processor's time goes into fetching their pages anew (glibc).

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from ..config import ModelConfig
-from ..quantization import Quantization, Scheme
-from ..weights_layout import expected_tensors, stored_tensors
+from ..model.config import ModelConfig
+from ..model.parameters import expected_tensors, stored_tensors
+from ..model.quantization import Quantization, Scheme
 
 SHARD_BYTES = 5_000_000_000
 ITEM_BYTES = {"U32": 4, "F32": 4, "F16": 2, "BF16": 2, "U8": 1}

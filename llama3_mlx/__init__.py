@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .cache import CacheOptions
-    from .completion import Completion, Piece, TokenLogprob
     from .engine.reply import AsyncStream, Stream
     from .errors import (
         CheckpointError,
@@ -23,22 +21,24 @@ if TYPE_CHECKING:
         StructureError,
         TokenizerError,
     )
-    from .grammar import Grammar, compile_grammar
+    from .generation.completion import Completion, Piece, TokenLogprob
+    from .generation.tool_loop import ToolRun
+    from .kv_cache import CacheOptions
     from .llama import Llama
-    from .structure import parse_result
-    from .tool_call import ToolCall
-    from .tool_calls import ToolCalls, ToolCallStream, parse_tool_calls
-    from .tool_run import ToolRun
-    from .tools import acall_tool, call_tool, tool_spec
+    from .structured.grammar import Grammar, compile_grammar
+    from .structured.result import parse_result
+    from .tools.call import ToolCall
+    from .tools.functions import acall_tool, call_tool, tool_spec
+    from .tools.parser import ToolCalls, ToolCallStream, parse_tool_calls
 
 _HOMES = {
     "AsyncStream": "engine.reply",
-    "CacheOptions": "cache",
+    "CacheOptions": "kv_cache",
     "Llama": "llama",
-    "Completion": "completion",
-    "Piece": "completion",
+    "Completion": "generation.completion",
+    "Piece": "generation.completion",
     "Stream": "engine.reply",
-    "TokenLogprob": "completion",
+    "TokenLogprob": "generation.completion",
     "CheckpointError": "errors",
     "ConfigError": "errors",
     "ContextLengthError": "errors",
@@ -51,17 +51,17 @@ _HOMES = {
     "RequestError": "errors",
     "StructureError": "errors",
     "TokenizerError": "errors",
-    "Grammar": "grammar",
-    "compile_grammar": "grammar",
-    "parse_result": "structure",
-    "ToolCall": "tool_call",
-    "ToolCalls": "tool_calls",
-    "ToolCallStream": "tool_calls",
-    "parse_tool_calls": "tool_calls",
-    "ToolRun": "tool_run",
-    "acall_tool": "tools",
-    "call_tool": "tools",
-    "tool_spec": "tools",
+    "Grammar": "structured.grammar",
+    "compile_grammar": "structured.grammar",
+    "parse_result": "structured.result",
+    "ToolCall": "tools.call",
+    "ToolCalls": "tools.parser",
+    "ToolCallStream": "tools.parser",
+    "parse_tool_calls": "tools.parser",
+    "ToolRun": "generation.tool_loop",
+    "acall_tool": "tools.functions",
+    "call_tool": "tools.functions",
+    "tool_spec": "tools.functions",
 }
 
 __all__ = [

@@ -10,29 +10,29 @@ from typing import Any, Unpack
 
 import mlx.core as mx
 
-from .cache import CacheOptions
-from .completion import Completion
-from .config import load_json_object
+from .chat.dialog import Dialog, load_dialog
+from .checkpoint.loading import load_model
 from .device import in_own_thread, working_memory_bytes
-from .dialog import Dialog, load_dialog
-from .engine.disk_prefixes import DiskPrefixes
 from .engine.engine import Engine
 from .engine.reply import AsyncStream, Reply, Stream
 from .engine.request import Ask, Request
 from .engine.settings import EngineSettings
 from .errors import DialogError, RequestError
-from .estimate import RESERVE
-from .home import prefix_cache_bytes, prefix_folder
-from .hub import resolve_model
-from .lengths import check_fits, check_length, check_memory
-from .model import LlamaForCausalLM
-from .options import GenerationOptions, Settings, make_options
-from .prefix_disk import PrefixDisk, model_fingerprint
-from .tokenizer import Tokenizer
-from .tokenizer_files import load_tokenizer
-from .tool_run import ToolRun
-from .tools import Tool
-from .weights import load_model
+from .generation.completion import Completion
+from .generation.limits import check_fits, check_length, check_memory
+from .generation.options import GenerationOptions, Settings, make_options
+from .generation.tool_loop import ToolRun
+from .kv_cache import CacheOptions
+from .library.home import prefix_cache_bytes, prefix_folder
+from .library.hub import resolve_model
+from .model.config import load_json_object
+from .model.memory_estimate import RESERVE
+from .model.transformer import LlamaForCausalLM
+from .prefix_cache.disk import PrefixDisk, model_fingerprint
+from .prefix_cache.disk_queue import DiskPrefixes
+from .tokenizer.loading import load_tokenizer
+from .tokenizer.tokenizer import Tokenizer
+from .tools.functions import Tool
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message]
@@ -117,7 +117,7 @@ class Llama:
             model, tokenizer = load_model(folder, dtype=dtype), load_tokenizer(folder)
             loaded = None
             if named:
-                from .finetune.adapters import AdapterSet
+                from .adapters.adapter_set import AdapterSet
 
                 loaded = AdapterSet(model)
                 for name, path in named.items():
@@ -278,7 +278,7 @@ class Llama:
         """Load a LoRA adapter under a name, while others run. Raises RequestError, CheckpointError or ConfigError."""
 
         def run() -> None:
-            from .finetune.adapters import AdapterSet
+            from .adapters.adapter_set import AdapterSet
 
             adapters = self.adapters if self.adapters is not None else AdapterSet(self.model)
             adapters.load(name, path)
@@ -340,13 +340,13 @@ class Llama:
         options = make_options(settings)
         if not options.calls_tools:
             return self.encode_chat(messages), options
-        from .tools import tool_specs
+        from .tools.functions import tool_specs
 
         return self.encode_chat(messages, tools=tool_specs(options.tools)), options
 
     def _compile(self, options: GenerationOptions) -> Any:
         """Return the form that the answer must follow; raises RequestError for one that can't be."""
-        from .grammar import compile_grammar
+        from .structured.grammar import compile_grammar
 
         n_vocab = self.config.vocab_size
         if options.calls_tools:
@@ -404,7 +404,7 @@ class Llama:
             return None
 
         def finish(completion: Completion) -> Completion:
-            from .structure import parse_result
+            from .structured.result import parse_result
 
             if completion.finish_reason != "stop":
                 return completion

@@ -12,8 +12,8 @@ from typing import Any, get_type_hints
 import llm
 from pydantic import Field, create_model
 
-from .options import GenerationOptions
-from .server.catalogue import Catalogue
+from .generation.options import GenerationOptions
+from .library.catalogue import Catalogue
 
 PREFIX = "llama3-mlx:"
 

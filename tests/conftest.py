@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from .llama3_tokenizer import save_llama3_tokenizer
-from .smollm2 import save_smollm2
-from .tiny_model import save_tiny
+from .support.llama3_tokenizer import save_llama3_tokenizer
+from .support.smollm2 import save_smollm2
+from .support.tiny_model import save_tiny
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 from llama3_mlx import device
 from llama3_mlx.engine import engine as engine_module
 
-from .byte_llama import byte_llama
+from .support.byte_llama import byte_llama
 
 
 @pytest.mark.parametrize(

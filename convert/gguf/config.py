@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..config import ModelConfig
-from ..errors import CheckpointError
-from ..rope import RopeScaling, rope_periods
+from ...errors import CheckpointError
+from ...model.config import ModelConfig
+from ...model.rope import RopeScaling, rope_periods
 
 _FACTORS = (8.0, 32.0)
 _TOLERANCE = 1e-3

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError
-from ..file_reading import read_into
+from ...checkpoint.parallel_read import read_into
+from ...errors import CheckpointError
 
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}

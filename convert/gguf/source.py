@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from ..config import ModelConfig
-from ..errors import CheckpointError
-from ..weights_layout import check_tensors, expected_tensors
-from .gguf_config import read_config
-from .gguf_file import GGUFFile, GGUFTensor, unreadable_kinds
-from .gguf_tokenizer import save_tokenizer
-from .side_files import generation_config, write_json
-from .tensors import TensorRef, file_facts
+from ...errors import CheckpointError
+from ...model.config import ModelConfig
+from ...model.parameters import check_tensors, expected_tensors
+from ..sources.side_files import generation_config, write_json
+from ..sources.source import TensorRef, file_facts
+from .config import read_config
+from .file import GGUFFile, GGUFTensor, unreadable_kinds
+from .tokenizer import save_tokenizer
 
 LAYER_NAMES = {
     "attn_norm": "input_layernorm",

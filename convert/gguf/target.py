@@ -14,20 +14,20 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..config import ModelConfig
-from ..errors import CheckpointError, ConversionError
-from ..rope import RopeScaling, rope_periods
-from ..safetensors_files import as_mlx
-from ..version import __version__
-from ..weights_layout import expected_tensors
-from .gguf_source import LAYER_NAMES, TOP_NAMES, GGUFSource
-from .gguf_vocabulary import vocabulary_fields
-from .gguf_writer import TYPES, GGUFOutput, gguf_layout
-from .layout import FileLayout
-from .recipes import head_path
-from .target import Parts, in_range, lossy_source
-from .tensors import Source, TensorRef
-from .verify import Verification, module_error, refuse_hopeless
+from ...checkpoint.safetensors_files import as_mlx
+from ...errors import CheckpointError, ConversionError
+from ...model.config import ModelConfig
+from ...model.parameters import expected_tensors
+from ...model.rope import RopeScaling, rope_periods
+from ...version import __version__
+from ..quantization.recipes import head_path
+from ..sources.source import Source, TensorRef
+from ..targets.folder import Parts, in_range, lossy_source
+from ..targets.layout import FileLayout
+from ..targets.verification import Verification, module_error, refuse_hopeless
+from .source import LAYER_NAMES, TOP_NAMES, GGUFSource
+from .vocabulary import vocabulary_fields
+from .writer import TYPES, GGUFOutput, gguf_layout
 
 ROPE_FACTORS = "rope_freqs.weight"
 # Source: llama.cpp `include/llama.h` (llama_ftype).

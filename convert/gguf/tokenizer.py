@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
-from ..llama3_tokens import SPLIT_PATTERN
-from ..tokenizer_json import beginning, byte_level_json
-from .side_files import write_json
+from ...errors import CheckpointError
+from ...tokenizer.llama3 import SPLIT_PATTERN
+from ..sources.side_files import write_json
+from ..sources.tokenizer_json import beginning, byte_level_json
 
 _CONTROL, _USER_DEFINED, _BYTE = 3, 4, 6
 _LLAMA_3 = ("llama-bpe", "llama3", "llama-v3")

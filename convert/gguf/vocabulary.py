@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import ModelConfig, load_json_object
-from ..dialog_files import own_templates
-from ..errors import ConversionError
-from ..llama3_tokens import SPLIT_PATTERN
+from ...chat.template_files import own_templates
+from ...errors import ConversionError
+from ...model.config import ModelConfig, load_json_object
+from ...tokenizer.llama3 import SPLIT_PATTERN
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>\Z")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from .layout import FileLayout, Place
+from ..targets.layout import FileLayout, Place
 
 _ALIGNMENT = 32
 _VERSION = 3

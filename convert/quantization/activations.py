@@ -10,7 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ...model import MLP, Attention, Rope, TransformerBlock
+from ...model.transformer import MLP, Attention, Rope, TransformerBlock
 
 Stream = list[mx.array]
 

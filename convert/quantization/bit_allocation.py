@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from math import prod
 
-from ...config import ModelConfig
 from ...errors import ConversionError
-from ...quantization import Quantization, Scheme
-from ...weights_layout import expected_tensors
+from ...model.config import ModelConfig
+from ...model.parameters import expected_tensors
+from ...model.quantization import Quantization, Scheme
 from .sensitivity import Sensitivity
 
 _HALVINGS = 200

@@ -7,20 +7,20 @@ from threading import RLock
 import mlx.core as mx
 import numpy as np
 
-from ...channel_scales import LayerScales
 from ...errors import ConversionError
-from ...model import Rope
-from ...quantization import Scheme
+from ...model.channel_scales import LayerScales
+from ...model.quantization import Scheme
+from ...model.transformer import Rope
 from ..plan import Plan
-from ..quantise import Packed, RoundToNearest
-from ..tensors import Source
-from .calibrate import CalibrationSettings, LayerCalibration, LayerResult, nearest
-from .equalise import norm_scales
+from ..sources.source import Source
+from .activations import Stream, mapped, moments, sizes, through
+from .bit_packing import pack
+from .dtypes import MLX_DTYPES
+from .equalization import norm_scales
 from .gptq import Rounded, compensated, inverse_factor
-from .packing import pack
-from .reading import LayerReader
-from .stored import MLX_DTYPES
-from .streams import Stream, mapped, moments, sizes, through
+from .layer_calibration import CalibrationSettings, LayerCalibration, LayerResult, nearest
+from .layer_reader import LayerReader
+from .quantizer import Packed, RoundToNearest
 
 _BATCH_TOKENS = 1024
 

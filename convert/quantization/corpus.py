@@ -5,7 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ...errors import ConversionError
-from ...tokenizer import Tokenizer
+from ...tokenizer.tokenizer import Tokenizer
 
 WINDOW = 256
 _LEAST_WINDOWS = 4

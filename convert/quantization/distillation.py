@@ -18,16 +18,16 @@ import numpy as np
 from mlx.utils import tree_map, tree_unflatten
 
 from ...errors import ConversionError
-from ...model import Rope, TransformerBlock
-from ...quantization import Scheme
+from ...model.quantization import Scheme
+from ...model.transformer import Rope, TransformerBlock
 from ..plan import Plan
-from ..quantise import Packed
-from ..tensors import Source
-from ..verify import dequantise
+from ..sources.source import Source
+from ..targets.verification import dequantise
 from .calibration import Calibration
-from .measure import last_hidden
-from .reading import LayerReader
-from .stored import MLX_DTYPES, as_float32
+from .divergence import last_hidden
+from .dtypes import MLX_DTYPES, as_float32
+from .layer_reader import LayerReader
+from .quantizer import Packed
 
 # Positions whose logits are in memory at a time.
 _POSITIONS = 128

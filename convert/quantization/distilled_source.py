@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ...channel_scales import ChannelScales
-from ..tensors import Source, TensorRef
+from ...model.channel_scales import ChannelScales
+from ..sources.source import Source, TensorRef
 
 
 class DistilledSource:

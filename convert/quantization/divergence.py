@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from ...model import Rope, TransformerBlock
-from ..tensors import Source
-from .reading import LayerReader
-from .streams import Stream, mapped, through
+from ...model.transformer import Rope, TransformerBlock
+from ..sources.source import Source
+from .activations import Stream, mapped, through
+from .layer_reader import LayerReader
 
 # The matrices of a layer, in the order of a pass through it.
 MODULES = (

@@ -10,9 +10,9 @@ weights tell their sizes (see importance.py).
 
 import numpy as np
 
-from ...channel_scales import LayerScales
-from .importance import Energies, hidden_sizes, normed_sizes, value_sizes
-from .stored import rounded
+from ...model.channel_scales import LayerScales
+from .channel_magnitudes import Energies, hidden_sizes, normed_sizes, value_sizes
+from .dtypes import rounded
 
 # Scale = size ** POWER. Half way evens out the error of channels with that of their neighbours in the group.
 POWER = 0.5

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ...channel_scales import ChannelScales, Factors, LayerScales, change, composed, factors_of, head_factors
-from ..tensors import Source, TensorRef, read_finite
-from .equalise import norm_scales, scales_from_weights
-from .importance import normed_sizes, row_energies
-from .stored import STORED_AS, as_float32, as_stored
+from ...model.channel_scales import ChannelScales, Factors, LayerScales, change, composed, factors_of, head_factors
+from ..sources.source import Source, TensorRef, read_finite
+from .channel_magnitudes import normed_sizes, row_energies
+from .dtypes import STORED_AS, as_float32, as_stored
+from .equalization import norm_scales, scales_from_weights
 
 # Values of a matrix that are measured at a time, and that are scaled at a time: the latter stay in the caches.
 _BLOCK_VALUES = 8_000_000

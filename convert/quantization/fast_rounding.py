@@ -7,10 +7,10 @@ channels' scales; there a least-squares grid lost a sixth less (measured on Smol
 import mlx.core as mx
 import numpy as np
 
-from ...quantization import Scheme
-from ..quantise import Packed, RoundToNearest
+from ...model.quantization import Scheme
+from .bit_packing import pack
 from .grid import fitted_to_range
-from .packing import pack
+from .quantizer import Packed, RoundToNearest
 
 # Rows that are fitted at a time: the intermediates are several times their size.
 _ROWS = 4096

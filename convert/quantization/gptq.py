@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from ...quantization import Scheme
+from ...model.quantization import Scheme
 from .grid import Grid, fitted, trial_grids
 
 # Columns that are updated one by one before the rest of their group is, by one matrix product.

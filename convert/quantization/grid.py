@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from ...quantization import Scheme
+from ...model.quantization import Scheme
 
 # Parts of a group's range that are tried: a narrower grid clips the extremes and serves the rest better.
 SHRINKAGES = (1.0, 0.92, 0.84, 0.76, 0.68)

@@ -16,22 +16,13 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from ...channel_scales import Factors, LayerScales, factors_of, head_columns
-from ...model import Rope, TransformerBlock
-from ...quantization import Scheme
-from .equalise import norm_scales, scales_of
+from ...model.channel_scales import Factors, LayerScales, factors_of, head_columns
+from ...model.quantization import Scheme
+from ...model.transformer import Rope, TransformerBlock
+from .activations import Stream, added, attention_outputs, hidden_outputs, mapped, moments, sizes, subtracted
+from .dtypes import MLX_DTYPES
+from .equalization import norm_scales, scales_of
 from .gptq import Rounded, compensated, inverse_factor
-from .stored import MLX_DTYPES
-from .streams import (
-    Stream,
-    added,
-    attention_outputs,
-    hidden_outputs,
-    mapped,
-    moments,
-    sizes,
-    subtracted,
-)
 
 _TENSORS = (
     "input_layernorm.weight",

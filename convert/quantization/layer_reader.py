@@ -2,9 +2,9 @@
 
 import mlx.core as mx
 
-from ...model import TransformerBlock
-from ...safetensors_files import as_mlx
-from ..tensors import Source, read_finite
+from ...checkpoint.safetensors_files import as_mlx
+from ...model.transformer import TransformerBlock
+from ..sources.source import Source, read_finite
 
 
 class LayerReader:

@@ -4,20 +4,20 @@ import tempfile
 from pathlib import Path
 
 from ...errors import ConversionError
-from ...quantization import Quantization
-from ...tokenizer import Tokenizer
-from ...tokenizer_files import load_tokenizer
+from ...model.quantization import Quantization
+from ...tokenizer.loading import load_tokenizer
+from ...tokenizer.tokenizer import Tokenizer
 from ..options import BUILTIN_TEXT
 from ..plan import Plan
-from ..quantise import Quantiser
-from ..tensors import Source
-from .allocate import allocate
+from ..sources.source import Source
+from .bit_allocation import allocate
 from .calibration import Calibration
 from .corpus import builtin_texts, text_of, token_windows
-from .distil import Distillation
+from .distillation import Distillation
 from .distilled_source import DistilledSource
-from .equalised_source import EqualisedSource, WeightScales
-from .nearest import EqualisedNearest
+from .equalized_source import EqualisedSource, WeightScales
+from .fast_rounding import EqualisedNearest
+from .quantizer import Quantiser
 from .sensitivity import sensitivities
 
 # Windows that the modules' sensitivity is measured on: gradients make it the dearer pass.

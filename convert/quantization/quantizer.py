@@ -4,7 +4,7 @@ from typing import Protocol
 
 import mlx.core as mx
 
-from ..quantization import Scheme
+from ...model.quantization import Scheme
 
 Packed = tuple[mx.array, ...]
 

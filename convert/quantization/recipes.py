@@ -8,11 +8,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from ..config import ModelConfig
-from ..errors import ConfigError, ConversionError
-from ..quantization import Quantization, Scheme
-from .options import ConversionOptions, mixed_bits
-from .plan import matrices
+from ...errors import ConfigError, ConversionError
+from ...model.config import ModelConfig
+from ...model.quantization import Quantization, Scheme
+from ..options import ConversionOptions, mixed_bits
+from ..plan import matrices
 
 _RULE_KEYS = ("modules", "layers", "bits", "group_size", "mode", "keep")
 

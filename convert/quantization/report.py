@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ...files import save_json, save_text
-from ...quantization import Scheme
-from ..hf_source import HFSource
+from ...model.quantization import Scheme
 from ..plan import matrices, module_schemes
-from ..tensors import Source
-from .measure import Distance, ModuleDistance, distance, module_distances
-from .picture import sensitivity_picture
+from ..sources.huggingface import HFSource
+from ..sources.source import Source
+from .divergence import Distance, ModuleDistance, distance, module_distances
+from .sensitivity_plot import sensitivity_picture
 
 # Tokens that each module alone is measured on: every one of them is a pass through the rest of the model.
 _MODULE_TOKENS = 128

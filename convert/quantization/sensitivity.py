@@ -13,13 +13,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ...model import Rope, TransformerBlock
-from ...quantization import AFFINE_BITS, AFFINE_GROUP_SIZES, Scheme
-from ..tensors import Source
+from ...model.quantization import AFFINE_BITS, AFFINE_GROUP_SIZES, Scheme
+from ...model.transformer import Rope, TransformerBlock
+from ..sources.source import Source
+from .activations import Stream, mapped, through
 from .calibration import batches_of
-from .measure import MODULES
-from .reading import LayerReader
-from .streams import Stream, mapped, through
+from .divergence import MODULES
+from .layer_reader import LayerReader
 
 # Rows of a matrix that are rounded to learn what a scheme costs it.
 _SAMPLED_ROWS = 256

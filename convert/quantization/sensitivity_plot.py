@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from math import ceil, floor, log10
 
-from .measure import MODULES, ModuleDistance
+from .divergence import MODULES, ModuleDistance
 
 _COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb", "#333333", "#994455")
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 960, 380, 70, 50, 40

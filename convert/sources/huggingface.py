@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from ..channel_scales import ChannelScales, load_scales
-from ..config import ModelConfig, load_config
-from ..errors import CheckpointError
-from ..hub import repository_of
-from ..quantization import Scheme
-from ..safetensors_files import TensorInfo, as_mlx, checkpoint_files, read_header, read_rows
-from ..weights import quantised_modules
-from ..weights_layout import check_tensors, expected_tensors, stored_tensors
+from ...checkpoint.loading import quantised_modules
+from ...checkpoint.safetensors_files import TensorInfo, as_mlx, checkpoint_files, read_header, read_rows
+from ...errors import CheckpointError
+from ...library.hub import repository_of
+from ...model.channel_scales import ChannelScales, load_scales
+from ...model.config import ModelConfig, load_config
+from ...model.parameters import check_tensors, expected_tensors, stored_tensors
+from ...model.quantization import Scheme
+from ..targets.verification import dequantise
 from .side_files import copy_side_files
-from .tensors import FLOAT_DTYPES, TensorRef, file_facts
-from .verify import dequantise
+from .source import FLOAT_DTYPES, TensorRef, file_facts
 
 
 class HFSource:

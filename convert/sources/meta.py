@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from ..config import ModelConfig
-from ..errors import CheckpointError
-from ..tokenizer_json import save_tokenizer_json
-from ..weights_layout import check_tensors, expected_tensors
-from .gguf_source import read_halves
+from ...errors import CheckpointError
+from ...model.config import ModelConfig
+from ...model.parameters import check_tensors, expected_tensors
+from ..gguf.source import read_halves
 from .meta_config import read_meta_config
 from .side_files import copy_licences, generation_config, write_json
-from .tensors import TensorRef, file_facts
+from .source import TensorRef, file_facts
+from .tokenizer_json import save_tokenizer_json
 from .torch_file import TorchFile
 
 _LAYER_NAMES = {

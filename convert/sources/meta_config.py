@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import ModelConfig, load_json_object
-from ..errors import CheckpointError, ConfigError
-from ..llama3_tokens import special_tokens
+from ...errors import CheckpointError, ConfigError
+from ...model.config import ModelConfig, load_json_object
+from ...tokenizer.llama3 import special_tokens
 
 # Every Llama 3 has as many; where there are more shards than heads, each head is stored several times.
 _KV_HEADS = 8

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ..config import ModelConfig, load_config
-from ..hub import repository_of
-from ..weights_layout import expected_tensors
-from .options import DTYPE_NAMES
-from .plan import ITEM_BYTES
+from ...library.hub import repository_of
+from ...model.config import ModelConfig, load_config
+from ...model.parameters import expected_tensors
+from ..options import DTYPE_NAMES
+from ..plan import ITEM_BYTES
 from .side_files import copy_side_files
-from .tensors import TensorRef, file_facts
+from .source import TensorRef, file_facts
 
 _RAW = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 

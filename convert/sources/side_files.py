@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..config import ModelConfig
+from ...model.config import ModelConfig
 
 _PATTERNS = (
     "tokenizer.json",

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..channel_scales import ChannelScales
-from ..config import ModelConfig
-from ..errors import CheckpointError
+from ...errors import CheckpointError
+from ...model.channel_scales import ChannelScales
+from ...model.config import ModelConfig
 
 FLOAT_DTYPES = ("F32", "F16", "BF16")
 # Names of damaged tensors that an error shows.

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .byte_level import from_bytes
-from .files import save_json
-from .llama3_templates import LLAMA_3, LLAMA_3_1, without_marks
-from .llama3_tokens import SPLIT_PATTERN, special_tokens
-from .tiktoken_file import load_ranks
+from ...chat.llama3_templates import LLAMA_3, LLAMA_3_1, without_marks
+from ...files import save_json
+from ...tokenizer.byte_level import from_bytes
+from ...tokenizer.llama3 import SPLIT_PATTERN, special_tokens
+from ...tokenizer.tiktoken_ranks import load_ranks
 
 
 def save_tokenizer_json(model_file: Path, folder: Path, *, context: int = 131072) -> None:

@@ -19,8 +19,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ..errors import CheckpointError
-from ..safetensors_files import TensorInfo, read_rows
+from ...checkpoint.safetensors_files import TensorInfo, read_rows
+from ...errors import CheckpointError
 
 _STORAGES = {"HalfStorage": "F16", "BFloat16Storage": "BF16", "FloatStorage": "F32"}
 _ITEM_BYTES = {"F16": 2, "BF16": 2, "F32": 4}

@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
-from ..errors import ConversionError
-from ..files import fsync_path
+from ...errors import ConversionError
+from ...files import fsync_path
 
 # Space that tokenizer and config files may take.
 _SPARE_BYTES = 50_000_000

@@ -8,20 +8,20 @@ from typing import Any, Protocol
 import mlx.core as mx
 import numpy as np
 
-from ..channel_scales import SCALES_NAME
-from ..errors import ConversionError
-from ..quantization import Scheme
-from ..safetensors_files import INDEX_NAME
-from ..version import __version__
-from .card import CARD_NAME, make_card
+from ...checkpoint.safetensors_files import INDEX_NAME
+from ...errors import ConversionError
+from ...model.channel_scales import SCALES_NAME
+from ...model.quantization import Scheme
+from ...version import __version__
+from ..options import DTYPE_NAMES
+from ..plan import Plan
+from ..quantization.quantizer import Quantiser
+from ..sources.side_files import write_json
+from ..sources.source import FLOAT_DTYPES, Source, TensorRef
 from .layout import FileLayout, safetensors_layout
-from .options import DTYPE_NAMES
-from .plan import Plan
-from .quantise import Quantiser
+from .model_card import CARD_NAME, make_card
 from .record import RECORD_NAME
-from .side_files import write_json
-from .tensors import FLOAT_DTYPES, Source, TensorRef
-from .verify import Verification, verify_files
+from .verification import Verification, verify_files
 
 MLX_DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..errors import ConversionError
+from ...errors import ConversionError
 
 Checksums = Mapping[str, int]
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .plan import OutputTensor
+from ..plan import OutputTensor
 
 
 @dataclass(frozen=True)

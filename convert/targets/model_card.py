@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from ..version import __version__
-from ..weights_layout import expected_tensors
-from .plan import Plan
-from .tensors import Source
+from ...model.parameters import expected_tensors
+from ...version import __version__
+from ..plan import Plan
+from ..sources.source import Source
 
 CARD_NAME = "README.md"
 _MEASURES = {

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import load_json_object
-from ..errors import CheckpointError
-from ..version import __version__
+from ...errors import CheckpointError
+from ...model.config import load_json_object
+from ...version import __version__
+from ..sources.source import Source
 from .journal import Checksums
-from .tensors import Source
 
 RECORD_NAME = "conversion.json"
 

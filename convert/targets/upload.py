@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from ..errors import HubError
-from ..hub import as_hub_error, check_id
+from ...errors import HubError
+from ...library.hub import as_hub_error, check_id
 
 _REFUSALS = (401, 403)
 

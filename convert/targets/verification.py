@@ -11,15 +11,15 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from ..channel_scales import load_scales
-from ..config import load_config
-from ..errors import CheckpointError
-from ..quantization import Scheme
-from ..safetensors_files import TensorInfo, as_mlx, checkpoint_files, read_header, read_rows
-from ..weights import quantised_modules
-from ..weights_layout import check_tensors, stored_tensors
+from ...checkpoint.loading import quantised_modules
+from ...checkpoint.safetensors_files import TensorInfo, as_mlx, checkpoint_files, read_header, read_rows
+from ...errors import CheckpointError
+from ...model.channel_scales import load_scales
+from ...model.config import load_config
+from ...model.parameters import check_tensors, stored_tensors
+from ...model.quantization import Scheme
+from ..sources.source import TensorRef
 from .record import load_record
-from .tensors import TensorRef
 
 _READ_BYTES = 64_000_000
 _READ_VALUES = 16_000_000

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConversionError
+from ...errors import ConversionError
 from .journal import Checksums, Journal
 from .layout import FileLayout, Place
 

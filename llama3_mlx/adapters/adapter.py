@@ -5,14 +5,14 @@ from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
-from ..channel_scales import SCALES_NAME, ChannelScales
-from ..config import ModelConfig
-from ..model import LlamaForCausalLM
-from ..weights_layout import expected_tensors
-from .attach import adapted_layers, whole_paths
-from .errors import AdapterError
-from .lora import LoRAEmbedding
-from .targets import layer_number
+from ..finetune.errors import AdapterError
+from ..finetune.layers.attach import adapted_layers, whole_paths
+from ..finetune.layers.lora import LoRAEmbedding
+from ..finetune.layers.targets import layer_number
+from ..model.channel_scales import SCALES_NAME, ChannelScales
+from ..model.config import ModelConfig
+from ..model.parameters import expected_tensors
+from ..model.transformer import LlamaForCausalLM
 
 EMBEDDING = "model.embed_tokens"
 _SHOWN = 5

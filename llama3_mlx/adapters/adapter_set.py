@@ -14,13 +14,13 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from ..errors import RequestError
-from ..model import LlamaForCausalLM
+from ..finetune.layers.attach import make_dense
+from ..finetune.layers.lora import dense_weight, without_bias
+from ..model.transformer import LlamaForCausalLM
 from .adapter import EMBEDDING, Adapter, LowRank
-from .adapter_files import read_adapter
-from .attach import make_dense
-from .channels import base_of, moved
-from .lora import dense_weight, without_bias
-from .places import part_sizes, place
+from .mlx_lm_format import read_adapter
+from .paths import part_sizes, place
+from .rescaling import base_of, moved
 
 
 def load_adapter(model: LlamaForCausalLM, path: str | Path) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..config import ModelConfig
 from ..files import save_whole
+from ..finetune.errors import AdapterError
+from ..model.config import ModelConfig
 from .adapter import EMBEDDING, Adapter, LowRank
-from .errors import AdapterError
 
 _BLOCK_NAMES = {
     "self_attn.q_proj": "attn_q",

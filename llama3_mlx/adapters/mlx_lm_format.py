@@ -19,16 +19,16 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..channel_scales import SCALES_NAME, ChannelScales, load_scales, read_scales
-from ..config import ModelConfig, load_config, load_json_object
+from ..checkpoint.safetensors_files import read_header
 from ..errors import CheckpointError, ConfigError
 from ..files import save_json, save_text, save_whole
-from ..hub import is_id, repository_of
-from ..safetensors_files import read_header
+from ..finetune.errors import AdapterError
+from ..finetune.layers.targets import layer_number
+from ..library.hub import is_id, repository_of
+from ..model.channel_scales import SCALES_NAME, ChannelScales, load_scales, read_scales
+from ..model.config import ModelConfig, load_config, load_json_object
 from .adapter import Adapter, LowRank
-from .channels import Base, moved
-from .errors import AdapterError
-from .targets import layer_number
+from .rescaling import Base, moved
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
@@ -110,7 +110,7 @@ def read_adapter(folder: Path, base: Base, *, for_source: bool = False) -> Adapt
         raise AdapterError(str(error).replace("a model", "an adapter")) from None
     is_peft = (folder / PEFT_WEIGHTS).exists() and not (folder / WEIGHTS).exists()
     if is_peft:
-        from .peft_files import from_peft
+        from .peft_format import from_peft
 
         adapter = from_peft(read_tensors(folder / PEFT_WEIGHTS), values, base.config)
     elif (folder / WEIGHTS).exists():

@@ -4,7 +4,7 @@ from typing import Any
 
 import mlx.nn as nn
 
-from ..model import LlamaForCausalLM
+from ..model.transformer import LlamaForCausalLM
 
 JOINED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 

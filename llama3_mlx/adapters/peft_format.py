@@ -13,13 +13,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..config import ModelConfig
 from ..files import save_json, save_whole
-from ..weights_layout import expected_tensors
+from ..finetune.errors import AdapterError
+from ..finetune.layers.targets import layer_number, matches
+from ..model.config import ModelConfig
+from ..model.parameters import expected_tensors
 from .adapter import EMBEDDING, Adapter, LowRank
-from .adapter_files import CONFIG, PEFT_WEIGHTS
-from .errors import AdapterError
-from .targets import layer_number, matches
+from .mlx_lm_format import CONFIG, PEFT_WEIGHTS
 
 _PREFIX = "base_model.model."
 _LAYER_NAME = r"(?P<path>.+?)"

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from ..channel_scales import ChannelScales, Factors, change
-from ..config import ModelConfig
-from ..model import LlamaForCausalLM
+from ..finetune.layers.lora import dense_weight
+from ..model.channel_scales import ChannelScales, Factors, change
+from ..model.config import ModelConfig
+from ..model.transformer import LlamaForCausalLM
 from .adapter import Adapter, LowRank, known_scales
-from .lora import dense_weight
-from .places import module_at, part_sizes, place
+from .paths import module_at, part_sizes, place
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..config import ModelConfig
 from ..device import device_info, working_memory_bytes
-from ..estimate import estimate
+from ..model.config import ModelConfig
+from ..model.memory_estimate import estimate
 from ..version import __version__
 from .options import BenchOptions, random_prompt
 from .program import Result

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from ..errors import ContextLengthError, RequestError
-from ..options import setting
+from ..generation.options import setting
 
 _USUAL_LENGTHS = (128, 512, 2048)
 

@@ -5,8 +5,8 @@ from dataclasses import asdict
 
 import mlx.core as mx
 
-from ..completion import Completion
 from ..errors import Llama3MLXError
+from ..generation.completion import Completion
 from ..llama import Llama
 from .counting import Work, count_work, weights
 from .program import Result, serve

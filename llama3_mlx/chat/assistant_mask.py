@@ -1,6 +1,6 @@
 """Which tokens of a dialog the assistant wrote, out of a rendered text that marks it."""
 
-from .tokenizer import Tokenizer
+from ..tokenizer.tokenizer import Tokenizer
 
 
 def encode_marked(tokenizer: Tokenizer, text: str, sentinel: str, begin: str, end: str) -> tuple[list[int], list[bool]]:

@@ -11,14 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .chat_template import ChatTemplate
-from .dialog_files import find_templates
-from .errors import DialogError
-from .guarding import Guard, unused_characters
+from ..errors import DialogError
+from ..tokenizer.tokenizer import Tokenizer
+from .assistant_mask import encode_marked
+from .injection_guard import Guard, unused_characters
 from .messages import arguments_as_text, normalise, one_call_each
-from .tokenizer import Tokenizer
-from .tool_text import tools_as_text
-from .written_spans import encode_marked
+from .template import ChatTemplate
+from .template_files import find_templates
+from .tool_prompt import tools_as_text
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import chain
 from typing import Any
 
-from .errors import DialogError
+from ..errors import DialogError
 
 _PRIVATE_USE = range(0xE000, 0xF8FF)
 

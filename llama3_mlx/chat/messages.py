@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .errors import DialogError
+from ..errors import DialogError
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "ipython")
 _KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")

@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, NoReturn
 
-from .errors import DialogError
+from ..errors import DialogError
 
 _MAX_CHARACTERS = 50_000_000
 _MAX_ROUNDS = 2_000_000

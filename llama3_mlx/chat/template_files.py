@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .config import load_config, load_json_object
-from .errors import ConfigError, DialogError, TokenizerError
+from ..errors import ConfigError, DialogError, TokenizerError
+from ..model.config import load_config, load_json_object
+from ..tokenizer.tokenizer import Tokenizer
 from .llama3_templates import LLAMA_3, LLAMA_3_1
-from .tokenizer import Tokenizer
 
 
 def find_templates(folder: Path, tokenizer: Tokenizer) -> tuple[dict[str, str], dict[str, str]]:

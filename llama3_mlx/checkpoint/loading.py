@@ -8,15 +8,15 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from .channel_scales import load_scales
-from .config import ModelConfig, load_config
-from .device import compute_dtype, emulates_bfloat16
-from .errors import CheckpointError, ConfigError
-from .joined import join_projections
-from .model import LlamaForCausalLM
-from .quantization import Scheme
+from ..device import compute_dtype, emulates_bfloat16
+from ..errors import CheckpointError, ConfigError
+from ..model.channel_scales import load_scales
+from ..model.config import ModelConfig, load_config
+from ..model.fused_projections import join_projections
+from ..model.parameters import check_tensors, stored_tensors
+from ..model.quantization import Scheme
+from ..model.transformer import LlamaForCausalLM
 from .safetensors_files import TensorInfo, checkpoint_files, read_header
-from .weights_layout import check_tensors, stored_tensors
 
 _FLOATS = (mx.float16, mx.bfloat16, mx.float32)
 _FLOAT16_MAX = 65504.0

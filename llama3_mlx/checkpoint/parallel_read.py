@@ -7,7 +7,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
 
 _THREADS = 4
 # A smaller stretch isn't worth the threads; a larger call than this the system may cut short.

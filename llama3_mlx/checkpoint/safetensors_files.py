@@ -16,8 +16,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from .errors import CheckpointError
-from .file_reading import read_into
+from ..errors import CheckpointError
+from .parallel_read import read_into
 
 INDEX_NAME = "model.safetensors.index.json"
 _MAX_HEADER_BYTES = 100_000_000

@@ -12,7 +12,7 @@ from .model_choice import choose_model
 if TYPE_CHECKING:
     import mlx.core as mx
 
-    from ..finetune.channels import Base
+    from ..adapters.rescaling import Base
 
 _FORMS = ("peft", "gguf", "mlx-lm")
 
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
-    from ..finetune.adapter_files import adapter_facts, read_adapter
+    from ..adapters.mlx_lm_format import adapter_facts, read_adapter
 
     facts = adapter_facts(read_adapter(Path(args.adapter).expanduser(), _base(args), for_source=True))
     if args.json:
@@ -56,9 +56,9 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from ..finetune.adapter_files import read_adapter, save_adapter
-    from ..finetune.gguf_adapter import save_gguf_adapter
-    from ..finetune.peft_files import save_peft
+    from ..adapters.gguf_format import save_gguf_adapter
+    from ..adapters.mlx_lm_format import read_adapter, save_adapter
+    from ..adapters.peft_format import save_peft
 
     out = Path(args.out).expanduser()
     form = args.format or ("gguf" if out.suffix == ".gguf" else "peft")
@@ -74,7 +74,7 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _import(args: argparse.Namespace) -> int:
-    from ..finetune.adapter_files import read_adapter, save_adapter
+    from ..adapters.mlx_lm_format import read_adapter, save_adapter
 
     out = Path(args.out).expanduser()
     base = _base(args)
@@ -86,9 +86,9 @@ def _import(args: argparse.Namespace) -> int:
 
 def _base(args: argparse.Namespace) -> "Base":
     """Return the model's folder as a base; of its weights only what an adapter's fitting needs is read."""
-    from ..channel_scales import load_scales
-    from ..config import load_config
-    from ..finetune.channels import Base
+    from ..adapters.rescaling import Base
+    from ..model.channel_scales import load_scales
+    from ..model.config import load_config
 
     folder = choose_model(args.model)
     config = load_config(folder)
@@ -97,8 +97,8 @@ def _base(args: argparse.Namespace) -> "Base":
 
 def _matrix(folder: Path, path: str) -> "mx.array":
     """Return the weight of a layer, float32."""
-    from ..convert.hf_source import HFSource
-    from ..convert.quality.reading import LayerReader
+    from ..convert.quantization.layer_reader import LayerReader
+    from ..convert.sources.huggingface import HFSource
 
     source = HFSource(folder)
     try:

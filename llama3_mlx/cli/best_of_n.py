@@ -41,8 +41,8 @@ def _draw(args: argparse.Namespace) -> Path:
     """Write the best answers and return their file; raises RequestError where an input is missing."""
     from ..errors import RequestError
     from ..finetune.best_of import best_of_n
-    from ..finetune.completions import Sampling
-    from ..finetune.run_folder import refuse_run
+    from ..finetune.objectives.rollouts import Sampling
+    from ..finetune.training.run_folder import refuse_run
     from ..llama import Llama
 
     inputs, values = gather(args)

@@ -7,8 +7,8 @@ import time
 from collections import defaultdict
 from typing import Any
 
-from ..home import prefix_cache_bytes, prefix_folder
-from ..prefix_disk import Entry, PrefixDisk
+from ..library.home import prefix_cache_bytes, prefix_folder
+from ..prefix_cache.disk import Entry, PrefixDisk
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

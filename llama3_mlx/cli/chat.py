@@ -10,11 +10,11 @@ from typing import Any
 
 from ..errors import DialogError, Llama3MLXError
 from ..files import save_json
-from ..options import GenerationOptions
+from ..generation.options import GenerationOptions
 from .flags import add_flags
-from .forms import add_form_flags, load_tools
 from .generate import given_settings, summary
 from .model_choice import add_model_flags, choose_model, load_llama
+from .structured_flags import add_form_flags, load_tools
 
 _HELP = """\
 /reset         forget the dialog, keep the system message

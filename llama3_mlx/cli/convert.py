@@ -12,8 +12,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..convert.destination import partial_folder
 from ..convert.options import ConversionOptions
+from ..convert.targets.destination import partial_folder
 from .flags import add_flags
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         return _dry_run(args, settings)
     from ..convert import convert, upload
     from ..convert.pipeline import report_values
-    from ..convert.upload import check_login
+    from ..convert.targets.upload import check_login
     from .progress import ConversionProgress
 
     if args.upload:
@@ -107,7 +107,7 @@ def stoppable(dest: str, progress: "ConversionProgress") -> Iterator[None]:
 
 def _dry_run(args: argparse.Namespace, settings: dict[str, Any]) -> int:
     from ..convert import dry_run
-    from ..convert.dry_run import forecast_values
+    from ..convert.forecasting import forecast_values
     from .progress import ConversionProgress
 
     with ConversionProgress() as progress:

@@ -31,9 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the data and show them."""
-    from ..finetune.inspect_data import data_facts, read_examples
-    from ..finetune.job import load_text_side
+    from ..finetune.data.statistics import data_facts, read_examples
     from ..finetune.sft import make_encoder
+    from ..finetune.training.job import load_text_side
 
     text = load_text_side(str(choose_model(args.model)))
     settings = TrainSettings(max_length=args.max_length, train_on=args.train_on, layout=args.layout, plain=args.plain)
@@ -64,7 +64,7 @@ def _print_example(tokenizer: Any, example: Any) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from ..finetune.inspect_data import marked_pieces
+    from ..finetune.data.statistics import marked_pieces
 
     console = Console()
     text = Text()

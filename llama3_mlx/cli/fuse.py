@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fuse and report what is kept of the effect."""
-    from ..finetune.fusion import KEPT, fuse
+    from ..finetune.fusing.fuse import KEPT, fuse
 
     texts = [Path(args.text).expanduser().read_text(encoding="utf-8")] if args.text else []
     report = fuse(

@@ -7,10 +7,10 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from ..errors import RequestError
-from ..options import GenerationOptions
+from ..generation.options import GenerationOptions
 from .flags import add_flags, positive
-from .forms import add_form_flags, form_settings, load_tools
 from .model_choice import add_model_flags, choose_model, load_llama
+from .structured_flags import add_form_flags, form_settings, load_tools
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

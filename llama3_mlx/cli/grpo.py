@@ -15,7 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train and report."""
-    from ..finetune.policy import build_grpo
+    from ..finetune.objectives.grpo import build_grpo
     from .training import run_training
 
     return run_training(args, "grpo", build_grpo, GrpoSettings)

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..config import ModelConfig, load_config
 from ..device import compute_dtype_name, device_info, working_memory_bytes
-from ..estimate import Needs, estimate
-from ..quantization import Quantization, Scheme
+from ..model.config import ModelConfig, load_config
+from ..model.memory_estimate import Needs, estimate
+from ..model.quantization import Quantization, Scheme
 from .flags import positive
 from .model_choice import choose_model
 

@@ -15,7 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train and report."""
-    from ..finetune.prefer import build_preference
+    from ..finetune.preference import build_preference
     from .training import run_training
 
     return run_training(args, "kto", build_preference, KtoSettings)

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..cache.options import CacheOptions
 from ..device import DTYPES
 from ..errors import HubError
-from ..home import EMBEDDED_MODEL, models_folder
+from ..kv_cache.options import CacheOptions
+from ..library.home import EMBEDDED_MODEL, models_folder
 from .flags import add_flags, from_flags
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def load_llama(args: argparse.Namespace, folder: Path) -> "Llama":
 
 def choose_model(asked: str | None) -> Path:
     """Return the folder of the model asked for, or of the default one, which is named on stderr."""
-    from ..hub import resolve_model
+    from ..library.hub import resolve_model
 
     named = asked or os.environ.get(VARIABLE)
     if named:

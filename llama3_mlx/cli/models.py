@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 from ..errors import ConfigError, RequestError
-from ..server.catalogue import Catalogue, ModelEntry
-from ..server.storage import remove_model
+from ..library.catalogue import Catalogue, ModelEntry
+from ..library.storage import remove_model
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from ..hub import resolve_model
+from ..library.hub import resolve_model
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

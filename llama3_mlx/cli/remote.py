@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import Llama3MLXError
-from .settings import API_KEY_VARIABLE
+from ..server.settings import API_KEY_VARIABLE
 
 URL_VARIABLE = "LLAMA3_MLX_URL"
 # Forms by their names here, and those that the server takes.

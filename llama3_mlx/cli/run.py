@@ -5,12 +5,12 @@ import sys
 from typing import Any
 
 from ..errors import DialogError
-from ..options import GenerationOptions
-from ..server.remote import URL_VARIABLE, RemoteLlama, server_models, server_url
+from ..generation.options import GenerationOptions
 from .chat import ChatSession, talk
 from .flags import add_flags
 from .generate import as_messages, given_settings
 from .model_choice import choose_model
+from .remote import URL_VARIABLE, RemoteLlama, server_models, server_url
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,8 +55,8 @@ def _at_server(url: str, name: str | None) -> Any:
 
 def _here(name: str | None) -> Any:
     """Load the model into this process."""
+    from ..library.catalogue import Catalogue
     from ..llama import Llama
-    from ..server.catalogue import Catalogue
 
     models = Catalogue({}, {}).models()
     folder = models[name].folder if name in models else choose_model(name)

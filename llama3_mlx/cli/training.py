@@ -12,10 +12,10 @@ from types import FrameType
 from typing import Any
 
 from ..errors import RequestError
-from ..finetune import world
-from ..finetune.callbacks import Callback, StepReport, ValidationReport
-from ..finetune.job import Build, Job, TrainResult, resumed_job, run_job
+from ..finetune import distributed
 from ..finetune.settings import TrainSettings
+from ..finetune.training.callbacks import Callback, StepReport, ValidationReport
+from ..finetune.training.job import Build, Job, TrainResult, resumed_job, run_job
 from .model_choice import choose_model
 from .train import gather
 
@@ -28,7 +28,7 @@ def run_training(
     """Run a training command; its exit code is 130 if Ctrl-C ended it, with all saved."""
     job = make_job(args, kind, settings_kind)
     # Of several processes the first one speaks.
-    first = world.rank() == 0
+    first = distributed.rank() == 0
     with cancel_on_interrupt() as cancel:
         shown = [Progress()] if first and not args.quiet else []
         try:

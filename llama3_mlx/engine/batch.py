@@ -10,12 +10,12 @@ from typing import cast
 
 import mlx.core as mx
 
-from ..cache import ModelCache
-from ..completion import TokenLogprob
-from ..model import LlamaForCausalLM
-from .choosing import Chosen, Place, choose
+from ..generation.completion import TokenLogprob
+from ..kv_cache import ModelCache
+from ..model.transformer import LlamaForCausalLM
 from .row import Row, as_logprob
-from .verifying import Verified, as_tokens, drafts_of, positions, verify
+from .speculative_step import Verified, as_tokens, drafts_of, positions, verify
+from .token_choice import Chosen, Place, choose
 
 # Gives the memory of freed intermediate results back to the allocator.
 _CLEAR_EVERY = 256

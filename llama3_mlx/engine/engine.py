@@ -16,8 +16,6 @@ from typing import Any, TypeVar, cast
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from ..cache import ModelCache
-from ..detokenizer import Detokenizer
 from ..device import (
     CRITICAL,
     NORMAL,
@@ -28,17 +26,19 @@ from ..device import (
     wired_memory,
 )
 from ..errors import Llama3MLXError
-from ..model import LlamaForCausalLM
-from ..tool_calls import PYTHON_TAG
+from ..kv_cache import ModelCache
+from ..model.transformer import LlamaForCausalLM
+from ..prefix_cache.memory import Prefixes
+from ..speculation.speculators import CPU_COSTS, GPU_COSTS, LookupSpeculator, ModelSpeculator, Speculator, verify_cost
+from ..tokenizer.detokenizer import Detokenizer
+from ..tools.parser import PYTHON_TAG
 from .batch import Batch
-from .pace import PREFILL_CHUNK, Pace
+from .memory_room import HEADROOM, STEP_HEADROOM, needed_bytes
 from .prefill import Prefill
-from .prefixes import Prefixes
 from .request import Ask, Request
-from .room import HEADROOM, STEP_HEADROOM, needed_bytes
 from .row import Row
+from .scheduler import PREFILL_CHUNK, Pace
 from .settings import Counts, EngineSettings
-from .speculators import CPU_COSTS, GPU_COSTS, LookupSpeculator, ModelSpeculator, Speculator, verify_cost
 
 T = TypeVar("T")
 
@@ -269,7 +269,7 @@ class Engine:
         """Return a copy of a running row's cache if it has at least a chunk more in common than `length` tokens."""
         import numpy as np
 
-        from .prefixes import SHORTEST, common_length
+        from ..prefix_cache.memory import SHORTEST, common_length
 
         wanted, best = np.asarray(request.prompt[:-1], np.int32), None
         for at, row in enumerate(self._batch.rows):

@@ -5,9 +5,9 @@ from typing import cast
 
 import mlx.core as mx
 
-from ..cache import ModelCache
-from ..completion import TokenLogprob
-from ..model import LlamaForCausalLM
+from ..generation.completion import TokenLogprob
+from ..kv_cache import ModelCache
+from ..model.transformer import LlamaForCausalLM
 from .request import Request
 
 # Positions whose logits over the whole vocabulary are in memory at once.

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..completion import Completion, Piece
+from ..generation.completion import Completion, Piece
 
 Item = Piece | Completion | BaseException
 Finish = Callable[[Completion], Completion]

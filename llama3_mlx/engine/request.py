@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..options import GenerationOptions
+from ..generation.options import GenerationOptions
 from .reply import Reply
 
 _numbers = itertools.count()

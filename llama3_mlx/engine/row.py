@@ -8,18 +8,18 @@ from dataclasses import replace
 import mlx.core as mx
 import numpy as np
 
-from ..completion import Completion, FinishReason, Piece, TokenLogprob
-from ..detokenizer import Detokenizer
 from ..errors import CheckpointError
-from ..masking import mask_width
-from ..penalties import Penalties, make_penalties
-from ..sampling import Sampling
-from ..stopping import StopTexts
-from ..tool_call import ToolCall
-from ..tool_calls import ToolCallStream
-from ..tools import tool_name
+from ..generation.completion import Completion, FinishReason, Piece, TokenLogprob
+from ..generation.penalties import Penalties, make_penalties
+from ..generation.sampling import Sampling
+from ..generation.stop_strings import StopTexts
+from ..speculation.speculators import Speculator
+from ..structured.token_mask import mask_width
+from ..tokenizer.detokenizer import Detokenizer
+from ..tools.call import ToolCall
+from ..tools.functions import tool_name
+from ..tools.parser import ToolCallStream
 from .request import Ask, Request
-from .speculators import Speculator
 
 
 class Row:

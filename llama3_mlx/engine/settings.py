@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ..cache import CacheOptions
+from ..kv_cache import CacheOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,11 @@ from typing import cast
 import mlx.core as mx
 import numpy as np
 
-from ..sampling import probabilities, uniforms
-from ..speculation.verify import accept_sampled
-from .choosing import Chosen, Place, choose, shaped, token_logprobs
+from ..generation.sampling import probabilities, uniforms
+from ..speculation.rejection_sampling import accept_sampled
+from ..speculation.speculators import Draft
 from .row import Row
-from .speculators import Draft
+from .token_choice import Chosen, Place, choose, shaped, token_logprobs
 
 
 @dataclass

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from ..masking import apply_mask, mask_width
-from ..penalties import Penalties
-from ..sampling import Sampling, make_sampler, uniforms
+from ..generation.penalties import Penalties
+from ..generation.sampling import Sampling, make_sampler, uniforms
+from ..structured.token_mask import apply_mask, mask_width
 
 
 @dataclass

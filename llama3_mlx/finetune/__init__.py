@@ -4,42 +4,42 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .adapters import AdapterSet, load_adapter
+    from ..adapters.adapter_set import AdapterSet, load_adapter
     from .best_of import best_of_n
-    from .callbacks import Callback, StepReport, ValidationReport
     from .errors import AdapterError, DataError, TrainingError
-    from .fusion import FuseReport, fuse
+    from .fusing.fuse import FuseReport, fuse
     from .grpo_settings import GrpoSettings
-    from .job import TrainResult
-    from .policy import grpo
-    from .prefer import dpo, kto, orpo
+    from .objectives.grpo import grpo
+    from .preference import dpo, kto, orpo
     from .preference_settings import DpoSettings, KtoSettings, OrpoSettings
     from .settings import TrainSettings
     from .sft import train
+    from .training.callbacks import Callback, StepReport, ValidationReport
+    from .training.job import TrainResult
 
 # No module is called like a function: importing it would hide the function.
 _HOMES = {
     "AdapterError": "errors",
-    "AdapterSet": "adapters",
-    "Callback": "callbacks",
+    "AdapterSet": ".adapters.adapter_set",
+    "Callback": "training.callbacks",
     "DataError": "errors",
     "DpoSettings": "preference_settings",
-    "FuseReport": "fusion",
+    "FuseReport": "fusing.fuse",
     "GrpoSettings": "grpo_settings",
     "KtoSettings": "preference_settings",
     "OrpoSettings": "preference_settings",
-    "StepReport": "callbacks",
-    "TrainResult": "job",
+    "StepReport": "training.callbacks",
+    "TrainResult": "training.job",
     "TrainSettings": "settings",
     "TrainingError": "errors",
-    "ValidationReport": "callbacks",
+    "ValidationReport": "training.callbacks",
     "best_of_n": "best_of",
-    "dpo": "prefer",
-    "fuse": "fusion",
-    "grpo": "policy",
-    "kto": "prefer",
-    "load_adapter": "adapters",
-    "orpo": "prefer",
+    "dpo": "preference",
+    "fuse": "fusing.fuse",
+    "grpo": "objectives.grpo",
+    "kto": "preference",
+    "load_adapter": ".adapters.adapter_set",
+    "orpo": "preference",
     "train": "sft",
 }
 

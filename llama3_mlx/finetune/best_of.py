@@ -12,13 +12,13 @@ from typing import Any
 
 from ..files import save_json, save_text
 from ..llama import Llama
-from .completions import Sampling, sample_answers
+from .data.formats import Question, read_questions
+from .data.records import collected, read_records
 from .errors import DataError
-from .formats import Question, read_questions
-from .policy import encode_prompts, questions_digest
-from .records import collected, read_records
-from .rewards import Reward, load_rewards, total_rewards
-from .state import disk_errors
+from .objectives.grpo import encode_prompts, questions_digest
+from .objectives.rewards import Reward, load_rewards, total_rewards
+from .objectives.rollouts import Sampling, sample_answers
+from .training.state import disk_errors
 
 SCORED, BEST, DRAWN = "scored.jsonl", "best.jsonl", "drawn.json"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from .trees import flatten, unflatten
+from ..trees import flatten, unflatten
 
 
 @cache

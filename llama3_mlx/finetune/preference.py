@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from .callbacks import Callback
-from .encode import Encoder, Example, encode_all
+from .data.encoding import Encoder, Example, encode_all
+from .data.formats import read_labelled, read_pairs
+from .data.records import Record, raise_problems, read_records
 from .errors import DataError
-from .formats import read_labelled, read_pairs
-from .job import Job, Prepared, TextSide, TrainResult, run_job
-from .memory import plan_memory
-from .preference import Preference, Unit, UnitLoss, dpo_loss, kto_loss, mismatched, orpo_loss, row_shape
+from .objectives.preference import Preference, Unit, UnitLoss, dpo_loss, kto_loss, mismatched, orpo_loss, row_shape
+from .objectives.supervised import RowShape
 from .preference_settings import DpoSettings, KtoSettings, OrpoSettings
-from .records import Record, raise_problems, read_records
 from .settings import TrainSettings
 from .sft import BATCH_SIZE, LEAST_ROW, Sources, listed, make_encoder, split_note, split_off, valid_records
-from .supervised import RowShape
+from .training.callbacks import Callback
+from .training.job import Job, Prepared, TextSide, TrainResult, run_job
+from .training.memory_plan import plan_memory
 
 KINDS: dict[str, type[TrainSettings]] = {"dpo": DpoSettings, "orpo": OrpoSettings, "kto": KtoSettings}
 

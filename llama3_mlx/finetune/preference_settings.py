@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..options import setting
+from ..generation.options import setting
 from .settings import TrainSettings, choice
 
 

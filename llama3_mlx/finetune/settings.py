@@ -8,9 +8,9 @@ from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from ..errors import RequestError
-from ..options import setting
+from ..generation.options import setting
 from .errors import TrainingError
-from .targets import BLOCK_LINEARS
+from .layers.targets import BLOCK_LINEARS
 
 OPTIMISERS = ("adamw", "adafactor", "lion", "muon", "sgd")
 SCHEDULES = ("cosine", "linear", "constant")

@@ -7,16 +7,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .callbacks import Callback
-from .encode import Encoder, Example, encode_all, end_token, keep_trainable
+from .data.encoding import Encoder, Example, encode_all, end_token, keep_trainable
+from .data.formats import read_samples
+from .data.packing import row_length
+from .data.records import Record, collected, read_file, read_records
 from .errors import DataError
-from .formats import read_samples
-from .job import Job, Prepared, TextSide, TrainResult, run_job
-from .memory import plan_memory
-from .packing import row_length
-from .records import Record, collected, read_file, read_records
+from .objectives.supervised import RowShape, Supervised
 from .settings import TrainSettings
-from .supervised import RowShape, Supervised
+from .training.callbacks import Callback
+from .training.job import Job, Prepared, TextSide, TrainResult, run_job
+from .training.memory_plan import plan_memory
 
 T = TypeVar("T")
 Sources = str | Path | Sequence[str | Path]

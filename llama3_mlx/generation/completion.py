@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .tool_call import ToolCall
+from ..tools.call import ToolCall
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout"]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from .errors import ContextLengthError, MemoryLimitError, RequestError
+from ..errors import ContextLengthError, MemoryLimitError, RequestError
 
 
 def check_fits(prompt: Sequence[int], context: int) -> None:

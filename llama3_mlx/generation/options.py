@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypedDict
 
-from .errors import RequestError
+from ..errors import RequestError
 
 
 def setting(default: Any, text: str, **limits: Any) -> Any:

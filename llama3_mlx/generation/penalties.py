@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
-from .errors import RequestError
+from ..errors import RequestError
 from .options import GenerationOptions
 
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import RequestError
+from ..tools.call import ToolCall
+from ..tools.functions import Tool, acall_tool, call_tool, result_text, tool_name
+from ..tools.parser import call_message
 from .completion import Completion
-from .errors import RequestError
-from .tool_call import ToolCall
-from .tool_calls import call_message
-from .tools import Tool, acall_tool, call_tool, result_text, tool_name
 
 
 @dataclass

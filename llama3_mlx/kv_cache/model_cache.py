@@ -8,8 +8,8 @@ import mlx.core as mx
 from .buffer import Buffer
 from .options import CacheOptions
 from .plain import PlainLayer
-from .quantised import QuantisedLayer
-from .rotating import Rotate, RotatingLayer
+from .quantized import QuantisedLayer
+from .sliding_window import Rotate, RotatingLayer
 from .step import Step, make_step
 
 

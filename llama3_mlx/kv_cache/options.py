@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..errors import RequestError
-from ..options import setting
+from ..generation.options import setting
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,10 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from ..config import ModelConfig
+from ..checkpoint.safetensors_files import read_header
 from ..errors import Llama3MLXError
-from ..safetensors_files import read_header
-from ..weights_layout import expected_tensors
+from ..model.config import ModelConfig
+from ..model.parameters import expected_tensors
 
 FILES = ("adapters.safetensors", "adapter_model.safetensors")
 # mlx-lm writes model.….lora_a of (in, r), PEFT base_model.model.model.….lora_A.weight of (r, in).

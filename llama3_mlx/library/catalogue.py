@@ -8,11 +8,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ..config import ModelConfig, load_config, load_json_object
 from ..errors import CheckpointError, ConfigError, RequestError
-from ..estimate import Needs, estimate
-from ..home import home_folder, models_folder
+from ..model.config import ModelConfig, load_config, load_json_object
+from ..model.memory_estimate import Needs, estimate
 from .adapter_fit import fits
+from .home import home_folder, models_folder
 
 _NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?\Z", re.ASCII)
 DEFAULT_TAG = "latest"

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from .errors import RequestError
+from ..errors import RequestError
 
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct-4bit"
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointError, HubError
+from ..errors import CheckpointError, HubError
 
 _ID = re.compile(r"(?P<id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?\Z", re.ASCII)
 _WANTED = [

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 from ..errors import RequestError
-from ..home import models_folder
 from .catalogue import ModelEntry
+from .home import models_folder
 
 
 def remove_model(model: ModelEntry) -> int:

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import CheckpointError
 from .config import ModelConfig, load_json_object
-from .errors import CheckpointError
 
 SCALES_NAME = "channel_scales.json"
 

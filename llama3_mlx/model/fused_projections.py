@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 import mlx.nn as nn
 
-from .model import LlamaForCausalLM
+from .transformer import LlamaForCausalLM
 
 
 def join_projections(model: LlamaForCausalLM) -> None:

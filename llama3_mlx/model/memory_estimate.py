@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 from .config import ModelConfig
+from .parameters import expected_tensors
 from .quantization import Quantization, Scheme
-from .weights_layout import expected_tensors
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 # Left for the system, other applications and the activations of one prefill chunk.

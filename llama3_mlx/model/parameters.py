@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..errors import CheckpointError
 from .config import ModelConfig
-from .errors import CheckpointError
 from .quantization import Scheme
 
 # Buffers that older checkpoints carry; they follow from the config.

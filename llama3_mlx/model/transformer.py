@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import mlx.core as mx
 import mlx.nn as nn
 
-from .cache import CacheOptions, ModelCache, make_cache
-from .cache.step import Mask, Step
+from ..kv_cache import CacheOptions, ModelCache, make_cache
+from ..kv_cache.step import Mask, Step
 from .channel_scales import ChannelScales
 from .config import ModelConfig
 from .rope import dynamic_periods, rope_periods

@@ -19,10 +19,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from .channel_scales import SCALES_NAME
-from .errors import CheckpointError
-from .files import save_whole
-from .safetensors_files import read_header
+from ..checkpoint.safetensors_files import read_header
+from ..errors import CheckpointError
+from ..files import save_whole
+from ..model.channel_scales import SCALES_NAME
 
 BLOCK = 128
 FORMAT = "1"

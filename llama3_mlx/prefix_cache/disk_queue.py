@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
-from ..cache import ModelCache
-from ..prefix_disk import BLOCK, PrefixDisk
+from ..kv_cache import ModelCache
+from .disk import BLOCK, PrefixDisk
 
 # Shorter texts are run again sooner than they are worth a file.
 LEAST = 2 * BLOCK

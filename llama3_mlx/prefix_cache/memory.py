@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..cache import ModelCache
+from ..kv_cache import ModelCache
 
 # Fewer tokens than this are run again sooner than they are copied.
 SHORTEST = 16

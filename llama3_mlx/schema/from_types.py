@@ -13,8 +13,8 @@ import uuid
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from ..errors import RequestError
 from .docstrings import read_docstring
-from .errors import RequestError
 
 Schema = dict[str, Any]
 

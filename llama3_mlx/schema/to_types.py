@@ -8,8 +8,8 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args, get_origin
 
-from .errors import RequestError
-from .type_schema import (
+from ..errors import RequestError
+from .from_types import (
     FORMATS,
     Field,
     dataclass_fields,

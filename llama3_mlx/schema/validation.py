@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
-from .errors import RequestError
+from ..errors import RequestError
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),

@@ -12,31 +12,45 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from ..errors import Llama3MLXError
+from ..library.catalogue import Catalogue
 from ..version import __version__
-from . import (
-    anthropic,
-    ollama_embed,
-    ollama_generate,
-    ollama_manage,
-    ollama_models,
-    openai_chat,
-    openai_completions,
-    openai_embeddings,
-    openai_models,
-    operations,
-    page,
-    responses,
-    tokens,
+from . import operations, page, tokens
+from .anthropic import messages as anthropic
+from .core.loaded_models import LoadedModels
+from .core.turn import CLIENT_GONE, ClientGoneError, Server
+from .http.errors import ApiError, as_api_error, error_response
+from .http.logs import LOGGER
+from .http.metrics import Metrics
+from .http.middleware import Gate
+from .ollama import (
+    embed as ollama_embed,
 )
-from .catalogue import Catalogue
-from .errors import ApiError, as_api_error, error_response
-from .gate import Gate
-from .loaded import LoadedModels
-from .logs import LOGGER
-from .metrics import Metrics
-from .responses_store import ResponseStore
+from .ollama import (
+    generate as ollama_generate,
+)
+from .ollama import (
+    manage as ollama_manage,
+)
+from .ollama import (
+    models as ollama_models,
+)
+from .openai import (
+    chat as openai_chat,
+)
+from .openai import (
+    completions as openai_completions,
+)
+from .openai import (
+    embeddings as openai_embeddings,
+)
+from .openai import (
+    models as openai_models,
+)
+from .openai import (
+    responses,
+)
+from .openai.responses_store import ResponseStore
 from .settings import ServerSettings
-from .turn import CLIENT_GONE, ClientGoneError, Server
 
 ROUTES = (
     openai_chat,

@@ -6,8 +6,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse, Response
 
 from ..version import __version__
-from .metrics import CONTENT_TYPE
-from .turn import Server
+from .core.turn import Server
+from .http.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["operations"])
 

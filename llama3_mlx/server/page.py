@@ -8,7 +8,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 from starlette.responses import FileResponse, PlainTextResponse
 
-from .errors import ApiError
+from .http.errors import ApiError
 
 STATIC = Path(__file__).parent / "static"
 POLICY = (

@@ -9,9 +9,9 @@ from pathlib import Path
 import uvicorn
 
 from ..errors import Llama3MLXError
+from ..library.catalogue import Catalogue
 from .app import make_app
-from .catalogue import Catalogue
-from .logs import start_logging
+from .http.logs import start_logging
 from .settings import ServerSettings
 
 _STOP_S = 30

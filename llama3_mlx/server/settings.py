@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 
 from ..errors import RequestError
-from ..options import setting
+from ..generation.options import setting
 
 API_KEY_VARIABLE = "LLAMA3_MLX_API_KEY"
 LOG_FORMATS = ("text", "json")

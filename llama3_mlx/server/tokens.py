@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from .chatting import Chat, prompt_of
-from .completing import prompt_ids
-from .errors import ApiError
-from .openai_schema import Body, Message, Tool
-from .served import Served
-from .turn import Turn
+from .core.chat import Chat, prompt_of
+from .core.completion import prompt_ids
+from .core.served import Served
+from .core.turn import Turn
+from .http.errors import ApiError
+from .openai.schema import Body, Message, Tool
 
 router = APIRouter(tags=["tokens"])
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from .adaptive import Costs
-from .lookup import PromptLookup
+from .draft_length import Costs
+from .prompt_lookup import PromptLookup
 
 # Classes of match lengths by their first length, and the chance that the next token is right in each before anything
 # is known: between the shares measured on prompts whose answers repeat their text and on free text (SmolLM2-135M,

@@ -7,12 +7,12 @@ from typing import Protocol, cast
 import mlx.core as mx
 import numpy as np
 
-from ..cache import ModelCache
-from ..model import LlamaForCausalLM
-from ..sampling import Sampling, pick, probabilities, uniforms
-from ..speculation.adaptive import Costs, DraftLength
-from ..speculation.drafter import LookupDrafter
-from .prefixes import common_length
+from ..generation.sampling import Sampling, pick, probabilities, uniforms
+from ..kv_cache import ModelCache
+from ..model.transformer import LlamaForCausalLM
+from ..prefix_cache.memory import common_length
+from .draft_length import Costs, DraftLength
+from .lookup_drafter import LookupDrafter
 
 PREFILL_CHUNK = 2048
 _TIMINGS = 16

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .date_formats import with_strict_dates
-from .errors import RequestError
-from .grammar_tokens import grammar_tokens
-from .masking import apply_mask, mask_width
-from .structure import json_schema, parse_result
-from .tokenizer import Tokenizer
-from .tool_calls import PYTHON_TAG
+from ..errors import RequestError
+from ..schema.dates import with_strict_dates
+from ..tokenizer.tokenizer import Tokenizer
+from ..tools.functions import Tool
+from ..tools.parser import PYTHON_TAG
+from .result import json_schema, parse_result
+from .token_mask import apply_mask, mask_width
 from .tool_grammar import ToolChoice, tool_grammar
-from .tools import Tool
+from .vocabulary import grammar_tokens
 
 __all__ = ["Grammar", "GrammarState", "apply_mask", "compile_grammar", "parse_result"]
 

@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import RequestError, StructureError
-from .schema_check import check_json
-from .tool_call import without_surrogates
-from .type_schema import type_schema
-from .type_values import typed_value
+from ..errors import RequestError, StructureError
+from ..schema.from_types import type_schema
+from ..schema.to_types import typed_value
+from ..schema.validation import check_json
+from ..tools.call import without_surrogates
 
 
 def json_schema(schema: Any) -> Any:

@@ -7,10 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .date_formats import with_strict_dates
-from .errors import RequestError
-from .tool_calls import PYTHON_TAG
-from .tools import Tool, tool_specs
+from ..errors import RequestError
+from ..schema.dates import with_strict_dates
+from ..tools.functions import Tool, tool_specs
+from ..tools.parser import PYTHON_TAG
 
 ToolChoice = str | Mapping[str, Any]
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from .errors import RequestError
-from .tokenizer import Encoder, Tokenizer
+from ..errors import RequestError
+from ..tokenizer.tokenizer import Encoder, Tokenizer
 
 _made: WeakKeyDictionary[Tokenizer, dict[int, Any]] = WeakKeyDictionary()
 _lock = threading.Lock()

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..errors import TokenizerError
 from .byte_level import to_bytes
-from .errors import TokenizerError
+from .loading import AddedToken
 from .tokenizer import Tokenizer
-from .tokenizer_files import AddedToken
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>\Z")
 # From this length on the text is encoded as a batch of one, which lets other threads run meanwhile.

@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..errors import ConfigError, TokenizerError
+from ..model.config import load_json_object, token_ids
 from .byte_level import to_bytes
-from .config import load_json_object, token_ids
-from .errors import ConfigError, TokenizerError
-from .llama3_tokens import N_ORDINARY, SPLIT_PATTERN, VOCABULARY_SHA256, special_tokens, vocabulary_digest
-from .tiktoken_file import load_ranks
+from .llama3 import N_ORDINARY, SPLIT_PATTERN, VOCABULARY_SHA256, special_tokens, vocabulary_digest
+from .tiktoken_ranks import load_ranks
 from .tokenizer import Tokenizer
 
 _MERGES = re.compile(r'"merges"\s*:\s*\[')
@@ -58,7 +58,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             return _tiktoken(ranks, added, bos, stops)
     if parts is None:
         return _tiktoken(load_ranks(model_file), added, bos, stops)
-    from .tokenizer_other import load_other
+    from .hf_bpe import load_other
 
     return load_other(json_file, added, bos, stops)
 

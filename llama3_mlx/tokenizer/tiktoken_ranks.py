@@ -4,8 +4,8 @@ import base64
 import binascii
 from pathlib import Path
 
-from .errors import TokenizerError
-from .llama3_tokens import N_ORDINARY
+from ..errors import TokenizerError
+from .llama3 import N_ORDINARY
 
 
 def load_ranks(path: Path) -> dict[bytes, int]:

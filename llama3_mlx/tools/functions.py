@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from .docstrings import read_docstring
-from .errors import RequestError
-from .schema_check import check_json
-from .type_schema import Field, hints_of, is_pydantic, object_schema
-from .type_values import typed_fields
+from ..errors import RequestError
+from ..schema.docstrings import read_docstring
+from ..schema.from_types import Field, hints_of, is_pydantic, object_schema
+from ..schema.to_types import typed_fields
+from ..schema.validation import check_json
 
 Tool = Callable[..., Any] | Mapping[str, Any]
 

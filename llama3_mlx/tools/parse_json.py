@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from .tool_call import Held, More, Names, Read, ToolCall, without_surrogates
+from .call import Held, More, Names, Read, ToolCall, without_surrogates
 
 _FIRST_KEYS = frozenset(("type", "name", "function", "parameters", "arguments"))
 _KEYS = _FIRST_KEYS | {"id"}

@@ -9,7 +9,7 @@ import re
 import sys
 from typing import Any
 
-from .tool_call import Held, More, Names, Read, ToolCall, without_surrogates
+from .call import Held, More, Names, Read, ToolCall, without_surrogates
 
 BUILTIN_TOOLS = ("brave_search", "wolfram_alpha")
 _MAX_DEPTH = 64

@@ -15,9 +15,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .json_calls import read_function_tag, read_json_calls
-from .pythonic_calls import read_builtin_call, read_pythonic_calls
-from .tool_call import Held, More, Names, Read, ToolCall
+from .call import Held, More, Names, Read, ToolCall
+from .parse_json import read_function_tag, read_json_calls
+from .parse_pythonic import read_builtin_call, read_pythonic_calls
 
 PYTHON_TAG = "<|python_tag|>"
 _FUNCTION_TAG = "<function="

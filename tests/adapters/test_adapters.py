@@ -11,20 +11,20 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from llama3_mlx import CheckpointError, ConfigError, RequestError
-from llama3_mlx.finetune.adapter import Adapter, LowRank, from_model
-from llama3_mlx.finetune.adapter_files import read_adapter, save_adapter
-from llama3_mlx.finetune.adapters import AdapterSet, load_adapter
-from llama3_mlx.finetune.attach import attach, detach
-from llama3_mlx.finetune.channels import base_of
-from llama3_mlx.finetune.peft_files import save_peft
-from llama3_mlx.finetune.targets import BLOCK_LINEARS, choose_paths, make_targets, read_ranks
-from llama3_mlx.joined import join_projections
-from llama3_mlx.model import LlamaForCausalLM
-from llama3_mlx.weights import load_model
+from llama3_mlx.adapters.adapter import Adapter, LowRank, from_model
+from llama3_mlx.adapters.adapter_set import AdapterSet, load_adapter
+from llama3_mlx.adapters.mlx_lm_format import read_adapter, save_adapter
+from llama3_mlx.adapters.peft_format import save_peft
+from llama3_mlx.adapters.rescaling import base_of
+from llama3_mlx.checkpoint.loading import load_model
+from llama3_mlx.finetune.layers.attach import attach, detach
+from llama3_mlx.finetune.layers.targets import BLOCK_LINEARS, choose_paths, make_targets, read_ranks
+from llama3_mlx.model.fused_projections import join_projections
+from llama3_mlx.model.transformer import LlamaForCausalLM
 
-from .finetune_fixtures import adapted_model, furthest, small_model
-from .tiny_model import save_tiny
-from .transformers_reference import our_model, reference_logits, reference_model, small_config
+from ..support.finetune_fixtures import adapted_model, furthest, small_model
+from ..support.tiny_model import save_tiny
+from ..support.transformers_reference import our_model, reference_logits, reference_model, small_config
 
 SMALL: dict[str, Any] = {"vocab_size": 512, "eos_token_id": [1], "bos_token_id": 0}
 TOKENS = mx.array([[3, 5, 300, 7]])
@@ -261,7 +261,7 @@ def test_switching_a_hundred_times_leaves_no_memory_behind() -> None:
 
 
 def test_decoding_with_a_cache_gives_the_logits_without_one() -> None:
-    from llama3_mlx.cache import make_cache
+    from llama3_mlx.kv_cache import make_cache
 
     model = small_model()
     join_projections(model)

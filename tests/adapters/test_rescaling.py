@@ -15,20 +15,20 @@ import torch
 from safetensors.numpy import load_file
 
 from llama3_mlx import CheckpointError, Llama
+from llama3_mlx.adapters.adapter import from_model
+from llama3_mlx.adapters.mlx_lm_format import save_adapter
+from llama3_mlx.checkpoint.loading import load_model
 from llama3_mlx.cli import main
 from llama3_mlx.convert import convert
 from llama3_mlx.finetune import AdapterSet, TrainSettings, fuse, load_adapter, train
-from llama3_mlx.finetune.adapter import from_model
-from llama3_mlx.finetune.adapter_files import save_adapter
-from llama3_mlx.finetune.attach import attach, unfreeze_whole
-from llama3_mlx.finetune.job import load_for_training, load_text_side, resumed_job, run_job
+from llama3_mlx.finetune.layers.attach import attach, unfreeze_whole
+from llama3_mlx.finetune.layers.targets import BLOCK_LINEARS, choose_paths, make_targets
 from llama3_mlx.finetune.sft import build_supervised
-from llama3_mlx.finetune.targets import BLOCK_LINEARS, choose_paths, make_targets
-from llama3_mlx.prefix_disk import model_fingerprint
-from llama3_mlx.weights import load_model
+from llama3_mlx.finetune.training.job import load_for_training, load_text_side, resumed_job, run_job
+from llama3_mlx.prefix_cache.disk import model_fingerprint
 
-from .finetune_fixtures import SHORT_RUN, furthest, write_lines
-from .quality_fixtures import save_uneven
+from ..support.finetune_fixtures import SHORT_RUN, furthest, write_lines
+from ..support.quality_fixtures import save_uneven
 
 NAME = "channel_scales.json"
 TOKENS = np.random.default_rng(0).integers(64, 80, (1, 24))
@@ -322,7 +322,7 @@ def test_a_run_on_an_evened_out_model_goes_on_to_the_same_bytes(even: Path, tmp_
     train(even, data, tmp_path / "whole", settings)
     stop = threading.Event()
 
-    from .test_finetune_run import Cancelled
+    from ..finetune.test_run import Cancelled
 
     train(even, data, tmp_path / "again", settings, callbacks=[Cancelled(stop, 3)], cancel=stop)
     run_job(resumed_job(tmp_path / "again", {}), build_supervised, resume=True)

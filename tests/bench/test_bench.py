@@ -14,13 +14,13 @@ from llama3_mlx.bench.plot import svg
 from llama3_mlx.bench.results import Figure, Results
 from llama3_mlx.bench.table import header, rows
 from llama3_mlx.bench.worker import Worker
-from llama3_mlx.config import load_config
+from llama3_mlx.checkpoint.loading import load_model
 from llama3_mlx.errors import ContextLengthError, Llama3MLXError, RequestError
-from llama3_mlx.weights import load_model
-from llama3_mlx.weights_layout import expected_tensors
+from llama3_mlx.model.config import load_config
+from llama3_mlx.model.parameters import expected_tensors
 
-from .test_cli import error_line, run
-from .tiny_model import save_tiny
+from ..cli.test_cli import error_line, run
+from ..support.tiny_model import save_tiny
 
 
 def test_lengths_that_do_not_fit_are_refused_with_the_numbers() -> None:

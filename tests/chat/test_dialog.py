@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from llama3_mlx.dialog import Dialog, load_dialog
+from llama3_mlx.chat.dialog import Dialog, load_dialog
+from llama3_mlx.chat.injection_guard import Guard
+from llama3_mlx.chat.llama3_templates import LLAMA_3, LLAMA_3_1, without_marks
 from llama3_mlx.errors import DialogError
-from llama3_mlx.guarding import Guard
-from llama3_mlx.llama3_templates import LLAMA_3, LLAMA_3_1, without_marks
-from llama3_mlx.tokenizer import Tokenizer
-from llama3_mlx.tokenizer_files import load_tokenizer
+from llama3_mlx.tokenizer.loading import load_tokenizer
+from llama3_mlx.tokenizer.tokenizer import Tokenizer
 
-from .llama3_tokenizer import meta_tokenizer
-from .tokenizer_fixtures import save_sentencepiece_bpe
+from ..support.llama3_tokenizer import meta_tokenizer
+from ..support.tokenizer_fixtures import save_sentencepiece_bpe
 
 TOOLS: list[dict[str, Any]] = [
     {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llama3_mlx import CheckpointError
-from llama3_mlx.file_reading import read_into
+from llama3_mlx.checkpoint.parallel_read import read_into
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, 4_000_001, 9_999_999])

@@ -14,8 +14,8 @@ import pytest
 
 from llama3_mlx import __version__
 
-from .smollm2 import gguf_path
-from .tiny_model import save_tiny
+from ..support.smollm2 import gguf_path
+from ..support.tiny_model import save_tiny
 
 SMALL: dict[str, Any] = {"vocab_size": 512, "eos_token_id": [1], "bos_token_id": 0}
 
@@ -154,7 +154,7 @@ def test_bad_models_and_prompts_are_one_line(tiny_folder: Path, tmp_path: Path) 
 
 
 def test_a_model_of_nan_says_so_and_does_not_babble(tiny_folder: Path, tmp_path: Path) -> None:
-    from .tiny_model import CONFIG, tiny_weights
+    from ..support.tiny_model import CONFIG, tiny_weights
 
     weights = tiny_weights(CONFIG)
     weights["model.norm.weight"][:] = float("nan")

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from llama3_mlx.checkpoint.loading import load_model
 from llama3_mlx.cli import main
-from llama3_mlx.config import load_config
 from llama3_mlx.convert import convert
 from llama3_mlx.finetune import best_of_n, load_adapter
-from llama3_mlx.finetune.curves import Curve, chart
+from llama3_mlx.finetune.training.curves import Curve, chart
 from llama3_mlx.llama import Llama
-from llama3_mlx.weights import load_model
+from llama3_mlx.model.config import load_config
 
-from .llama_cpp import greedy_text
-from .server_fixtures import save_adapter
+from ..support.llama_cpp import greedy_text
+from ..support.server_fixtures import save_adapter
 
 TOKENS = mx.array([[128000, 5, 9, 200, 77, 4012, 13]])
 
@@ -179,7 +179,7 @@ def test_best_of_n_keeps_the_answer_with_the_highest_reward(tiny_folder: Path, t
     )
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "Name a fruit."}\n{"prompt": "Name a river."}\n')
     with Llama.load(tiny_folder) as llama:
-        from llama3_mlx.finetune.completions import Sampling
+        from llama3_mlx.finetune.objectives.rollouts import Sampling
 
         arguments = ([str(tmp_path / "prompts.jsonl")], tmp_path / "out", [f"{tmp_path / 'rewards.py'}:long"])
         best = best_of_n(llama, *arguments, n=3, sampling=Sampling(4))

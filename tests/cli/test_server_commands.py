@@ -17,13 +17,13 @@ import pytest
 
 from llama3_mlx import Llama
 from llama3_mlx.cli import main
-from llama3_mlx.options import GenerationOptions
-from llama3_mlx.server.catalogue import Catalogue
-from llama3_mlx.server.openai_schema import ChatRequest
-from llama3_mlx.server.remote import request_body
+from llama3_mlx.cli.remote import request_body
+from llama3_mlx.generation.options import GenerationOptions
+from llama3_mlx.library.catalogue import Catalogue
+from llama3_mlx.server.openai.schema import ChatRequest
 
-from .fake_hub import running_hub
-from .server_fixtures import running_server
+from ..support.fake_hub import running_hub
+from ..support.server_fixtures import running_server
 
 QUESTION = "What is the capital of France?"
 

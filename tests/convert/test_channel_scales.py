@@ -11,9 +11,9 @@ from safetensors.numpy import load_file
 
 from llama3_mlx import CheckpointError, Llama
 from llama3_mlx.convert import convert, verify
-from llama3_mlx.convert.quality import corpus
+from llama3_mlx.convert.quantization import corpus
 
-from .quality_fixtures import save_uneven
+from ..support.quality_fixtures import save_uneven
 
 NAME = "channel_scales.json"
 BIASED = {"tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True}

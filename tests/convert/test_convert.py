@@ -14,11 +14,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from llama3_mlx import ConfigError, ConversionError, Llama3MLXError
+from llama3_mlx.checkpoint.loading import load_model
 from llama3_mlx.convert import convert
 from llama3_mlx.convert import plan as plan_module
-from llama3_mlx.weights import load_model
 
-from .tiny_model import CONFIG, save_tiny, tiny_weights
+from ..support.tiny_model import CONFIG, save_tiny, tiny_weights
 
 SMALL: dict[str, Any] = {"vocab_size": 512, "eos_token_id": [1], "bos_token_id": 0}
 
@@ -151,7 +151,7 @@ def test_a_tied_checkpoint_that_carries_its_head_loses_it(tmp_path: Path) -> Non
 def test_a_run_that_was_stopped_goes_on_and_ends_the_same(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llama3_mlx.convert.writer.FLUSH_BYTES", 1)
+    monkeypatch.setattr("llama3_mlx.convert.targets.writer.FLUSH_BYTES", 1)
     convert(source, tmp_path / "whole", bits=4)
 
     class Stopping:

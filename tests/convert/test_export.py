@@ -11,13 +11,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from llama3_mlx import CheckpointError, ConversionError, Llama
-from llama3_mlx.byte_level import from_bytes
 from llama3_mlx.convert import convert, dry_run
-from llama3_mlx.llama3_tokens import SPLIT_PATTERN
-from llama3_mlx.tokenizer_json import beginning, byte_level_json
+from llama3_mlx.convert.sources.tokenizer_json import beginning, byte_level_json
+from llama3_mlx.tokenizer.byte_level import from_bytes
+from llama3_mlx.tokenizer.llama3 import SPLIT_PATTERN
 
-from .llama_cpp import greedy_text, prompt_length
-from .tiny_model import CONFIG, save_tiny, tiny_weights
+from ..support.llama_cpp import greedy_text, prompt_length
+from ..support.tiny_model import CONFIG, save_tiny, tiny_weights
 
 SMALL: dict[str, Any] = {
     "vocab_size": 768,
@@ -218,7 +218,7 @@ def test_a_quantised_folder_is_written_whole_for_transformers(source: Path, tmp_
 def test_a_stopped_export_goes_on_and_ends_the_same(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llama3_mlx.convert.writer.FLUSH_BYTES", 1)
+    monkeypatch.setattr("llama3_mlx.convert.targets.writer.FLUSH_BYTES", 1)
     convert(source, tmp_path / "whole.gguf", gguf_type="q4_0")
 
     class Stopping:
@@ -272,7 +272,7 @@ def test_rows_that_blocks_do_not_divide_stay_in_f16(tmp_path: Path) -> None:
 def test_a_damaged_gguf_file_fails_its_verification(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llama3_mlx.convert.gguf_target.read_interleaved", lambda read, _, a, b: -read(a, b))
+    monkeypatch.setattr("llama3_mlx.convert.gguf.target.read_interleaved", lambda read, _, a, b: -read(a, b))
     with pytest.raises(CheckpointError, match=r"hopeless: model.layers.0.self_attn.q_proj.weight \(1.4"):
         convert(source, tmp_path / "out.gguf", verify=True)
     assert not (tmp_path / "out.gguf").exists()

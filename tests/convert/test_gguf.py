@@ -12,11 +12,11 @@ from safetensors.numpy import load_file
 
 from llama3_mlx import CheckpointError, Llama, Llama3MLXError
 from llama3_mlx.convert import convert
-from llama3_mlx.convert.gguf_file import GGUFFile, GGUFTensor
-from llama3_mlx.convert.gguf_source import read_halves
+from llama3_mlx.convert.gguf.file import GGUFFile, GGUFTensor
+from llama3_mlx.convert.gguf.source import read_halves
 
-from .smollm2 import gguf_path
-from .tiny_model import CONFIG, tiny_weights
+from ..support.smollm2 import gguf_path
+from ..support.tiny_model import CONFIG, tiny_weights
 
 
 def test_the_gguf_of_smollm2_gives_the_tensors_of_an_independent_reading(tmp_path: Path, smollm2_folder: Path) -> None:
@@ -45,7 +45,7 @@ def write_gguf(
     """Write a tiny Llama in GGUF with the gguf package and return the Hugging Face tensors that it means."""
     import gguf
 
-    from llama3_mlx.rope import RopeScaling, rope_periods
+    from llama3_mlx.model.rope import RopeScaling, rope_periods
 
     config = {**CONFIG, "hidden_size": 256, "intermediate_size": 256, "vocab_size": 300, "torch_dtype": "float32"}
     weights = tiny_weights(config)
@@ -169,7 +169,7 @@ def test_rows_of_quantised_types_are_those_of_the_whole_tensor(
     """The gguf package can't write these; random bytes are valid blocks of them."""
     import gguf
 
-    monkeypatch.setattr("llama3_mlx.convert.gguf_file._STEP_VALUES", 600)
+    monkeypatch.setattr("llama3_mlx.convert.gguf.file._STEP_VALUES", 600)
     quantised = gguf.GGMLQuantizationType[kind]
     block, size = gguf.GGML_QUANT_SIZES[quantised]
     data = np.random.default_rng(0).integers(0, 256, (16, 256 // block * size), np.uint8)

@@ -13,11 +13,11 @@ import torch
 
 from llama3_mlx import CheckpointError, Llama, Llama3MLXError, TokenizerError
 from llama3_mlx.convert import convert
-from llama3_mlx.convert.torch_file import TorchFile
+from llama3_mlx.convert.sources.torch_file import TorchFile
 
-from .llama3_tokenizer import meta_tokenizer
-from .meta_checkpoint import save_meta
-from .tiny_model import CONFIG, save_tiny, tiny_weights
+from ..support.llama3_tokenizer import meta_tokenizer
+from ..support.meta_checkpoint import save_meta
+from ..support.tiny_model import CONFIG, save_tiny, tiny_weights
 
 # Vocabulary and widths divide by 16; 16 query and 8 key/value heads of 16.
 SHAPE: dict[str, Any] = {

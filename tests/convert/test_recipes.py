@@ -15,14 +15,14 @@ import yaml  # type: ignore[import-untyped]
 from safetensors.numpy import load_file, save_file
 
 from llama3_mlx import CheckpointError, ConversionError, Llama3MLXError
+from llama3_mlx.checkpoint.loading import load_model
 from llama3_mlx.cli import main
 from llama3_mlx.convert import ConversionOptions, convert, dry_run, verify
 from llama3_mlx.convert.options import ConversionSettings
-from llama3_mlx.convert.quantise import RoundToNearest
-from llama3_mlx.convert.target import FolderTarget
-from llama3_mlx.weights import load_model
+from llama3_mlx.convert.quantization.quantizer import RoundToNearest
+from llama3_mlx.convert.targets.folder import FolderTarget
 
-from .tiny_model import save_tiny
+from ..support.tiny_model import save_tiny
 
 SMALL: dict[str, Any] = {"vocab_size": 512, "num_hidden_layers": 8, "eos_token_id": [1], "bos_token_id": 0}
 
@@ -224,8 +224,8 @@ def test_the_card_tells_bits_recipe_and_command(source: Path, tmp_path: Path) ->
 
 def test_what_was_measured_stands_in_record_and_card(source: Path, tmp_path: Path) -> None:
     from llama3_mlx.convert import make_target, told
+    from llama3_mlx.convert.opening import open_source
     from llama3_mlx.convert.pipeline import run
-    from llama3_mlx.convert.sources import open_source
 
     seen = []
 
@@ -281,7 +281,7 @@ def test_one_flipped_bit_is_found_and_named(source: Path, tmp_path: Path) -> Non
 def test_a_module_that_is_nothing_like_its_source_fails_the_conversion(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llama3_mlx.convert.quantise import RoundToNearest
+    from llama3_mlx.convert.quantization.quantizer import RoundToNearest
 
     honest = RoundToNearest.__call__
 
@@ -323,7 +323,7 @@ def test_a_dry_run_reckons_the_time_of_all_layers_from_some(tmp_path: Path, monk
     monkeypatch.setattr("llama3_mlx.convert.pipeline.BLOCK_VALUES", 640)
     for sampled in (1, 150_000, 10**9):
         passed[0] = 0.0
-        monkeypatch.setattr(import_module("llama3_mlx.convert.dry_run"), "_SAMPLE_VALUES", sampled)
+        monkeypatch.setattr(import_module("llama3_mlx.convert.forecasting"), "_SAMPLE_VALUES", sampled)
         seconds = dry_run(tmp_path / "source", tmp_path / "out", bits=4).seconds
         assert seconds == pytest.approx(5 + values / 100)
         assert passed[0] < seconds - 1

@@ -11,14 +11,14 @@ import pytest
 
 from llama3_mlx.convert import convert
 
-from .tiny_model import save_tiny
+from ..support.tiny_model import save_tiny
 
 SMALL: dict[str, Any] = {"vocab_size": 512, "num_hidden_layers": 6, "eos_token_id": [1], "bos_token_id": 0}
 # Prints a line for every step of a conversion that flushes every tensor; waits at the line where it is to be killed.
 CHILD = """
 import os, sys, time
-import llama3_mlx.convert.writer as writer
-import llama3_mlx.convert.pipeline as pipeline
+from llama3_mlx.convert.targets import writer
+from llama3_mlx.convert import pipeline
 from llama3_mlx.convert import convert
 
 source, dest, stop_at = sys.argv[1], sys.argv[2], int(sys.argv[3])

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from .fake_hub import FakeHub, running_hub
-from .test_convert_export import save_source
-from .test_hub import run_command
-from .tiny_model import save_tiny
+from ..library.test_hub import run_command
+from ..support.fake_hub import FakeHub, running_hub
+from ..support.tiny_model import save_tiny
+from .test_export import save_source
 
 SMALL: dict[str, Any] = {"vocab_size": 512, "eos_token_id": [1], "bos_token_id": 0}
 

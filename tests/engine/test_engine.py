@@ -17,8 +17,8 @@ from transformers import LlamaForCausalLM as ReferenceLlama
 from llama3_mlx import CacheOptions, Llama, MemoryLimitError, RequestError, device
 from llama3_mlx.engine.engine import EngineClosedError
 
-from .byte_llama import byte_llama, byte_model
-from .test_finetune_adapters import random_adapter
+from ..adapters.test_adapters import random_adapter
+from ..support.byte_llama import byte_llama, byte_model
 
 
 @pytest.fixture(scope="module")
@@ -220,8 +220,8 @@ def test_prompt_logprobs_of_a_long_prompt_equal_transformers(smollm2_folder: Any
 
 
 def test_adapters_of_a_batch_write_what_each_writes_alone() -> None:
-    from llama3_mlx.finetune.adapters import AdapterSet
-    from llama3_mlx.joined import join_projections
+    from llama3_mlx.adapters.adapter_set import AdapterSet
+    from llama3_mlx.model.fused_projections import join_projections
 
     model = byte_model()
     join_projections(model)
@@ -411,8 +411,8 @@ def test_a_context_longer_than_the_window_goes_on() -> None:
 
 def test_quantised_keys_and_values_stay_near(smollm2_folder: Any) -> None:
     """At 8 bits the distributions differ from those of the plain cache by at most 0.001 nats."""
-    from llama3_mlx.tokenizer_files import load_tokenizer
-    from llama3_mlx.weights import load_model
+    from llama3_mlx.checkpoint.loading import load_model
+    from llama3_mlx.tokenizer.loading import load_tokenizer
 
     model = load_model(smollm2_folder)
     text = (

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from llama3_mlx import CacheOptions, Llama, RequestError
-from llama3_mlx.model import LlamaForCausalLM
-from llama3_mlx.sampling import Sampling, probabilities
+from llama3_mlx.generation.sampling import Sampling, probabilities
+from llama3_mlx.model.transformer import LlamaForCausalLM
 
-from .byte_llama import byte_llama, byte_model, calm
+from ..support.byte_llama import byte_llama, byte_model, calm
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from llama3_mlx import Llama, RequestError
 
-from .byte_llama import byte_llama
+from ..support.byte_llama import byte_llama
 
 
 @dataclass

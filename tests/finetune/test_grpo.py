@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from llama3_mlx.finetune import grpo
-from llama3_mlx.finetune.completions import Sampling, sample_answers
-from llama3_mlx.finetune.dropout import Noise
+from llama3_mlx.finetune.data.formats import Question
 from llama3_mlx.finetune.errors import DataError
-from llama3_mlx.finetune.formats import Question
 from llama3_mlx.finetune.grpo_settings import GrpoSettings
-from llama3_mlx.finetune.policy import Grpo, group_advantages
-from llama3_mlx.finetune.rewards import load_rewards, total_rewards
-from llama3_mlx.finetune.supervised import RowShape
-from llama3_mlx.finetune.trainer import Trainer
+from llama3_mlx.finetune.layers.dropout import Noise
+from llama3_mlx.finetune.objectives.grpo import Grpo, group_advantages
+from llama3_mlx.finetune.objectives.rewards import load_rewards, total_rewards
+from llama3_mlx.finetune.objectives.rollouts import Sampling, sample_answers
+from llama3_mlx.finetune.objectives.supervised import RowShape
+from llama3_mlx.finetune.training.trainer import Trainer
 
-from .finetune_fixtures import VOCABULARY, adapted_model, small_model, value, write_lines
+from ..support.finetune_fixtures import VOCABULARY, adapted_model, small_model, value, write_lines
 
 
 class Letters:
@@ -121,7 +121,7 @@ def test_the_gradient_is_that_of_the_advantage_times_the_log_probability(beta: f
             total = total - float(advantage) * logprobs[mx.array(mine)].sum()
         return total
 
-    from llama3_mlx.finetune.trees import flatten
+    from llama3_mlx.trees import flatten
 
     # At the first step the divergence's gradient is zero, whatever beta is.
     expected = dict(flatten(mx.grad(plain)(params)))
@@ -139,8 +139,8 @@ def test_training_raises_the_reward() -> None:
     before = made.validation_reward()
     rewards: list[float] = []
 
-    from llama3_mlx.finetune.callbacks import Callback, StepReport
-    from llama3_mlx.finetune.trainer import Hooks
+    from llama3_mlx.finetune.training.callbacks import Callback, StepReport
+    from llama3_mlx.finetune.training.trainer import Hooks
 
     class Rewards(Callback):
         def on_step(self, report: StepReport) -> None:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from llama3_mlx.finetune.attention import PackedAttention
-from llama3_mlx.finetune.encode import Example
-from llama3_mlx.finetune.exponential import exp, gated
-from llama3_mlx.finetune.forward import hidden_states
-from llama3_mlx.finetune.head_loss import chunk_size, head_loss
+from llama3_mlx.finetune.data.encoding import Example
+from llama3_mlx.finetune.kernels.chunked_loss import chunk_size, head_loss
+from llama3_mlx.finetune.kernels.exponential import exp, gated
+from llama3_mlx.finetune.kernels.forward import hidden_states
+from llama3_mlx.finetune.kernels.packed_attention import PackedAttention
 
-from .finetune_fixtures import (
+from ..support.finetune_fixtures import (
     adapted_model,
     furthest,
     loss_and_gradients,
@@ -23,7 +23,7 @@ from .finetune_fixtures import (
     small_model,
     value,
 )
-from .transformers_reference import our_model, reference_model, small_config
+from ..support.transformers_reference import our_model, reference_model, small_config
 
 
 def numpy_loss(logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
@@ -172,7 +172,7 @@ def test_gradients_are_those_of_autodiff_through_the_plain_model() -> None:
         return (losses * mx.array(example.trained[1:])).sum()
 
     params = model.trainable_parameters()
-    from llama3_mlx.finetune.trees import flatten
+    from llama3_mlx.trees import flatten
 
     for name, grad in flatten(mx.grad(plain)(params)):
         assert np.abs(grads[name] - np.array(grad)).max() < 1e-5 * max(1, np.abs(np.array(grad)).max()), name
@@ -188,7 +188,7 @@ def test_gradients_of_a_and_b_are_those_of_peft_on_transformers(use_dora: bool) 
     config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", use_dora=use_dora)
     theirs = get_peft_model(reference, config)
     named = dict(theirs.named_parameters())
-    from llama3_mlx.finetune.trees import flatten
+    from llama3_mlx.trees import flatten
 
     def their_name(name: str) -> str:
         path, _, key = name.rpartition(".")

@@ -9,17 +9,25 @@ import numpy as np
 import pytest
 
 from llama3_mlx.cli import main
-from llama3_mlx.finetune.dropout import Noise
-from llama3_mlx.finetune.encode import Example
-from llama3_mlx.finetune.job import Job, load_text_side
-from llama3_mlx.finetune.prefer import build_preference
-from llama3_mlx.finetune.preference import Preference, Unit, dpo_loss, kto_loss, mismatched, orpo_loss, row_shape
+from llama3_mlx.finetune.data.encoding import Example
+from llama3_mlx.finetune.layers.dropout import Noise
+from llama3_mlx.finetune.objectives.preference import (
+    Preference,
+    Unit,
+    dpo_loss,
+    kto_loss,
+    mismatched,
+    orpo_loss,
+    row_shape,
+)
+from llama3_mlx.finetune.preference import build_preference
 from llama3_mlx.finetune.preference_settings import DpoSettings
 from llama3_mlx.finetune.settings import TrainSettings
-from llama3_mlx.finetune.trainer import Trainer
-from llama3_mlx.model import LlamaForCausalLM
+from llama3_mlx.finetune.training.job import Job, load_text_side
+from llama3_mlx.finetune.training.trainer import Trainer
+from llama3_mlx.model.transformer import LlamaForCausalLM
 
-from .finetune_fixtures import VOCABULARY, adapted_model, random_examples, small_model, value, write_lines
+from ..support.finetune_fixtures import VOCABULARY, adapted_model, random_examples, small_model, value, write_lines
 
 
 def numpy_logprobs(model: LlamaForCausalLM, example: Example) -> np.ndarray:
@@ -175,7 +183,7 @@ def test_the_reference_has_no_dropout_and_leaves_the_model_as_it_was() -> None:
 
 
 def test_only_the_last_answer_of_a_dialog_is_judged() -> None:
-    from llama3_mlx.finetune.prefer import last_turn
+    from llama3_mlx.finetune.preference import last_turn
 
     marks = np.array([0, 1, 1, 0, 0, 1, 1, 1], bool)
     assert last_turn([Example(np.arange(8, dtype=np.int32), marks)])[0].trained.tolist() == [False] * 5 + [True] * 3

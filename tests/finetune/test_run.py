@@ -18,11 +18,11 @@ from safetensors.numpy import load_file
 from llama3_mlx import Llama3MLXError, RequestError
 from llama3_mlx.cli import main
 from llama3_mlx.finetune import DataError, TrainingError, TrainSettings, dpo, train
-from llama3_mlx.finetune.callbacks import Callback, StepReport, ValidationReport
-from llama3_mlx.finetune.job import resumed_job, run_job
 from llama3_mlx.finetune.sft import build_supervised
+from llama3_mlx.finetune.training.callbacks import Callback, StepReport, ValidationReport
+from llama3_mlx.finetune.training.job import resumed_job, run_job
 
-from .finetune_fixtures import SHORT_RUN, write_lines
+from ..support.finetune_fixtures import SHORT_RUN, write_lines
 
 LONG_PROMPT = json.dumps(
     {"messages": [{"role": "user", "content": "long " * 200}, {"role": "assistant", "content": "x"}]}
@@ -185,7 +185,7 @@ def test_a_state_that_a_step_has_spoilt_is_not_saved(
 ) -> None:
     heard = Steps()
     monkeypatch.setattr(
-        "llama3_mlx.finetune.trainer.learning_rate", lambda step, *_: 1e30 if step == 3 else 1e-3
+        "llama3_mlx.finetune.training.trainer.learning_rate", lambda step, *_: 1e30 if step == 3 else 1e-3
     )  # fmt: skip
     with pytest.raises(TrainingError, match=r"step 5: .* The state of step 3 is saved and good"):
         train(tiny_folder, dialogs, tmp_path / "run", TrainSettings(**SHORT_RUN), callbacks=[heard])
@@ -402,8 +402,8 @@ def test_lines_that_are_bad_in_different_ways_come_together_and_in_order(tiny_fo
 
 
 def test_whole_layers_are_trained_saved_and_loaded(tiny_folder: Path, dialogs: Path, tmp_path: Path) -> None:
-    from llama3_mlx.finetune.adapters import load_adapter
-    from llama3_mlx.weights import load_model
+    from llama3_mlx.adapters.adapter_set import load_adapter
+    from llama3_mlx.checkpoint.loading import load_model
 
     settings = TrainSettings(**{**SHORT_RUN, "whole": ("layers.1.mlp", "model.norm"), "targets": ("q_proj",)})
     train(tiny_folder, dialogs, tmp_path / "run", settings)

@@ -14,9 +14,9 @@ from benchmarks.finetune_memory import resident
 from llama3_mlx import CheckpointError, MissingExtraError, RequestError
 from llama3_mlx.cli.training import Progress
 from llama3_mlx.finetune import Callback, DataError, StepReport, ValidationReport, train
-from llama3_mlx.finetune.loggers import make_loggers
+from llama3_mlx.finetune.training.loggers import make_loggers
 
-from .finetune_fixtures import SHORT_RUN, write_lines
+from ..support.finetune_fixtures import SHORT_RUN, write_lines
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from llama3_mlx.cli.flags import add_flags, from_flags
 from llama3_mlx.errors import RequestError
-from llama3_mlx.options import GenerationOptions, Settings, make_options
+from llama3_mlx.generation.options import GenerationOptions, Settings, make_options
 
 
 def test_keyword_arguments_and_fields_are_the_same() -> None:

@@ -16,9 +16,9 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from llama3_mlx.options import GenerationOptions
-from llama3_mlx.penalties import make_penalties
-from llama3_mlx.sampling import Sampling, make_sampler, pick, probabilities, uniforms
+from llama3_mlx.generation.options import GenerationOptions
+from llama3_mlx.generation.penalties import make_penalties
+from llama3_mlx.generation.sampling import Sampling, make_sampler, pick, probabilities, uniforms
 
 LOGITS = np.random.default_rng(0).normal(0, 3, (4, 500)).astype(np.float32)
 

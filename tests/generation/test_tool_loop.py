@@ -9,11 +9,11 @@ from typing import Any, Literal, cast
 import pytest
 
 from llama3_mlx import Llama, RequestError, ToolCall, ToolRun, parse_tool_calls
-from llama3_mlx.completion import Completion
-from llama3_mlx.messages import normalise
-from llama3_mlx.tools import tool_name, tool_specs
+from llama3_mlx.chat.messages import normalise
+from llama3_mlx.generation.completion import Completion
+from llama3_mlx.tools.functions import tool_name, tool_specs
 
-from .test_dialog import make_dialog, trl_template
+from ..chat.test_dialog import make_dialog, trl_template
 
 ASKED = [{"role": "user", "content": "Weather in Bern and Rom?"}]
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from llama3_mlx import RequestError
-from llama3_mlx.cache import CacheOptions, ModelCache
-from llama3_mlx.model import LlamaForCausalLM
+from llama3_mlx.kv_cache import CacheOptions, ModelCache
+from llama3_mlx.model.transformer import LlamaForCausalLM
 
-from .transformers_reference import llama3_rope, our_model, reference_model, small_config
+from ..support.transformers_reference import llama3_rope, our_model, reference_model, small_config
 
 PLAIN = CacheOptions()
 KINDS = [PLAIN, CacheOptions(kv_bits=8), CacheOptions(kv_bits=8, kv_start=24), CacheOptions(window=32, sinks=4)]

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from llama3_mlx import CheckpointError
-from llama3_mlx.hub import resolve_model
+from llama3_mlx.library.hub import resolve_model
 
-from .fake_hub import FakeHub, running_hub
-from .tiny_model import save_tiny
+from ..support.fake_hub import FakeHub, running_hub
+from ..support.tiny_model import save_tiny
 
 SMALL: dict[str, Any] = {"vocab_size": 512, "eos_token_id": [1], "bos_token_id": 0}
 

@@ -8,11 +8,11 @@ import pytest
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from llama3_mlx.config import ModelConfig
 from llama3_mlx.errors import ConfigError
-from llama3_mlx.rope import RopeScaling, rope_periods
+from llama3_mlx.model.config import ModelConfig
+from llama3_mlx.model.rope import RopeScaling, rope_periods
 
-from .transformers_reference import llama3_rope
+from ..support.transformers_reference import llama3_rope
 
 LLAMA_3_2_1B: dict[str, Any] = {
     "model_type": "llama",

@@ -8,11 +8,11 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from llama3_mlx.cache import ModelCache, make_cache
-from llama3_mlx.joined import join_projections
-from llama3_mlx.model import LlamaForCausalLM
+from llama3_mlx.kv_cache import ModelCache, make_cache
+from llama3_mlx.model.fused_projections import join_projections
+from llama3_mlx.model.transformer import LlamaForCausalLM
 
-from .transformers_reference import llama3_rope, our_model, reference_logits, reference_model, small_config
+from ..support.transformers_reference import llama3_rope, our_model, reference_logits, reference_model, small_config
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "one key head each": {"num_key_value_heads": 4},

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from llama3_mlx import CacheOptions, Llama
-from llama3_mlx.prefix_disk import BLOCK, PrefixDisk, model_fingerprint
+from llama3_mlx.prefix_cache.disk import BLOCK, PrefixDisk, model_fingerprint
 
-from .tiny_model import save_tiny
+from ..support.tiny_model import save_tiny
 
 TOKENS = [int(token) for token in np.random.default_rng(0).integers(0, 1000, 3 * BLOCK + 40)]
 
@@ -131,7 +131,7 @@ def test_a_fingerprint_follows_weights_config_dtype_kind_and_adapter(tmp_path: P
 _HAMMER = """
 import random, sys
 from pathlib import Path
-from tests.test_prefix_disk import BLOCK, TOKENS, PrefixDisk, arrays_of, equal
+from tests.prefix_cache.test_disk import BLOCK, TOKENS, PrefixDisk, arrays_of, equal
 disk, rng, used = PrefixDisk(Path(sys.argv[1]), int(sys.argv[2])), random.Random(int(sys.argv[3])), 0
 for _ in range(120):
     name = str(rng.randrange(4))

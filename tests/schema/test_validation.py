@@ -7,9 +7,9 @@ import jsonschema
 import pytest
 
 from llama3_mlx.errors import RequestError
-from llama3_mlx.schema_check import check_json
+from llama3_mlx.schema.validation import check_json
 
-from .random_schemas import random_schema, random_value
+from ..support.random_schemas import random_schema, random_value
 
 
 def accepted(schema: Any, value: Any) -> bool:

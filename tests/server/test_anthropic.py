@@ -9,7 +9,7 @@ import pytest
 
 from llama3_mlx import Llama
 
-from .server_fixtures import Running, running_server
+from ..support.server_fixtures import Running, running_server
 
 QUESTION: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
 

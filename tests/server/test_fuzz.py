@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .server_fixtures import running_server
+from ..support.server_fixtures import running_server
 
 SECONDS = 60
 

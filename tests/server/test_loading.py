@@ -12,11 +12,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from llama3_mlx import Llama
-from llama3_mlx.config import load_config
 from llama3_mlx.device import compute_dtype_name
-from llama3_mlx.estimate import estimate
+from llama3_mlx.model.config import load_config
+from llama3_mlx.model.memory_estimate import estimate
 
-from .server_fixtures import Running, running_server
+from ..support.server_fixtures import Running, running_server
 
 
 def loaded(running: Running) -> list[str]:

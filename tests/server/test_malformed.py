@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from .server_fixtures import Running, running_server
-from .server_malformed import CHAT, GOOD, malformed
+from ..support.server_fixtures import Running, running_server
+from ..support.server_malformed import CHAT, GOOD, malformed
 
 # Ollama loads the model where there are no messages, and Anthropic's default is no system prompt: both are right.
 FINE = ('/api/chat with {"messages": []}',)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .server_fixtures import Running, running_server, save_adapter
+from ..support.server_fixtures import Running, running_server, save_adapter
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

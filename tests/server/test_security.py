@@ -12,7 +12,7 @@ import pytest
 from llama3_mlx.errors import RequestError
 from llama3_mlx.server.settings import ServerSettings
 
-from .server_fixtures import Running, running_server
+from ..support.server_fixtures import Running, running_server
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
 

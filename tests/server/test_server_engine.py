@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from llama3_mlx import Llama
 
-from .server_fixtures import Running, running_server, save_adapter
+from ..support.server_fixtures import Running, running_server, save_adapter
 
 QUESTION: list[Any] = [{"role": "user", "content": "What is the weather in Rome?"}]
 PARAMETERS = {

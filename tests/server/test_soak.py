@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from benchmarks.server_soak import soak
 
-from .server_fixtures import running_server
+from ..support.server_fixtures import running_server
 
 CLIENTS = 64
 

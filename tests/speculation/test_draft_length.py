@@ -7,7 +7,7 @@ import pytest
 
 from llama3_mlx.speculation import Costs, DraftLength
 
-from .speculation_stats import SpeculationStats
+from ..support.speculation_stats import SpeculationStats
 
 CHEAP, DEAR, MODEL = Costs(verify=0.05), Costs(verify=0.25), Costs(verify=0.05, draft=0.15)
 

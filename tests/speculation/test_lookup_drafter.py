@@ -7,7 +7,7 @@ import pytest
 
 from llama3_mlx.speculation import Costs, LookupDrafter
 
-from .speculation_stats import SpeculationStats
+from ..support.speculation_stats import SpeculationStats
 
 CHEAP, DEAR = Costs(verify=0.05), Costs(verify=0.25, fixed=0.1)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from llama3_mlx.speculation import accept_sampled
-from llama3_mlx.speculation.verify import draw
+from llama3_mlx.speculation.rejection_sampling import draw
 
 SAMPLES = 10_000
 # The 0.999 quantiles of chi-square by degrees of freedom (NIST/SEMATECH e-Handbook, table 1.3.6.7.4).

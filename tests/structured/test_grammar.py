@@ -20,18 +20,18 @@ import pytest
 from pydantic import BaseModel
 
 from llama3_mlx.errors import RequestError, StructureError
-from llama3_mlx.grammar import Grammar, GrammarState, compile_grammar
-from llama3_mlx.grammar_tokens import exact_ids, grammar_tokens
-from llama3_mlx.masking import apply_mask, mask_width
-from llama3_mlx.structure import parse_result
-from llama3_mlx.tokenizer import Tokenizer
-from llama3_mlx.tokenizer_files import load_tokenizer
-from llama3_mlx.tool_calls import parse_tool_calls
-from llama3_mlx.tools import check_arguments
+from llama3_mlx.structured.grammar import Grammar, GrammarState, compile_grammar
+from llama3_mlx.structured.result import parse_result
+from llama3_mlx.structured.token_mask import apply_mask, mask_width
+from llama3_mlx.structured.vocabulary import exact_ids, grammar_tokens
+from llama3_mlx.tokenizer.loading import load_tokenizer
+from llama3_mlx.tokenizer.tokenizer import Tokenizer
+from llama3_mlx.tools.functions import check_arguments
+from llama3_mlx.tools.parser import parse_tool_calls
 
-from .random_schemas import random_schema
-from .test_dialog import our_tokenizer
-from .tokenizer_fixtures import save_sentencepiece_bpe
+from ..chat.test_dialog import our_tokenizer
+from ..support.random_schemas import random_schema
+from ..support.tokenizer_fixtures import save_sentencepiece_bpe
 
 CHECKER = jsonschema.Draft202012Validator.FORMAT_CHECKER
 CLOSING = [b'"', b"}", b"]", b'"}', b'"]', b"}}", b"}]", b'",', b'":', b":", b",", b"1", b"0", b"-", b"{", b"[", b"Z"]

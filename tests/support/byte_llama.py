@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from llama3_mlx import Llama
-from llama3_mlx.model import LlamaForCausalLM
-from llama3_mlx.tokenizer import Tokenizer
+from llama3_mlx.model.transformer import LlamaForCausalLM
+from llama3_mlx.tokenizer.tokenizer import Tokenizer
 
 from .transformers_reference import llama3_rope, our_model, reference_model, small_config
 

@@ -8,12 +8,12 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from llama3_mlx.finetune.attach import attach
-from llama3_mlx.finetune.encode import Example
-from llama3_mlx.finetune.supervised import Supervised
-from llama3_mlx.finetune.targets import BLOCK_LINEARS, choose_paths, make_targets
-from llama3_mlx.finetune.trees import flatten
-from llama3_mlx.model import LlamaForCausalLM
+from llama3_mlx.finetune.data.encoding import Example
+from llama3_mlx.finetune.layers.attach import attach
+from llama3_mlx.finetune.layers.targets import BLOCK_LINEARS, choose_paths, make_targets
+from llama3_mlx.finetune.objectives.supervised import Supervised
+from llama3_mlx.model.transformer import LlamaForCausalLM
+from llama3_mlx.trees import flatten
 
 from .transformers_reference import our_model, reference_model, small_config
 

@@ -5,7 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from llama3_mlx.tokenizer_json import save_tokenizer_json
+from llama3_mlx.convert.sources.tokenizer_json import save_tokenizer_json
 
 MODEL_FILE = Path(str(files("llama_models") / "llama3" / "tokenizer.model"))
 

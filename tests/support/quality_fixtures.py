@@ -8,10 +8,10 @@ import mlx.core as mx
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from llama3_mlx.config import ModelConfig
-from llama3_mlx.convert.sources import open_source
-from llama3_mlx.convert.tensors import Source
-from llama3_mlx.weights import load_model
+from llama3_mlx.checkpoint.loading import load_model
+from llama3_mlx.convert.opening import open_source
+from llama3_mlx.convert.sources.source import Source
+from llama3_mlx.model.config import ModelConfig
 
 from .tiny_model import CONFIG, save_tiny, tiny_weights
 

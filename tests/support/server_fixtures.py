@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 from safetensors.numpy import save_file
 
-from llama3_mlx.server.catalogue import Catalogue
+from llama3_mlx.library.catalogue import Catalogue
 from llama3_mlx.server.running import listen, make_server
 from llama3_mlx.server.settings import ServerSettings
 

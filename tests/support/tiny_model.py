@@ -8,8 +8,8 @@ import mlx.core as mx
 import numpy as np
 from safetensors.numpy import save_file
 
-from llama3_mlx.config import ModelConfig
-from llama3_mlx.weights_layout import expected_tensors
+from llama3_mlx.model.config import ModelConfig
+from llama3_mlx.model.parameters import expected_tensors
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

@@ -8,8 +8,8 @@ import torch
 from transformers import LlamaConfig
 from transformers import LlamaForCausalLM as ReferenceLlama
 
-from llama3_mlx.config import ModelConfig
-from llama3_mlx.model import LlamaForCausalLM
+from llama3_mlx.model.config import ModelConfig
+from llama3_mlx.model.transformer import LlamaForCausalLM
 
 LLAMA3_SCALING = {
     "rope_type": "llama3",

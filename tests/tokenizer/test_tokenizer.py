@@ -9,12 +9,12 @@ import pytest
 import tokenizers
 
 from llama3_mlx.errors import TokenizerError
-from llama3_mlx.llama3_tokens import special_tokens
-from llama3_mlx.tokenizer import Tokenizer
-from llama3_mlx.tokenizer_files import load_tokenizer
+from llama3_mlx.tokenizer.llama3 import special_tokens
+from llama3_mlx.tokenizer.loading import load_tokenizer
+from llama3_mlx.tokenizer.tokenizer import Tokenizer
 
-from .llama3_tokenizer import MODEL_FILE, meta_tokenizer
-from .tokenizer_fixtures import save_sentencepiece_bpe
+from ..support.llama3_tokenizer import MODEL_FILE, meta_tokenizer
+from ..support.tokenizer_fixtures import save_sentencepiece_bpe
 
 # Of Meta's tests (llama_models/llama3/tests) and of runs of its tokenizer.
 VECTORS = {

@@ -18,10 +18,12 @@ from pydantic import BaseModel
 from pydantic import Field as PydanticField
 from transformers.utils import get_json_schema
 
-from llama3_mlx.dialog import Dialog
-from llama3_mlx.docstrings import read_docstring
+from llama3_mlx.chat.dialog import Dialog
 from llama3_mlx.errors import RequestError
-from llama3_mlx.tools import (
+from llama3_mlx.schema.docstrings import read_docstring
+from llama3_mlx.schema.from_types import type_schema
+from llama3_mlx.schema.to_types import typed_value
+from llama3_mlx.tools.functions import (
     acall_tool,
     call_tool,
     check_arguments,
@@ -30,10 +32,8 @@ from llama3_mlx.tools import (
     tool_spec,
     tool_specs,
 )
-from llama3_mlx.type_schema import type_schema
-from llama3_mlx.type_values import typed_value
 
-from .test_dialog import make_dialog, reference_ids, trl_template
+from ..chat.test_dialog import make_dialog, reference_ids, trl_template
 
 
 class Unit(enum.Enum):
@@ -419,7 +419,7 @@ def test_docstrings_of_other_layouts_are_read() -> None:
 
 @pytest.mark.parametrize("template", ["llama3_1", "llama3_2", "own"])
 def test_functions_render_as_transformers_renders_them(llama3_folder: Path, template: str) -> None:
-    from llama3_mlx.llama3_templates import LLAMA_3_1
+    from llama3_mlx.chat.llama3_templates import LLAMA_3_1
 
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Go."}]
     source = LLAMA_3_1 if template == "own" else trl_template(template)

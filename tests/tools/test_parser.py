@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from llama3_mlx.tool_call import ToolCall
-from llama3_mlx.tool_calls import ToolCallStream, call_message, parse_tool_calls
+from llama3_mlx.tools.call import ToolCall
+from llama3_mlx.tools.parser import ToolCallStream, call_message, parse_tool_calls
 
 NAMES = ["weather", "get.time", "f", "g", "brave_search"]
 NESTED: dict[str, Any] = {"a": {"b": [1, 2.5, None, True, {"c": "}]<|eot_id|>"}]}, "ä": 'x"\\\n'}

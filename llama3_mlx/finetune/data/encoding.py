@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ..dialog import Dialog
-from ..errors import DialogError
-from ..tokenizer import Tokenizer
-from .errors import DataError
+from ...chat.dialog import Dialog
+from ...errors import DialogError
+from ...tokenizer.tokenizer import Tokenizer
+from ..errors import DataError
 from .formats import Sample
 from .records import collected
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .encode import Example
+from .encoding import Example
 
 # Row lengths are multiples of this.
 STEP = 64

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import HubError, MissingExtraError
-from .errors import DataError
-from .own_code import load_function, own_code
+from ...errors import HubError, MissingExtraError
+from ..errors import DataError
+from .user_code import load_function, own_code
 
 SPLITS = {"train": ("train",), "valid": ("valid", "validation", "eval"), "test": ("test",)}
 _SHOWN = 20

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..tokenizer import Tokenizer
-from .encode import Encoder, Example, encode_all
+from ...tokenizer.tokenizer import Tokenizer
+from ..preference import last_turn
+from .encoding import Encoder, Example, encode_all
 from .formats import has_pairs, read_pairs, read_samples
 from .packing import pack, row_length
-from .prefer import last_turn
 from .records import collected, read_records
 
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import Llama3MLXError
-from .errors import DataError
+from ...errors import Llama3MLXError
+from ..errors import DataError
 
 
 def load_function(path: Path, name: str) -> Callable[..., Any]:

@@ -15,21 +15,21 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..files import fsync_path
-from ..hub import resolve_model
-from ..quantization import Scheme
-from ..tokenizer_files import load_tokenizer
-from ..weights import load_model
-from .adapter import Adapter
-from .adapter_files import read_adapter
-from .channels import base_of
-from .errors import AdapterError
-from .fuse_forms import KEPT, choose_forms
-from .fuse_write import stored_dtype, write_model
+from ...adapters.adapter import Adapter
+from ...adapters.mlx_lm_format import read_adapter
+from ...adapters.rescaling import base_of
+from ...checkpoint.loading import load_model
+from ...files import fsync_path
+from ...library.hub import resolve_model
+from ...model.quantization import Scheme
+from ...tokenizer.loading import load_tokenizer
+from ..errors import AdapterError
+from ..layers.unpacked import unpack_for_training
+from ..training.state import disk_errors
 from .fused_layers import Form
+from .precision import KEPT, choose_forms
 from .probe_text import TEXT
-from .quantised_base import unpack_for_training
-from .state import disk_errors
+from .writer import stored_dtype, write_model
 
 _PROBE_TOKENS = 384
 

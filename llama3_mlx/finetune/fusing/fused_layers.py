@@ -6,10 +6,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..quantization import Scheme
-from .adapter import EMBEDDING, Adapter, LowRank
-from .lora import dense_weight
-from .trainer import scalar
+from ...adapters.adapter import EMBEDDING, Adapter, LowRank
+from ...model.quantization import Scheme
+from ..layers.lora import dense_weight
+from ..training.trainer import scalar
 
 # A rounding of a fused matrix: a quantisation, or a dtype.
 Form = Scheme | mx.Dtype

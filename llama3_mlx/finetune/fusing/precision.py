@@ -8,14 +8,14 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
-from ..device import DTYPES
-from ..errors import RequestError
-from ..model import LlamaForCausalLM
-from ..quantization import Scheme
-from .adapter import Adapter
-from .adapters import AdapterSet
+from ...adapters.adapter import Adapter
+from ...adapters.adapter_set import AdapterSet
+from ...device import DTYPES
+from ...errors import RequestError
+from ...model.quantization import Scheme
+from ...model.transformer import LlamaForCausalLM
+from ..training.trainer import scalar
 from .fused_layers import Form, RoundedLayer
-from .trainer import scalar
 
 KEPT = 0.95
 _FINE = Scheme(8, 32)

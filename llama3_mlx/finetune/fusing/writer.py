@@ -8,17 +8,17 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..channel_scales import SCALES_NAME
-from ..config import load_json_object
-from ..device import DTYPES
-from ..errors import RequestError
-from ..files import fsync_path
-from ..model import LlamaForCausalLM
-from ..quantization import Quantization, Scheme
-from ..safetensors_files import INDEX_NAME
-from .adapter import Adapter
-from .fuse_forms import is_matrix
+from ...adapters.adapter import Adapter
+from ...checkpoint.safetensors_files import INDEX_NAME
+from ...device import DTYPES
+from ...errors import RequestError
+from ...files import fsync_path
+from ...model.channel_scales import SCALES_NAME
+from ...model.config import load_json_object
+from ...model.quantization import Quantization, Scheme
+from ...model.transformer import LlamaForCausalLM
 from .fused_layers import Form, fused_tensors
+from .precision import is_matrix
 
 _SHARD_BYTES = 5_000_000_000
 _SIDE_FILES = (

@@ -10,9 +10,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..device import on_gpu
+from ...device import on_gpu
+from ...trees import flatten, unflatten
 from .exponential import exp
-from .trees import flatten, unflatten
 
 Head = Callable[[Any, mx.array], mx.array]
 # Bytes that the logits of a chunk may take in float32; a GPU wants more rows at once to be busy.

@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..device import on_gpu
+from ...device import on_gpu
 
 _LOG2_E = math.log2(math.e)
 # Adding this to a float32 below 2^22 leaves its nearest integer in the lowest bits of the mantissa.

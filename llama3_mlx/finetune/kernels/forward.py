@@ -12,9 +12,9 @@ from typing import Any, cast
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..model import LlamaForCausalLM, Rope, TransformerBlock
-from .attention import PackedAttention
+from ...model.transformer import LlamaForCausalLM, Rope, TransformerBlock
 from .exponential import gated
+from .packed_attention import PackedAttention
 
 LEVELS = ("none", "light", "full")
 

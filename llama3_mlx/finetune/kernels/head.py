@@ -5,7 +5,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..model import LlamaForCausalLM
+from ...model.transformer import LlamaForCausalLM
 
 Head = Callable[[Any, mx.array], mx.array]
 

@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..device import on_gpu
+from ...device import on_gpu
 from .exponential import exp
 
 # Queries of a block: on the CPU what stays in its cache, on a GPU what keeps it busy.

@@ -6,12 +6,12 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
-from ..errors import RequestError
-from ..model import LlamaForCausalLM
+from ...errors import RequestError
+from ...model.transformer import LlamaForCausalLM
 from .dropout import Noise
+from .full import make_master
 from .lora import Adapted, base_of, dense_weight, make_adapted
 from .targets import Target, linear_paths, matches
-from .whole import make_master
 
 
 def attach(

@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..errors import RequestError
+from ...errors import RequestError
 from .dropout import Dropout
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import mlx.nn as nn
 
-from ..errors import RequestError
-from ..model import LlamaForCausalLM
+from ...errors import RequestError
+from ...model.transformer import LlamaForCausalLM
 
 BLOCK_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 NAMES = (*BLOCK_LINEARS, "embed_tokens", "lm_head")

@@ -10,8 +10,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
-from ..device import on_gpu
-from ..model import LlamaForCausalLM
+from ...device import on_gpu
+from ...model.transformer import LlamaForCausalLM
 from .lora import dense_weight
 
 # Up to here the packed product is the faster one (measured on two cores).

@@ -17,27 +17,27 @@ from typing import Any, cast
 import mlx.core as mx
 import numpy as np
 
-from ..dialog import Dialog
-from ..errors import DialogError, RequestError
-from ..model import LlamaForCausalLM
-from ..tokenizer import Tokenizer
-from . import world
-from .callbacks import Callback
-from .completions import Answer, Sampling, sample_answers
-from .encode import Example, end_token
-from .errors import DataError
-from .formats import Question, read_questions
-from .grpo_settings import GrpoSettings
-from .head_loss import chunk_size
-from .job import Job, Prepared, TextSide, TrainResult, run_job
-from .memory import plan_memory
+from ...chat.dialog import Dialog
+from ...errors import DialogError, RequestError
+from ...model.transformer import LlamaForCausalLM
+from ...tokenizer.tokenizer import Tokenizer
+from .. import distributed
+from ..data.encoding import Example, end_token
+from ..data.formats import Question, read_questions
+from ..data.order import BatchOrder
+from ..data.packing import row_length
+from ..data.records import collected, read_records
+from ..errors import DataError
+from ..grpo_settings import GrpoSettings
+from ..kernels.chunked_loss import chunk_size
+from ..sft import Sources, listed, split_off, valid_records
+from ..training.callbacks import Callback
+from ..training.job import Job, Prepared, TextSide, TrainResult, run_job
+from ..training.memory_plan import plan_memory
 from .objective import Loss, TrainBatch
-from .order import BatchOrder
-from .packing import row_length
-from .records import collected, read_records
 from .rewards import Reward, load_rewards, total_rewards
+from .rollouts import Answer, Sampling, sample_answers
 from .sequences import Arrays, sequence_arrays, token_logprobs
-from .sft import Sources, listed, split_off, valid_records
 from .supervised import RowShape
 
 _LEAST_DEVIATION = 1e-4
@@ -80,7 +80,7 @@ class Grpo:
     def batch(self, index: int) -> TrainBatch:
         """Draw and judge the answers of a batch; the model holds the values that they are to be drawn with."""
         chosen = [(number, self.questions[number]) for number in self._order[index]]
-        share = chosen[world.rank() :: world.size()]
+        share = chosen[distributed.rank() :: distributed.size()]
         batch = self._judged(share or chosen[:1], self.settings.seed * 1_000_003 + index)
         return batch if share else replace(batch, count=0, n_tokens=0, n_trained=0, where=())
 
@@ -93,9 +93,9 @@ class Grpo:
         return self._mean_reward if self.valid_questions else None
 
     def _mean_reward(self) -> float:
-        share = list(enumerate(self.valid_questions))[world.rank() :: world.size()]
+        share = list(enumerate(self.valid_questions))[distributed.rank() :: distributed.size()]
         scores = [self._scores(question, self._answers(question, 1, number))[0] for number, question in share]
-        total, count = world.all_sum((mx.array(sum(scores, 0.0)), mx.array(float(len(scores)))))
+        total, count = distributed.all_sum((mx.array(sum(scores, 0.0)), mx.array(float(len(scores)))))
         return float(cast(float, (total / count).item()))
 
     def _judged(self, chosen: Sequence[tuple[int, Question]], seed: int) -> TrainBatch:

@@ -7,7 +7,7 @@ from typing import Protocol
 import mlx.core as mx
 import numpy as np
 
-from ..model import LlamaForCausalLM
+from ...model.transformer import LlamaForCausalLM
 
 Loss = tuple[mx.array, dict[str, mx.array]]
 

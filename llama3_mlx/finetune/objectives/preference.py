@@ -12,13 +12,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..model import LlamaForCausalLM
-from . import world
-from .encode import Example
-from .head_loss import chunk_size
+from ...model.transformer import LlamaForCausalLM
+from .. import distributed
+from ..data.encoding import Example
+from ..data.order import BatchOrder
+from ..data.packing import row_length
+from ..kernels.chunked_loss import chunk_size
 from .objective import Loss, TrainBatch
-from .order import BatchOrder
-from .packing import row_length
 from .sequences import Arrays, sequence_arrays, sequences_fingerprint, summed_by_owner, token_logprobs
 from .supervised import RowShape
 
@@ -83,7 +83,7 @@ class Preference:
         return [self._made(self.valid_units[at : at + size]) for at in range(0, len(self.valid_units), size)]
 
     def _made(self, units: Sequence[Unit]) -> TrainBatch:
-        share = units[world.rank() :: world.size()]
+        share = units[distributed.rank() :: distributed.size()]
         mine = share or units[:1]
         sequences = [sequence for unit in mine for sequence in unit.sequences]
         arrays = sequence_arrays(sequences, self.shape.length, self.chunk)

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from ..completion import Completion
-from ..detokenizer import Detokenizer
-from ..engine.engine import Engine
-from ..engine.reply import Stream
-from ..engine.request import Ask, Request
-from ..engine.settings import EngineSettings
-from ..model import LlamaForCausalLM
-from ..options import GenerationOptions
+from ...engine.engine import Engine
+from ...engine.reply import Stream
+from ...engine.request import Ask, Request
+from ...engine.settings import EngineSettings
+from ...generation.completion import Completion
+from ...generation.options import GenerationOptions
+from ...model.transformer import LlamaForCausalLM
+from ...tokenizer.detokenizer import Detokenizer
 
 # Answers that are written at once.
 _MOST = 128

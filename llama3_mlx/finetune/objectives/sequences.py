@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 import mlx.core as mx
 import numpy as np
 
-from ..model import LlamaForCausalLM
-from .encode import Example
-from .forward import hidden_states
-from .head import head_of
-from .head_loss import head_token_losses
-from .packing import make_batch, pack
+from ...model.transformer import LlamaForCausalLM
+from ..data.encoding import Example
+from ..data.packing import make_batch, pack
+from ..kernels.chunked_loss import head_token_losses
+from ..kernels.forward import hidden_states
+from ..kernels.head import head_of
 
 Arrays = Mapping[str, mx.array]
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from ..device import on_gpu
-from ..model import LlamaForCausalLM
-from . import world
-from .encode import Example
-from .forward import hidden_states
-from .head import head_of
-from .head_loss import chunk_size, head_loss
+from ...device import on_gpu
+from ...model.transformer import LlamaForCausalLM
+from .. import distributed
+from ..data.encoding import Example
+from ..data.order import BatchOrder
+from ..data.packing import batch_rows, make_batch, row_length
+from ..kernels.chunked_loss import chunk_size, head_loss
+from ..kernels.forward import hidden_states
+from ..kernels.head import head_of
 from .objective import Loss, TrainBatch
-from .order import BatchOrder
-from .packing import batch_rows, make_batch, row_length
 from .sequences import sequences_fingerprint
 
 # Trained positions of a row are filled up to a multiple of this where nothing is compiled for their number.
@@ -80,7 +80,7 @@ class Supervised:
 
     def _made(self, examples: Sequence[Example], rows: Sequence[Sequence[int]]) -> TrainBatch:
         """Return this process's share of a batch; its count is the share's."""
-        mine = rows[world.rank() :: world.size()]
+        mine = rows[distributed.rank() :: distributed.size()]
         length = self.shape.length
         if not (self.packing and on_gpu()):
             # On a GPU every length is a graph to be compiled; here shorter rows are nothing but less work.

@@ -8,36 +8,36 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..config import ModelConfig, load_config
-from ..device import bounded_cache, wired_memory
-from ..dialog import Dialog, load_dialog
-from ..files import save_json
-from ..hub import resolve_model
-from ..model import LlamaForCausalLM
-from ..tokenizer import Tokenizer
-from ..tokenizer_files import load_tokenizer
-from ..weights import load_model
-from . import world
-from .adapter import put_into
-from .adapter_files import read_adapter
-from .attach import attach, choose_whole, unfreeze_whole
+from ...adapters.adapter import put_into
+from ...adapters.mlx_lm_format import read_adapter
+from ...adapters.rescaling import base_of
+from ...chat.dialog import Dialog, load_dialog
+from ...checkpoint.loading import load_model
+from ...device import bounded_cache, wired_memory
+from ...files import save_json
+from ...library.hub import resolve_model
+from ...model.config import ModelConfig, load_config
+from ...model.transformer import LlamaForCausalLM
+from ...tokenizer.loading import load_tokenizer
+from ...tokenizer.tokenizer import Tokenizer
+from ...trees import flatten
+from .. import distributed
+from ..data.encoding import Example
+from ..errors import TrainingError
+from ..layers.attach import attach, choose_whole, unfreeze_whole
+from ..layers.dropout import Noise
+from ..layers.targets import choose_paths, make_targets, read_ranks
+from ..layers.unpacked import unpack_for_training
+from ..objectives.objective import Objective
+from ..objectives.supervised import Supervised
+from ..settings import TrainSettings
 from .callbacks import Callback
-from .channels import base_of
-from .dropout import Noise
-from .encode import Example
-from .errors import TrainingError
 from .loggers import make_loggers
-from .objective import Objective
-from .quantised_base import unpack_for_training
 from .report import write_png, write_report
 from .run_folder import MetricsFile, Saves, clear_unfinished, read_run, start_folder
 from .samples import Probe, answers, make_probes
-from .settings import TrainSettings
 from .state import disk_errors, load_state
-from .supervised import Supervised
-from .targets import choose_paths, make_targets, read_ranks
 from .trainer import Hooks, Trainer
-from .trees import flatten
 
 BEFORE = "before.json"
 # Settings that don't change what a step computes, and the length of the run, which may be extended.
@@ -111,7 +111,7 @@ def run_job(
     prepared = build(job, text)
     objective, job = prepared.objective, replace(job, settings=prepared.settings)
     fingerprint = job_fingerprint(job, objective, text.config)
-    if world.rank() == 0:
+    if distributed.rank() == 0:
         _prepare_folder(job, fingerprint, resume=resume)
     for callback in callbacks:
         callback.on_plan(prepared.notes)
@@ -125,7 +125,7 @@ def run_job(
             trainer.restore(*load_state(job.out, fingerprint))
         saves = Saves(job.out, fingerprint, base=base_name(job.model), validated=trainer.validates)
         listeners = list(callbacks)
-        first = world.rank() == 0
+        first = distributed.rank() == 0
         if first:
             listeners = [MetricsFile(job.out, trainer.progress.step), *make_loggers(job.settings.loggers, job.out),
                          *listeners]  # fmt: skip
@@ -200,7 +200,7 @@ def prepare_model(model: LlamaForCausalLM, targets: Sequence[Any], settings: Tra
 def job_fingerprint(job: Job, objective: Objective, config: ModelConfig) -> str:
     """Return a digest of all that decides what a step computes."""
     settings = {name: value for name, value in job.settings.to_dict().items() if name not in _FREE}
-    parts = [job.kind, settings, objective.fingerprint(), asdict(config), world.size()]
+    parts = [job.kind, settings, objective.fingerprint(), asdict(config), distributed.size()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -272,7 +272,7 @@ def _test_loss(job: Job, trainer: Trainer) -> float | None:
     """
     batches = trainer.objective.test() if isinstance(trainer.objective, Supervised) else []
     # The folder is the first process's.
-    if not batches or world.size() > 1:
+    if not batches or distributed.size() > 1:
         return None
     put_into(trainer.model, read_adapter(job.out, base_of(trainer.model)))
     trainer.params = trainer.model.trainable_parameters()

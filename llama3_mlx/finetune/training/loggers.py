@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import MissingExtraError, RequestError
+from ...errors import MissingExtraError, RequestError
 from .callbacks import Callback, StepReport, ValidationReport
 
 NAMES = ("tensorboard", "trackio", "wandb")

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from ..config import ModelConfig
-from ..device import compute_dtype_name, on_gpu, working_memory_bytes
-from ..errors import RequestError
-from ..estimate import DTYPE_BYTES, estimate
-from ..weights_layout import expected_tensors
-from .attention import CPU_BLOCK, GPU_BLOCK
-from .head_loss import chunk_size
-from .settings import TrainSettings
-from .supervised import RowShape
-from .targets import BLOCK_LINEARS, matches, read_ranks
+from ...device import compute_dtype_name, on_gpu, working_memory_bytes
+from ...errors import RequestError
+from ...model.config import ModelConfig
+from ...model.memory_estimate import DTYPE_BYTES, estimate
+from ...model.parameters import expected_tensors
+from ..kernels.chunked_loss import chunk_size
+from ..kernels.packed_attention import CPU_BLOCK, GPU_BLOCK
+from ..layers.targets import BLOCK_LINEARS, matches, read_ranks
+from ..objectives.supervised import RowShape
+from ..settings import TrainSettings
 
 # Float32 arrays that an optimiser keeps for each trained value.
 _OPTIMISER = {"adamw": 2, "lion": 1, "muon": 1, "sgd": 1, "adafactor": 0.1}

@@ -6,8 +6,8 @@ import mlx.core as mx
 import mlx.optimizers as optim
 from mlx.utils import tree_map
 
-from .settings import TrainSettings
-from .trees import flatten
+from ...trees import flatten
+from ..settings import TrainSettings
 
 
 def make_optimiser(settings: TrainSettings) -> optim.Optimizer:

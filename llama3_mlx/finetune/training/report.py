@@ -6,8 +6,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..errors import MissingExtraError
-from ..files import save_text, save_whole
+from ...errors import MissingExtraError
+from ...files import save_text, save_whole
 from .curves import Curve, chart
 from .run_folder import read_metrics, read_run
 

@@ -12,14 +12,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import load_json_object
-from ..errors import ConfigError
-from ..files import save_json
-from ..model import LlamaForCausalLM
-from .adapter import from_model
-from .adapter_files import WEIGHTS, save_adapter
+from ...adapters.adapter import from_model
+from ...adapters.mlx_lm_format import WEIGHTS, save_adapter
+from ...errors import ConfigError
+from ...files import save_json
+from ...model.config import load_json_object
+from ...model.transformer import LlamaForCausalLM
+from ..errors import TrainingError
 from .callbacks import Callback, StepReport, ValidationReport
-from .errors import TrainingError
 from .state import FILE, disk_errors, save_state
 from .trainer import Trainer
 

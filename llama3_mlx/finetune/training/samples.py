@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..model import LlamaForCausalLM
-from ..tokenizer import Tokenizer
-from .completions import Sampling, sample_answers
-from .encode import Example
+from ...model.transformer import LlamaForCausalLM
+from ...tokenizer.tokenizer import Tokenizer
+from ..data.encoding import Example
+from ..objectives.rollouts import Sampling, sample_answers
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..errors import CheckpointError
-from ..files import save_whole
-from ..safetensors_files import read_header
-from .errors import TrainingError
-from .trees import flatten, unflatten
+from ...checkpoint.safetensors_files import read_header
+from ...errors import CheckpointError
+from ...files import save_whole
+from ...trees import flatten, unflatten
+from ..errors import TrainingError
 
 FILE = "resume.safetensors"
 

@@ -9,16 +9,16 @@ from typing import Any, cast
 import mlx.core as mx
 from mlx.utils import tree_map
 
-from ..device import on_gpu
-from ..model import LlamaForCausalLM
-from . import world
+from ...device import on_gpu
+from ...model.transformer import LlamaForCausalLM
+from .. import distributed
+from ..errors import TrainingError
+from ..layers.dropout import Noise
+from ..objectives.objective import Objective, TrainBatch
+from ..settings import TrainSettings
 from .callbacks import Callback, StepReport, ValidationReport
-from .dropout import Noise
-from .errors import TrainingError
-from .objective import Objective, TrainBatch
-from .optimiser import clipped, global_norm, make_optimiser
+from .optimizer import clipped, global_norm, make_optimiser
 from .schedule import learning_rate, warmup_steps
-from .settings import TrainSettings
 from .state import Progress
 
 # A loss this many times above its running mean, and worse than guessing, has exploded.
@@ -89,7 +89,7 @@ class Trainer:
         ended = "done"
         self.model.train()
         while self.progress.step < self.total_steps:
-            if world.any_true(self.hooks.cancelled()):
+            if distributed.any_true(self.hooks.cancelled()):
                 ended = "cancelled"
                 break
             self._step()
@@ -155,7 +155,7 @@ class Trainer:
         tokens = [
             mx.array(float(sum(numbers))) for numbers in ([b.n_tokens for b in batches], [b.n_trained for b in batches])
         ]
-        total, count, tokens, sums, grads = world.all_sum((total, count, tokens, sums, grads))
+        total, count, tokens, sums, grads = distributed.all_sum((total, count, tokens, sums, grads))
         whole = mx.maximum(count, 1.0)
         grads = tree_map(lambda grad: grad / whole, grads)
         means = {name: scalar(s / whole) for name, s in sums.items()}
@@ -244,7 +244,7 @@ class Trainer:
             sums = {name: sums.get(name, 0.0) + value for name, value in more.items()}
             mx.eval(total, sums)
         self.model.train()
-        total, count, sums = world.all_sum((total, count, sums))
+        total, count, sums = distributed.all_sum((total, count, sums))
         return scalar(total / count), {name: scalar(value / count) for name, value in sums.items()}
 
     def _drawn_validation(self, reward: Callable[[], float]) -> tuple[float, dict[str, float]]:

@@ -6,13 +6,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from .anthropic_schema import AnthropicTool, Block, CountRequest, MessagesRequest
-from .chatting import Chat, converse, prompt_of
-from .errors import ApiError
-from .events import Call, End, Event, Text
-from .sse import EVENT_STREAM, kept_alive, sse
-from .stream_failures import failing_softly
-from .turn import Turn
+from ..core.chat import Chat, converse, prompt_of
+from ..core.events import Call, End, Event, Text
+from ..core.turn import Turn
+from ..http.errors import ApiError
+from ..http.stream_failures import failing_softly
+from ..http.streaming import EVENT_STREAM, kept_alive, sse
+from .schema import AnthropicTool, Block, CountRequest, MessagesRequest
 
 router = APIRouter(tags=["Anthropic"])
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from .openai_schema import Body, option
+from ..openai.schema import Body, option
 
 
 class Block(Body):

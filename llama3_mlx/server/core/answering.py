@@ -3,11 +3,11 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from ..completion import Completion, TokenLogprob
-from ..tokenizer import Tokenizer
+from ...generation.completion import Completion, TokenLogprob
+from ...tokenizer.tokenizer import Tokenizer
+from ..settings import ServerSettings
 from .events import Call, Chance, End, Event, Reason, Text
 from .served import Ask, Replies, Served
-from .settings import ServerSettings
 
 
 async def as_events(replies: Replies, asks: Sequence[Ask], served: Served) -> AsyncIterator[Event]:

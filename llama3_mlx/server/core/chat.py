@@ -5,11 +5,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..http.errors import ApiError
+from ..settings import ServerSettings
 from .answering import as_events, make_asks, with_form
-from .errors import ApiError
 from .events import Event
 from .served import Served
-from .settings import ServerSettings
 
 # What a chat template gets from elsewhere than from its own values.
 _TAKEN = {"self", "messages", "tools", "add_generation_prompt", "continue_final"}

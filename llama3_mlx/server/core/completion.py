@@ -5,11 +5,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import RequestError
+from ...errors import RequestError
+from ..settings import ServerSettings
 from .answering import as_events, make_asks, with_form
 from .events import Event
 from .served import Served
-from .settings import ServerSettings
 
 Prompt = str | Sequence[int]
 

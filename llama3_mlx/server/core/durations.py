@@ -5,7 +5,7 @@ Source: https://github.com/ollama/ollama/blob/main/docs/faq.md (keep_alive); htt
 
 import re
 
-from .errors import ApiError
+from ..http.errors import ApiError
 
 _UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PART = re.compile(r"(\d+(?:\.\d*)?)(ns|us|µs|ms|s|m|h)", re.ASCII)

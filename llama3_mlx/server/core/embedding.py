@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ..lengths import check_fits
+from ...generation.limits import check_fits
 from .served import Served
 
 

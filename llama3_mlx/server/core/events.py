@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..completion import Completion
+from ...generation.completion import Completion
 
 Reason = Literal["stop", "length", "tool_calls"]
 

@@ -7,15 +7,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from ..device import compute_dtype_name, working_memory_bytes
-from ..engine.engine import EngineClosedError
-from ..estimate import estimate
-from .catalogue import Catalogue, Choice
-from .errors import ApiError
-from .logs import log
-from .metrics import Gauge, Metrics
+from ...device import compute_dtype_name, working_memory_bytes
+from ...engine.engine import EngineClosedError
+from ...library.catalogue import Catalogue, Choice
+from ...model.memory_estimate import estimate
+from ..http.errors import ApiError
+from ..http.logs import log
+from ..http.metrics import Gauge, Metrics
+from ..settings import ServerSettings
 from .served import Base, Served
-from .settings import ServerSettings
 
 # Left for the system and other applications where no budget is given.
 _SHARE = 0.75

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 import anyio.to_thread
 
-from ..completion import Completion, Piece
-from ..engine.reply import Item, Reply
-from ..llama import Llama
-from ..options import make_options
-from .catalogue import Choice, ModelEntry
-from .errors import ApiError
+from ...engine.reply import Item, Reply
+from ...generation.completion import Completion, Piece
+from ...generation.options import make_options
+from ...library.catalogue import Choice, ModelEntry
+from ...llama import Llama
+from ..http.errors import ApiError
 
 T = TypeVar("T")
 # Prompts that are tokenised and forms that are compiled at a time, beside the event loop.

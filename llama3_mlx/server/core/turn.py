@@ -12,13 +12,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from ..http.metrics import Metrics
+from ..http.streaming import STREAM_HEADERS
+from ..settings import ServerSettings
 from .durations import duration_s
 from .events import Answer, End, Event
-from .loaded import LoadedModels
-from .metrics import Metrics
+from .loaded_models import LoadedModels
 from .served import Served
-from .settings import ServerSettings
-from .sse import STREAM_HEADERS
 
 T = TypeVar("T")
 CLIENT_GONE = 499

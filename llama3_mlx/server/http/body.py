@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from starlette.types import Message, Receive
 
+from ..settings import ServerSettings
 from .errors import ApiError
-from .settings import ServerSettings
 
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")

@@ -6,8 +6,8 @@ from typing import Any
 
 from starlette.responses import Response
 
-from ..errors import ContextLengthError, ConversionError, DialogError, HubError, Llama3MLXError, RequestError
-from .catalogue import UnknownModelError
+from ...errors import ContextLengthError, ConversionError, DialogError, HubError, Llama3MLXError, RequestError
+from ...library.catalogue import UnknownModelError
 
 _TYPES = {
     400: "invalid_request_error",

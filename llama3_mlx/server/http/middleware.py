@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..settings import ServerSettings
 from .body import check_json, read_body, replay
 from .errors import ApiError, error_response
 from .logs import log
 from .metrics import Metrics
 from .security import Guard
-from .settings import ServerSettings
 
 _WITH_BODY = ("POST", "PUT", "PATCH", "DELETE")
 

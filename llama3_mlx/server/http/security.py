@@ -9,8 +9,8 @@ import ipaddress
 import socket
 from collections.abc import Mapping
 
+from ..settings import ServerSettings
 from .errors import ApiError
-from .settings import ServerSettings
 
 # What a browser may load before it has a key: the page itself, and the sign of life.
 OPEN_PATHS = frozenset({"/", "/health", "/favicon.ico"})

@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 
 from starlette.requests import Request
 
-from ..errors import Llama3MLXError
+from ...errors import Llama3MLXError
 from .errors import ApiError, as_api_error, error_body
-from .sse import json_line, sse
+from .streaming import json_line, sse
 
 
 async def failing_softly(

@@ -4,12 +4,12 @@ import time
 
 from fastapi import APIRouter, Request, Response
 
-from .completing import prompt_ids
-from .embedding import embed
-from .errors import ApiError
-from .ollama_schema import EmbedRequest, OldEmbedRequest
-from .openai_embeddings import check_dimensions
-from .turn import Turn
+from ..core.completion import prompt_ids
+from ..core.embedding import embed
+from ..core.turn import Turn
+from ..http.errors import ApiError
+from ..openai.embeddings import check_dimensions
+from .schema import EmbedRequest, OldEmbedRequest
 
 router = APIRouter(tags=["Ollama"])
 

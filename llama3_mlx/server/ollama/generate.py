@@ -6,16 +6,16 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
 
-from .chatting import Chat, converse
-from .completing import Continuation, complete
-from .errors import ApiError
-from .events import Call, Chance, End, Event, Text
-from .ollama_schema import GenerateRequest, Generating, OllamaChatRequest, OllamaMessage
-from .rfc3339 import now
-from .served import Served
-from .sse import JSON_LINES, json_line
-from .stream_failures import failing_softly
-from .turn import Turn
+from ..core.chat import Chat, converse
+from ..core.completion import Continuation, complete
+from ..core.events import Call, Chance, End, Event, Text
+from ..core.served import Served
+from ..core.turn import Turn
+from ..http.errors import ApiError
+from ..http.stream_failures import failing_softly
+from ..http.streaming import JSON_LINES, json_line
+from .schema import GenerateRequest, Generating, OllamaChatRequest, OllamaMessage
+from .timestamps import now
 
 router = APIRouter(tags=["Ollama"])
 Fields = Callable[[str, Sequence[Mapping[str, Any]]], dict[str, Any]]

@@ -10,16 +10,16 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.responses import JSONResponse, StreamingResponse
 
-from ..errors import RequestError
-from ..home import models_folder
-from .catalogue import DEFAULT_TAG, Catalogue, check_name
-from .downloads import bar_class
-from .errors import ApiError
-from .ollama_schema import CopyRequest, CreateRequest, Named, PullRequest
-from .sse import JSON_LINES, STREAM_HEADERS, json_line
-from .storage import copy_model, remove_model
-from .stream_failures import failing_softly
-from .turn import Server
+from ...errors import RequestError
+from ...library.catalogue import DEFAULT_TAG, Catalogue, check_name
+from ...library.downloads import bar_class
+from ...library.home import models_folder
+from ...library.storage import copy_model, remove_model
+from ..core.turn import Server
+from ..http.errors import ApiError
+from ..http.stream_failures import failing_softly
+from ..http.streaming import JSON_LINES, STREAM_HEADERS, json_line
+from .schema import CopyRequest, CreateRequest, Named, PullRequest
 
 Report = Callable[[Mapping[str, Any]], None]
 Work = Callable[[Report], None]
@@ -40,7 +40,7 @@ async def pull(body: PullRequest, request: Request) -> Response:
     name = body.chosen.removesuffix(f":{DEFAULT_TAG}").removeprefix("hf.co/")
 
     def work(report: Report) -> None:
-        from ..hub import resolve_model
+        from ...library.hub import resolve_model
 
         if name in _catalogue(request).models():
             return
@@ -70,11 +70,11 @@ async def create(body: CreateRequest, request: Request) -> Response:
     def work(report: Report) -> None:
         report({"status": f"reading {body.from_}"})
         if bits is None and (source / "config.json").exists() and any(source.glob("*.safetensors")):
-            from .catalogue import ModelEntry
+            from ...library.catalogue import ModelEntry
 
             copy_model(ModelEntry(source.name, source), target)
             return
-        from ..convert import convert
+        from ...convert import convert
 
         report({"status": f"converting to {bits} bits" if bits else "converting"})
         convert(source, target, bits=bits)

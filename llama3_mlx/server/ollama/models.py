@@ -10,13 +10,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from ..dialog import load_dialog
-from ..tokenizer_files import load_tokenizer
-from .catalogue import DEFAULT_TAG, Choice, ModelEntry
-from .loaded import LoadedModels, Place
-from .ollama_schema import Named
-from .openai_models import all_choices
-from .rfc3339 import at
+from ...chat.dialog import load_dialog
+from ...library.catalogue import DEFAULT_TAG, Choice, ModelEntry
+from ...tokenizer.loading import load_tokenizer
+from ..core.loaded_models import LoadedModels, Place
+from ..openai.models import all_choices
+from .schema import Named
+from .timestamps import at
 
 router = APIRouter(tags=["Ollama"])
 # The level of Ollama's API that is spoken here; clients compare it with what they need.

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from .openai_schema import Body, KeepAlive
+from ..openai.schema import Body, KeepAlive
 
 
 def _whole(value: object) -> object:

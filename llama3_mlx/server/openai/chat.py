@@ -7,13 +7,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from .chatting import Chat, converse
-from .errors import ApiError
-from .events import Answer, Call, Chance, Event, Text, Usage, usage
-from .openai_schema import ChatRequest, NamedTool
-from .sse import COMMENT, DONE, EVENT_STREAM, kept_alive, sse
-from .stream_failures import failing_softly
-from .turn import Turn
+from ..core.chat import Chat, converse
+from ..core.events import Answer, Call, Chance, Event, Text, Usage, usage
+from ..core.turn import Turn
+from ..http.errors import ApiError
+from ..http.stream_failures import failing_softly
+from ..http.streaming import COMMENT, DONE, EVENT_STREAM, kept_alive, sse
+from .schema import ChatRequest, NamedTool
 
 router = APIRouter(tags=["OpenAI"])
 

@@ -7,16 +7,16 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from .answering import chance_of
-from .completing import Continuation, Prompt, complete
-from .errors import ApiError
-from .events import Answer, Chance, Event, Text, usage
-from .openai_chat import limit_choices, usage_object
-from .openai_schema import CompletionRequest
-from .served import Served
-from .sse import COMMENT, DONE, EVENT_STREAM, kept_alive, sse
-from .stream_failures import failing_softly
-from .turn import Turn
+from ..core.answering import chance_of
+from ..core.completion import Continuation, Prompt, complete
+from ..core.events import Answer, Chance, Event, Text, usage
+from ..core.served import Served
+from ..core.turn import Turn
+from ..http.errors import ApiError
+from ..http.stream_failures import failing_softly
+from ..http.streaming import COMMENT, DONE, EVENT_STREAM, kept_alive, sse
+from .chat import limit_choices, usage_object
+from .schema import CompletionRequest
 
 router = APIRouter(tags=["OpenAI"])
 # What OpenAI takes where the request gives no max_tokens.

@@ -7,13 +7,13 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 
-from .completing import prompt_ids
-from .embedding import embed
-from .errors import ApiError
-from .openai_completions import as_prompts
-from .openai_schema import EmbeddingRequest
-from .served import Served
-from .turn import Turn
+from ..core.completion import prompt_ids
+from ..core.embedding import embed
+from ..core.served import Served
+from ..core.turn import Turn
+from ..http.errors import ApiError
+from .completions import as_prompts
+from .schema import EmbeddingRequest
 
 router = APIRouter(tags=["OpenAI"])
 # As OpenAI has it.

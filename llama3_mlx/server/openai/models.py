@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from .catalogue import Catalogue, Choice, ModelEntry
+from ...library.catalogue import Catalogue, Choice, ModelEntry
 
 router = APIRouter(tags=["OpenAI"])
 

@@ -7,15 +7,15 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from .chatting import converse
-from .events import Answer, Call, Chance, Event, Text
-from .openai_chat import chance_object
+from ..core.chat import converse
+from ..core.events import Answer, Call, Chance, Event, Text
+from ..core.turn import Turn
+from ..http.stream_failures import failing_softly
+from ..http.streaming import COMMENT, EVENT_STREAM, kept_alive, sse
+from .chat import chance_object
 from .responses_input import chat_of, messages_of
 from .responses_schema import ResponsesRequest
 from .responses_store import ResponseStore, Stored
-from .sse import COMMENT, EVENT_STREAM, kept_alive, sse
-from .stream_failures import failing_softly
-from .turn import Turn
 
 router = APIRouter(tags=["OpenAI"])
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .chatting import Chat
-from .errors import ApiError
+from ..core.chat import Chat
+from ..http.errors import ApiError
 from .responses_schema import ChosenTool, FunctionTool, InputItem, InputPart, ResponsesRequest
 
 _TEXTS = ("input_text", "output_text", "text", "refusal")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .openai_schema import Body, KeepAlive, option, refusal
+from .schema import Body, KeepAlive, option, refusal
 
 LOGPROBS = "message.output_text.logprobs"
 

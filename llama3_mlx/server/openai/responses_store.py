@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import ApiError
+from ..http.errors import ApiError
 
 _BYTES = 64_000_000
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from ..options import GenerationOptions
+from ...generation.options import GenerationOptions
 
 KeepAlive = float | str | None
 

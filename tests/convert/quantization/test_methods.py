@@ -11,11 +11,11 @@ import pytest
 
 from llama3_mlx import ConversionError, Llama3MLXError
 from llama3_mlx.convert import convert, dry_run
-from llama3_mlx.convert.quality import corpus
-from llama3_mlx.convert.quality.measure import ModuleDistance
-from llama3_mlx.convert.quality.picture import sensitivity_picture
+from llama3_mlx.convert.quantization import corpus
+from llama3_mlx.convert.quantization.divergence import ModuleDistance
+from llama3_mlx.convert.quantization.sensitivity_plot import sensitivity_picture
 
-from .quality_fixtures import divergence, logits, opened, random_windows, save_uneven
+from ...support.quality_fixtures import divergence, logits, opened, random_windows, save_uneven
 
 
 @pytest.fixture(autouse=True)
@@ -93,8 +93,8 @@ def test_distilling_lessens_the_divergence(tmp_path: Path) -> None:
 def test_a_killed_calibration_goes_on_to_the_same_bytes(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llama3_mlx.convert import writer
-    from llama3_mlx.convert.quality.calibration import Calibration
+    from llama3_mlx.convert.quantization.calibration import Calibration
+    from llama3_mlx.convert.targets import writer
 
     source = save_uneven(tmp_path / "source", tie_word_embeddings=False)
     monkeypatch.setattr(writer, "FLUSH_BYTES", 1)

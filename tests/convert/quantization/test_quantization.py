@@ -7,23 +7,23 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from llama3_mlx.config import ModelConfig
 from llama3_mlx.convert import convert
-from llama3_mlx.convert.hf_source import HFSource
-from llama3_mlx.convert.quality.allocate import allocate
-from llama3_mlx.convert.quality.equalised_source import EqualisedSource, WeightScales
-from llama3_mlx.convert.quality.gptq import compensated, inverse_factor
-from llama3_mlx.convert.quality.measure import distance, module_distances
-from llama3_mlx.convert.quality.packing import pack
-from llama3_mlx.convert.quality.sensitivity import Sensitivity, sensitivities
-from llama3_mlx.convert.quality.stored import as_float32, as_stored
-from llama3_mlx.convert.tensors import Source
-from llama3_mlx.model import LlamaForCausalLM
-from llama3_mlx.quantization import AFFINE_BITS, Scheme
-from llama3_mlx.weights_layout import expected_tensors
+from llama3_mlx.convert.quantization.bit_allocation import allocate
+from llama3_mlx.convert.quantization.bit_packing import pack
+from llama3_mlx.convert.quantization.divergence import distance, module_distances
+from llama3_mlx.convert.quantization.dtypes import as_float32, as_stored
+from llama3_mlx.convert.quantization.equalized_source import EqualisedSource, WeightScales
+from llama3_mlx.convert.quantization.gptq import compensated, inverse_factor
+from llama3_mlx.convert.quantization.sensitivity import Sensitivity, sensitivities
+from llama3_mlx.convert.sources.huggingface import HFSource
+from llama3_mlx.convert.sources.source import Source
+from llama3_mlx.model.config import ModelConfig
+from llama3_mlx.model.parameters import expected_tensors
+from llama3_mlx.model.quantization import AFFINE_BITS, Scheme
+from llama3_mlx.model.transformer import LlamaForCausalLM
 
-from .quality_fixtures import SMALL, divergence, logits, opened, random_windows, save_uneven
-from .tiny_model import CONFIG
+from ...support.quality_fixtures import SMALL, divergence, logits, opened, random_windows, save_uneven
+from ...support.tiny_model import CONFIG
 
 
 def read(source: Source) -> Mapping[str, np.ndarray]:

@@ -1,0 +1,1 @@
+"""Writing converted weights: layouts, files that appear atomically, verification, upload."""

@@ -1,0 +1,1 @@
+"""Messages to a prompt: chat templates, control tokens, and what guards them."""

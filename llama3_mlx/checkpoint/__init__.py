@@ -1,0 +1,1 @@
+"""Reading weights from a checkpoint folder into the model."""

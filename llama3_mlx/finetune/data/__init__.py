@@ -1,0 +1,1 @@
+"""Training data: reading records, their formats, encoding and packing."""

@@ -1,0 +1,1 @@
+"""Merging an adapter into the weights of its base."""

@@ -1,0 +1,1 @@
+"""The forward pass of training, with memory-bounded attention and loss."""

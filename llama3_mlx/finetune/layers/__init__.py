@@ -1,0 +1,1 @@
+"""Trainable layers and how they are attached to a model."""

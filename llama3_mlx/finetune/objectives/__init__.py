@@ -1,0 +1,1 @@
+"""What is trained for: supervised, preference and policy objectives."""

@@ -1,0 +1,1 @@
+"""Generation options, sampling, and what a completion holds."""

@@ -1,0 +1,1 @@
+"""Reusing the KV cache of prompts that begin alike, in memory and on disk."""

@@ -1,0 +1,1 @@
+"""What the protocols share: loaded models, prompts, answers and their events."""

@@ -1,0 +1,1 @@
+"""HTTP without a protocol: middleware, bodies, errors, logs, metrics, event streams."""

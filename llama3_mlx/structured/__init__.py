@@ -1,0 +1,1 @@
+"""Structured output: constrained decoding by JSON Schema, regular expression or grammar."""

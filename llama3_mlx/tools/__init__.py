@@ -1,0 +1,1 @@
+"""Function calling: declaring tools, parsing calls, running them."""
