@@ -3,9 +3,12 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from .errors import TrainingError
 
 
 def fsync_path(path: Path) -> None:
@@ -50,3 +53,15 @@ def save_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
 
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn a failed write into one line that says what is kept."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise TrainingError(
+            f"saving failed: {reason}; what was saved before is intact in {folder}: make room and go on with --resume"
+        ) from None

@@ -14,3 +14,8 @@ def flatten(tree: Any) -> list[tuple[str, mx.array]]:
 def unflatten(named: list[tuple[str, mx.array]]) -> Any:
     """Return the tree of arrays by their dotted names; an empty one for none."""
     return tree_unflatten(named) if named else {}
+
+
+def scalar(array: mx.array) -> float:
+    """Return the value of a scalar array."""
+    return float(cast(float, array.item()))

@@ -4,16 +4,15 @@ Source of the names and the row order: llama.cpp `gguf-py/gguf/constants.py` and
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ...errors import CheckpointError
 from ...model.config import ModelConfig
 from ...model.parameters import check_tensors, expected_tensors
+from ..sources.rotary_rows import read_halves
 from ..sources.side_files import generation_config, write_json
 from ..sources.source import TensorRef, file_facts
 from .config import read_config
@@ -127,11 +126,3 @@ def hf_name(name: str) -> str:
     if len(parts) == 2 and parts[0] in TOP_NAMES:
         return f"{TOP_NAMES[parts[0]]}.{parts[1]}"
     return name
-
-
-def read_halves(read: Callable[[int, int], np.ndarray], head_dim: int, start: int, stop: int) -> np.ndarray:
-    """Return rows in halves, x0 x1 … y0 y1 …, out of a tensor whose heads are interleaved: x0 y0 x1 y1 …."""
-    first = start // head_dim * head_dim
-    heads = read(first, -(-stop // head_dim) * head_dim)
-    halves = heads.reshape(-1, head_dim // 2, 2, *heads.shape[1:]).swapaxes(1, 2).reshape(heads.shape)
-    return np.ascontiguousarray(halves[start - first : stop - first])

@@ -21,8 +21,7 @@ from ...errors import ConversionError
 from ...model.quantization import Scheme
 from ...model.transformer import Rope, TransformerBlock
 from ..plan import Plan
-from ..sources.source import Source
-from ..targets.verification import dequantise
+from ..sources.source import Source, dequantise
 from .calibration import Calibration
 from .divergence import last_hidden
 from .dtypes import MLX_DTYPES, as_float32

@@ -16,9 +16,8 @@ from ...model.channel_scales import ChannelScales, load_scales
 from ...model.config import ModelConfig, load_config
 from ...model.parameters import check_tensors, expected_tensors, stored_tensors
 from ...model.quantization import Scheme
-from ..targets.verification import dequantise
 from .side_files import copy_side_files
-from .source import FLOAT_DTYPES, TensorRef, file_facts
+from .source import FLOAT_DTYPES, TensorRef, dequantise, file_facts
 
 
 class HFSource:

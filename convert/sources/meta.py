@@ -16,8 +16,8 @@ import numpy as np
 from ...errors import CheckpointError
 from ...model.config import ModelConfig
 from ...model.parameters import check_tensors, expected_tensors
-from ..gguf.source import read_halves
 from .meta_config import read_meta_config
+from .rotary_rows import read_halves
 from .side_files import copy_licences, generation_config, write_json
 from .source import TensorRef, file_facts
 from .tokenizer_json import save_tokenizer_json

@@ -18,7 +18,7 @@ from ...model.channel_scales import load_scales
 from ...model.config import load_config
 from ...model.parameters import check_tensors, stored_tensors
 from ...model.quantization import Scheme
-from ..sources.source import TensorRef
+from ..sources.source import TensorRef, dequantise
 from .record import load_record
 
 _READ_BYTES = 64_000_000
@@ -122,20 +122,6 @@ class StoredTensors:
 
     def _rows(self, name: str, start: int, stop: int) -> np.ndarray:
         return read_rows(self._open[self._files[name]], self.infos[name], start, stop)
-
-
-def dequantise(arrays: list[mx.array], scheme: Scheme) -> np.ndarray:
-    """Return in float32 what packed words, scales and (in affine mode) biases stand for."""
-    weight, scales, *biases = (a.astype(mx.float32) if a.dtype in (mx.float16, mx.bfloat16) else a for a in arrays)
-    rows = mx.dequantize(
-        weight,
-        scales,
-        biases[0] if biases else None,
-        group_size=scheme.group_size,
-        bits=scheme.bits,
-        mode=scheme.mode,
-    )
-    return np.array(rows.astype(mx.float32))
 
 
 def module_error(ref: TensorRef, stored: Callable[[int, int], np.ndarray], stored_as: str) -> ModuleError:

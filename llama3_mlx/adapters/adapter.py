@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
-from ..finetune.errors import AdapterError
+from ..errors import AdapterError
 from ..finetune.layers.attach import adapted_layers, whole_paths
 from ..finetune.layers.lora import LoRAEmbedding
 from ..finetune.layers.targets import layer_number

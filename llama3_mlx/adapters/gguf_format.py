@@ -11,8 +11,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ..errors import AdapterError
 from ..files import save_whole
-from ..finetune.errors import AdapterError
 from ..model.config import ModelConfig
 from .adapter import EMBEDDING, Adapter, LowRank
 

@@ -20,9 +20,8 @@ from typing import Any
 import mlx.core as mx
 
 from ..checkpoint.safetensors_files import read_header
-from ..errors import CheckpointError, ConfigError
+from ..errors import AdapterError, CheckpointError, ConfigError
 from ..files import save_json, save_text, save_whole
-from ..finetune.errors import AdapterError
 from ..finetune.layers.targets import layer_number
 from ..library.hub import is_id, repository_of
 from ..model.channel_scales import SCALES_NAME, ChannelScales, load_scales, read_scales

@@ -13,8 +13,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from ..errors import AdapterError
 from ..files import save_json, save_whole
-from ..finetune.errors import AdapterError
 from ..finetune.layers.targets import layer_number, matches
 from ..model.config import ModelConfig
 from ..model.parameters import expected_tensors

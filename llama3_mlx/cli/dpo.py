@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..finetune.preference_settings import DpoSettings
+from ..finetune.settings import DpoSettings
 from .flags import add_flags
 from .train import add_inputs
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..finetune.grpo_settings import GrpoSettings
+from ..finetune.settings import GrpoSettings
 from .flags import add_flags
 from .train import add_inputs
 
@@ -15,7 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train and report."""
-    from ..finetune.objectives.grpo import build_grpo
+    from ..finetune.reinforcement import build_grpo
     from .training import run_training
 
     return run_training(args, "grpo", build_grpo, GrpoSettings)

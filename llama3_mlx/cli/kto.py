@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..finetune.preference_settings import KtoSettings
+from ..finetune.settings import KtoSettings
 from .flags import add_flags
 from .train import add_inputs
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..finetune.preference_settings import OrpoSettings
+from ..finetune.settings import OrpoSettings
 from .flags import add_flags
 from .train import add_inputs
 

@@ -5,38 +5,36 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..adapters.adapter_set import AdapterSet, load_adapter
+    from ..errors import AdapterError, DataError, TrainingError
     from .best_of import best_of_n
-    from .errors import AdapterError, DataError, TrainingError
     from .fusing.fuse import FuseReport, fuse
-    from .grpo_settings import GrpoSettings
-    from .objectives.grpo import grpo
     from .preference import dpo, kto, orpo
-    from .preference_settings import DpoSettings, KtoSettings, OrpoSettings
-    from .settings import TrainSettings
+    from .reinforcement import grpo
+    from .settings import DpoSettings, GrpoSettings, KtoSettings, OrpoSettings, TrainSettings
     from .sft import train
     from .training.callbacks import Callback, StepReport, ValidationReport
     from .training.job import TrainResult
 
 # No module is called like a function: importing it would hide the function.
 _HOMES = {
-    "AdapterError": "errors",
+    "AdapterError": ".errors",
     "AdapterSet": ".adapters.adapter_set",
     "Callback": "training.callbacks",
-    "DataError": "errors",
-    "DpoSettings": "preference_settings",
+    "DataError": ".errors",
+    "DpoSettings": "settings",
     "FuseReport": "fusing.fuse",
-    "GrpoSettings": "grpo_settings",
-    "KtoSettings": "preference_settings",
-    "OrpoSettings": "preference_settings",
+    "GrpoSettings": "settings",
+    "KtoSettings": "settings",
+    "OrpoSettings": "settings",
     "StepReport": "training.callbacks",
     "TrainResult": "training.job",
     "TrainSettings": "settings",
-    "TrainingError": "errors",
+    "TrainingError": ".errors",
     "ValidationReport": "training.callbacks",
     "best_of_n": "best_of",
     "dpo": "preference",
     "fuse": "fusing.fuse",
-    "grpo": "objectives.grpo",
+    "grpo": "reinforcement",
     "kto": "preference",
     "load_adapter": ".adapters.adapter_set",
     "orpo": "preference",

@@ -10,15 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import save_json, save_text
+from ..errors import DataError
+from ..files import disk_errors, save_json, save_text
 from ..llama import Llama
 from .data.formats import Question, read_questions
 from .data.records import collected, read_records
-from .errors import DataError
-from .objectives.grpo import encode_prompts, questions_digest
+from .objectives.grpo import questions_digest
 from .objectives.rewards import Reward, load_rewards, total_rewards
 from .objectives.rollouts import Sampling, sample_answers
-from .training.state import disk_errors
+from .reinforcement import encode_prompts
 
 SCORED, BEST, DRAWN = "scored.jsonl", "best.jsonl", "drawn.json"
 

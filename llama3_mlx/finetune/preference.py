@@ -5,16 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from .data.encoding import Encoder, Example, encode_all
+from ..errors import DataError
+from .data.encoding import Encoder, encode_all, last_turn
 from .data.formats import read_labelled, read_pairs
 from .data.records import Record, raise_problems, read_records
-from .errors import DataError
 from .objectives.preference import Preference, Unit, UnitLoss, dpo_loss, kto_loss, mismatched, orpo_loss, row_shape
 from .objectives.supervised import RowShape
-from .preference_settings import DpoSettings, KtoSettings, OrpoSettings
-from .settings import TrainSettings
+from .settings import DpoSettings, KtoSettings, OrpoSettings, TrainSettings
 from .sft import BATCH_SIZE, LEAST_ROW, Sources, listed, make_encoder, split_note, split_off, valid_records
 from .training.callbacks import Callback
 from .training.job import Job, Prepared, TextSide, TrainResult, run_job
@@ -133,19 +130,6 @@ def _kto_units(records: Sequence[Record], encoder: Encoder, settings: TrainSetti
         Unit((example, other), 1.0 if item.wanted else -1.0, example.where)
         for item, example, other in zip(labelled, examples, others, strict=True)
     ]
-
-
-def last_turn(examples: Sequence[Example]) -> list[Example]:
-    """Return the examples with only the last run of trained tokens marked: the answer that was judged."""
-    made = []
-    for example in examples:
-        marks = example.trained.copy()
-        ends = np.flatnonzero(marks[:-1] & ~marks[1:])
-        stretches = [end for end in ends if marks[end + 1 :].any()]
-        if stretches:
-            marks[: stretches[-1] + 1] = False
-        made.append(Example(example.ids, marks, example.where, example.truncated))
-    return made
 
 
 def keep_judged(units: Sequence[Unit], max_length: int) -> list[Unit]:

@@ -7,9 +7,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
-from ..errors import RequestError
+from ..errors import RequestError, TrainingError
 from ..generation.options import setting
-from .errors import TrainingError
 from .layers.targets import BLOCK_LINEARS
 
 OPTIMISERS = ("adamw", "adafactor", "lion", "muon", "sgd")
@@ -170,3 +169,43 @@ def _number(value: Any) -> Any:
         except ValueError:
             return value
     return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpoSettings(TrainSettings):
+    """Direct preference optimisation; defaults of TRL but for the rate, which suits LoRA."""
+
+    learning_rate: float = setting(2e-5, "largest step size", low=0)
+    beta: float = setting(0.1, "how strongly the model is held to the reference", low=1e-6)
+    loss: str = choice("sigmoid", "shape of the loss", ("sigmoid", "ipo"))
+    label_smoothing: float = setting(0.0, "share of pairs taken to be labelled the wrong way round", low=0, high=0.49)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrpoSettings(TrainSettings):
+    """Odds-ratio preference optimisation, which needs no reference."""
+
+    learning_rate: float = setting(5e-5, "largest step size", low=0)
+    beta: float = setting(0.1, "weight of the odds ratio beside the likelihood of what is preferred", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KtoSettings(TrainSettings):
+    """Kahneman-Tversky optimisation of answers that are wanted or not."""
+
+    learning_rate: float = setting(2e-5, "largest step size", low=0)
+    beta: float = setting(0.1, "how strongly the model is held to the reference", low=1e-6)
+    wanted_weight: float = setting(1.0, "weight of the wanted answers", low=0)
+    unwanted_weight: float = setting(1.0, "weight of the unwanted answers", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoSettings(TrainSettings):
+    """Group-relative policy optimisation; `batch_size` counts questions."""
+
+    learning_rate: float = setting(2e-5, "largest step size", low=0)
+    rewards: tuple[str, ...] = setting((), "FILE.py:FUNCTION that rewards answers; repeatable, rewards add up")
+    group_size: int = setting(8, "answers drawn for each question", low=2)
+    answer_tokens: int = setting(256, "tokens of an answer at most", low=1)
+    temperature: float = setting(1.0, "temperature that answers are drawn at", low=0.01, high=10)
+    beta: float = setting(0.0, "how strongly the model is held to what it was (0: not at all)", low=0)

@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..errors import DataError
 from .data.encoding import Encoder, Example, encode_all, end_token, keep_trainable
 from .data.formats import read_samples
 from .data.packing import row_length
 from .data.records import Record, collected, read_file, read_records
-from .errors import DataError
 from .objectives.supervised import RowShape, Supervised
 from .settings import TrainSettings
 from .training.callbacks import Callback

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from llama3_mlx import CheckpointError, Llama, Llama3MLXError
 from llama3_mlx.convert import convert
 from llama3_mlx.convert.gguf.file import GGUFFile, GGUFTensor
-from llama3_mlx.convert.gguf.source import read_halves
+from llama3_mlx.convert.sources.rotary_rows import read_halves
 
 from ..support.smollm2 import gguf_path
 from ..support.tiny_model import CONFIG, tiny_weights

@@ -8,15 +8,15 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from llama3_mlx.errors import DataError
 from llama3_mlx.finetune import grpo
 from llama3_mlx.finetune.data.formats import Question
-from llama3_mlx.finetune.errors import DataError
-from llama3_mlx.finetune.grpo_settings import GrpoSettings
 from llama3_mlx.finetune.layers.dropout import Noise
 from llama3_mlx.finetune.objectives.grpo import Grpo, group_advantages
 from llama3_mlx.finetune.objectives.rewards import load_rewards, total_rewards
 from llama3_mlx.finetune.objectives.rollouts import Sampling, sample_answers
 from llama3_mlx.finetune.objectives.supervised import RowShape
+from llama3_mlx.finetune.settings import GrpoSettings
 from llama3_mlx.finetune.training.trainer import Trainer
 
 from ..support.finetune_fixtures import VOCABULARY, adapted_model, small_model, value, write_lines

@@ -21,8 +21,7 @@ from llama3_mlx.finetune.objectives.preference import (
     row_shape,
 )
 from llama3_mlx.finetune.preference import build_preference
-from llama3_mlx.finetune.preference_settings import DpoSettings
-from llama3_mlx.finetune.settings import TrainSettings
+from llama3_mlx.finetune.settings import DpoSettings, TrainSettings
 from llama3_mlx.finetune.training.job import Job, load_text_side
 from llama3_mlx.finetune.training.trainer import Trainer
 from llama3_mlx.model.transformer import LlamaForCausalLM
@@ -183,7 +182,7 @@ def test_the_reference_has_no_dropout_and_leaves_the_model_as_it_was() -> None:
 
 
 def test_only_the_last_answer_of_a_dialog_is_judged() -> None:
-    from llama3_mlx.finetune.preference import last_turn
+    from llama3_mlx.finetune.data.encoding import last_turn
 
     marks = np.array([0, 1, 1, 0, 0, 1, 1, 1], bool)
     assert last_turn([Example(np.arange(8, dtype=np.int32), marks)])[0].trained.tolist() == [False] * 5 + [True] * 3

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from ...chat.dialog import Dialog
-from ...errors import DialogError
+from ...errors import DataError, DialogError
 from ...tokenizer.tokenizer import Tokenizer
-from ..errors import DataError
 from .formats import Sample
 from .records import collected
 
@@ -116,3 +115,16 @@ def end_token(tokenizer: Tokenizer, eos_ids: Sequence[int]) -> int:
     if not ends:
         raise DataError("neither config.json nor the tokenizer names a token that ends a text")
     return ends[0]
+
+
+def last_turn(examples: Sequence[Example]) -> list[Example]:
+    """Return the examples with only the last run of trained tokens marked: the answer that was judged."""
+    made = []
+    for example in examples:
+        marks = example.trained.copy()
+        ends = np.flatnonzero(marks[:-1] & ~marks[1:])
+        stretches = [end for end in ends if marks[end + 1 :].any()]
+        if stretches:
+            marks[: stretches[-1] + 1] = False
+        made.append(Example(example.ids, marks, example.where, example.truncated))
+    return made

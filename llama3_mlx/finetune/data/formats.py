@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import DataError
+from ...errors import DataError
 from .records import Record, collected
 
 Messages = list[Mapping[str, Any]]

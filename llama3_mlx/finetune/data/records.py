@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import HubError, MissingExtraError
-from ..errors import DataError
+from ...errors import DataError, HubError, MissingExtraError
 from .user_code import load_function, own_code
 
 SPLITS = {"train": ("train",), "valid": ("valid", "validation", "eval"), "test": ("test",)}

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...tokenizer.tokenizer import Tokenizer
-from ..preference import last_turn
-from .encoding import Encoder, Example, encode_all
+from .encoding import Encoder, Example, encode_all, last_turn
 from .formats import has_pairs, read_pairs, read_samples
 from .packing import pack, row_length
 from .records import collected, read_records

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ...errors import Llama3MLXError
-from ..errors import DataError
+from ...errors import DataError, Llama3MLXError
 
 
 def load_function(path: Path, name: str) -> Callable[..., Any]:

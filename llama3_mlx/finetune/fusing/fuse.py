@@ -19,13 +19,12 @@ from ...adapters.adapter import Adapter
 from ...adapters.mlx_lm_format import read_adapter
 from ...adapters.rescaling import base_of
 from ...checkpoint.loading import load_model
-from ...files import fsync_path
+from ...errors import AdapterError
+from ...files import disk_errors, fsync_path
 from ...library.hub import resolve_model
 from ...model.quantization import Scheme
 from ...tokenizer.loading import load_tokenizer
-from ..errors import AdapterError
 from ..layers.unpacked import unpack_for_training
-from ..training.state import disk_errors
 from .fused_layers import Form
 from .precision import KEPT, choose_forms
 from .probe_text import TEXT

@@ -8,8 +8,8 @@ import mlx.nn as nn
 
 from ...adapters.adapter import EMBEDDING, Adapter, LowRank
 from ...model.quantization import Scheme
+from ...trees import scalar
 from ..layers.lora import dense_weight
-from ..training.trainer import scalar
 
 # A rounding of a fused matrix: a quantisation, or a dtype.
 Form = Scheme | mx.Dtype

@@ -14,7 +14,7 @@ from ...device import DTYPES
 from ...errors import RequestError
 from ...model.quantization import Scheme
 from ...model.transformer import LlamaForCausalLM
-from ..training.trainer import scalar
+from ...trees import scalar
 from .fused_layers import Form, RoundedLayer
 
 KEPT = 0.95

@@ -8,34 +8,24 @@ Sources: https://arxiv.org/abs/2402.03300, equation 3; the mean over tokens: htt
 
 import hashlib
 import json
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
 
 from ...chat.dialog import Dialog
-from ...errors import DialogError, RequestError
 from ...model.transformer import LlamaForCausalLM
 from ...tokenizer.tokenizer import Tokenizer
 from .. import distributed
-from ..data.encoding import Example, end_token
-from ..data.formats import Question, read_questions
+from ..data.encoding import Example
+from ..data.formats import Question
 from ..data.order import BatchOrder
-from ..data.packing import row_length
-from ..data.records import collected, read_records
-from ..errors import DataError
-from ..grpo_settings import GrpoSettings
 from ..kernels.chunked_loss import chunk_size
-from ..sft import Sources, listed, split_off, valid_records
-from ..training.callbacks import Callback
-from ..training.job import Job, Prepared, TextSide, TrainResult, run_job
-from ..training.memory_plan import plan_memory
+from ..settings import GrpoSettings
 from .objective import Loss, TrainBatch
-from .rewards import Reward, load_rewards, total_rewards
+from .rewards import Reward, total_rewards
 from .rollouts import Answer, Sampling, sample_answers
 from .sequences import Arrays, sequence_arrays, token_logprobs
 from .supervised import RowShape
@@ -106,7 +96,7 @@ class Grpo:
             answers = self._answers(question, self.settings.group_size, seed * 65_537 + number)
             scores = self._scores(question, answers)
             prompt = self.dialog.encode(question.messages)
-            examples += [_example(prompt, answer, question.where) for answer in answers]
+            examples += [answer_example(prompt, answer, question.where) for answer in answers]
             rewards += scores
             advantages += group_advantages(scores)
         arrays = sequence_arrays(examples, self.shape.length, self.chunk)
@@ -177,77 +167,7 @@ def group_advantages(rewards: Sequence[float]) -> list[float]:
     return list((values - values.mean()) / (values.std(ddof=1) + _LEAST_DEVIATION))
 
 
-def _example(prompt: Sequence[int], answer: Answer, where: str) -> Example:
+def answer_example(prompt: Sequence[int], answer: Answer, where: str) -> Example:
+    """Return a prompt with its answer as an example whose target tokens are the answer's."""
     ids = np.array([*prompt, *answer.ids], np.int32)
     return Example(ids, np.arange(len(ids)) >= len(prompt), where)
-
-
-def grpo(
-    model: str | Path,
-    data: Sources,
-    out: str | Path,
-    settings: GrpoSettings | None = None,
-    *,
-    valid: Sources = (),
-    resume: bool = False,
-    callbacks: Sequence[Callback] = (),
-    cancel: threading.Event | None = None,
-    **changes: Any,
-) -> TrainResult:
-    """Train by GRPO on prompts and the reward functions of the settings; arguments as for `train`."""
-    chosen = (settings or GrpoSettings()).with_values(**changes)
-    job = Job("grpo", str(model), listed(data), listed(valid), Path(out).expanduser(), chosen)
-    return run_job(job, build_grpo, resume=resume, callbacks=callbacks, cancel=cancel)
-
-
-def build_grpo(job: Job, text: TextSide) -> Prepared:
-    """Read prompts and reward functions; raises DataError or RequestError."""
-    settings = job.settings
-    assert isinstance(settings, GrpoSettings), "the job is of this kind"
-    if text.dialog is None:
-        raise DataError("GRPO asks questions in dialogs, and this base model has no dialog format")
-    if not settings.rewards:
-        raise RequestError("GRPO needs a reward: --rewards FILE.py:FUNCTION")
-    rewards = load_rewards(settings.rewards)
-    with collected() as problems:
-        questions, valid = (
-            read_questions(records, problems)
-            for records in (read_records(job.data, problems=problems), valid_records(job, problems))
-        )
-        prompts = encode_prompts(text.dialog, [*questions, *valid], problems)
-    shown = prompts[len(questions) :] or prompts
-    if not valid and settings.valid_share:
-        questions, valid = split_off(questions, settings.valid_share, settings.seed)
-    longest = max(map(len, prompts)) + settings.answer_tokens
-    if longest > text.config.max_position_embeddings:
-        raise RequestError(
-            f"the longest prompt with its answer may take {longest} tokens, and the model's context is "
-            f"{text.config.max_position_embeddings}: lower answer_tokens"
-        )
-    size = settings.batch_size or 1
-    length = row_length(longest, longest * settings.group_size * size, 1, settings.row_length or 512)
-    rows = -(-longest * settings.group_size * size // length)
-    plan = plan_memory(text.config, settings, [RowShape(rows, length, longest)])
-    chosen = settings.with_values(batch_size=size, checkpointing=plan.keep, memory=None)
-    objective = Grpo(
-        questions, valid, rewards, tokenizer=text.tokenizer, dialog=text.dialog, settings=chosen,
-        shape=RowShape(size, length, longest), vocab_size=text.config.vocab_size, keep=plan.keep,
-    )  # fmt: skip
-    counts = f"train on {len(questions):,} questions" + (f", validate on {len(valid):,}" if valid else "")
-    end = end_token(text.tokenizer, text.config.eos_token_ids)
-    probes = [_example(prompt, Answer((end,), stopped=True), "") for prompt in shown[: settings.samples]]
-    return Prepared(objective, chosen, (counts, *plan.notes), probes)
-
-
-def encode_prompts(dialog: Dialog, questions: Sequence[Question], problems: list[str]) -> list[list[int]]:
-    """Return the token ids of the questions; those that the dialog format refuses are added to `problems`."""
-    prompts = []
-    for question in questions:
-        try:
-            prompts.append(dialog.encode(question.messages))
-        except DialogError as error:
-            problems.append(f"{question.where}: {error}")
-    return prompts
-
-
-__all__ = ["Grpo", "GrpoSettings", "build_grpo", "grpo", "group_advantages"]

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...errors import DataError
 from ..data.user_code import load_function, own_code
-from ..errors import DataError
 
 Reward = Callable[..., Sequence[float | None]]
 

@@ -14,7 +14,8 @@ from ...adapters.rescaling import base_of
 from ...chat.dialog import Dialog, load_dialog
 from ...checkpoint.loading import load_model
 from ...device import bounded_cache, wired_memory
-from ...files import save_json
+from ...errors import TrainingError
+from ...files import disk_errors, save_json
 from ...library.hub import resolve_model
 from ...model.config import ModelConfig, load_config
 from ...model.transformer import LlamaForCausalLM
@@ -23,7 +24,6 @@ from ...tokenizer.tokenizer import Tokenizer
 from ...trees import flatten
 from .. import distributed
 from ..data.encoding import Example
-from ..errors import TrainingError
 from ..layers.attach import attach, choose_whole, unfreeze_whole
 from ..layers.dropout import Noise
 from ..layers.targets import choose_paths, make_targets, read_ranks
@@ -36,7 +36,7 @@ from .loggers import make_loggers
 from .report import write_png, write_report
 from .run_folder import MetricsFile, Saves, clear_unfinished, read_run, start_folder
 from .samples import Probe, answers, make_probes
-from .state import disk_errors, load_state
+from .state import load_state
 from .trainer import Hooks, Trainer
 
 BEFORE = "before.json"

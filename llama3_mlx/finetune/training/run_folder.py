@@ -14,13 +14,12 @@ from typing import Any
 
 from ...adapters.adapter import from_model
 from ...adapters.mlx_lm_format import WEIGHTS, save_adapter
-from ...errors import ConfigError
-from ...files import save_json
+from ...errors import ConfigError, TrainingError
+from ...files import disk_errors, save_json
 from ...model.config import load_json_object
 from ...model.transformer import LlamaForCausalLM
-from ..errors import TrainingError
 from .callbacks import Callback, StepReport, ValidationReport
-from .state import FILE, disk_errors, save_state
+from .state import FILE, save_state
 from .trainer import Trainer
 
 RUN, METRICS, LAST = "run.json", "metrics.jsonl", "last"

@@ -1,8 +1,6 @@
 """All that a run needs to go on, in one file that appears whole or not at all."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +8,9 @@ from typing import Any
 import mlx.core as mx
 
 from ...checkpoint.safetensors_files import read_header
-from ...errors import CheckpointError
-from ...files import save_whole
+from ...errors import CheckpointError, TrainingError
+from ...files import disk_errors, save_whole
 from ...trees import flatten, unflatten
-from ..errors import TrainingError
 
 FILE = "resume.safetensors"
 
@@ -66,15 +63,3 @@ def load_state(folder: Path, fingerprint: str) -> tuple[Any, Any, Progress]:
         return unflatten([(n.removeprefix(prefix), a) for n, a in tensors.items() if n.startswith(prefix)])
 
     return subtree("params."), subtree("optimiser."), Progress(**json.loads(metadata["progress"]))
-
-
-@contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a failed write into one line that says what is kept."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise TrainingError(
-            f"saving failed: {reason}; what was saved before is intact in {folder}: make room and go on with --resume"
-        ) from None

@@ -10,9 +10,10 @@ import mlx.core as mx
 from mlx.utils import tree_map
 
 from ...device import on_gpu
+from ...errors import TrainingError
 from ...model.transformer import LlamaForCausalLM
+from ...trees import scalar
 from .. import distributed
-from ..errors import TrainingError
 from ..layers.dropout import Noise
 from ..objectives.objective import Objective, TrainBatch
 from ..settings import TrainSettings
@@ -280,8 +281,3 @@ def total_steps(settings: TrainSettings, per_epoch: int) -> int:
 def _counted(batch: TrainBatch, results: Any) -> Any:
     """Return the results of a batch; zeros for a stand-in, where a process has no share of the batch."""
     return results if batch.count else tree_map(mx.zeros_like, results)
-
-
-def scalar(array: mx.array) -> float:
-    """Return the value of a scalar array."""
-    return float(cast(float, array.item()))
