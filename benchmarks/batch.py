@@ -64,13 +64,13 @@ def main() -> None:
     arguments.add_argument("--tokens", type=int, default=64)
     arguments.add_argument("--longest", type=int, default=128, help="length of the longest prompt")
     arguments.add_argument("--rounds", type=int, default=5)
-    arguments.add_argument("--quantised", action="store_true", help="also in 4 bits")
+    arguments.add_argument("--quantized", action="store_true", help="also in 4 bits")
     args = arguments.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folders = {"float32": save_smollm2(Path(name))}
-        if args.quantised:
-            folders["4 bits, groups of 64"] = Path(name) / "quantised"
+        if args.quantized:
+            folders["4 bits, groups of 64"] = Path(name) / "quantized"
             convert(folders["float32"], folders["4 bits, groups of 64"], bits=4)
         for label, folder in folders.items():
             a, b = compare(folder, args.requests, args.tokens, args.longest, args.rounds)

@@ -94,9 +94,9 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         whole = save_smollm2(Path(name))
-        quantised = Path(name) / "quantised"
-        convert(whole, quantised, bits=4)
-        for label, folder in (("float32", whole), ("4 bits, groups of 64", quantised)):
+        quantized = Path(name) / "quantized"
+        convert(whole, quantized, bits=4)
+        for label, folder in (("float32", whole), ("4 bits, groups of 64", quantized)):
             ours, theirs, our_operations, their_operations = compare(folder, args.tokens, args.rounds)
             a, b = statistics.median(ours), statistics.median(theirs)
             rows.append([f"tokens/s, {label}", f"{a:.1f}", f"{b:.1f}", f"{a / b:.2f}"])

@@ -1,6 +1,6 @@
-"""Quantised keys and values: divergence from plain ones and bytes a token, against mlx-lm's, on SmolLM2 in float32.
+"""Quantized keys and values: divergence from plain ones and bytes a token, against mlx-lm's, on SmolLM2 in float32.
 
-The model reads the documents of benchmarks/prompts.py; KL is that of its next-token distributions with quantised from
+The model reads the documents of benchmarks/prompts.py; KL is that of its next-token distributions with quantized from
 those with plain keys and values, in nats a token. The two programs' plain distributions are the same.
 """
 
@@ -83,7 +83,7 @@ def main() -> None:
         f"SmolLM2-135M in float32 over {sum(map(len, texts))} tokens of text, read in chunks of {_CHUNK}; KL in nats a "
         "token from plain keys and values. Ours keeps 4 bits in groups of 32, mlx-lm in groups of 64."
     )
-    publish("Quantised keys and values", ["", "llama3-mlx", "mlx-lm", "ratio"], rows, note, args.write)
+    publish("Quantized keys and values", ["", "llama3-mlx", "mlx-lm", "ratio"], rows, note, args.write)
 
 
 if __name__ == "__main__":

@@ -58,10 +58,10 @@ def warmest(readings):
 }
 
 GROUNDED = {
-    "summarise": [
-        "Summarise this text, keeping its names, dates and figures:\n\n{minutes}",
-        "Summarise this text, keeping its names, dates and figures:\n\n{letter}",
-        "Summarise this text in a few sentences:\n\n{article}",
+    "summarize": [
+        "Summarize this text, keeping its names, dates and figures:\n\n{minutes}",
+        "Summarize this text, keeping its names, dates and figures:\n\n{letter}",
+        "Summarize this text in a few sentences:\n\n{article}",
     ],
     "edit": [
         "Write this letter again, with the name Ms Okafor changed to Mr Brandt, and nothing else changed:\n\n{letter}",

@@ -1,4 +1,4 @@
-"""How close quantised models stay to their source, at how many bits, in what time and memory: ours and mlx-lm's.
+"""How close quantized models stay to their source, at how many bits, in what time and memory: ours and mlx-lm's.
 
 Every conversion is a process of its own, and all are calibrated on the same windows of our built-in texts. mlx-lm's
 figures have its defaults but for what stands in benchmarks/quality_peers.py. Time is processor time, which other work
@@ -114,7 +114,7 @@ def main() -> None:
             )
             sys.stderr.write(" | ".join(rows[-1]) + "\n")
     header = [
-        "quantiser",
+        "quantizer",
         "bits a weight",
         "KL, nats a token",
         "perplexity",
@@ -123,7 +123,7 @@ def main() -> None:
         "peak GB",
     ]
     publish(
-        "Quality of quantised weights", header, rows, (__doc__ or "").split("\n\n")[1].replace("\n", " "), args.write
+        "Quality of quantized weights", header, rows, (__doc__ or "").split("\n\n")[1].replace("\n", " "), args.write
     )
 
 

@@ -1,8 +1,8 @@
-"""Runs one of mlx-lm's quantisers on a model, fed with our calibration windows; a process of its own for each.
+"""Runs one of mlx-lm's quantizers on a model, fed with our calibration windows; a process of its own for each.
 
     python -m benchmarks.quality_peers METHOD MODEL DEST WINDOWS.json
 
-MLX's quantised matrix product has no fast path on the CPU, where it is put in terms of dequantised weights: the same
+MLX's quantized matrix product has no fast path on the CPU, where it is put in terms of dequantized weights: the same
 mathematics, many times faster there, so that the figures are not about that.
 """
 
@@ -20,14 +20,14 @@ import numpy as np
 
 
 def main() -> None:
-    """Quantise and save."""
+    """Quantize and save."""
     method, model_folder, dest, windows_file = sys.argv[1:5]
     from mlx_lm.utils import load, save
 
     mx.random.seed(0)
     np.random.seed(0)
     if mx.default_device().type == mx.DeviceType.cpu:
-        mx.quantized_matmul = _by_dequantised  # type: ignore[assignment]
+        mx.quantized_matmul = _by_dequantized  # type: ignore[assignment]
     model, tokenizer, config = load(model_folder, return_config=True)
     data = mx.array(json.loads(Path(windows_file).read_text()))
     model, config = METHODS[method](model, config, data)
@@ -117,7 +117,7 @@ METHODS: dict[str, Callable[[Any, Any, mx.array], tuple[Any, Any]]] = {
 }
 
 
-def _by_dequantised(
+def _by_dequantized(
     x: mx.array,
     w: mx.array,
     scales: mx.array,

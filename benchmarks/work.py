@@ -27,9 +27,9 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         whole = save_smollm2(Path(name))
-        quantised = Path(name) / "quantised"
-        convert(whole, quantised, bits=4)
-        for label, folder in (("float32", whole), ("4 bits", quantised)):
+        quantized = Path(name) / "quantized"
+        convert(whole, quantized, bits=4)
+        for label, folder in (("float32", whole), ("4 bits", quantized)):
             ours, theirs = counted(Ours(), folder, args.depth), counted(MlxLm(), folder, args.depth)
             for title, key in (("operations", "operations"), ("kernel launches", "launches")):
                 ratio = f"{ours[key] / theirs[key]:.2f}"

@@ -16,7 +16,7 @@ from .options import DTYPE_NAMES, ConversionOptions, ConversionSettings, make_op
 from .pipeline import ConversionReport, Progress, run
 from .plan import Plan, make_plan
 from .quantization.equalized_source import in_channels
-from .quantization.quantizer import Quantiser, RoundToNearest
+from .quantization.quantizer import Quantizer, RoundToNearest
 from .quantization.recipes import make_quantization
 from .sources.source import Source
 from .targets.destination import check_destination, no_space
@@ -39,9 +39,9 @@ def convert(
     """Convert weights into an MLX folder, a folder for transformers or a GGUF file at `dest`.
 
     `source` is a folder or a Hub id of Hugging Face safetensors, a folder of Meta's own files, or a GGUF file.
-    `settings` are the fields of ConversionOptions: with `bits` the matrices are quantised, in groups of `group_size`
+    `settings` are the fields of ConversionOptions: with `bits` the matrices are quantized, in groups of `group_size`
     (default 64); without, all is kept in `dtype`. `dtype` is float16, bfloat16 or float32, by default the source's,
-    and float16 for scales and norms of a quantised model whose source is float32. `verify` re-reads what was written
+    and float16 for scales and norms of a quantized model whose source is float32. `verify` re-reads what was written
     before it takes its place; `upload_to` is the Hub id of a repository to put it in afterwards. `report_to` is a
     folder for tables and a picture of how far every module and the whole are from the source.
     `dest` appears when it is whole. A run that was killed goes on where it stopped when it is called again.
@@ -111,7 +111,7 @@ def dry_run(
 
 
 def verify(folder: str | Path, source: str | Path | None = None) -> Verification:
-    """Re-read a converted folder: checksums of all tensors and, with its source, each one's dequantised error.
+    """Re-read a converted folder: checksums of all tensors and, with its source, each one's dequantized error.
 
     Raises CheckpointError naming every tensor that isn't what was written.
     """
@@ -132,21 +132,21 @@ def make_target(source: Source, options: ConversionOptions, kind: str, dest: Pat
         from .gguf.target import GGUFTarget
 
         return GGUFTarget(in_channels(source, "F32", None), dest.name, options.gguf_type or "f16")
-    quantised = getattr(source, "is_quantised", False)
-    if kind == "mlx" and quantised and not options.quantises and not options.dequantise:
+    quantized = getattr(source, "is_quantized", False)
+    if kind == "mlx" and quantized and not options.quantizes and not options.dequantize:
         raise ConversionError(
-            f"{source.description} is quantised already: choose bits to quantise it again, or dequantise to write "
+            f"{source.description} is quantized already: choose bits to quantize it again, or dequantize to write "
             "whole weights"
         )
     plan = plan_for(source, options)
     if kind == "hf":
         return FolderTarget(in_channels(source, plan.dtype, None), plan, RoundToNearest(), form="pt")
-    source, quantiser = with_quality(source, plan, options)
-    return FolderTarget(source, plan, quantiser)
+    source, quantizer = with_quality(source, plan, options)
+    return FolderTarget(source, plan, quantizer)
 
 
-def with_quality(source: Source, plan: Plan, options: ConversionOptions) -> tuple[Source, Quantiser]:
-    """Return the source as it is to be read, and the quantiser, for what the options ask of the quality."""
+def with_quality(source: Source, plan: Plan, options: ConversionOptions) -> tuple[Source, Quantizer]:
+    """Return the source as it is to be read, and the quantizer, for what the options ask of the quality."""
     quality = options.chosen_quality(lossy=bool(lossy_kinds(source.tensors())))
     if quality == "nearest" or not plan.schemes:
         return source, RoundToNearest()
@@ -161,7 +161,7 @@ def measurement(
     """Return what measures the written folder against the source, None where nothing asks for it."""
     if not isinstance(target, FolderTarget) or not target.plan.schemes:
         if report_to is not None:
-            raise ConversionError("a report is about quantised folders: say how many bits, or leave it out")
+            raise ConversionError("a report is about quantized folders: say how many bits, or leave it out")
         return None
     if report_to is None and not options.looks_at_text:
         return None
@@ -182,15 +182,15 @@ def plan_for(source: Source, options: ConversionOptions) -> Plan:
         quantization: Quantization | None = allocated(source, options.target_bpw, options.calibration)
     else:
         quantization = make_quantization(source.config, options)
-    dtype = choose_dtype(options.dtype, source.config.dtype, quantised=quantization is not None)
+    dtype = choose_dtype(options.dtype, source.config.dtype, quantized=quantization is not None)
     return make_plan(source.config, quantization, dtype)
 
 
-def choose_dtype(asked: str | None, stored: str | None, *, quantised: bool) -> str:
+def choose_dtype(asked: str | None, stored: str | None, *, quantized: bool) -> str:
     """Return the safetensors name of the dtype to write."""
     if asked is not None:
         return DTYPE_NAMES[asked]
-    if stored not in DTYPE_NAMES or (stored == "float32" and quantised):
+    if stored not in DTYPE_NAMES or (stored == "float32" and quantized):
         return "F16"
     return DTYPE_NAMES[stored]
 

@@ -42,7 +42,7 @@ class Forecast:
     bits_per_weight: float
     peak_memory_bytes: int
     seconds: float
-    quantiser: str | None
+    quantizer: str | None
     warnings: tuple[str, ...]
 
     def at(self, bits_per_weight: float) -> "Forecast":
@@ -72,7 +72,7 @@ def forecast(target: Target, dest: Path) -> Forecast:
         bits_per_weight=size * 8 / target.parameters,
         seconds=_conversion_seconds(target, _place_of_sample(target, dest)) + beside,
         peak_memory_bytes=round(peak_memory() * _LONGER),
-        quantiser=target.quantiser,
+        quantizer=target.quantizer,
         warnings=tuple(target.warnings()),
     )
 

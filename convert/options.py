@@ -18,15 +18,15 @@ BUILTIN_TEXT = Path("builtin")
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionOptions:
-    """Settings of one conversion. Without bits, mode, mixed or rules nothing is quantised."""
+    """Settings of one conversion. Without bits, mode, mixed or rules nothing is quantized."""
 
-    bits: int | None = setting(None, "bits of a weight (default: not quantised)", choices=AFFINE_BITS, short="-b")
+    bits: int | None = setting(None, "bits of a weight (default: not quantized)", choices=AFFINE_BITS, short="-b")
     group_size: int | None = setting(
         None, "weights that share a scale (default: 64)", choices=AFFINE_GROUP_SIZES, short="-g"
     )
     mode: str = setting("affine", "number format", choices=("affine", *FIXED_MODES))
     dtype: str | None = setting(
-        None, "of what isn't quantised (default: the source's; float16 for a quantised source)", choices=[*DTYPE_NAMES]
+        None, "of what isn't quantized (default: the source's; float16 for a quantized source)", choices=[*DTYPE_NAMES]
     )
     mixed: str | None = setting(
         None, "LOW bits, and HIGH for the head and half of v_proj and down_proj, as in 4_6", metavar="LOW_HIGH"
@@ -35,14 +35,14 @@ class ConversionOptions:
         None, "JSON or TOML file that says which modules get which bits", parse=Path, metavar="FILE"
     )
     embedding_bits: int | None = setting(
-        None, "bits of the embedding, which a tied head shares (0: not quantised)", choices=(0, *AFFINE_BITS)
+        None, "bits of the embedding, which a tied head shares (0: not quantized)", choices=(0, *AFFINE_BITS)
     )
-    head_bits: int | None = setting(None, "bits of the head (0: not quantised)", choices=(0, *AFFINE_BITS))
+    head_bits: int | None = setting(None, "bits of the head (0: not quantized)", choices=(0, *AFFINE_BITS))
     quality: str | None = setting(
         None,
         "nearest: plain rounding; fast: channels evened out first, as quick; calibrated: rounded against the model's "
         "activations on a text; distilled: scales trained on it as well (default: calibrated with a calibration text "
-        "or target_bpw; else fast for affine bits, and nearest where the source is quantised already)",
+        "or target_bpw; else fast for affine bits, and nearest where the source is quantized already)",
         choices=QUALITIES,
     )
     calibration: Path | None = setting(  # noqa: RUF009
@@ -51,7 +51,7 @@ class ConversionOptions:
     target_bpw: float | None = setting(
         None, "bits of a weight on average, everything counted, spent where a measurement says they count"
     )
-    dequantise: bool = setting(False, "write a quantised source's weights whole")
+    dequantize: bool = setting(False, "write a quantized source's weights whole")
     to: str | None = setting(
         None,
         "mlx: folder for MLX; hf: folder for transformers; gguf: file for llama.cpp and Ollama (default: mlx, and gguf "
@@ -75,12 +75,12 @@ class ConversionOptions:
         if self.default_scheme() is None and self.group_size is not None and apart == (None, None, None):
             raise ConversionError("a group size needs bits: say how many, or leave both out to keep the weights whole")
 
-        if self.quantises and self.dequantise:
-            raise ConversionError("dequantise writes whole weights: leave it out, or leave out what asks for bits")
+        if self.quantizes and self.dequantize:
+            raise ConversionError("dequantize writes whole weights: leave it out, or leave out what asks for bits")
 
     @property
-    def quantises(self) -> bool:
-        """Whether these settings ask for MLX's quantised weights."""
+    def quantizes(self) -> bool:
+        """Whether these settings ask for MLX's quantized weights."""
         set_apart = (self.embedding_bits, self.head_bits)
         asked = (self.rules, self.target_bpw)
         return self.default_scheme() is not None or asked != (None, None) or any(set_apart)
@@ -96,7 +96,7 @@ class ConversionOptions:
 
     @property
     def looks_at_text(self) -> bool:
-        """Whether the model is run on a text to quantise it."""
+        """Whether the model is run on a text to quantize it."""
         if self.quality is not None:
             return self.quality in ("calibrated", "distilled")
         return self.calibration is not None or self.target_bpw is not None
@@ -110,7 +110,7 @@ class ConversionOptions:
             if taken or self.mode != "affine":
                 taken = taken or ["mode"]
                 raise ConversionError(f"target_bpw chooses every module's bits itself: leave out {', '.join(taken)}")
-        if (self.quality or self.calibration) and not self.quantises:
+        if (self.quality or self.calibration) and not self.quantizes:
             raise ConversionError("a quality needs bits: say how many, or give target_bpw")
         if self.calibration and self.quality in ("nearest", "fast") and self.target_bpw is None:
             raise ConversionError(f"quality {self.quality} looks at no text: leave out the calibration text")
@@ -123,7 +123,7 @@ class ConversionOptions:
     def target(self, dest: Path) -> str:
         """Return the kind of target; raises ConversionError where other settings don't go with it."""
         kind = self.to or ("gguf" if dest.suffix == ".gguf" else "mlx")
-        if kind != "mlx" and self.quantises:
+        if kind != "mlx" and self.quantizes:
             raise ConversionError(f"bits are for MLX folders; {kind} is written whole" + _INSTEAD[kind])
         if kind == "gguf" and self.dtype:
             raise ConversionError("dtype is not for gguf: choose gguf_type f16 or f32")
@@ -136,7 +136,7 @@ class ConversionOptions:
         return kind
 
     def default_scheme(self) -> Scheme | None:
-        """Return the scheme of modules that nothing else is said about, None if nothing is quantised.
+        """Return the scheme of modules that nothing else is said about, None if nothing is quantized.
 
         The floating-point modes have one shape each; a mixed recipe's low bits are its default.
         """
@@ -179,7 +179,7 @@ class ConversionSettings(TypedDict, total=False):
     quality: str | None
     calibration: Path | str | None
     target_bpw: float | None
-    dequantise: bool
+    dequantize: bool
     to: str | None
     gguf_type: str | None
 

@@ -1,4 +1,4 @@
-"""The conversion: source, quantiser, writer, one pass, one block of rows at a time."""
+"""The conversion: source, quantizer, writer, one pass, one block of rows at a time."""
 
 import json
 import shutil
@@ -51,7 +51,7 @@ class ConversionReport:
     parameters: int
     total_bytes: int
     bits_per_weight: float
-    quantiser: str | None
+    quantizer: str | None
     resumed_modules: int
     warnings: tuple[str, ...] = ()
     verification: Verification | None = None
@@ -79,7 +79,7 @@ def run(
     check_space(dest, sum(layout.size for layout in target.layouts.values()))
     state = {
         "source": source.fingerprint(),
-        "quantiser": target.quantiser,
+        "quantizer": target.quantizer,
         "settings": settings,
         "target": target.state,
     }
@@ -91,7 +91,7 @@ def run(
         target.write_side_files(writer.folder)
         convert_tensors(target, target.refs(), writer, progress)
         writer.flush()
-        record = make_record(source, target.quantiser, settings, writer.done)
+        record = make_record(source, target.quantizer, settings, writer.done)
         target.write_beside(writer.folder, record)
         if measure:
             _tell(progress, "measuring the result against its source")
@@ -115,7 +115,7 @@ def run(
         parameters=target.parameters,
         total_bytes=size,
         bits_per_weight=size * 8 / target.parameters,
-        quantiser=target.quantiser,
+        quantizer=target.quantizer,
         resumed_modules=resumed,
         warnings=tuple(target.warnings()),
         verification=verification,
@@ -140,7 +140,7 @@ class Writer(Protocol):
 def convert_tensors(
     target: Target, refs: Sequence[TensorRef], writer: Writer, progress: Progress | None = None
 ) -> None:
-    """Read, quantise and write in three threads: a block is read while the one before is quantised."""
+    """Read, quantize and write in three threads: a block is read while the one before is quantized."""
     if progress:
         progress.start(len(refs), sum(ref.nbytes for ref in refs))
     waiting = [ref for ref in refs if ref.name not in writer.done]
@@ -179,7 +179,7 @@ def _write(writer: Writer, ref: TensorRef, start: int, stop: int, parts: Parts) 
 
 
 def _blocks_ahead(refs: Iterable[TensorRef]) -> Iterator[tuple[TensorRef, int, np.ndarray, bool]]:
-    """Yield blocks of rows and whether they are finite; the next is read in a thread while this one is quantised."""
+    """Yield blocks of rows and whether they are finite; the next is read in a thread while this one is quantized."""
     pending: Future[tuple[TensorRef, int, np.ndarray, bool]] | None = None
     with ThreadPoolExecutor(1, "convert-read") as reading:
         for ref, start, stop in blocks(refs):

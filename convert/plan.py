@@ -28,7 +28,7 @@ class OutputTensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """The output of a conversion: the scheme of each quantised module, the others' dtype, tensors by shard file.
+    """The output of a conversion: the scheme of each quantized module, the others' dtype, tensors by shard file.
 
     `quantization` is config.json's entry; `indivisible` names the matrices that stay whole because a group size
     doesn't divide their rows.
@@ -70,7 +70,7 @@ class Plan:
 def make_plan(
     config: ModelConfig, quantization: Quantization | None, dtype: str, shard_bytes: int = SHARD_BYTES
 ) -> Plan:
-    """Lay out the output. A matrix whose rows a group size doesn't divide stays unquantised."""
+    """Lay out the output. A matrix whose rows a group size doesn't divide stays unquantized."""
     schemes = module_schemes(config, quantization)
     tensors = []
     for name, shape in stored_tensors(config, schemes).items():
@@ -89,7 +89,7 @@ def make_plan(
 
 
 def module_schemes(config: ModelConfig, quantization: Quantization | None) -> dict[str, Scheme]:
-    """Return the scheme of each matrix that will be quantised, by module path."""
+    """Return the scheme of each matrix that will be quantized, by module path."""
     if quantization is None:
         return {}
     shapes, schemes = expected_tensors(config), {}
@@ -111,7 +111,7 @@ def quantization_entry(config: ModelConfig, default: Scheme, schemes: Mapping[st
 
 
 def _shards(tensors: Iterable[OutputTensor], shard_bytes: int) -> dict[str, tuple[OutputTensor, ...]]:
-    """Fill shards in order; the parts of one quantised module stay together."""
+    """Fill shards in order; the parts of one quantized module stay together."""
     groups: dict[str, list[OutputTensor]] = {}
     for tensor in tensors:
         groups.setdefault(tensor.name.rpartition(".")[0], []).append(tensor)

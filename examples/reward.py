@@ -1,4 +1,4 @@
-"""Raising a reward by GRPO: answers that name a colour and are short; prints the mean reward on held-out questions.
+"""Raising a reward by GRPO: answers that name a color and are short; prints the mean reward on held-out questions.
 
     python -m examples.reward MODEL OUT
 
@@ -17,7 +17,7 @@ from typing import Any
 from llama3_mlx import Llama
 from llama3_mlx.finetune import GrpoSettings, grpo
 
-COLORS = {"red", "blue", "green", "yellow", "black", "white", "brown", "orange", "pink", "grey", "gray", "purple"}
+COLORS = {"red", "blue", "green", "yellow", "black", "white", "brown", "orange", "pink", "gray", "purple"}
 THINGS = [
     "a fox", "the sea", "a lemon", "coal", "snow", "a carrot", "grass", "a flamingo", "chocolate", "a violet",
     "the sky", "a tomato", "an elephant", "a swan", "mud", "a raven",
@@ -25,7 +25,7 @@ THINGS = [
 
 
 def names_a_color(completions: Sequence[str], **_: Any) -> list[float]:
-    """Return 1 for an answer with a colour in at most four words, a half for one in more words, 0 for none."""
+    """Return 1 for an answer with a color in at most four words, a half for one in more words, 0 for none."""
     return [_score(re.findall(r"[a-z]+", text.lower())) for text in completions]
 
 
@@ -36,7 +36,7 @@ def _score(words: list[str]) -> float:
 
 
 def question(thing: str) -> list[dict[str, str]]:
-    """Return the dialog that asks for a thing's colour."""
+    """Return the dialog that asks for a thing's color."""
     return [{"role": "user", "content": f"What is the color of {thing}?"}]
 
 

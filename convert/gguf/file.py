@@ -23,7 +23,7 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: 
 _MAX_DIMENSIONS = 4
 _MAX_NESTING = 4
 _DEFAULT_ALIGNMENT = 32
-# Values that are dequantised at once; the gguf package needs several temporary arrays of them.
+# Values that are dequantized at once; the gguf package needs several temporary arrays of them.
 _STEP_VALUES = 4_000_000
 _PLAIN = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
@@ -45,7 +45,7 @@ class GGUFTensor:
 
     @property
     def dtype(self) -> str:
-        """The dtype that rows are read as; quantised ones become float32."""
+        """The dtype that rows are read as; quantized ones become float32."""
         return self.kind if self.kind in _PLAIN else "F32"
 
 
@@ -67,14 +67,14 @@ class GGUFFile:
             raise
 
     def read(self, tensor: GGUFTensor, start: int, stop: int) -> np.ndarray:
-        """Return rows start:stop, dequantised to float32 if need be; bfloat16 comes as uint16."""
+        """Return rows start:stop, dequantized to float32 if need be; bfloat16 comes as uint16."""
         if tensor.kind in _PLAIN:
             return self._raw(tensor, start, stop).view(_PLAIN[tensor.kind]).reshape(stop - start, *tensor.shape[1:])
         rows = np.empty((stop - start, *tensor.shape[1:]), np.float32)
         step = max(1, _STEP_VALUES // prod(tensor.shape[1:]))
         for at in range(start, stop, step):
             end = min(at + step, stop)
-            rows[at - start : end - start] = _dequantise(self._raw(tensor, at, end), tensor.kind)
+            rows[at - start : end - start] = _dequantize(self._raw(tensor, at, end), tensor.kind)
         return rows
 
     def close(self) -> None:
@@ -193,7 +193,7 @@ def _type_facts(kind: int) -> tuple[str, int, int]:
     return known.name, *gguf.GGML_QUANT_SIZES[known]
 
 
-def _dequantise(raw: np.ndarray, kind: str) -> np.ndarray:
+def _dequantize(raw: np.ndarray, kind: str) -> np.ndarray:
     import gguf
 
     # A damaged block can hold a NaN as its scale; that is found when the values are checked.
@@ -202,14 +202,14 @@ def _dequantise(raw: np.ndarray, kind: str) -> np.ndarray:
 
 
 def unreadable_kinds(tensors: Iterator[GGUFTensor]) -> list[str]:
-    """Return the types among the tensors that the gguf package can't dequantise."""
+    """Return the types among the tensors that the gguf package can't dequantize."""
     import gguf
 
     missing = []
     for kind in sorted({tensor.kind for tensor in tensors} - set(_PLAIN)):
         _, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
         try:
-            _dequantise(np.zeros((1, block_bytes), np.uint8), kind)
+            _dequantize(np.zeros((1, block_bytes), np.uint8), kind)
         except NotImplementedError:
             missing.append(kind)
     return missing

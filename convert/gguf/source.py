@@ -1,4 +1,4 @@
-"""A GGUF file, or its split parts, as a source: dequantised, renamed, query and key rows back in halves.
+"""A GGUF file, or its split parts, as a source: dequantized, renamed, query and key rows back in halves.
 
 Source of the names and the row order: llama.cpp `gguf-py/gguf/constants.py` and `convert_hf_to_gguf.py` (`permute`).
 """
@@ -61,7 +61,7 @@ class GGUFSource:
                 self._tensors[name] = (file, tensor)
         missing = unreadable_kinds(tensor for _, tensor in self._tensors.values())
         if missing:
-            raise CheckpointError(f"{path} has tensors of type {', '.join(missing)}, which can't be dequantised here")
+            raise CheckpointError(f"{path} has tensors of type {', '.join(missing)}, which can't be dequantized here")
         factors = self._tensors.pop("rope_freqs.weight", None)
         self.config: ModelConfig = read_config(
             self.field,

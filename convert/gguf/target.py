@@ -1,4 +1,4 @@
-"""A GGUF file as a target: tensors renamed, query and key rows interleaved, quantised in ggml's own types.
+"""A GGUF file as a target: tensors renamed, query and key rows interleaved, quantized in ggml's own types.
 
 Source of names, row order and metadata: llama.cpp `convert_hf_to_gguf.py` (LlamaModel) and `gguf-py/gguf/constants.py`.
 """
@@ -59,7 +59,7 @@ class GGUFTarget:
             self._outputs = {ROPE_FACTORS: factors, **self._outputs}
         fields = self._fields()
         self.layouts: Mapping[str, FileLayout] = {file_name: gguf_layout(fields, list(self._outputs.values()))}
-        self.quantiser = f"ggml {self.kind}" if self.kind.startswith("Q") else None
+        self.quantizer = f"ggml {self.kind}" if self.kind.startswith("Q") else None
         digest = hashlib.sha256(self.layouts[file_name].header).hexdigest()
         self.state: Mapping[str, Any] = {"version": __version__, "header": digest}
 
@@ -130,8 +130,8 @@ class GGUFTarget:
         return Verification(len(modules), size, modules)
 
     def warnings(self) -> Iterator[str]:
-        """Yield what was lost before, and what was not quantised."""
-        yield from lossy_source(self.refs(), quantises=self.kind.startswith("Q"))
+        """Yield what was lost before, and what was not quantized."""
+        yield from lossy_source(self.refs(), quantizes=self.kind.startswith("Q"))
         if self._whole:
             yield f"kept in F16, as blocks of 32 don't divide their rows: {', '.join(self._whole[:3])}"
 

@@ -1,7 +1,7 @@
 """Runs one decoder layer in its four parts, so that the inputs of each group of matrices can be seen.
 
 A stream is the calibration text's hidden states as a list of batches (B, L, D). Two streams run side by side: the
-exact one, and the one that has been through the quantised layers so far.
+exact one, and the one that has been through the quantized layers so far.
 """
 
 from collections.abc import Callable, Iterable

@@ -15,7 +15,7 @@ _HALVINGS = 200
 def allocate(config: ModelConfig, found: Sequence[Sensitivity], target_bpw: float) -> Quantization:
     """Return the schemes whose expected divergence is least at no more than `target_bpw` bits a weight.
 
-    Everything counts: scales, biases and what isn't quantised, at 16 bits. For a price of a bit every matrix takes
+    Everything counts: scales, biases and what isn't quantized, at 16 bits. For a price of a bit every matrix takes
     the scheme whose cost and price are least; the price is found by halving, and what is left over goes, cheapest
     first, to matrices that a better scheme still fits. Raises ConversionError where the target can't be met.
     """

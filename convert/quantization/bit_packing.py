@@ -1,4 +1,4 @@
-"""MLX's packed layout of quantised codes: a little-endian stream of bits in 32-bit words.
+"""MLX's packed layout of quantized codes: a little-endian stream of bits in 32-bit words.
 
 Source: `mlx.core.quantize`, whose packed words the tests compare with.
 """

@@ -26,10 +26,10 @@ _BATCH_TOKENS = 1024
 
 
 class Calibration:
-    """Gives scales and rounded matrices of a source; the quantiser of a calibrated conversion.
+    """Gives scales and rounded matrices of a source; the quantizer of a calibrated conversion.
 
     Layers are calibrated in order when they are first asked for. Scales of all layers are kept, codes of the last
-    two: a conversion reads a block ahead of the one it quantises.
+    two: a conversion reads a block ahead of the one it quantizes.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Calibration:
         self._layers = LayerCalibration(plan.dtype, self.settings)
         self._tokens = batches_of(windows)
         self._exact: Stream = []
-        self._quantised: Stream = []
+        self._quantized: Stream = []
         self._scales: list[LayerScales] = []
         self._head: np.ndarray | None = None
         self._results: dict[str, dict[str, Rounded]] = {}
@@ -92,7 +92,7 @@ class Calibration:
             return self._results.get(owner, {}).get(path)
 
     def _begin(self) -> None:
-        """Embed the text, exactly and with the quantised embedding."""
+        """Embed the text, exactly and with the quantized embedding."""
         if self._exact:
             return
         table = self._reader.tensor("model.embed_tokens.weight")
@@ -108,9 +108,9 @@ class Calibration:
             hessian += self.settings.table * np.diag(hessian).mean() * np.eye(len(hessian), dtype=np.float32)
             rounded = compensated(table, inverse_factor(hessian, self.settings.damping), scheme, self.dtype)
             self._results[path] = {path: rounded}
-            table = rounded.dequantised()
-        self._quantised = [table[tokens] for tokens in self._tokens]
-        mx.eval(self._quantised)
+            table = rounded.dequantized()
+        self._quantized = [table[tokens] for tokens in self._tokens]
+        mx.eval(self._quantized)
 
     def _final(self, stream: Stream) -> Stream:
         """Return the exact normed hidden states that the head meets; reads every layer once."""
@@ -133,12 +133,12 @@ class Calibration:
                 for path, scheme in self.plan.schemes.items()
                 if path.startswith(prefix)
             }
-            result = self._layers.run(self._reader.block(at), self._rope, schemes, self._exact, self._quantised)
+            result = self._layers.run(self._reader.block(at), self._rope, schemes, self._exact, self._quantized)
             self._keep(at, result)
 
     def _keep(self, index: int, result: LayerResult) -> None:
-        self._exact, self._quantised = result.exact_stream, result.rounded_stream
-        if not all(mx.isfinite(x).all().item() for x in self._quantised):
+        self._exact, self._quantized = result.exact_stream, result.rounded_stream
+        if not all(mx.isfinite(x).all().item() for x in self._quantized):
             raise ConversionError(f"layer {index} gives values that aren't finite: the source can't be calibrated")
         self._scales.append(result.scales)
         prefix = f"model.layers.{index}"
@@ -146,15 +146,15 @@ class Calibration:
         self._results.pop(f"model.layers.{index - 2}", None)
 
     def _calibrate_head(self) -> None:
-        """Equalise and round an untied head on the hidden states of the quantised layers."""
+        """Equalize and round an untied head on the hidden states of the quantized layers."""
         self._until(self.config.num_hidden_layers - 1)
-        exact, quantised = self._normed(self._exact), self._normed(self._quantised)
+        exact, quantized = self._normed(self._exact), self._normed(self._quantized)
         norm = np.array(self._reader.tensor("model.norm.weight"))
         self._head = norm_scales(norm, sizes(exact), self.plan.dtype)
         scheme = self.plan.schemes.get("lm_head")
         if scheme and scheme.mode == "affine":
             inverse = mx.array(1 / self._head)
-            factor = inverse_factor(moments(mapped(lambda x: x * inverse, quantised)), self.settings.damping)
+            factor = inverse_factor(moments(mapped(lambda x: x * inverse, quantized)), self.settings.damping)
             weights = self._reader.head() * mx.array(self._head)
             self._results["lm_head"] = {"lm_head": compensated(weights, factor, scheme, self.dtype)}
 

@@ -21,7 +21,7 @@ from ...errors import ConversionError
 from ...model.quantization import Scheme
 from ...model.transformer import Rope, TransformerBlock
 from ..plan import Plan
-from ..sources.source import Source, dequantise
+from ..sources.source import Source, dequantize
 from .calibration import Calibration
 from .divergence import last_hidden
 from .dtypes import MLX_DTYPES, as_float32
@@ -46,7 +46,7 @@ class DistillationSettings:
 
 
 class Frozen:
-    """A quantised matrix whose scales and biases can be changed."""
+    """A quantized matrix whose scales and biases can be changed."""
 
     def __init__(self, parts: Packed, scheme: Scheme) -> None:
         packed, scales, biases = parts
@@ -71,7 +71,7 @@ class Frozen:
 
 
 class Student:
-    """The quantised model as a function of changes. Tensors are whole weights or `Frozen`, by module path or name."""
+    """The quantized model as a function of changes. Tensors are whole weights or `Frozen`, by module path or name."""
 
     def __init__(self, plan: Plan, tensors: Mapping[str, "mx.array | Frozen"], teacher_head: mx.array) -> None:
         self.config, self.tensors, self._teacher_head = plan.config, tensors, teacher_head
@@ -130,12 +130,12 @@ class Student:
 
 
 class Distillation:
-    """The quantiser of a distilled conversion: trains once, when the first matrix or norm is asked for."""
+    """The quantizer of a distilled conversion: trains once, when the first matrix or norm is asked for."""
 
     def __init__(
         self,
         source: Source,
-        equalised: Source,
+        equalized: Source,
         calibration: Calibration,
         plan: Plan,
         windows: Sequence[Sequence[int]],
@@ -143,9 +143,11 @@ class Distillation:
     ) -> None:
         self.settings = settings or DistillationSettings()
         if len(windows) <= self.settings.held_out:
-            raise ConversionError(f"the calibration text has {len(windows)} windows, too few to distil: give more text")
+            raise ConversionError(
+                f"the calibration text has {len(windows)} windows, too few to distill"
+            )
         self.name = calibration.name.replace("calibrated", "distilled", 1)
-        self._source, self._equalised, self._calibration, self._plan = source, equalised, calibration, plan
+        self._source, self._equalized, self._calibration, self._plan = source, equalized, calibration, plan
         self._windows = [mx.array([list(window)]) for window in windows]
         self._student: Student | None = None
         self._found: Parameters = {}
@@ -168,16 +170,16 @@ class Distillation:
         with self._lock:
             if self._student is None:
                 teacher = last_hidden(LayerReader(self._source), self._windows)
-                student = Student(self._plan, self._quantised(), LayerReader(self._source).head())
+                student = Student(self._plan, self._quantized(), LayerReader(self._source).head())
                 self._found = trained(student, self._windows, teacher, self.settings)
                 self._student = student
             return self._student
 
-    def _quantised(self) -> dict[str, "mx.array | Frozen"]:
+    def _quantized(self) -> dict[str, "mx.array | Frozen"]:
         """Return the calibrated model's tensors, those that can be trained as `Frozen`."""
         tensors: dict[str, mx.array | Frozen] = {}
         dtype = MLX_DTYPES[self._plan.dtype]
-        for ref in self._equalised.tensors():
+        for ref in self._equalized.tensors():
             rows = mx.array(as_float32(ref.read(0, ref.rows), ref.dtype)).astype(dtype)
             path = ref.name.removesuffix(".weight")
             scheme = self._plan.schemes.get(path) if path != ref.name else None
@@ -186,7 +188,7 @@ class Distillation:
                 tensors[ref.name if len(ref.shape) == 1 else path] = rows.astype(mx.float32)
                 continue
             parts = self._calibration(path, 0, rows, scheme)
-            tensors[path] = Frozen(parts, scheme) if scheme.mode == "affine" else mx.array(dequantise([*parts], scheme))
+            tensors[path] = Frozen(parts, scheme) if scheme.mode == "affine" else mx.array(dequantize([*parts], scheme))
             mx.eval(parts)
         return tensors
 
@@ -201,14 +203,14 @@ def trained(
     parameters = kept = student.begin()
     best = _held_out_loss(student, parameters, [(windows[i], teacher[i]) for i in held])
     steps = settings.epochs * len(order)
-    optimiser = optimizers.Adam(optimizers.cosine_decay(settings.rate, steps), bias_correction=True)
+    optimizer = optimizers.Adam(optimizers.cosine_decay(settings.rate, steps), bias_correction=True)
     gradient = mx.value_and_grad(student.loss)
     shuffled = np.random.default_rng(settings.seed)
     for _ in range(settings.epochs):
         for index in shuffled.permutation(order):
             loss, gradients = gradient(parameters, windows[index], teacher[index])
-            parameters = optimiser.apply_gradients(gradients, parameters)
-            mx.eval(loss, parameters, optimiser.state)
+            parameters = optimizer.apply_gradients(gradients, parameters)
+            mx.eval(loss, parameters, optimizer.state)
         now = _held_out_loss(student, parameters, [(windows[i], teacher[i]) for i in held])
         if now < best:
             best, kept = now, tree_map(lambda value: value, parameters)

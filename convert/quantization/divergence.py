@@ -1,4 +1,4 @@
-"""How far a quantised model is from its source: KL divergence, perplexity, agreement on the likeliest token.
+"""How far a quantized model is from its source: KL divergence, perplexity, agreement on the likeliest token.
 
 Both are read a layer at a time, so that two models of any size can be compared in the memory of two layers.
 """
@@ -28,7 +28,7 @@ MODULES = (
 
 @dataclass(frozen=True)
 class Distance:
-    """Means over predicted tokens; KL in nats from the source to the quantised model."""
+    """Means over predicted tokens; KL in nats from the source to the quantized model."""
 
     kl: float
     perplexity: float
@@ -39,7 +39,7 @@ class Distance:
 
 @dataclass(frozen=True)
 class ModuleDistance:
-    """KL divergence in nats a token, and agreement on the likeliest, of the source with one module quantised."""
+    """KL divergence in nats a token, and agreement on the likeliest, of the source with one module quantized."""
 
     path: str
     kl: float
@@ -73,10 +73,10 @@ def module_distances(reference: Source, result: Source, window: Sequence[int]) -
     variants = {"model.embed_tokens": result_reader.tensor(embedding)[ids]}
     mx.eval(exact, variants)
     for index in range(reference.config.num_hidden_layers):
-        block, quantised = exact_reader.block(index), result_reader.block(index)
+        block, quantized = exact_reader.block(index), result_reader.block(index)
         passed = dict(zip(variants, through(block, list(variants.values()), rope), strict=True))
         for name in MODULES:
-            passed[f"model.layers.{index}.{name}"] = _with_module(block, quantised, name, exact, rope)
+            passed[f"model.layers.{index}.{name}"] = _with_module(block, quantized, name, exact, rope)
         variants, (exact,) = passed, through(block, [exact], rope)
     return _distances(exact_reader, result_reader, exact, variants)
 
@@ -100,15 +100,15 @@ def _distances(
     def normed(x: mx.array) -> mx.array:
         return mx.fast.rms_norm(x, norm, config.rms_norm_eps)
 
-    head, quantised_head = exact_reader.head(), result_reader.head()
+    head, quantized_head = exact_reader.head(), result_reader.head()
     p, count = _logprobs(normed(exact), head), exact.shape[1] - 1
     found = []
     for path, x in variants.items():
         tied = config.tie_word_embeddings and path == "model.embed_tokens"
-        kl, agreed = _compared(p, _logprobs(normed(x), quantised_head if tied else head))
+        kl, agreed = _compared(p, _logprobs(normed(x), quantized_head if tied else head))
         found.append(ModuleDistance(path, kl / count, agreed / count))
     if not config.tie_word_embeddings:
-        kl, agreed = _compared(p, _logprobs(normed(exact), quantised_head))
+        kl, agreed = _compared(p, _logprobs(normed(exact), quantized_head))
         found.append(ModuleDistance("lm_head", kl / count, agreed / count))
     return found
 

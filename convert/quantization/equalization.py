@@ -1,6 +1,6 @@
-"""Scales moved between neighbouring tensors so that input channels matter alike: the model's function stays.
+"""Scales moved between neighboring tensors so that input channels matter alike: the model's function stays.
 
-A channel that carries large values needs finer steps than its group's neighbours. Instead of finer steps it gets
+A channel that carries large values needs finer steps than its group's neighbors. Instead of finer steps it gets
 larger weights: a column of a projection is multiplied by s and the norm weight, value row or up row that feeds it is
 divided by s. Nothing is left to do at inference. Which tensors take which factors says channel_scales.py.
 
@@ -14,7 +14,7 @@ from ...model.channel_scales import LayerScales
 from .channel_magnitudes import Energies, hidden_sizes, normed_sizes, value_sizes
 from .dtypes import rounded
 
-# Scale = size ** POWER. Half way evens out the error of channels with that of their neighbours in the group.
+# Scale = size ** POWER. Half way evens out the error of channels with that of their neighbors in the group.
 POWER = 0.5
 _LEAST_SIZE = 1e-3
 

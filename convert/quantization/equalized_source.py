@@ -23,7 +23,7 @@ _SAMPLED_COLUMNS = 1024
 _SAMPLED_ROWS = 4096
 
 
-class EqualisedSource:
+class EqualizedSource:
     """Wraps a source. `layer_scales` gives a layer's scales by its number, `head_scales` those of an untied head.
 
     `dtype` is what the weights will be stored in: a tensor that has it already keeps it, others come in float32.
@@ -87,7 +87,7 @@ def in_channels(source: Source, dtype: str, scales: ChannelScales | None) -> Sou
     if needed is None:
         return source
     head = needed.head if needed.head is not None else np.ones(source.config.hidden_size, np.float32)
-    return EqualisedSource(source, dtype, needed.layers.__getitem__, lambda: head, lambda: scales)
+    return EqualizedSource(source, dtype, needed.layers.__getitem__, lambda: head, lambda: scales)
 
 
 def _read_scaled(ref: TensorRef, factors: Callable[[], Factors], dtype: str, start: int, stop: int) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Rounding to nearest of equalised weights: MLX's own for projections, a fitted grid for a tied embedding.
+"""Rounding to nearest of equalized weights: MLX's own for projections, a fitted grid for a tied embedding.
 
 MLX's grid keeps zero exact, which serves projections best. A tied embedding has no norm before it that could take its
-channels' scales; there a least-squares grid lost a sixth less (measured on SmolLM2-135M, see docs/quantisation.md).
+channels' scales; there a least-squares grid lost a sixth less (measured on SmolLM2-135M, see docs/quantization.md).
 """
 
 import mlx.core as mx
@@ -16,8 +16,8 @@ from .quantizer import Packed, RoundToNearest
 _ROWS = 4096
 
 
-class EqualisedNearest(RoundToNearest):
-    """The quantiser of `fast`; `fits` are the modules whose grids are fitted."""
+class EqualizedNearest(RoundToNearest):
+    """The quantizer of `fast`; `fits` are the modules whose grids are fitted."""
 
     name = "fast"
 
@@ -25,7 +25,7 @@ class EqualisedNearest(RoundToNearest):
         self.fits = fits
 
     def __call__(self, tensor: str, start: int, rows: mx.array, scheme: Scheme) -> Packed:
-        """Quantise the rows; they are independent of each other."""
+        """Quantize the rows; they are independent of each other."""
         if tensor not in self.fits or scheme.mode != "affine":
             return super().__call__(tensor, start, rows, scheme)
         parts = [_fitted(rows[at : at + _ROWS], scheme) for at in range(0, rows.shape[0], _ROWS)]

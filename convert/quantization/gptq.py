@@ -22,7 +22,7 @@ _STRIP = 16
 
 @dataclass(frozen=True)
 class Rounded:
-    """Codes (R, C) uint8 and the grid (R, C / group size) of a quantised matrix; `loss` is its mean squared error.
+    """Codes (R, C) uint8 and the grid (R, C / group size) of a quantized matrix; `loss` is its mean squared error.
 
     The loss is that of an output channel, over the inputs whose moments the matrix was rounded for.
     """
@@ -31,7 +31,7 @@ class Rounded:
     grid: Grid
     loss: float
 
-    def dequantised(self) -> mx.array:
+    def dequantized(self) -> mx.array:
         """Return the values (R, C) float32."""
         rows, columns = self.codes.shape
         groups = mx.array(self.codes).astype(mx.float32).reshape(rows, self.grid.scales.shape[1], -1)
@@ -39,7 +39,7 @@ class Rounded:
 
 
 def compensated(weights: mx.array, factor: np.ndarray, scheme: Scheme, dtype: mx.Dtype) -> Rounded:
-    """Quantise `weights` (R, C) to the least output error under the inputs' moments, given as `inverse_factor`."""
+    """Quantize `weights` (R, C) to the least output error under the inputs' moments, given as `inverse_factor`."""
     columns = weights.astype(mx.float32).T
     n_columns, rows = columns.shape
     size = scheme.group_size

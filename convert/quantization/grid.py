@@ -1,4 +1,4 @@
-"""Grids of quantised groups: value = scale * code + bias, with scale and bias as the storage dtype holds them."""
+"""Grids of quantized groups: value = scale * code + bias, with scale and bias as the storage dtype holds them."""
 
 from dataclasses import dataclass
 

@@ -1,6 +1,6 @@
-"""Calibrates one layer: equalises it, then rounds its matrices in order, each to undo what the ones before did.
+"""Calibrates one layer: equalizes it, then rounds its matrices in order, each to undo what the ones before did.
 
-A matrix W is rounded to the least error of W x̂ against the exact W x, where x̂ comes out of the quantised layers so
+A matrix W is rounded to the least error of W x̂ against the exact W x, where x̂ comes out of the quantized layers so
 far and x out of the exact ones: W is first moved towards W + W E[(x - x̂) x̂ᵀ] H⁻¹, and, where its product is added
 to the residual stream, towards taking that stream's error out as well.
 
@@ -68,7 +68,7 @@ class LayerCalibration:
     def run(
         self, block: TransformerBlock, rope: Rope, schemes: Mapping[str, Scheme], exact: Stream, rounded: Stream
     ) -> LayerResult:
-        """Calibrate `block` (float32; it is changed in place to what the quantised layer computes)."""
+        """Calibrate `block` (float32; it is changed in place to what the quantized layer computes)."""
         attention, mlp = block.self_attn, block.mlp
         results: dict[str, Rounded] = {}
 
@@ -135,7 +135,7 @@ class LayerCalibration:
             else:
                 moved = self._moved(np.array(linear.weight), factor, input_error, residual_error)
                 results[name] = compensated(mx.array(moved), factor, scheme, self.dtype)
-                linear.weight = results[name].dequantised()
+                linear.weight = results[name].dequantized()
             mx.eval(linear.weight)
         return results
 

@@ -1,4 +1,4 @@
-"""The ladder of qualities: what each step does to a source and which quantiser it takes."""
+"""The ladder of qualities: what each step does to a source and which quantizer it takes."""
 
 import tempfile
 from pathlib import Path
@@ -15,9 +15,9 @@ from .calibration import Calibration
 from .corpus import builtin_texts, text_of, token_windows
 from .distillation import Distillation
 from .distilled_source import DistilledSource
-from .equalized_source import EqualisedSource, WeightScales
-from .fast_rounding import EqualisedNearest
-from .quantizer import Quantiser
+from .equalized_source import EqualizedSource, WeightScales
+from .fast_rounding import EqualizedNearest
+from .quantizer import Quantizer
 from .sensitivity import sensitivities
 
 # Windows that the modules' sensitivity is measured on: gradients make it the dearer pass.
@@ -25,8 +25,8 @@ _MEASURED_WINDOWS = 8
 _HELD_OUT_WINDOWS = 16
 
 
-def climb(source: Source, plan: Plan, quality: str, text: Path | None = None) -> tuple[Source, Quantiser]:
-    """Return the source to convert and the quantiser to convert it with, for a step of the ladder above nearest.
+def climb(source: Source, plan: Plan, quality: str, text: Path | None = None) -> tuple[Source, Quantizer]:
+    """Return the source to convert and the quantizer to convert it with, for a step of the ladder above nearest.
 
     fast: channels evened out by what the weights tell, no text needed. calibrated: evened out and rounded against the
     activations of `text` (default: the built-in texts). distilled: scales and norms then trained on it as well.
@@ -34,17 +34,17 @@ def climb(source: Source, plan: Plan, quality: str, text: Path | None = None) ->
     if quality == "fast":
         scales = WeightScales(source, plan.dtype)
         fits = ("model.embed_tokens",) if source.config.tie_word_embeddings else ()
-        return EqualisedSource(source, plan.dtype, scales.layer, scales.head), EqualisedNearest(fits)
+        return EqualizedSource(source, plan.dtype, scales.layer, scales.head), EqualizedNearest(fits)
     windows = windows_for(source, text)
-    if getattr(source, "is_quantised", False):
-        raise ConversionError("the source is quantised already: calibrate the original weights, or take quality fast")
+    if getattr(source, "is_quantized", False):
+        raise ConversionError("the source is quantized already: calibrate the original weights, or take quality fast")
     calibration = Calibration(source, plan, windows)
-    equalised = EqualisedSource(source, plan.dtype, calibration.layer_scales, calibration.head_scales)
+    equalized = EqualizedSource(source, plan.dtype, calibration.layer_scales, calibration.head_scales)
     if quality == "calibrated":
-        return equalised, calibration
+        return equalized, calibration
     if quality == "distilled":
-        distillation = Distillation(source, equalised, calibration, plan, windows)
-        return DistilledSource(equalised, distillation.norm), distillation
+        distillation = Distillation(source, equalized, calibration, plan, windows)
+        return DistilledSource(equalized, distillation.norm), distillation
     raise ConversionError(f"quality must be fast, calibrated or distilled here, not {quality!r}")
 
 

@@ -9,8 +9,8 @@ from ...model.quantization import Scheme
 Packed = tuple[mx.array, ...]
 
 
-class Quantiser(Protocol):
-    """Quantises the rows of one matrix; a matrix may come in several blocks of rows."""
+class Quantizer(Protocol):
+    """Quantizes the rows of one matrix; a matrix may come in several blocks of rows."""
 
     name: str
 
@@ -24,5 +24,5 @@ class RoundToNearest:
     name = "round-to-nearest"
 
     def __call__(self, tensor: str, start: int, rows: mx.array, scheme: Scheme) -> Packed:
-        """Quantise the rows; they are independent of each other."""
+        """Quantize the rows; they are independent of each other."""
         return tuple(mx.quantize(rows, group_size=scheme.group_size, bits=scheme.bits, mode=scheme.mode))

@@ -35,7 +35,7 @@ class Rule:
 
 
 def make_quantization(config: ModelConfig, options: ConversionOptions) -> Quantization | None:
-    """Return every module's scheme, None if nothing is quantised.
+    """Return every module's scheme, None if nothing is quantized.
 
     The first rule of the rule file that matches a module wins, then embedding and head bits, then the mixed recipe,
     then the bits for all. Raises ConversionError or ConfigError.
@@ -49,11 +49,11 @@ def make_quantization(config: ModelConfig, options: ConversionOptions) -> Quanti
     if options.rules is not None:
         modules |= _ruled(config, load_rules(options.rules, default), options.rules)
     kept = {path: modules.get(path, default) for path in matrices(config)}
-    quantised = [scheme for scheme in kept.values() if scheme]
-    if not quantised:
+    quantized = [scheme for scheme in kept.values() if scheme]
+    if not quantized:
         return None
     # Something must stand as the default in config.json, even where only rules name schemes.
-    chosen = default or quantised[0]
+    chosen = default or quantized[0]
     return Quantization(chosen, {path: scheme for path, scheme in kept.items() if scheme != chosen})
 
 
@@ -104,7 +104,7 @@ def load_rules(file: Path, default: Scheme | None = None) -> list[Rule]:
     """Read a rule file: `{"rules": [{"modules": "*.down_proj", "layers": [0, 3], "bits": 6}, …]}` in JSON or TOML.
 
     `modules` is a pattern or a list of them, `layers` a first and a last one (both count), `keep: true` leaves the
-    modules unquantised; group size and mode are those of `default` where a rule doesn't say.
+    modules unquantized; group size and mode are those of `default` where a rule doesn't say.
     """
     try:
         text = file.read_text(encoding="utf-8")

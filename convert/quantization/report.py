@@ -66,7 +66,7 @@ def _tables(whole: Distance, modules: Sequence[ModuleDistance], schemes: Mapping
         "",
         "![KL divergence by layer](sensitivity.svg)",
         "",
-        "Each module quantised alone, on the beginning of that text:",
+        "Each module quantized alone, on the beginning of that text:",
         "",
         "| module | scheme | KL, nats a token | same likeliest token |",
         "| --- | --- | --- | --- |",

@@ -191,7 +191,7 @@ def _costs(
     # Rows of little energy say little: energies scale the sample up to all rows.
     share = float(energies.sum()) / max(float(energies[picked].sum()), 1e-30)
     sample, size = weights[mx.array(picked)], mx.array(np.sqrt(squares))
-    # Rounded as an equalised matrix is, its errors seen through the inputs' sizes.
+    # Rounded as an equalized matrix is, its errors seen through the inputs' sizes.
     scale = mx.sqrt(mx.maximum(size, size.max() * 1e-3))
     energy = mx.array(energies[picked])
     costs = {}

@@ -6,7 +6,7 @@ from math import ceil, floor, log10
 
 from .divergence import MODULES, ModuleDistance
 
-_COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb", "#333333", "#994455")
+_COLORS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb", "#333333", "#994455")
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 960, 380, 70, 50, 40
 
 
@@ -20,8 +20,8 @@ def sensitivity_picture(modules: Sequence[ModuleDistance]) -> str:
     step = _round_step(highest / 4)
     top = step * ceil(highest / step)
     kinds = list(dict.fromkeys(kind for bar in bars.values() for kind, _ in bar))
-    colours = dict(zip(kinds, _COLOURS, strict=False))
-    parts = [*_legend(kinds, colours), *_axis(top, step), *_bars(bars, top, colours)]
+    colors = dict(zip(kinds, _COLORS, strict=False))
+    parts = [*_legend(kinds, colors), *_axis(top, step), *_bars(bars, top, colors)]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" '
         'font-family="sans-serif" font-size="11">\n<rect width="100%" height="100%" fill="white"/>\n'
@@ -43,7 +43,7 @@ def _round_step(least: float) -> float:
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)
 
 
-def _bars(bars: dict[str, list[tuple[str, float]]], top: float, colours: dict[str, str]) -> list[str]:
+def _bars(bars: dict[str, list[tuple[str, float]]], top: float, colors: dict[str, str]) -> list[str]:
     space = (_WIDTH - _LEFT - 10) / max(1, len(bars))
     drawn = []
     for number, (label, bar) in enumerate(bars.items()):
@@ -53,7 +53,7 @@ def _bars(bars: dict[str, list[tuple[str, float]]], top: float, colours: dict[st
             y -= height
             drawn.append(
                 f'<rect x="{x + 1:.1f}" y="{y:.2f}" width="{max(1.0, space - 2):.1f}" height="{height:.2f}" '
-                f'fill="{colours[kind]}"><title>{escape(label)} {escape(kind)}: {kl:.3g}</title></rect>'
+                f'fill="{colors[kind]}"><title>{escape(label)} {escape(kind)}: {kl:.3g}</title></rect>'
             )
         every = max(1, len(bars) // 40)
         # The head's label stands over those of layers that would touch it.
@@ -66,7 +66,7 @@ def _bars(bars: dict[str, list[tuple[str, float]]], top: float, colours: dict[st
 
 
 def _axis(top: float, step: float) -> list[str]:
-    drawn = [f'<text x="{_LEFT}" y="16">KL divergence of each module quantised alone, nats a token</text>']
+    drawn = [f'<text x="{_LEFT}" y="16">KL divergence of each module quantized alone, nats a token</text>']
     for number in range(round(top / step) + 1):
         y = _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * number * step / top
         drawn.append(f'<line x1="{_LEFT}" x2="{_WIDTH - 10}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
@@ -74,10 +74,10 @@ def _axis(top: float, step: float) -> list[str]:
     return drawn
 
 
-def _legend(kinds: Sequence[str], colours: dict[str, str]) -> list[str]:
+def _legend(kinds: Sequence[str], colors: dict[str, str]) -> list[str]:
     drawn = []
     for number, kind in enumerate(kinds):
         x = _LEFT + number * 97
-        drawn.append(f'<rect x="{x}" y="24" width="11" height="11" fill="{colours[kind]}"/>')
+        drawn.append(f'<rect x="{x}" y="24" width="11" height="11" fill="{colors[kind]}"/>')
         drawn.append(f'<text x="{x + 15}" y="34">{escape(kind)}</text>')
     return drawn

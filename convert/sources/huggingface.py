@@ -1,4 +1,4 @@
-"""Hugging Face safetensors, plain or already quantised by MLX, as a source."""
+"""Hugging Face safetensors, plain or already quantized by MLX, as a source."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...checkpoint.loading import quantised_modules
+from ...checkpoint.loading import quantized_modules
 from ...checkpoint.safetensors_files import TensorInfo, as_mlx, checkpoint_files, read_header, read_rows
 from ...errors import CheckpointError
 from ...library.hub import repository_of
@@ -17,11 +17,11 @@ from ...model.config import ModelConfig, load_config
 from ...model.parameters import check_tensors, expected_tensors, stored_tensors
 from ...model.quantization import Scheme
 from .side_files import copy_side_files
-from .source import FLOAT_DTYPES, TensorRef, dequantise, file_facts
+from .source import FLOAT_DTYPES, TensorRef, dequantize, file_facts
 
 
 class HFSource:
-    """A folder of safetensors with config.json. Quantised modules are dequantised as they are read."""
+    """A folder of safetensors with config.json. Quantized modules are dequantized as they are read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,7 +34,7 @@ class HFSource:
         self._files = checkpoint_files(folder)
         headers = {path: read_header(path) for path in dict.fromkeys(self._files.values())}
         self._infos: dict[str, TensorInfo] = {name: headers[path][name] for name, path in self._files.items()}
-        self._schemes: Mapping[str, Scheme] = quantised_modules(self.config, self._infos)
+        self._schemes: Mapping[str, Scheme] = quantized_modules(self.config, self._infos)
         expected = stored_tensors(self.config, self._schemes)
         check_tensors(expected, {name: info.shape for name, info in self._infos.items()}, folder)
         odd = [
@@ -47,8 +47,8 @@ class HFSource:
         self._open = {path: os.open(path, os.O_RDONLY) for path in headers}
 
     @property
-    def is_quantised(self) -> bool:
-        """Whether the source has quantised weights already."""
+    def is_quantized(self) -> bool:
+        """Whether the source has quantized weights already."""
         return bool(self._schemes)
 
     def _allowed(self, name: str) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ class HFSource:
         for name, shape in expected_tensors(self.config).items():
             path = name.removesuffix(".weight")
             if name.endswith(".weight") and path in self._schemes:
-                yield self._quantised_ref(path, shape)
+                yield self._quantized_ref(path, shape)
             else:
                 info = self._infos[name]
                 read = partial(self._read, name)
@@ -73,13 +73,13 @@ class HFSource:
     def _read(self, name: str, start: int, stop: int) -> np.ndarray:
         return read_rows(self._open[self._files[name]], self._infos[name], start, stop)
 
-    def _quantised_ref(self, path: str, shape: tuple[int, ...]) -> TensorRef:
+    def _quantized_ref(self, path: str, shape: tuple[int, ...]) -> TensorRef:
         scheme = self._schemes[path]
         parts = [f"{path}.{part}" for part in ("weight", "scales", "biases") if f"{path}.{part}" in self._infos]
 
         def read(start: int, stop: int) -> np.ndarray:
             arrays = [as_mlx(self._read(part, start, stop), self._infos[part].dtype) for part in parts]
-            return dequantise(arrays, scheme)
+            return dequantize(arrays, scheme)
 
         nbytes = sum(self._infos[part].nbytes for part in parts)
         return TensorRef(f"{path}.weight", shape, "F32", f"{scheme.mode} {scheme.bits} bits", nbytes, read)
@@ -93,7 +93,7 @@ class HFSource:
         return {"files": [file_facts(path) for path in [self.folder / "config.json", *self._open]]}
 
     def save_side_files(self, folder: Path) -> None:
-        """Copy tokenizer, template, generation config and licence."""
+        """Copy tokenizer, template, generation config and license."""
         copy_side_files(self.folder, folder)
 
     def close(self) -> None:

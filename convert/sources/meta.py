@@ -18,7 +18,7 @@ from ...model.config import ModelConfig
 from ...model.parameters import check_tensors, expected_tensors
 from .meta_config import read_meta_config
 from .rotary_rows import read_halves
-from .side_files import copy_licences, generation_config, write_json
+from .side_files import copy_licenses, generation_config, write_json
 from .source import TensorRef, file_facts
 from .tokenizer_json import save_tokenizer_json
 from .torch_file import TorchFile
@@ -99,12 +99,12 @@ class MetaSource:
         return {"files": [file_facts(path) for path in files]}
 
     def save_side_files(self, folder: Path) -> None:
-        """Write tokenizer.json, chat template, generation config and Meta's tokenizer.model; copy the licence."""
+        """Write tokenizer.json, chat template, generation config and Meta's tokenizer.model; copy the license."""
         context = self.config.max_position_embeddings
         save_tokenizer_json(self.folder / "tokenizer.model", folder, context=context)
         sampling = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
         write_json(folder / "generation_config.json", {**generation_config(self.config), **sampling})
-        copy_licences(self.folder, folder)
+        copy_licenses(self.folder, folder)
 
     def close(self) -> None:
         """Close the shards."""

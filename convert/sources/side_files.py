@@ -1,4 +1,4 @@
-"""Files that go along with the weights: tokenizer, chat template, generation config, licence."""
+"""Files that go along with the weights: tokenizer, chat template, generation config, license."""
 
 import json
 import shutil
@@ -25,8 +25,8 @@ def copy_side_files(source: Path, folder: Path) -> None:
     _copy(source, folder, (*_PATTERNS, *_LICENCES))
 
 
-def copy_licences(source: Path, folder: Path) -> None:
-    """Copy licence, use policy and notice."""
+def copy_licenses(source: Path, folder: Path) -> None:
+    """Copy license, use policy and notice."""
     _copy(source, folder, _LICENCES)
 
 

@@ -61,7 +61,7 @@ class Source(Protocol):
         """Return what changes when the source's files do."""
 
     def save_side_files(self, folder: Path) -> None:
-        """Write tokenizer, generation config and licence files into `folder`."""
+        """Write tokenizer, generation config and license files into `folder`."""
 
     def close(self) -> None:
         """Close the source's files."""
@@ -100,7 +100,7 @@ def file_facts(path: Path) -> list[Any]:
     return [path.name, stat.st_size, stat.st_mtime_ns]
 
 
-def dequantise(arrays: list[mx.array], scheme: Scheme) -> np.ndarray:
+def dequantize(arrays: list[mx.array], scheme: Scheme) -> np.ndarray:
     """Return in float32 what packed words, scales and (in affine mode) biases stand for."""
     weight, scales, *biases = (a.astype(mx.float32) if a.dtype in (mx.float16, mx.bfloat16) else a for a in arrays)
     rows = mx.dequantize(

@@ -15,7 +15,7 @@ from ...model.quantization import Scheme
 from ...version import __version__
 from ..options import DTYPE_NAMES
 from ..plan import Plan
-from ..quantization.quantizer import Quantiser
+from ..quantization.quantizer import Quantizer
 from ..sources.side_files import write_json
 from ..sources.source import FLOAT_DTYPES, Source, TensorRef
 from .layout import FileLayout, safetensors_layout
@@ -37,7 +37,7 @@ class Target(Protocol):
 
     layouts: Mapping[str, FileLayout]
     single_file: bool
-    quantiser: str | None
+    quantizer: str | None
     parameters: int
     state: Mapping[str, Any]
 
@@ -70,11 +70,11 @@ class FolderTarget:
 
     single_file = False
 
-    def __init__(self, source: Source, plan: Plan, quantiser: Quantiser, form: str = "mlx") -> None:
+    def __init__(self, source: Source, plan: Plan, quantizer: Quantizer, form: str = "mlx") -> None:
         self.source, self.plan, self.form = source, plan, form
-        self._quantise = quantiser
+        self._quantize = quantizer
         self._lacks_tokenizer = False
-        self.quantiser = quantiser.name if plan.schemes else None
+        self.quantizer = quantizer.name if plan.schemes else None
         self.parameters = plan.parameters
         self.layouts: Mapping[str, FileLayout] = {
             name: safetensors_layout(tensors, form) for name, tensors in plan.shards.items()
@@ -89,7 +89,7 @@ class FolderTarget:
         return list(self.source.tensors())
 
     def convert(self, ref: TensorRef, start: int, rows: mx.array) -> Parts:
-        """Return weight, scales and biases of a quantised module, the rows in the plan's dtype of any other."""
+        """Return weight, scales and biases of a quantized module, the rows in the plan's dtype of any other."""
         rows = in_range(ref, rows, self.plan.dtype)
         path = ref.name.removesuffix(".weight")
         scheme = self.plan.schemes.get(path) if path != ref.name else None
@@ -102,12 +102,12 @@ class FolderTarget:
         ]
 
     def _packed(self, path: str, start: int, rows: mx.array, scheme: Scheme) -> Sequence[mx.array]:
-        parts = self._quantise(path, start, rows, scheme)
+        parts = self._quantize(path, start, rows, scheme)
         mx.eval(parts)
         return parts
 
     def write_side_files(self, folder: Path) -> None:
-        """Write tokenizer, generation config and licence files."""
+        """Write tokenizer, generation config and license files."""
         self.source.save_side_files(folder)
 
     def write_beside(self, folder: Path, record: Mapping[str, Any]) -> None:
@@ -128,14 +128,14 @@ class FolderTarget:
         return verify_files(folder, self.source.tensors())
 
     def warnings(self) -> Iterator[str]:
-        """Yield what was lost before, and what was not quantised."""
-        yield from lossy_source(self.refs(), quantises=bool(self.plan.schemes))
+        """Yield what was lost before, and what was not quantized."""
+        yield from lossy_source(self.refs(), quantizes=bool(self.plan.schemes))
         if self._lacks_tokenizer:
             yield "the source has no tokenizer: nothing can chat with the result until one is put beside its weights"
         names = self.plan.indivisible
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            yield f"not quantised, as the group size doesn't divide their rows: {', '.join(names[:3])}{more}"
+            yield f"not quantized, as the group size doesn't divide their rows: {', '.join(names[:3])}{more}"
 
 
 def in_range(ref: TensorRef, rows: mx.array, dtype: str) -> mx.array:
@@ -152,20 +152,20 @@ def as_numpy(array: mx.array) -> np.ndarray:
 
 
 def lossy_kinds(refs: Iterable[TensorRef]) -> list[str]:
-    """Return the names of the quantised types among a source's tensors."""
+    """Return the names of the quantized types among a source's tensors."""
     return sorted({ref.stored for ref in refs if ref.stored not in FLOAT_DTYPES})
 
 
-def lossy_source(refs: Sequence[TensorRef], *, quantises: bool) -> Iterator[str]:
-    """Yield a warning if the source is quantised already."""
+def lossy_source(refs: Sequence[TensorRef], *, quantizes: bool) -> Iterator[str]:
+    """Yield a warning if the source is quantized already."""
     lossy = lossy_kinds(refs)
-    if lossy and quantises:
+    if lossy and quantizes:
         yield (
-            f"the source is quantised already ({', '.join(lossy)}), and quantising it again adds to its error: "
+            f"the source is quantized already ({', '.join(lossy)}), and quantizing it again adds to its error: "
             "the original weights make a better model"
         )
     elif lossy:
         yield (
-            f"the source is quantised ({', '.join(lossy)}): what that lost doesn't come back; "
+            f"the source is quantized ({', '.join(lossy)}): what that lost doesn't come back; "
             "the original weights make a better model"
         )

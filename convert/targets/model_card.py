@@ -1,4 +1,4 @@
-"""README.md of a converted folder: base model, licence, bits, recipe, what was measured, the command."""
+"""README.md of a converted folder: base model, license, bits, recipe, what was measured, the command."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -85,7 +85,7 @@ def _facts(plan: Plan, record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("parameters", f"{plan.parameters:,}"),
         ("bits per weight, everything counted", f"{plan.bits_per_weight:.3f}"),
         ("size", f"{plan.total_bytes / 1e9:.2f} GB"),
-        ("quantised by", record["quantiser"] or "not quantised"),
+        ("quantized by", record["quantizer"] or "not quantized"),
     ]
     shapes, sizes = expected_tensors(plan.config), dict[str, int]()
     for path, scheme in plan.schemes.items():

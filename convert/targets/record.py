@@ -14,7 +14,7 @@ RECORD_NAME = "conversion.json"
 
 
 def make_record(
-    source: Source, quantiser: str | None, settings: Mapping[str, Any], modules: Mapping[str, Checksums]
+    source: Source, quantizer: str | None, settings: Mapping[str, Any], modules: Mapping[str, Checksums]
 ) -> dict[str, Any]:
     """Return the record's content. A conversion that measures adds `quality` to it, such as `{"kl": 0.021}`.
 
@@ -25,7 +25,7 @@ def make_record(
         "llama3_mlx": __version__,
         "source": source.description,
         "base_model": source.base_model,
-        "quantiser": quantiser,
+        "quantizer": quantizer,
         "settings": dict(settings),
         "crc32": dict(sorted(crc.items())),
     }

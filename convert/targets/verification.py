@@ -11,19 +11,19 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from ...checkpoint.loading import quantised_modules
+from ...checkpoint.loading import quantized_modules
 from ...checkpoint.safetensors_files import TensorInfo, as_mlx, checkpoint_files, read_header, read_rows
 from ...errors import CheckpointError
 from ...model.channel_scales import load_scales
 from ...model.config import load_config
 from ...model.parameters import check_tensors, stored_tensors
 from ...model.quantization import Scheme
-from ..sources.source import TensorRef, dequantise
+from ..sources.source import TensorRef, dequantize
 from .record import load_record
 
 _READ_BYTES = 64_000_000
 _READ_VALUES = 16_000_000
-# A quantised matrix this far from its source says something else than the source.
+# A quantized matrix this far from its source says something else than the source.
 _HOPELESS = 0.9
 
 
@@ -66,7 +66,7 @@ def verify_files(folder: Path, source: Iterable[TensorRef] = ()) -> Verification
         if wrong:
             raise CheckpointError(f"{folder}: not what was written: {', '.join(sorted(wrong))}; convert it again")
         modules = tuple(
-            module_error(ref, partial(stored.dequantised, ref.name), stored.kind(ref.name)) for ref in source
+            module_error(ref, partial(stored.dequantized, ref.name), stored.kind(ref.name)) for ref in source
         )
     finally:
         stored.close()
@@ -75,14 +75,14 @@ def verify_files(folder: Path, source: Iterable[TensorRef] = ()) -> Verification
 
 
 class StoredTensors:
-    """The tensors of a checkpoint folder, read in rows, quantised ones as what they stand for."""
+    """The tensors of a checkpoint folder, read in rows, quantized ones as what they stand for."""
 
     def __init__(self, folder: Path) -> None:
         files = checkpoint_files(folder)
         headers = {path: read_header(path) for path in dict.fromkeys(files.values())}
         self.infos: dict[str, TensorInfo] = {name: headers[path][name] for name, path in files.items()}
         config = load_config(folder)
-        self.schemes: Mapping[str, Scheme] = quantised_modules(config, self.infos)
+        self.schemes: Mapping[str, Scheme] = quantized_modules(config, self.infos)
         check_tensors(stored_tensors(config, self.schemes), {n: info.shape for n, info in self.infos.items()}, folder)
         self._open = {path: os.open(path, os.O_RDONLY) for path in headers}
         self._files = files
@@ -98,7 +98,7 @@ class StoredTensors:
             value = zlib.crc32(self._rows(name, start, start + step).data.cast("B"), value)
         return value
 
-    def dequantised(self, name: str, start: int, stop: int) -> np.ndarray:
+    def dequantized(self, name: str, start: int, stop: int) -> np.ndarray:
         """Return rows of a weight in float32."""
         path = name.removesuffix(".weight")
         scheme = self.schemes.get(path) if path != name else None
@@ -107,7 +107,7 @@ class StoredTensors:
             return np.array(rows.astype(mx.float32))
         parts = [f"{path}.{part}" for part in ("weight", "scales", "biases") if f"{path}.{part}" in self.infos]
         arrays = [as_mlx(self._rows(part, start, stop), self.infos[part].dtype) for part in parts]
-        return dequantise(arrays, scheme)
+        return dequantize(arrays, scheme)
 
     def kind(self, name: str) -> str:
         """Return how a tensor is stored: mode, bits and group size, or its dtype."""

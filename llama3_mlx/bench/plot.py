@@ -14,7 +14,7 @@ _PANELS = (
     ("batch", "batches, tokens/s", "requests together"),
     ("peak", "peak memory", "prompt tokens"),
 )
-_COLOURS = ("#1f6feb", "#d1600a", "#2f8f4e")
+_COLORS = ("#1f6feb", "#d1600a", "#2f8f4e")
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM, _RIGHT = 380, 260, 64, 34, 44, 16
 
 
@@ -63,7 +63,7 @@ def _legend(programs: Sequence[str]) -> list[str]:
     parts = []
     for index, program in enumerate(programs):
         x = 16 + 110 * index
-        parts.append(f'<circle cx="{x + 4}" cy="36" r="4" fill="{_COLOURS[index % len(_COLOURS)]}"/>')
+        parts.append(f'<circle cx="{x + 4}" cy="36" r="4" fill="{_COLORS[index % len(_COLORS)]}"/>')
         parts.append(f'<text x="{x + 14}" y="40">{escape(program)}</text>')
     return parts
 
@@ -75,13 +75,13 @@ def _panel(
     frame = _Frame(tuple(figure.at for figure in figures), _round_up(max(values)))
     parts = [f'<text x="{_LEFT}" y="18" font-weight="600">{escape(title)}</text>', *_grid(frame, below, write)]
     for index, program in enumerate(programs):
-        colour = _COLOURS[index % len(_COLOURS)]
+        color = _COLORS[index % len(_COLORS)]
         points = [(frame.x(figure.at), frame.y(figure.median(program))) for figure in figures]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in points]
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{color}"/>' for x, y in points]
         parts += [
-            f'<circle cx="{frame.x(figure.at):.1f}" cy="{frame.y(value):.1f}" r="2" fill="{colour}" opacity="0.3"/>'
+            f'<circle cx="{frame.x(figure.at):.1f}" cy="{frame.y(value):.1f}" r="2" fill="{color}" opacity="0.3"/>'
             for figure in figures
             for value in figure.rounds[program]
         ]

@@ -15,7 +15,7 @@ from ..errors import DialogError
 from ..tokenizer.tokenizer import Tokenizer
 from .assistant_mask import encode_marked
 from .injection_guard import Guard, unused_characters
-from .messages import arguments_as_text, normalise, one_call_each
+from .messages import arguments_as_text, normalize, one_call_each
 from .template import ChatTemplate
 from .template_files import find_templates
 from .tool_prompt import tools_as_text
@@ -94,7 +94,7 @@ class Dialog:
         tools: Sequence[Mapping[str, Any]] | None,
         options: Mapping[str, Any],
     ) -> _Prepared:
-        checked = normalise(messages)
+        checked = normalize(messages)
         listed = [dict(tool) for tool in tools] if tools else None
         template = self._tool_template if listed else self.template
         checked, listed = tools_as_text(

@@ -10,7 +10,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool", "ipython")
 _KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
 
 
-def normalise(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def normalize(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the messages with contents as text and tool arguments as objects.
 
     Accepts OpenAI's shapes: content as a list of text parts or null, arguments as a JSON string, null fields.

@@ -32,7 +32,7 @@ def load_model(folder: Path, *, dtype: str | None = None, join: bool = True) -> 
     files = checkpoint_files(folder)
     headers = {path: read_header(path) for path in dict.fromkeys(files.values())}
     tensors = {name: headers[path][name] for name, path in files.items()}
-    schemes = quantised_modules(config, tensors)
+    schemes = quantized_modules(config, tensors)
     ignored = check_tensors(stored_tensors(config, schemes), {n: t.shape for n, t in tensors.items()}, folder)
     weights = _read(folder, headers, ignored)
     model = make_model(config, schemes)
@@ -55,18 +55,18 @@ def load_model(folder: Path, *, dtype: str | None = None, join: bool = True) -> 
 
 
 def make_model(config: ModelConfig, schemes: Mapping[str, Scheme]) -> LlamaForCausalLM:
-    """Return a model whose modules at the paths of `schemes` are quantised; its weights are placeholders."""
+    """Return a model whose modules at the paths of `schemes` are quantized; its weights are placeholders."""
     model = LlamaForCausalLM(config)
     if schemes:
         nn.quantize(model, class_predicate=lambda path, _: schemes[path].to_dict() if path in schemes else False)
     return model
 
 
-def quantised_modules(config: ModelConfig, tensors: Iterable[str]) -> dict[str, Scheme]:
-    """Return the scheme of each module that has scales; those are the quantised ones, as in mlx-lm."""
+def quantized_modules(config: ModelConfig, tensors: Iterable[str]) -> dict[str, Scheme]:
+    """Return the scheme of each module that has scales; those are the quantized ones, as in mlx-lm."""
     paths = [name.removesuffix(".scales") for name in tensors if name.endswith(".scales")]
     if paths and config.quantization is None:
-        raise CheckpointError("the weights are quantised, but config.json has no quantization entry")
+        raise CheckpointError("the weights are quantized, but config.json has no quantization entry")
     found = {path: config.quantization.scheme_for(path) for path in paths if config.quantization}
     return {path: scheme for path, scheme in found.items() if scheme}
 

@@ -69,7 +69,7 @@ def _print_example(tokenizer: Any, example: Any) -> None:
     console = Console()
     text = Text()
     for piece, learned in marked_pieces(tokenizer, example):
-        # Where there is no colour, brackets show what is learned.
+        # Where there is no color, brackets show what is learned.
         shown = f"⟦{piece}⟧" if learned and not console.is_terminal else piece
         text.append(shown, style="bold green" if learned else "dim")
     console.print(f"\n{example.where}", style="bold", soft_wrap=True, markup=False, highlight=False)

@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", metavar="FOLDER", required=True, help="model folder to write")
     parser.add_argument(
         "--bits", default="auto", metavar="N",
-        help="how the fused matrices of a quantised base are stored: auto keeps 95%% of the adapter's effect in as few "
+        help="how the fused matrices of a quantized base are stored: auto keeps 95%% of the adapter's effect in as few "
         "bytes as that takes; a number of bits; float16 and the like (default: auto)",
     )  # fmt: skip
     parser.add_argument("--text", metavar="FILE", help="text to measure the effect on (default: the adapter's data)")

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import DataError
 from .data.encoding import Encoder, encode_all, last_turn
-from .data.formats import read_labelled, read_pairs
+from .data.formats import read_labeled, read_pairs
 from .data.records import Record, raise_problems, read_records
 from .objectives.preference import Preference, Unit, UnitLoss, dpo_loss, kto_loss, mismatched, orpo_loss, row_shape
 from .objectives.supervised import RowShape
@@ -121,14 +121,14 @@ def _pair_units(
 
 
 def _kto_units(records: Sequence[Record], encoder: Encoder, settings: TrainSettings, problems: list[str]) -> list[Unit]:
-    labelled = read_labelled(records, problems)
-    examples = last_turn(encode_all(encoder, [item.sample for item in labelled], problems))
+    labeled = read_labeled(records, problems)
+    examples = last_turn(encode_all(encoder, [item.sample for item in labeled], problems))
     if problems or not examples:
         return []
     others = mismatched(examples, settings.seed)
     return [
         Unit((example, other), 1.0 if item.wanted else -1.0, example.where)
-        for item, example, other in zip(labelled, examples, others, strict=True)
+        for item, example, other in zip(labeled, examples, others, strict=True)
     ]
 
 

@@ -11,7 +11,7 @@ from ..errors import RequestError, TrainingError
 from ..generation.options import setting
 from .layers.targets import BLOCK_LINEARS
 
-OPTIMISERS = ("adamw", "adafactor", "lion", "muon", "sgd")
+OPTIMIZERS = ("adamw", "adafactor", "lion", "muon", "sgd")
 SCHEDULES = ("cosine", "linear", "constant")
 CHECKPOINTING = ("auto", "none", "light", "full")
 
@@ -66,8 +66,8 @@ class TrainSettings:
     steps: int | None = setting(None, "steps to take, instead of epochs", low=1)
     seed: int = setting(0, "same seed, same adapter", low=0, high=2**32 - 1)
 
-    # Optimiser
-    optimiser: str = choice("adamw", "how gradients become steps", OPTIMISERS)
+    # Optimizer
+    optimizer: str = choice("adamw", "how gradients become steps", OPTIMIZERS)
     learning_rate: float = setting(2e-4, "largest step size", low=0)
     schedule: str = choice("cosine", "course of the learning rate after warm-up", SCHEDULES)
     warmup: float = setting(0.03, "share of the steps to warm up over; from 1 on, a number of steps", low=0)
@@ -173,17 +173,17 @@ def _number(value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class DpoSettings(TrainSettings):
-    """Direct preference optimisation; defaults of TRL but for the rate, which suits LoRA."""
+    """Direct preference optimization; defaults of TRL but for the rate, which suits LoRA."""
 
     learning_rate: float = setting(2e-5, "largest step size", low=0)
     beta: float = setting(0.1, "how strongly the model is held to the reference", low=1e-6)
     loss: str = choice("sigmoid", "shape of the loss", ("sigmoid", "ipo"))
-    label_smoothing: float = setting(0.0, "share of pairs taken to be labelled the wrong way round", low=0, high=0.49)
+    label_smoothing: float = setting(0.0, "share of pairs taken to be labeled the wrong way round", low=0, high=0.49)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OrpoSettings(TrainSettings):
-    """Odds-ratio preference optimisation, which needs no reference."""
+    """Odds-ratio preference optimization, which needs no reference."""
 
     learning_rate: float = setting(5e-5, "largest step size", low=0)
     beta: float = setting(0.1, "weight of the odds ratio beside the likelihood of what is preferred", low=0)
@@ -191,7 +191,7 @@ class OrpoSettings(TrainSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class KtoSettings(TrainSettings):
-    """Kahneman-Tversky optimisation of answers that are wanted or not."""
+    """Kahneman-Tversky optimization of answers that are wanted or not."""
 
     learning_rate: float = setting(2e-5, "largest step size", low=0)
     beta: float = setting(0.1, "how strongly the model is held to the reference", low=1e-6)
@@ -201,7 +201,7 @@ class KtoSettings(TrainSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class GrpoSettings(TrainSettings):
-    """Group-relative policy optimisation; `batch_size` counts questions."""
+    """Group-relative policy optimization; `batch_size` counts questions."""
 
     learning_rate: float = setting(2e-5, "largest step size", low=0)
     rewards: tuple[str, ...] = setting((), "FILE.py:FUNCTION that rewards answers; repeatable, rewards add up")

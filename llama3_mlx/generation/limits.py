@@ -41,6 +41,6 @@ def check_memory(prompt: Sequence[int], max_tokens: int | None, limit: int, memo
             f"the prompt has {len(prompt)} tokens{asked}: their keys and values take {needed / 1e9:.2f} GB, "
             f"but {memory_bytes / 1e9:.2f} GB are left beside the model: "
             + (f"ask for at most {room} tokens, or " if room > 0 else "")
-            + "quantise the cache (kv_bits=8) or use a window"
+            + "quantize the cache (kv_bits=8) or use a window"
         )
     return room

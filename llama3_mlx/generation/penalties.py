@@ -30,7 +30,7 @@ class Penalties:
         if self.bias is not None:
             logits = logits + self.bias
         if self.recent is not None:
-            logits = penalise_repetition(logits, self.recent[None], self.repetition)
+            logits = penalize_repetition(logits, self.recent[None], self.repetition)
         if self.counts is not None:
             logits = logits - (self.frequency * self.counts + self.presence * (self.counts > 0)).astype(logits.dtype)
         return logits
@@ -69,7 +69,7 @@ def make_penalties(options: GenerationOptions, prompt: Sequence[int], n_vocab: i
     )
 
 
-def penalise_repetition(logits: mx.array, recent: mx.array, penalty: float) -> mx.array:
+def penalize_repetition(logits: mx.array, recent: mx.array, penalty: float) -> mx.array:
     """Divide positive and multiply negative logits (B, V) of the `recent` tokens (B, n) by the penalty.
 
     Source: https://arxiv.org/abs/1909.05858.

@@ -8,7 +8,7 @@ import mlx.core as mx
 from .buffer import Buffer
 from .options import CacheOptions
 from .plain import PlainLayer
-from .quantized import QuantisedLayer
+from .quantized import QuantizedLayer
 from .sliding_window import Rotate, RotatingLayer
 from .step import Step, make_step
 
@@ -152,7 +152,7 @@ def make_cache(
 ) -> ModelCache:
     """Return an empty cache of the chosen kind; `LlamaForCausalLM.make_cache` fills in what depends on the model.
 
-    Quantised kinds need the model's `head_dim`, windows its `rotate(x, offset, scale)`.
+    Quantized kinds need the model's `head_dim`, windows its `rotate(x, offset, scale)`.
     """
     options = options or CacheOptions()
     layers: list[LayerCache]
@@ -161,7 +161,7 @@ def make_cache(
         layers = [RotatingLayer(options.window, options.sinks, rotate) for _ in range(n_layers)]
     elif options.kv_bits is not None:
         group_size = options.group_size(head_dim)
-        layers = [QuantisedLayer(options.kv_bits, group_size, options.kv_start) for _ in range(n_layers)]
+        layers = [QuantizedLayer(options.kv_bits, group_size, options.kv_start) for _ in range(n_layers)]
     else:
         layers = [PlainLayer() for _ in range(n_layers)]
     return ModelCache(layers, options)

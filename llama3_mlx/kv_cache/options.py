@@ -11,7 +11,7 @@ class CacheOptions:
     """Kind of the key/value cache. Without settings it is plain: every position, in the model's dtype."""
 
     kv_bits: int | None = setting(None, "keep keys and values in this many bits", choices=(8, 4))
-    kv_start: int = setting(0, "with --kv-bits: keep this many first positions unquantised", low=0)
+    kv_start: int = setting(0, "with --kv-bits: keep this many first positions unquantized", low=0)
     window: int | None = setting(
         None, "keep the first and the latest positions only, this many in all; longer texts go on", low=16
     )
@@ -21,7 +21,7 @@ class CacheOptions:
         if self.kv_bits not in (None, 4, 8):
             raise RequestError(f"kv_bits must be 8 or 4, not {self.kv_bits!r}")
         if self.window is not None and self.kv_bits is not None:
-            raise RequestError("a window and quantised keys and values don't go together: choose one of them")
+            raise RequestError("a window and quantized keys and values don't go together: choose one of them")
         if self.window is not None and self.window < 16:
             raise RequestError(f"window must be at least 16, not {self.window!r}")
         if self.kv_start < 0 or self.sinks < 0:
@@ -37,14 +37,14 @@ class CacheOptions:
         return f"kv{self.kv_bits}-{self.kv_start}" if self.kv_bits else "plain"
 
     def group_size(self, head_dim: int) -> int:
-        """Return the group size of quantised keys and values; raises RequestError where no size divides the heads.
+        """Return the group size of quantized keys and values; raises RequestError where no size divides the heads.
 
         4 bits need small groups: on SmolLM2 groups of 32 have half the divergence of groups of 64.
         """
         for size in (64, 32) if self.kv_bits == 8 else (32,):
             if head_dim % size == 0:
                 return size
-        raise RequestError(f"heads of {head_dim} values can't be quantised: 32 doesn't divide them")
+        raise RequestError(f"heads of {head_dim} values can't be quantized: 32 doesn't divide them")
 
     def bytes_per_token(self, n_layers: int, n_kv_heads: int, head_dim: int, float_bytes: int) -> float:
         """Return what one more position costs in all layers (a window costs nothing once it is full)."""

@@ -1,7 +1,7 @@
 """Keys and values in 8 or 4 bits, from a chosen position on.
 
 The first `start` positions are kept as they are. A decode step multiplies by the packed values directly, which reads a
-half or a quarter of the bytes; a long step dequantises one layer at a time and uses the fused attention, so that no
+half or a quarter of the bytes; a long step dequantizes one layer at a time and uses the fused attention, so that no
 matrix of scores is built.
 """
 
@@ -16,7 +16,7 @@ from .step import Step
 _FEW = 16
 
 
-class QuantisedLayer:
+class QuantizedLayer:
     """Keys and values of one layer; a trash slot takes what belongs to the other buffer where rows are ragged."""
 
     def __init__(self, bits: int, group_size: int, start: int) -> None:
@@ -44,7 +44,7 @@ class QuantisedLayer:
             self.dense.write(start, (keys[:, :, :cut], values[:, :, :cut]))
         if cut < keys.shape[2]:
             at = start + cut - self.start + self._skip
-            self.packed.write(at, [*self._quantised(keys[:, :, cut:]), *self._quantised(values[:, :, cut:])])
+            self.packed.write(at, [*self._quantized(keys[:, :, cut:]), *self._quantized(values[:, :, cut:])])
 
     def _write_at(self, step: Step, keys: mx.array, values: mx.array) -> None:
         assert step.slots is not None, "rows differ"
@@ -52,7 +52,7 @@ class QuantisedLayer:
             self.dense.write_at(mx.minimum(step.slots, self.start), self.start, (keys, values))
         if step.last >= self.start:
             slots = mx.maximum(step.slots - self.start + self._skip, 0)
-            parts = [*self._quantised(keys), *self._quantised(values)]
+            parts = [*self._quantized(keys), *self._quantized(values)]
             self.packed.write_at(slots, step.last - self.start + self._skip, parts)
 
     def _read(self, step: Step) -> tuple[list[mx.array], list[mx.array]]:
@@ -95,7 +95,7 @@ class QuantisedLayer:
             x, packed, scales, biases, transpose=transpose, group_size=self.group_size, bits=self.bits
         )
 
-    def _quantised(self, x: mx.array) -> Sequence[mx.array]:
+    def _quantized(self, x: mx.array) -> Sequence[mx.array]:
         return mx.quantize(x, group_size=self.group_size, bits=self.bits)
 
     def _unpacked(self, parts: Sequence[mx.array], dtype: mx.Dtype) -> mx.array:
@@ -123,16 +123,16 @@ class QuantisedLayer:
         if parts:
             self.packed.write(max(start - self.start, 0) + self._skip, parts)
 
-    def put_row(self, row: int, source: "QuantisedLayer", length: int) -> None:
+    def put_row(self, row: int, source: "QuantizedLayer", length: int) -> None:
         """Copy the only row of another cache, `length` positions, into `row`."""
         if self.start:
             self.dense.put_row(row, source.dense.read(1, min(length, self.start)))
         if length > self.start:
             self.packed.put_row(row, source.packed.read(1, length - self.start + self._skip))
 
-    def copy(self) -> "QuantisedLayer":
+    def copy(self) -> "QuantizedLayer":
         """Return an independent cache of the same content."""
-        twin = QuantisedLayer(self.bits, self.group_size, self.start)
+        twin = QuantizedLayer(self.bits, self.group_size, self.start)
         twin.dense, twin.packed = self.dense.copy(), self.packed.copy()
         return twin
 

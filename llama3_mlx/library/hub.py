@@ -126,7 +126,7 @@ def as_hub_error(repo_id: str, revision: str | None, error: Exception, doing: st
 
     if isinstance(error, GatedRepoError):
         return HubError(
-            f"{repo_id} is gated: accept its licence at https://huggingface.co/{repo_id}, then log in with "
+            f"{repo_id} is gated: accept its license at https://huggingface.co/{repo_id}, then log in with "
             "'hf auth login' or set HF_TOKEN"
         )
     if isinstance(error, RepositoryNotFoundError):

@@ -1,7 +1,7 @@
 """Channels of a model moved to other scales: the factors, what they do to each tensor, and the file that keeps them.
 
 Where a column of a matrix is multiplied by s, what feeds it is divided by s, and the model's function stays (see
-convert/quality/equalise.py). What was made for the channels of one side has to be moved to be used on the other:
+convert/quality/equalize.py). What was made for the channels of one side has to be moved to be used on the other:
 adapters above all. So the factors stand in `channel_scales.json` beside the weights, and config.json has the file's
 SHA-256 as `channel_scales`, so that a folder that has lost the file is noticed.
 

@@ -211,5 +211,5 @@ def _quantization(values: Mapping[str, Any]) -> Quantization | None:
         raise ConfigError(f"quantization must be an object, not {entry!r}")
     if "bits" not in entry or entry.get("quant_method"):
         method = entry.get("quant_method", "an unknown method")
-        raise ConfigError(f"weights quantised by {method!r} are not supported; take the original or an MLX folder")
+        raise ConfigError(f"weights quantized by {method!r} are not supported; take the original or an MLX folder")
     return Quantization.from_dict(entry)

@@ -12,7 +12,7 @@ from .transformer import LlamaForCausalLM
 
 
 def join_projections(model: LlamaForCausalLM) -> None:
-    """Join every layer's projections in place where they are alike: plain, or quantised by the same scheme.
+    """Join every layer's projections in place where they are alike: plain, or quantized by the same scheme.
 
     Layers are evaluated one by one, so that at most one layer's weights are in memory twice.
     """

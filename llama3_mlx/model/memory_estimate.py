@@ -44,7 +44,7 @@ def estimate(config: ModelConfig, dtype: str | None = None) -> Needs:
 
 
 def tensor_bytes(name: str, shape: tuple[int, ...], quantization: Quantization | None, float_bytes: int) -> int:
-    """Return the bytes of one tensor: packed words, scales and biases if its module is quantised."""
+    """Return the bytes of one tensor: packed words, scales and biases if its module is quantized."""
     scheme: Scheme | None = None
     if quantization and len(shape) == 2 and name.endswith(".weight"):
         scheme = quantization.scheme_for(name.removesuffix(".weight"))

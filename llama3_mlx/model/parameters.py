@@ -14,7 +14,7 @@ _SHOWN = 20
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return name and shape of every tensor, unquantised, in the model's order."""
+    """Return name and shape of every tensor, unquantized, in the model's order."""
     D, F, V = config.hidden_size, config.intermediate_size, config.vocab_size
     heads, kv_heads = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     linears = {
@@ -42,7 +42,7 @@ def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def stored_tensors(config: ModelConfig, schemes: Mapping[str, Scheme]) -> dict[str, tuple[int, ...]]:
-    """Return name and shape of every tensor when the modules at the paths of `schemes` are quantised."""
+    """Return name and shape of every tensor when the modules at the paths of `schemes` are quantized."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, shape in expected_tensors(config).items():
         path = name.removesuffix(".weight")

@@ -1,4 +1,4 @@
-"""How a checkpoint's modules are quantised: the `quantization` entry of config.json, read, checked and written.
+"""How a checkpoint's modules are quantized: the `quantization` entry of config.json, read, checked and written.
 
 The format is mlx-lm's: `{"group_size", "bits", "mode", "<module path>": {"group_size", "bits", "mode"} | false}`.
 """
@@ -17,7 +17,7 @@ FIXED_MODES = {"mxfp4": (4, 32), "nvfp4": (4, 16), "mxfp8": (8, 32)}
 
 @dataclass(frozen=True)
 class Scheme:
-    """Bits, group size and mode of one quantised matrix; refuses combinations that MLX doesn't have."""
+    """Bits, group size and mode of one quantized matrix; refuses combinations that MLX doesn't have."""
 
     bits: int
     group_size: int = 64
@@ -50,13 +50,13 @@ class Scheme:
 
 @dataclass(frozen=True)
 class Quantization:
-    """The scheme of a whole checkpoint, with exceptions by module path (None: that module isn't quantised)."""
+    """The scheme of a whole checkpoint, with exceptions by module path (None: that module isn't quantized)."""
 
     default: Scheme
     modules: Mapping[str, Scheme | None] = field(default_factory=dict)
 
     def scheme_for(self, path: str) -> Scheme | None:
-        """Return the scheme of the module at `path`, or None if it isn't quantised."""
+        """Return the scheme of the module at `path`, or None if it isn't quantized."""
         return self.modules.get(path, self.default)
 
     @classmethod

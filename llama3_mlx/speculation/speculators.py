@@ -29,7 +29,7 @@ def verify_cost(model: LlamaForCausalLM) -> float:
     """Time one layer's MLP, where most of a step goes, on one position and on several; takes milliseconds.
 
     Returns what a position more adds to a pass, in plain steps: next to nothing where decoding waits for memory, a
-    whole one where a matrix product gains nothing from several rows, as MLX's quantised one on the CPU.
+    whole one where a matrix product gains nothing from several rows, as MLX's quantized one on the CPU.
     """
     mlp, more = model.model.layers[0].mlp, 4
     dtype = model.model.norm.weight.dtype

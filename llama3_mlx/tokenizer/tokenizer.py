@@ -52,7 +52,7 @@ class Tokenizer:
         return [self.bos_id, *ids] if bos and self.bos_id is not None and self.adds_bos else ids
 
     def encode_rendered(self, text: str, sentinel: str = "") -> list[int]:
-        """Return the ids of a dialog that a template has rendered: control tokens in it are recognised.
+        """Return the ids of a dialog that a template has rendered: control tokens in it are recognized.
 
         `sentinel` is a character that was put inside what must stay ordinary; it is removed before encoding.
         """

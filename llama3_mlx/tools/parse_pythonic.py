@@ -147,7 +147,7 @@ class _Reader:
         return items
 
     def _string(self, first: str) -> str:
-        # Neighbouring strings are one, as in Python.
+        # Neighboring strings are one, as in Python.
         parts = [_string(first)]
         while self._peek() in ('"', "'"):
             parts.append(_string(self._next("string")))

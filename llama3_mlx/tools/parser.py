@@ -150,7 +150,7 @@ def _overlap(text: str, tag: str) -> int:
 
 
 def _joined(parts: Iterator[str | ToolCall]) -> list[str | ToolCall]:
-    """Return the parts with neighbouring texts joined and empty ones left out."""
+    """Return the parts with neighboring texts joined and empty ones left out."""
     result: list[str | ToolCall] = []
     for part in parts:
         if isinstance(part, str) and result and isinstance(result[-1], str):

@@ -381,7 +381,7 @@ def test_a_reply_can_be_continued_as_in_transformers(llama3_folder: Path, said: 
         ([{"role": "user", "content": "x"}, {"role": "user"}], "message 1 has no content"),
         ([{"role": "user", "content": 3}], "content must be text"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], "of type 'image_url'"),
-        ([{"role": "user", "content": "x", "colour": "red"}], "unknown key 'colour'"),
+        ([{"role": "user", "content": "x", "color": "red"}], "unknown key 'color'"),
         ([{"role": "user", "content": "x", "tool_calls": [CALL]}], "only an assistant"),
         ([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}], "no JSON"),
         (["hi"], "must be an object"),

@@ -35,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def four_bits(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model in 4 bits."""
-    folder = tmp_path_factory.mktemp("quantised") / "tiny-4bit"
+    folder = tmp_path_factory.mktemp("quantized") / "tiny-4bit"
     convert(tiny_folder, folder, bits=4, group_size=32, quality="nearest")
     return folder
 
@@ -101,7 +101,7 @@ def test_data_check_shows_both_sides_of_pairs(
     assert "⟦NOW!<|eot_id|>⟧" in out
 
 
-def test_fusing_into_a_quantised_base_keeps_the_effect(four_bits: Path, adapter: Path, tmp_path: Path) -> None:
+def test_fusing_into_a_quantized_base_keeps_the_effect(four_bits: Path, adapter: Path, tmp_path: Path) -> None:
     assert main(["fuse", "-m", str(four_bits), "-a", str(adapter), "-o", str(tmp_path / "fused")]) == 0
     base, adapted, fused = logits(four_bits), logits(four_bits, adapter), logits(tmp_path / "fused")
     base, adapted, fused = (each - each.mean(-1, keepdims=True) for each in (base, adapted, fused))

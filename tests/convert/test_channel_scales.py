@@ -88,7 +88,7 @@ def test_without_evening_out_there_are_no_scales(source: Path, tmp_path: Path) -
     assert "channel_scales" not in json.loads((tmp_path / "nearest" / "config.json").read_text())
 
 
-@pytest.mark.parametrize("settings", [{"bits": 6}, {"dequantise": True, "dtype": "float32"}], ids=["bits", "whole"])
+@pytest.mark.parametrize("settings", [{"bits": 6}, {"dequantize": True, "dtype": "float32"}], ids=["bits", "whole"])
 def test_scales_are_carried_over(source: Path, fast: Path, tmp_path: Path, settings: Any) -> None:
     convert(fast, tmp_path / "again", **settings, verify=True)
     assert (tmp_path / "again" / NAME).read_bytes() == (fast / NAME).read_bytes()

@@ -86,7 +86,7 @@ def test_floating_point_modes_load_here_and_in_mlx_lm(source: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-def test_unquantised_weights_are_the_sources_in_the_dtype_asked_for(source: Path, tmp_path: Path, dtype: str) -> None:
+def test_unquantized_weights_are_the_sources_in_the_dtype_asked_for(source: Path, tmp_path: Path, dtype: str) -> None:
     convert(source, tmp_path / "out", dtype=dtype)
     ours: Any = mx.load(str(tmp_path / "out" / "model.safetensors"))
     for name, weight in load_file(source / "model.safetensors").items():

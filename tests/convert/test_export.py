@@ -72,7 +72,7 @@ def interleaved(name: str, weight: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_gguf_package_reads_what_its_own_quantiser_makes_of_the_weights(
+def test_the_gguf_package_reads_what_its_own_quantizer_makes_of_the_weights(
     source: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llama3_mlx.convert.pipeline.BLOCK_VALUES", 27 * 128)
@@ -202,7 +202,7 @@ def test_hugging_face_to_mlx_and_back_is_equal(tmp_path: Path, dtype: str) -> No
     assert torch.equal(*logits)
 
 
-def test_a_quantised_folder_is_written_whole_for_transformers(source: Path, tmp_path: Path) -> None:
+def test_a_quantized_folder_is_written_whole_for_transformers(source: Path, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 

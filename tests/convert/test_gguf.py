@@ -74,7 +74,7 @@ def write_gguf(
             np.array(rope_periods(32, 500000.0, s)) for s in (RopeScaling(), RopeScaling("llama3", rope_factor))
         )
         writer.add_tensor("rope_freqs.weight", (scaled / plain).astype(np.float32))
-    quantised = gguf.GGMLQuantizationType[kind]
+    quantized = gguf.GGMLQuantizationType[kind]
     expected = {}
     for name, weight in weights.items():
         parts = name.split(".")
@@ -98,9 +98,9 @@ def write_gguf(
             expected[name] = weight
             continue
         with np.errstate(invalid="ignore"):
-            packed = gguf.quantize(stored, quantised)
-            back = gguf.dequantize(packed, quantised)
-        writer.add_tensor(theirs, packed, raw_dtype=quantised)
+            packed = gguf.quantize(stored, quantized)
+            back = gguf.dequantize(packed, quantized)
+        writer.add_tensor(theirs, packed, raw_dtype=quantized)
         expected[name] = np.empty_like(weight)
         expected[name][rows] = back.reshape(weight.shape)
     writer.write_header_to_file()
@@ -111,7 +111,7 @@ def write_gguf(
 
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
-def test_gguf_types_dequantise_as_the_gguf_package_does(tmp_path: Path, kind: str) -> None:
+def test_gguf_types_dequantize_as_the_gguf_package_does(tmp_path: Path, kind: str) -> None:
     expected = write_gguf(tmp_path / "model.gguf", kind)
     convert(tmp_path / "model.gguf", tmp_path / "out", dtype="float32")
     ours = load_file(tmp_path / "out" / "model.safetensors")
@@ -163,24 +163,24 @@ def test_a_missing_part_of_a_split_gguf_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "kind", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "IQ4_NL", "IQ2_S", "TQ1_0", "MXFP4"]
 )
-def test_rows_of_quantised_types_are_those_of_the_whole_tensor(
+def test_rows_of_quantized_types_are_those_of_the_whole_tensor(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The gguf package can't write these; random bytes are valid blocks of them."""
     import gguf
 
     monkeypatch.setattr("llama3_mlx.convert.gguf.file._STEP_VALUES", 600)
-    quantised = gguf.GGMLQuantizationType[kind]
-    block, size = gguf.GGML_QUANT_SIZES[quantised]
+    quantized = gguf.GGMLQuantizationType[kind]
+    block, size = gguf.GGML_QUANT_SIZES[quantized]
     data = np.random.default_rng(0).integers(0, 256, (16, 256 // block * size), np.uint8)
     writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
-    writer.add_tensor("x", data, raw_dtype=quantised)
+    writer.add_tensor("x", data, raw_dtype=quantized)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     with np.errstate(all="ignore"):
-        whole = gguf.dequantize(data, quantised)
+        whole = gguf.dequantize(data, quantized)
     halves = [head * 8 + 2 * pair + part for head in range(2) for part in range(2) for pair in range(4)]
     file = GGUFFile(tmp_path / "x.gguf")
     tensor: GGUFTensor = file.tensors["x"]

@@ -97,7 +97,7 @@ def test_the_tokenizer_and_the_stops_are_metas(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "Hi"}]
     rendered: Any = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     assert rendered == llama.encode_chat(messages)
-    assert (tmp_path / "out" / "LICENSE").read_text() == "the licence"
+    assert (tmp_path / "out" / "LICENSE").read_text() == "the license"
     assert (tmp_path / "out" / "tokenizer.model").exists()
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["max_position_embeddings"] == 8192

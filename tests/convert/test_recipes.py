@@ -155,7 +155,7 @@ def test_embedding_and_head_are_set_apart(untied: Path, tmp_path: Path) -> None:
         ({"mixed": "4_6", "bits": 4}, "bits and mixed exclude each other"),
         ({"bits": 4, "head_bits": 8}, "this model's head is its embedding: set embedding_bits in place of head_bits"),
         ({"bits": 4, "embedding_bits": 7}, "embedding_bits must be one of 0, 2, 3, 4, 5, 6, 8, not 7"),
-        ({"bits": 4, "dequantise": True}, "dequantise writes whole weights"),
+        ({"bits": 4, "dequantize": True}, "dequantize writes whole weights"),
         ({"bit": 4}, "unknown option bit; known are bits, group_size"),
     ],
 )
@@ -170,21 +170,21 @@ def test_settings_and_options_are_the_same() -> None:
     assert list(ConversionSettings.__annotations__) == [entry.name for entry in fields(ConversionOptions)]
 
 
-# Sources that are quantised already.
+# Sources that are quantized already.
 
 
-def test_a_quantised_folder_wants_to_know_what_for(source: Path, tmp_path: Path) -> None:
+def test_a_quantized_folder_wants_to_know_what_for(source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "four", bits=4)
-    with pytest.raises(ConversionError, match="is quantised already: choose bits to quantise it again, or dequantise"):
+    with pytest.raises(ConversionError, match="is quantized already: choose bits to quantize it again, or dequantize"):
         convert(tmp_path / "four", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_dequantised_weights_are_what_mlx_says_they_stand_for(source: Path, tmp_path: Path) -> None:
+def test_dequantized_weights_are_what_mlx_says_they_stand_for(source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "four", bits=4, group_size=32)
-    report = convert(tmp_path / "four", tmp_path / "out", dequantise=True, dtype="float32")
+    report = convert(tmp_path / "four", tmp_path / "out", dequantize=True, dtype="float32")
     assert report.warnings[:1] == (
-        "the source is quantised (affine 4 bits): what that lost doesn't come back; the original weights make a "
+        "the source is quantized (affine 4 bits): what that lost doesn't come back; the original weights make a "
         "better model",
     )
     packed: Any = mx.load(str(tmp_path / "four" / "model.safetensors"))
@@ -196,10 +196,10 @@ def test_dequantised_weights_are_what_mlx_says_they_stand_for(source: Path, tmp_
     assert "quantization" not in json.loads((tmp_path / "out" / "config.json").read_text())
 
 
-def test_quantising_again_warns_and_is_close_to_the_first(source: Path, tmp_path: Path) -> None:
+def test_quantizing_again_warns_and_is_close_to_the_first(source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "eight", bits=8)
     report = convert(tmp_path / "eight", tmp_path / "four", bits=4, verify=True)
-    assert "quantised already (affine 8 bits), and quantising it again adds to its error" in report.warnings[0]
+    assert "quantized already (affine 8 bits), and quantizing it again adds to its error" in report.warnings[0]
     assert report.verification is not None
     assert report.verification.worst is not None
     assert report.verification.worst.relative_error < 0.2
@@ -218,7 +218,7 @@ def test_the_card_tells_bits_recipe_and_command(source: Path, tmp_path: Path) ->
     shares = re.findall(r"\| affine, (\d) bits, groups of 32 \| ([\d.]+)% of the weights \|", card)
     assert {bits for bits, _ in shares} == {"4", "6", "8"}
     assert sum(float(share) for _, share in shares) == pytest.approx(100, abs=1)
-    assert "quantised by | round-to-nearest" in card
+    assert "quantized by | round-to-nearest" in card
     assert str(tmp_path) not in card
 
 
@@ -413,8 +413,8 @@ def test_the_command_has_all_settings_and_says_what_it_did(
     assert said.out.startswith(f"{dest}: ")
     assert "\nverified " in said.out
     assert stored_bits(dest)["model.embed_tokens"] == 6
-    assert main(["convert", str(dest), str(tmp_path / "whole"), "--dequantise"]) == 0
-    assert "note: the source is quantised (affine 4 bits, affine 6 bits)" in capsys.readouterr().err
+    assert main(["convert", str(dest), str(tmp_path / "whole"), "--dequantize"]) == 0
+    assert "note: the source is quantized (affine 4 bits, affine 6 bits)" in capsys.readouterr().err
     assert main(["convert", str(source), str(tmp_path / "o.gguf"), "--bits", "4"]) == 2
     assert capsys.readouterr().err == (
         "error: bits are for MLX folders; gguf is written whole or in its own types: choose with gguf_type\n"

@@ -409,7 +409,7 @@ def test_a_context_longer_than_the_window_goes_on() -> None:
         assert len(done.token_ids) == 300
 
 
-def test_quantised_keys_and_values_stay_near(smollm2_folder: Any) -> None:
+def test_quantized_keys_and_values_stay_near(smollm2_folder: Any) -> None:
     """At 8 bits the distributions differ from those of the plain cache by at most 0.001 nats."""
     from llama3_mlx.checkpoint.loading import load_model
     from llama3_mlx.tokenizer.loading import load_tokenizer

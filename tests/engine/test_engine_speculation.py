@@ -28,7 +28,7 @@ def small() -> LlamaForCausalLM:
 
 
 def prompts(n: int) -> list[list[int]]:
-    """Prompts that repeat themselves, as what is to be edited or summarised does."""
+    """Prompts that repeat themselves, as what is to be edited or summarized does."""
     rng = np.random.default_rng(0)
     parts = [[int(token) for token in rng.integers(0, 256, int(rng.integers(5, 40)))] for _ in range(n)]
     return [part + part[: len(part) // 2] + part for part in parts]

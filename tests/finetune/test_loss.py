@@ -30,8 +30,8 @@ def numpy_loss(logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> 
     """Weighted cross entropy in float64."""
     logits = logits.astype(np.float64)
     largest = logits.max(-1, keepdims=True)
-    normalisers = np.log(np.exp(logits - largest).sum(-1)) + largest[:, 0]
-    return float((weights * (normalisers - logits[np.arange(len(targets)), targets])).sum())
+    normalizers = np.log(np.exp(logits - largest).sum(-1)) + largest[:, 0]
+    return float((weights * (normalizers - logits[np.arange(len(targets)), targets])).sum())
 
 
 @pytest.mark.parametrize("chunk", [32, 7, 1000])
@@ -109,7 +109,7 @@ def test_packed_rows_give_each_example_the_loss_it_has_alone() -> None:
     assert together == pytest.approx(each, rel=1e-5)
 
 
-def test_an_example_in_a_row_is_not_touched_by_its_neighbours() -> None:
+def test_an_example_in_a_row_is_not_touched_by_its_neighbors() -> None:
     model, examples = small_model(), random_examples(3, low=30, high=40)
     tokens, segments = np.zeros((1, 128), np.int32), np.zeros((1, 128), np.int32)
     at = 0

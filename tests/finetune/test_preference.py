@@ -32,8 +32,8 @@ from ..support.finetune_fixtures import VOCABULARY, adapted_model, random_exampl
 def numpy_logprobs(model: LlamaForCausalLM, example: Example) -> np.ndarray:
     """Log-probabilities of the trained tokens in float64, by the model's plain forward pass."""
     logits = np.array(model(mx.array(example.ids[None, :-1]))[0]).astype(np.float64)
-    normalised = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    return normalised[np.arange(len(logits)), example.ids[1:]][example.trained[1:]]
+    normalized = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return normalized[np.arange(len(logits)), example.ids[1:]][example.trained[1:]]
 
 
 def pairs(n: int, seed: int = 0) -> list[Unit]:

@@ -313,11 +313,11 @@ def test_a_disk_that_is_really_full_gives_one_line(tiny_folder: Path, dialogs: P
     assert not (tmp_path / "run" / "adapters.safetensors").exists()
 
 
-@pytest.mark.parametrize("optimiser", ["adafactor", "lion", "muon", "sgd"])
-def test_every_optimiser_goes_on_to_the_same_bytes(
-    tiny_folder: Path, dialogs: Path, tmp_path: Path, optimiser: str
+@pytest.mark.parametrize("optimizer", ["adafactor", "lion", "muon", "sgd"])
+def test_every_optimizer_goes_on_to_the_same_bytes(
+    tiny_folder: Path, dialogs: Path, tmp_path: Path, optimizer: str
 ) -> None:
-    settings = TrainSettings(**{**SHORT_RUN, "steps": 4, "optimiser": optimiser, "learning_rate": 1e-3})
+    settings = TrainSettings(**{**SHORT_RUN, "steps": 4, "optimizer": optimizer, "learning_rate": 1e-3})
     train(tiny_folder, dialogs, tmp_path / "whole", settings)
     event = threading.Event()
     train(tiny_folder, dialogs, tmp_path / "broken", settings, cancel=event, callbacks=[Cancelled(event, 2)])
@@ -339,7 +339,7 @@ def test_every_optimiser_goes_on_to_the_same_bytes(
         ({"whole": ("nose",), "targets": ("q_proj",)}, "matches 'nose'"),
         ({"memory": "much"}, "12GB"),
         ({"memory": "1MB"}, "needs"),
-        ({"optimiser": "magic"}, "adamw"),
+        ({"optimizer": "magic"}, "adamw"),
         ({"learning_rate": "fast"}, "must be a number"),
         ({"schedule": "zigzag"}, "cosine"),
     ],

@@ -87,7 +87,7 @@ def test_the_curves_come_as_a_picture_too(tiny_folder: Path, texts: Path, tmp_pa
     with Image.open(tmp_path / "out" / "report.png") as picture:
         assert picture.format == "PNG"
         assert min(picture.size) > 300
-        # Lines on the ground: more than one colour.
+        # Lines on the ground: more than one color.
         assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 2
 
 

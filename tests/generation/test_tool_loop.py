@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 import pytest
 
 from llama3_mlx import Llama, RequestError, ToolCall, ToolRun, parse_tool_calls
-from llama3_mlx.chat.messages import normalise
+from llama3_mlx.chat.messages import normalize
 from llama3_mlx.generation.completion import Completion
 from llama3_mlx.tools.functions import tool_name, tool_specs
 
@@ -70,7 +70,7 @@ def test_calls_are_run_and_their_results_go_back_until_the_answer() -> None:
     ids = [made["id"] for message in done.messages for made in message.get("tool_calls", ())]
     assert ids == [message["tool_call_id"] for message in results]
     assert [len(seen) for seen in script.seen] == [1, 4, 6]
-    normalise(done.messages)
+    normalize(done.messages)
     assert len(ASKED) == 1
 
 

@@ -115,7 +115,7 @@ def test_a_window_keeps_its_size_for_ever(model: LlamaForCausalLM) -> None:
     assert small.nbytes == large.nbytes
 
 
-def test_quantised_values_take_the_bytes_that_are_estimated(model: LlamaForCausalLM) -> None:
+def test_quantized_values_take_the_bytes_that_are_estimated(model: LlamaForCausalLM) -> None:
     config = model.config
     for bits in (4, 8):
         kind = CacheOptions(kv_bits=bits)

@@ -29,7 +29,7 @@ def hub() -> Iterator[tuple[FakeHub, str]]:
 def repository(tmp_path: Path) -> Path:
     folder = save_tiny(tmp_path / "repository", **SMALL)
     (folder / "tokenizer.json").write_text("{}")
-    (folder / "LICENSE.txt").write_text("licence")
+    (folder / "LICENSE.txt").write_text("license")
     (folder / "original").mkdir()
     (folder / "original" / "consolidated.00.pth").write_text("large")
     (folder / "pytorch_model.bin").write_text("large")
@@ -58,7 +58,7 @@ def test_a_hub_id_is_downloaded_with_only_the_files_needed(
     result = run_command(tmp_path, address, "convert", "owner/name", str(tmp_path / "out"), "--bits", "4")
     assert result.returncode == 0, result.stderr
     assert {name for name, _ in fake.fetched} == {"config.json", "model.safetensors", "tokenizer.json", "LICENSE.txt"}
-    assert (tmp_path / "out" / "LICENSE.txt").read_text() == "licence"
+    assert (tmp_path / "out" / "LICENSE.txt").read_text() == "license"
     fake.fetched.clear()
     result = run_command(tmp_path, address, "info", "owner/name@main", "--json", offline=True)
     assert json.loads(result.stdout)["architecture"]["layers"] == 2, result.stderr
@@ -81,7 +81,7 @@ def test_a_broken_download_goes_on_where_it_stopped(hub: tuple[FakeHub, str], re
     ("asked", "words"),
     [
         ("owner/absent", "there is no model owner/absent on the Hub, or it is private"),
-        ("owner/gated", "owner/gated is gated: accept its licence at https://huggingface.co/owner/gated"),
+        ("owner/gated", "owner/gated is gated: accept its license at https://huggingface.co/owner/gated"),
         ("owner/name@nowhere", "owner/name has no revision 'nowhere'"),
         ("owner/empty", "has no config.json"),
     ],

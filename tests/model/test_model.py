@@ -117,7 +117,7 @@ def test_the_head_runs_only_where_it_is_called(tokens: np.ndarray) -> None:
     assert_close(last, whole[:, -1])
 
 
-def test_quantised_projections_join_without_changing_a_bit(tokens: np.ndarray) -> None:
+def test_quantized_projections_join_without_changing_a_bit(tokens: np.ndarray) -> None:
     model = our_model(reference_model(small_config(head_dim=32)))
     nn.quantize(model, group_size=32, bits=4)
     apart = np.array(model(mx.array(tokens)))

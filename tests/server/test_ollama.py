@@ -123,7 +123,7 @@ def test_tags_and_show_describe_the_model(client: ollama.Client) -> None:
     assert "completion" in shown.capabilities
 
 
-def test_a_model_is_copied_quantised_used_and_deleted(client: ollama.Client, server: Running, home: Path) -> None:
+def test_a_model_is_copied_quantized_used_and_deleted(client: ollama.Client, server: Running, home: Path) -> None:
     statuses = [line.status for line in client.create("small", from_="smollm2", quantize="q8_0", stream=True)]
     assert statuses[-1] == "success"
     assert (home / "models" / "small" / "config.json").exists()

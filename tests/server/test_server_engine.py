@@ -230,7 +230,7 @@ def test_answers_to_one_request_share_one_compiled_form(
 
 
 @pytest.mark.parametrize("slow", ["dialog.encode", "_compile"])
-def test_others_are_served_while_a_prompt_is_tokenised_or_a_form_compiled(
+def test_others_are_served_while_a_prompt_is_tokenized_or_a_form_compiled(
     client: openai.OpenAI, server: Running, monkeypatch: pytest.MonkeyPatch, slow: str
 ) -> None:
     client.completions.create(model="tiny", prompt="a", max_tokens=1)

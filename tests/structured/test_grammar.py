@@ -313,7 +313,7 @@ def test_a_token_that_is_not_allowed_is_refused_and_changes_nothing(llama3: Walk
         ({}, "give exactly one of schema, regex, grammar, choices, tools, not none"),
         ({"regex": "a", "choices": ["a"]}, "not regex and choices"),
         ({"schema": {"type": "strin"}}, "the schema can't be compiled: Invalid type: strin"),
-        ({"schema": {"type": "string", "format": "colour"}}, "Unknown format: colour"),
+        ({"schema": {"type": "string", "format": "color"}}, "Unknown format: color"),
         ({"schema": {"not": {"type": "string"}}}, 'Unimplemented keys: \\["not"\\]'),
         ({"schema": {"$ref": "#/$defs/a"}}, "does not exist"),
         ({"schema": False}, "the schema can't be compiled"),
@@ -343,14 +343,14 @@ def test_what_cannot_be_compiled_is_refused_in_one_line(smollm2: Walker, what: d
     assert len(str(caught.value)) < 400
 
 
-class Colour(Enum):
+class Color(Enum):
     RED = "red"
     BLUE = "blue"
 
 
 @dataclass
 class Part:
-    colour: Colour
+    color: Color
     size: tuple[int, Literal["cm", "m"]]
     note: str | None = None
 
@@ -370,14 +370,14 @@ class Model(BaseModel):
 
 def test_answers_become_dataclasses_and_models(llama3: Walker) -> None:
     chance = random.Random(2)
-    for kind in (Thing, Model, list[Part], Colour):
+    for kind in (Thing, Model, list[Part], Color):
         grammar = compiled(llama3, schema=kind)
         results = [parse_result(kind, llama3.text(way)) for _ in range(20) if (way := llama3.walk(grammar, chance))]
         assert len(results) > 8
         expected = list if kind == list[Part] else kind
         assert all(isinstance(result, expected) for result in results)
-    text = '{"parts": [{"colour": "red", "size": [3, "cm"]}], "owner": {"parts": []}}'
-    assert parse_result(Thing, text) == Thing([Part(Colour.RED, (3, "cm"))], Thing([]))
+    text = '{"parts": [{"color": "red", "size": [3, "cm"]}], "owner": {"parts": []}}'
+    assert parse_result(Thing, text) == Thing([Part(Color.RED, (3, "cm"))], Thing([]))
 
 
 def test_answers_that_do_not_fit_are_refused() -> None:
@@ -386,7 +386,7 @@ def test_answers_that_do_not_fit_are_refused() -> None:
     with pytest.raises(StructureError, match=r"the answer\.a must be of type integer"):
         parse_result({"properties": {"a": {"type": "integer"}}}, '{"a": "1"}')
     with pytest.raises(StructureError, match=r"the answer.parts\[0\].size must be an array of 2"):
-        parse_result(Thing, '{"parts": [{"colour": "red", "size": [3]}]}')
+        parse_result(Thing, '{"parts": [{"color": "red", "size": [3]}]}')
     with pytest.raises(StructureError, match=r"the answer\.tags\[0\]"):
         parse_result(Model, '{"thing_id": 1, "tags": ["c"]}')
     assert parse_result('{"type": "string"}', '"\\ud800x"') == "\ufffdx"

@@ -80,5 +80,5 @@ def save_meta(
     }
     (folder / "params.json").write_text(json.dumps(params))
     shutil.copy(MODEL_FILE, folder / "tokenizer.model")
-    (folder / "LICENSE").write_text("the licence")
+    (folder / "LICENSE").write_text("the license")
     return folder

@@ -1,4 +1,4 @@
-"""A small model with channels of unlike sizes and a tokenizer of bytes, for tests of quantised quality."""
+"""A small model with channels of unlike sizes and a tokenizer of bytes, for tests of quantized quality."""
 
 import json
 from pathlib import Path

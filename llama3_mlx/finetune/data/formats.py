@@ -40,7 +40,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labeled:
     """A continuation that is wanted or not."""
 
     where: str
@@ -79,13 +79,11 @@ def has_pairs(records: Sequence[Record]) -> bool:
     return bool(records) and layout_of(records[0], {**LABELLED, **PREFERENCE}) in PREFERENCE
 
 
-def read_labelled(records: Sequence[Record], problems: list[str] | None = None) -> list[Labelled]:
-    """Return the labelled continuations of unpaired preference data; pairs give one of each."""
+def read_labeled(records: Sequence[Record], problems: list[str] | None = None) -> list[Labeled]:
+    """Return the labeled continuations of unpaired preference data; pairs give one of each."""
     if has_pairs(records):
         pairs = read_pairs(records, problems)
-        return [
-            item for p in pairs for item in (Labelled(p.where, p.chosen, True), Labelled(p.where, p.rejected, False))
-        ]
+        return [item for p in pairs for item in (Labeled(p.where, p.chosen, True), Labeled(p.where, p.rejected, False))]
     return _read(records, LABELLED, "auto", problems)
 
 
@@ -212,11 +210,11 @@ def _implicit_pair(record: Record) -> Pair:
     return Pair(record.where, Sample(record.where, chosen, tools), Sample(record.where, rejected, tools))
 
 
-def _labelled(record: Record) -> Labelled:
+def _labeled(record: Record) -> Labeled:
     label = record.value["label"]
     if not isinstance(label, bool):
         raise DataError(f"label must be true or false, not {label!r:.80}")
-    return Labelled(record.where, _completion(record), label)
+    return Labeled(record.where, _completion(record), label)
 
 
 def _question(record: Record) -> Question:
@@ -241,5 +239,5 @@ PREFERENCE: dict[str, tuple[tuple[str, ...], Reader]] = {
     "pairs": (("prompt", "chosen", "rejected"), _pair),
     "implicit pairs": (("chosen", "rejected"), _implicit_pair),
 }
-LABELLED: dict[str, tuple[tuple[str, ...], Reader]] = {"labelled": (("prompt", "completion", "label"), _labelled)}
+LABELLED: dict[str, tuple[tuple[str, ...], Reader]] = {"labeled": (("prompt", "completion", "label"), _labeled)}
 QUESTIONS: dict[str, tuple[tuple[str, ...], Reader]] = {"prompts": (("prompt",), _question)}

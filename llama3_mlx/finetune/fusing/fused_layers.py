@@ -11,7 +11,7 @@ from ...model.quantization import Scheme
 from ...trees import scalar
 from ..layers.lora import dense_weight
 
-# A rounding of a fused matrix: a quantisation, or a dtype.
+# A rounding of a fused matrix: a quantization, or a dtype.
 Form = Scheme | mx.Dtype
 
 

@@ -31,7 +31,7 @@ def choose_forms(
 ) -> tuple[dict[str, Form], float]:
     """Return the form of each fused layer and the share of the effect that is kept.
 
-    `bits` is auto, a number of bits or a dtype's name; `dtype` is that of what isn't quantised.
+    `bits` is auto, a number of bits or a dtype's name; `dtype` is that of what isn't quantized.
     """
     base = _logits(model, tokens)
     adapters = AdapterSet(model)
@@ -48,21 +48,21 @@ def choose_forms(
             distance = _distance(_logits(model, tokens), adapted)
         return 1 - distance / effect if effect else 1.0
 
-    quantised = {path: scheme for path in matrices if (scheme := _scheme(layers[path]))}
-    plain: dict[str, Form] = {**others, **{path: dtype for path in matrices if path not in quantised}}
+    quantized = {path: scheme for path in matrices if (scheme := _scheme(layers[path]))}
+    plain: dict[str, Form] = {**others, **{path: dtype for path in matrices if path not in quantized}}
     if bits != "auto":
         form = _asked(bits)
-        forms = {**plain, **dict.fromkeys(quantised or matrices, form)}
+        forms = {**plain, **dict.fromkeys(quantized or matrices, form)}
         return forms, kept(forms)
-    coarse: dict[str, Form] = {**plain, **quantised}
+    coarse: dict[str, Form] = {**plain, **quantized}
     share = kept(coarse)
-    if share >= KEPT or not quantised:
+    if share >= KEPT or not quantized:
         return coarse, share
-    fine: dict[str, Form] = {**plain, **dict.fromkeys(quantised, _FINE)}
+    fine: dict[str, Form] = {**plain, **dict.fromkeys(quantized, _FINE)}
     share = kept(fine)
     if share >= KEPT:
         return fine, share
-    worst = _worst_first(model, adapter, layers, fine, tokens, list(quantised))
+    worst = _worst_first(model, adapter, layers, fine, tokens, list(quantized))
     return _fewest_whole(fine, worst, kept)
 
 
@@ -130,7 +130,7 @@ def _with_whole(path: str, layer: nn.Module, adapter: Adapter) -> nn.Module:
 
 
 def is_matrix(layer: Any) -> bool:
-    """Return whether a layer is a linear layer or an embedding, quantised or not."""
+    """Return whether a layer is a linear layer or an embedding, quantized or not."""
     return isinstance(layer, nn.Linear | nn.QuantizedLinear | nn.Embedding | nn.QuantizedEmbedding)
 
 

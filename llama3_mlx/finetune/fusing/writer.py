@@ -51,7 +51,7 @@ def write_model(
         entry = Quantization(old.default, {**old.modules, **exceptions}).to_dict()
         values["quantization"] = values["quantization_config"] = entry
     elif any(exceptions.values()):
-        raise RequestError("the base isn't quantised: fuse it as it is and convert the result")
+        raise RequestError("the base isn't quantized: fuse it as it is and convert the result")
     dtype = stored_dtype(source)
     shards = list(_shards(_tensors(model, adapter, layers, forms, dtype)))
     weight_map: dict[str, str] = {}

@@ -5,7 +5,7 @@ positions run on through the row; that changes nothing, since the score of two t
 
 Queries go a block at a time over the keys that they can reach: those up to the block's end, and no further back than
 the longest example is long, or on the CPU than where the block's first example begins. The backward pass makes a
-block's scores again from what was kept, queries, keys, values and the output with its normaliser; no (L, L) matrix
+block's scores again from what was kept, queries, keys, values and the output with its normalizer; no (L, L) matrix
 outlives its block.
 Source of the backward pass: https://arxiv.org/abs/2205.14135, appendix B.
 """
@@ -76,13 +76,13 @@ def _first_seen(segments: mx.array, start: int) -> int:
 
 
 def make_attention(blocks: Sequence[Block], scale: float) -> Callable[..., Any]:
-    """Return a function of queries (B, H, L, d), keys and values (B, K, L, d) to (output, normalisers)."""
+    """Return a function of queries (B, H, L, d), keys and values (B, K, L, d) to (output, normalizers)."""
     # The masks go in as arguments: a transformation must not find them captured.
     biases = [block.bias for block in blocks]
 
     @mx.custom_function
     def attention(queries: mx.array, keys: mx.array, values: mx.array, *biases: mx.array) -> tuple[mx.array, mx.array]:
-        outputs, normalisers = [], []
+        outputs, normalizers = [], []
         for block, bias in zip(blocks, biases, strict=True):
             scores = _scores(queries, keys, block, bias, scale)
             largest = scores.max(axis=-1, keepdims=True)
@@ -90,8 +90,8 @@ def make_attention(blocks: Sequence[Block], scale: float) -> Callable[..., Any]:
             sums = weights.sum(axis=-1, keepdims=True)
             output = _times(weights, values[:, :, block.first : block.stop]) / sums.astype(values.dtype)
             outputs.append(output.reshape(*queries.shape[:2], block.stop - block.start, -1))
-            normalisers.append(largest + mx.log(sums))
-        return mx.concatenate(outputs, axis=2), mx.concatenate(normalisers, axis=3)
+            normalizers.append(largest + mx.log(sums))
+        return mx.concatenate(outputs, axis=2), mx.concatenate(normalizers, axis=3)
 
     @attention.vjp
     def attention_vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
@@ -141,8 +141,8 @@ def _gradients(
     for_keys, for_values = mx.zeros(keys.shape, mx.float32), mx.zeros(values.shape, mx.float32)
     for block, bias in zip(blocks, biases, strict=True):
         reach = slice(block.first, block.stop)
-        normalisers = outputs[1][:, :, :, block.start : block.stop]
-        weights = exp(_scores(queries, keys, block, bias, scale) - normalisers)
+        normalizers = outputs[1][:, :, :, block.start : block.stop]
+        weights = exp(_scores(queries, keys, block, bias, scale) - normalizers)
         down = _grouped(cotangent, n_kv_heads, block)
         towards = _times_transposed(down, values[:, :, reach])
         own = (down * _grouped(outputs[0], n_kv_heads, block)).astype(mx.float32).sum(axis=-1, keepdims=True)

@@ -62,7 +62,7 @@ def choose_whole(model: LlamaForCausalLM, patterns: Iterable[str]) -> list[str]:
 
 
 def unfreeze_whole(model: LlamaForCausalLM, paths: Iterable[str]) -> None:
-    """Make these layers' own weights trainable, in float32; a quantised one is unpacked, for rounded weights can't be.
+    """Make these layers' own weights trainable, in float32; a quantized one is unpacked, for rounded weights can't be.
 
     Call it after `attach`, which freezes all.
     """
@@ -72,7 +72,7 @@ def unfreeze_whole(model: LlamaForCausalLM, paths: Iterable[str]) -> None:
 
 
 def make_dense(module: nn.Module) -> nn.Module:
-    """Return an unquantised layer of the same matrix; an unquantised one is returned as it is."""
+    """Return an unquantized layer of the same matrix; an unquantized one is returned as it is."""
     if "scales" not in module:
         return module
     weight = dense_weight(module)

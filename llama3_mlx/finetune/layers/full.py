@@ -37,7 +37,7 @@ class MasterEmbedding(nn.Embedding):
 
 
 def make_master(module: Any) -> nn.Module:
-    """Return a trainable layer of the same values, unpacked if it was quantised; its weights are float32."""
+    """Return a trainable layer of the same values, unpacked if it was quantized; its weights are float32."""
     weight = dense_weight(module)
     dtype = module.scales.dtype if "scales" in module else weight.dtype
     made: Any

@@ -2,7 +2,7 @@
 
 Shapes and parameter names are mlx-lm's: `lora_a` (in, r), `lora_b` (r, out), magnitude `m` (out,). The low-rank
 parameters are float32 whatever the base is, and are cast to the dtype of the activations where they are used, so that
-a half-precision model computes in half precision and the optimiser still sees float32.
+a half-precision model computes in half precision and the optimizer still sees float32.
 
 Source: LoRA https://arxiv.org/abs/2106.09685; DoRA https://arxiv.org/abs/2402.09353.
 """
@@ -117,19 +117,19 @@ def base_of(module: nn.Module) -> nn.Module:
 
 
 def uniform(shape: tuple[int, int], fan_in: int) -> mx.array:
-    """Return values uniform in ±1/sqrt(fan_in). Source: PEFT's and mlx-lm's initialisation of A."""
+    """Return values uniform in ±1/sqrt(fan_in). Source: PEFT's and mlx-lm's initialization of A."""
     limit = 1 / math.sqrt(fan_in)
     return mx.random.uniform(-limit, limit, shape)
 
 
 def matrix_shape(module: Any) -> tuple[int, int]:
-    """Return (rows, columns) of a linear layer's or embedding's matrix, unpacked if it is quantised."""
+    """Return (rows, columns) of a linear layer's or embedding's matrix, unpacked if it is quantized."""
     rows, columns = module.weight.shape
     return rows, columns * 32 // module.bits if "scales" in module else columns
 
 
 def dense_weight(module: Any) -> mx.array:
-    """Return the matrix of a linear layer or embedding, dequantised if need be."""
+    """Return the matrix of a linear layer or embedding, dequantized if need be."""
     if "scales" not in module:
         return module.weight
     return mx.dequantize(

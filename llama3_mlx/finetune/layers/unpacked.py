@@ -1,4 +1,4 @@
-"""Frozen quantised layers in training: unpacked where they are used, on devices whose quantised products are slow.
+"""Frozen quantized layers in training: unpacked where they are used, on devices whose quantized products are slow.
 
 MLX's CPU back end multiplies packed weights row by row, and a training row has hundreds of positions; unpacking first
 and multiplying by BLAS is many times as fast. The unpacked matrix lives for one product, forward and backward.
@@ -19,7 +19,7 @@ _FEW_ROWS = 8
 
 
 class UnpackedLinear(nn.QuantizedLinear):
-    """A frozen quantised linear layer that computes on its unpacked matrix."""
+    """A frozen quantized linear layer that computes on its unpacked matrix."""
 
     def __init__(self, layer: nn.QuantizedLinear) -> None:
         nn.Module.__init__(self)
@@ -46,7 +46,7 @@ class UnpackedLinear(nn.QuantizedLinear):
 
 
 class UnpackedEmbedding(nn.QuantizedEmbedding):
-    """A frozen quantised embedding; as a head it is unpacked once a step."""
+    """A frozen quantized embedding; as a head it is unpacked once a step."""
 
     def __init__(self, layer: nn.QuantizedEmbedding) -> None:
         nn.Module.__init__(self)
@@ -67,7 +67,7 @@ class UnpackedEmbedding(nn.QuantizedEmbedding):
 
 
 def unpack_for_training(model: LlamaForCausalLM) -> None:
-    """Replace quantised layers by unpacking ones where that is faster: on the CPU."""
+    """Replace quantized layers by unpacking ones where that is faster: on the CPU."""
     if on_gpu():
         return
     made: list[tuple[str, Any]] = []

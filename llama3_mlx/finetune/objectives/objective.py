@@ -1,4 +1,4 @@
-"""What is being optimised, as the trainer sees it: batches by number, a loss with its gradient, a validation."""
+"""What is being optimized, as the trainer sees it: batches by number, a loss with its gradient, a validation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

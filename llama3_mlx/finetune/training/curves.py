@@ -13,7 +13,7 @@ class Curve:
 
     name: str
     points: Sequence[tuple[float, float]]
-    colour: str = "#2563eb"
+    color: str = "#2563eb"
 
 
 def chart(title: str, curves: Sequence[Curve], unit: str = "") -> str:
@@ -32,7 +32,7 @@ def chart(title: str, curves: Sequence[Curve], unit: str = "") -> str:
         return f"{across:.1f},{up:.1f}"
 
     lines = "".join(
-        f'<polyline fill="none" stroke="{curve.colour}" stroke-width="1.5" '
+        f'<polyline fill="none" stroke="{curve.color}" stroke-width="1.5" '
         f'points="{" ".join(place(x, y) for x, y in thinned(curve.points))}"/>'
         for curve in curves
     )
@@ -41,7 +41,7 @@ def chart(title: str, curves: Sequence[Curve], unit: str = "") -> str:
         f'<text x="{place(x, low).split(",")[0]}" y="{_HEIGHT - 8}" text-anchor="{anchor}">{x:g}</text>'
         for x, anchor in ((left, "start"), (right, "end"))
     )
-    names = " ".join(f'<span style="color:{curve.colour}">{escape(curve.name)}</span>' for curve in curves)
+    names = " ".join(f'<span style="color:{curve.color}">{escape(curve.name)}</span>' for curve in curves)
     heading = f"<h3>{escape(title)}{f' ({escape(unit)})' if unit else ''} <small>{names}</small></h3>"
     return f'{heading}<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{grid}{ticks}{lines}</svg>'
 
@@ -56,7 +56,7 @@ def _grid_line(value: float, place: Callable[[float, float], str], left: float, 
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int = 1000) -> list[tuple[float, float]]:
-    """Return at most `most` points: means of neighbours where there are more."""
+    """Return at most `most` points: means of neighbors where there are more."""
     size = max(1, -(-len(points) // most))
     groups = [points[at : at + size] for at in range(0, len(points), size)]
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]

@@ -16,8 +16,8 @@ from ..layers.targets import BLOCK_LINEARS, matches, read_ranks
 from ..objectives.supervised import RowShape
 from ..settings import TrainSettings
 
-# Float32 arrays that an optimiser keeps for each trained value.
-_OPTIMISER = {"adamw": 2, "lion": 1, "muon": 1, "sgd": 1, "adafactor": 0.1}
+# Float32 arrays that an optimizer keeps for each trained value.
+_OPTIMIZER = {"adamw": 2, "lion": 1, "muon": 1, "sgd": 1, "adafactor": 0.1}
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 # Left for the system and other applications where no limit is given.
 _SHARE = 0.8
@@ -80,7 +80,7 @@ def step_memory(config: ModelConfig, settings: TrainSettings, shape: RowShape, k
     unpacked = 0 if on_gpu() or config.quantization is None else (V + F) * D * size
     return StepMemory(
         weight_bytes=weights + unpacked,
-        trained_bytes=int(trained * 4 * (3 + _OPTIMISER[settings.optimiser])),
+        trained_bytes=int(trained * 4 * (3 + _OPTIMIZER[settings.optimizer])),
         activation_bytes=layers * tokens * kept * size,
         passing_bytes=max(scores + backward, head) + tokens * D * size * 3,
     )
@@ -125,7 +125,7 @@ def plan_memory(config: ModelConfig, settings: TrainSettings, shapes: Sequence[R
         refused = f" ({_choice(shape, keep)} would take {needs.total_bytes / 1e9:.2f} GB)"
     raise RequestError(
         f"training needs {needs.total_bytes / 1e9:.1f} GB at the least ({needs.weight_bytes / 1e9:.1f} GB of them "
-        f"weights) and may take {limit / 1e9:.1f} GB: take a quantised model, fewer --layers or a shorter --max-length"
+        f"weights) and may take {limit / 1e9:.1f} GB: take a quantized model, fewer --layers or a shorter --max-length"
     )
 
 
@@ -137,7 +137,7 @@ def _choice(shape: RowShape, keep: str, times: int = 1) -> str:
 def _notes(needs: StepMemory, limit: int, choice: str) -> tuple[str, ...]:
     gigabytes = {
         "weights": needs.weight_bytes,
-        "trained values and optimiser": needs.trained_bytes,
+        "trained values and optimizer": needs.trained_bytes,
         "kept for the backward pass": needs.activation_bytes,
         "passing": needs.passing_bytes,
     }

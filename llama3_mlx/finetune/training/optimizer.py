@@ -1,4 +1,4 @@
-"""Optimisers by name, the norm of gradients, and state that can be saved."""
+"""Optimizers by name, the norm of gradients, and state that can be saved."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ from ...trees import flatten
 from ..settings import TrainSettings
 
 
-def make_optimiser(settings: TrainSettings) -> optim.Optimizer:
-    """Return MLX's optimiser of that name; its learning rate is set before each step."""
+def make_optimizer(settings: TrainSettings) -> optim.Optimizer:
+    """Return MLX's optimizer of that name; its learning rate is set before each step."""
     rate, decay = settings.learning_rate, settings.weight_decay
-    if settings.optimiser == "adamw":
+    if settings.optimizer == "adamw":
         return optim.AdamW(rate, weight_decay=decay, bias_correction=True)
-    if settings.optimiser == "adafactor":
+    if settings.optimizer == "adafactor":
         return optim.Adafactor(rate, scale_parameter=False, relative_step=False, weight_decay=decay)
-    if settings.optimiser == "lion":
+    if settings.optimizer == "lion":
         return optim.Lion(rate, weight_decay=decay)
-    if settings.optimiser == "muon":
+    if settings.optimizer == "muon":
         return optim.Muon(rate, weight_decay=decay)
     return optim.SGD(rate, momentum=0.9, weight_decay=decay)
 

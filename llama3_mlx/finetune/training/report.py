@@ -48,8 +48,8 @@ def charts(
 ) -> list[tuple[str, list[Curve], str]]:
     """Return the charts of a run: title, curves and unit."""
 
-    def curve(name: str, key: str, scale: float = 1.0, colour: str = "#2563eb") -> Curve:
-        return Curve(name, [(line["step"], line[key] * scale) for line in steps if line.get(key) is not None], colour)
+    def curve(name: str, key: str, scale: float = 1.0, color: str = "#2563eb") -> Curve:
+        return Curve(name, [(line["step"], line[key] * scale) for line in steps if line.get(key) is not None], color)
 
     validation = Curve("validation", [(line["step"], line["loss"]) for line in checks], "#dc2626")
     found: list[tuple[str, list[Curve], str]] = [("Loss", [curve("training", "loss"), validation], "")]
@@ -103,7 +103,7 @@ def write_png(folder: Path) -> Path:
     for axes, (title, curves, unit) in zip(figure.subplots(len(found), squeeze=False)[:, 0], found, strict=True):
         for curve in curves:
             axes.plot(
-                *zip(*curve.points, strict=True) if curve.points else ((), ()), label=curve.name, color=curve.colour
+                *zip(*curve.points, strict=True) if curve.points else ((), ()), label=curve.name, color=curve.color
             )
         axes.set_title(f"{title} ({unit})" if unit else title)
     save_whole(folder / PNG, lambda path: figure.savefig(path))

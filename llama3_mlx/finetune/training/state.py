@@ -31,10 +31,10 @@ class Progress:
     seconds: float = 0.0
 
 
-def save_state(folder: Path, params: Any, optimiser: Any, progress: Progress, fingerprint: str) -> None:
-    """Write parameters, optimiser state and progress; raises TrainingError where the disk doesn't take them."""
+def save_state(folder: Path, params: Any, optimizer: Any, progress: Progress, fingerprint: str) -> None:
+    """Write parameters, optimizer state and progress; raises TrainingError where the disk doesn't take them."""
     tensors = {f"params.{name}": array for name, array in flatten(params)}
-    tensors |= {f"optimiser.{name}": array for name, array in flatten(optimiser)}
+    tensors |= {f"optimizer.{name}": array for name, array in flatten(optimizer)}
     metadata = {"progress": json.dumps(asdict(progress)), "fingerprint": fingerprint}
     mx.eval(list(tensors.values()))
     with disk_errors(folder):
@@ -42,7 +42,7 @@ def save_state(folder: Path, params: Any, optimiser: Any, progress: Progress, fi
 
 
 def load_state(folder: Path, fingerprint: str) -> tuple[Any, Any, Progress]:
-    """Return parameters, optimiser state and progress; raises TrainingError for other data or settings."""
+    """Return parameters, optimizer state and progress; raises TrainingError for other data or settings."""
     path = folder / FILE
     if not path.exists():
         raise TrainingError(f"{folder} has no {FILE}: there is nothing to go on from")
@@ -62,4 +62,4 @@ def load_state(folder: Path, fingerprint: str) -> tuple[Any, Any, Progress]:
     def subtree(prefix: str) -> Any:
         return unflatten([(n.removeprefix(prefix), a) for n, a in tensors.items() if n.startswith(prefix)])
 
-    return subtree("params."), subtree("optimiser."), Progress(**json.loads(metadata["progress"]))
+    return subtree("params."), subtree("optimizer."), Progress(**json.loads(metadata["progress"]))

@@ -18,7 +18,7 @@ from ..layers.dropout import Noise
 from ..objectives.objective import Objective, TrainBatch
 from ..settings import TrainSettings
 from .callbacks import Callback, StepReport, ValidationReport
-from .optimizer import clipped, global_norm, make_optimiser
+from .optimizer import clipped, global_norm, make_optimizer
 from .schedule import learning_rate, warmup_steps
 from .state import Progress
 
@@ -65,8 +65,8 @@ class Trainer:
         self.model, self.objective, self.settings, self.noise = model, objective, settings, noise
         self.hooks = hooks or Hooks()
         self.params = model.trainable_parameters()
-        self.optimiser = make_optimiser(settings)
-        self.optimiser.init(self.params)
+        self.optimizer = make_optimizer(settings)
+        self.optimizer.init(self.params)
         self.progress = Progress()
         self.total_steps = total_steps(settings, objective.per_epoch)
         self._validation = list(objective.validation())
@@ -76,10 +76,10 @@ class Trainer:
         self._gradients = self._make_gradients()
         self._losses = self._make_losses()
 
-    def restore(self, params: Any, optimiser: Any, progress: Progress) -> None:
+    def restore(self, params: Any, optimizer: Any, progress: Progress) -> None:
         """Take over a saved state."""
         self.params, self.progress = params, progress
-        self.optimiser.state = optimiser
+        self.optimizer.state = optimizer
         self._saved_step = progress.step
 
     def run(self) -> str:
@@ -131,9 +131,9 @@ class Trainer:
         self.progress.average_loss = _MEMORY * kept + (1 - _MEMORY) * sums.loss
         warm = warmup_steps(settings.warmup, self.total_steps)
         rate = learning_rate(step, self.total_steps, settings.learning_rate, settings.schedule, warm)
-        self.optimiser.learning_rate = rate
-        self.params = self.optimiser.apply_gradients(clipped(grads, norm_array, settings.clip), self.params)
-        mx.eval(self.params, self.optimiser.state)
+        self.optimizer.learning_rate = rate
+        self.params = self.optimizer.apply_gradients(clipped(grads, norm_array, settings.clip), self.params)
+        mx.eval(self.params, self.optimizer.state)
         self._report(sums, norm, rate, time.perf_counter() - began)
 
     def _accumulated(self, step: int) -> tuple[StepSums, Any]:

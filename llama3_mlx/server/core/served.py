@@ -17,7 +17,7 @@ from ...llama import Llama
 from ..http.errors import ApiError
 
 T = TypeVar("T")
-# Prompts that are tokenised and forms that are compiled at a time, beside the event loop.
+# Prompts that are tokenized and forms that are compiled at a time, beside the event loop.
 _PREPARING = 4
 _ENDS_OF_TURN = ("<|eot_id|>", "<|im_end|>")
 
@@ -202,6 +202,6 @@ def _put(loop: asyncio.AbstractEventLoop, queue: "asyncio.Queue[tuple[int, Item]
 
 
 def _same_prompts(asks: Sequence[Ask]) -> list[tuple[int, int]]:
-    """Return the runs of neighbours that have one prompt, as start and stop."""
+    """Return the runs of neighbors that have one prompt, as start and stop."""
     starts = [at for at, ask in enumerate(asks) if not at or ask.prompt != asks[at - 1].prompt]
     return list(zip(starts, [*starts[1:], len(asks)], strict=True))

@@ -56,7 +56,7 @@ async def pull(body: PullRequest, request: Request) -> Response:
 
 @router.post("/api/create")
 async def create(body: CreateRequest, request: Request) -> Response:
-    """Make a model out of another one: quantised if `quantize` says so, else a copy."""
+    """Make a model out of another one: quantized if `quantize` says so, else a copy."""
     refused = ("adapters", "files", "modelfile", "system", "template", "parameters", "messages", "license")
     for name in refused:
         if getattr(body, name):

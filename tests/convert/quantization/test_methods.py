@@ -54,11 +54,11 @@ def test_each_step_is_closer_to_the_source(source: Path, text: Path, tmp_path: P
     assert report.quality["kl"] > 0
     record = json.loads((tmp_path / "calibrated" / "conversion.json").read_text())
     assert record["quality"] == report.quality
-    assert "calibrated on" in record["quantiser"]
+    assert "calibrated on" in record["quantizer"]
     assert f"{report.quality['kl']:.5g}" in (tmp_path / "calibrated" / "README.md").read_text()
 
 
-def test_whole_weights_are_evened_out_by_default_and_quantised_ones_rounded(source: Path, tmp_path: Path) -> None:
+def test_whole_weights_are_evened_out_by_default_and_quantized_ones_rounded(source: Path, tmp_path: Path) -> None:
     def weights(folder: Path) -> bytes:
         return (folder / "model.safetensors").read_bytes()
 
@@ -205,14 +205,14 @@ def test_a_dry_run_tells_the_size_that_a_target_will_have(text: Path, tmp_path: 
     assert expected.bits_per_weight == target
 
 
-def test_a_quantised_gguf_is_calibrated_with_a_warning(text: Path, tmp_path: Path) -> None:
+def test_a_quantized_gguf_is_calibrated_with_a_warning(text: Path, tmp_path: Path) -> None:
     convert(save_uneven(tmp_path / "source"), tmp_path / "source.gguf", gguf_type="q8_0")
     plain = convert(tmp_path / "source.gguf", tmp_path / "plain", bits=4, report_to=tmp_path / "report")
     made = convert(tmp_path / "source.gguf", tmp_path / "made", bits=4, calibration=text)
     assert plain.quality is not None
     assert made.quality is not None
     assert made.quality["kl"] < plain.quality["kl"]
-    assert any("quantised" in warning for warning in made.warnings)
+    assert any("quantized" in warning for warning in made.warnings)
 
 
 def test_a_report_needs_a_tokenizer_before_the_work_begins(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from llama3_mlx.convert.quantization.bit_allocation import allocate
 from llama3_mlx.convert.quantization.bit_packing import pack
 from llama3_mlx.convert.quantization.divergence import distance, module_distances
 from llama3_mlx.convert.quantization.dtypes import as_float32, as_stored
-from llama3_mlx.convert.quantization.equalized_source import EqualisedSource, WeightScales
+from llama3_mlx.convert.quantization.equalized_source import EqualizedSource, WeightScales
 from llama3_mlx.convert.quantization.gptq import compensated, inverse_factor
 from llama3_mlx.convert.quantization.sensitivity import Sensitivity, sensitivities
 from llama3_mlx.convert.sources.huggingface import HFSource
@@ -30,10 +30,10 @@ def read(source: Source) -> Mapping[str, np.ndarray]:
     return {ref.name: as_float32(ref.read(0, ref.rows), ref.dtype) for ref in source.tensors()}
 
 
-def equalised(folder: Path, dtype: str = "F32") -> EqualisedSource:
+def equalized(folder: Path, dtype: str = "F32") -> EqualizedSource:
     source = opened(folder)
     scales = WeightScales(source, dtype)
-    return EqualisedSource(source, dtype, scales.layer, scales.head)
+    return EqualizedSource(source, dtype, scales.layer, scales.head)
 
 
 @pytest.mark.parametrize("bits", AFFINE_BITS)
@@ -52,9 +52,9 @@ def test_bfloat16_is_rounded_to_the_nearest() -> None:
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("biased", [True, False])
-def test_equalising_leaves_the_models_function(tmp_path: Path, tied: bool, biased: bool) -> None:
+def test_equalizing_leaves_the_models_function(tmp_path: Path, tied: bool, biased: bool) -> None:
     folder = save_uneven(tmp_path / "source", tie_word_embeddings=tied, attention_bias=biased, mlp_bias=biased)
-    source = equalised(folder)
+    source = equalized(folder)
     model = LlamaForCausalLM(source.config)
     changed = read(source)
     model.load_weights([(name, mx.array(value)) for name, value in changed.items()], strict=True)
@@ -66,15 +66,15 @@ def test_equalising_leaves_the_models_function(tmp_path: Path, tied: bool, biase
     )
 
 
-def test_equalised_norms_lose_nothing_in_their_dtype(tmp_path: Path) -> None:
-    source = equalised(save_uneven(tmp_path / "source"), "F16")
+def test_equalized_norms_lose_nothing_in_their_dtype(tmp_path: Path) -> None:
+    source = equalized(save_uneven(tmp_path / "source"), "F16")
     for name, value in read(source).items():
         if name.endswith("layernorm.weight"):
             np.testing.assert_allclose(value.astype(np.float16).astype(np.float32), value, rtol=1e-6)
 
 
 def test_rows_read_in_parts_are_the_rows_read_at_once(tmp_path: Path) -> None:
-    source = equalised(save_uneven(tmp_path / "source"))
+    source = equalized(save_uneven(tmp_path / "source"))
     for ref in source.tensors():
         cut = ref.rows // 3
         parts = [ref.read(0, cut), ref.read(cut, ref.rows)]
@@ -107,10 +107,10 @@ def test_compensated_rounding_errs_less_than_rounding_to_nearest(bits: int) -> N
     def error(other: mx.array) -> float:
         return float(np.square(inputs @ (np.array(other) - np.array(weights)).T).mean())
 
-    assert error(rounded.dequantised()) < 0.4 * error(nearest)
+    assert error(rounded.dequantized()) < 0.4 * error(nearest)
     scales, biases = (grid.astype(mx.float16).astype(mx.float32) for grid in (rounded.grid.scales, rounded.grid.biases))
     theirs = mx.dequantize(mx.array(pack(rounded.codes, bits)), scales, biases, group_size=64, bits=bits)
-    np.testing.assert_allclose(np.array(theirs), np.array(rounded.dequantised()), atol=1e-6)
+    np.testing.assert_allclose(np.array(theirs), np.array(rounded.dequantized()), atol=1e-6)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -131,7 +131,7 @@ def test_distance_a_layer_at_a_time_is_that_of_whole_models(tmp_path: Path, tied
         assert perplexity == pytest.approx(np.exp(loss), rel=1e-3)
 
 
-def test_a_modules_distance_is_the_models_with_it_alone_quantised(tmp_path: Path) -> None:
+def test_a_modules_distance_is_the_models_with_it_alone_quantized(tmp_path: Path) -> None:
     folder = save_uneven(tmp_path / "source", tie_word_embeddings=False)
     rules = tmp_path / "rules.json"
     module = "model.layers.1.mlp.up_proj"
@@ -154,7 +154,7 @@ def test_expected_costs_are_of_the_size_of_what_is_measured(tmp_path: Path) -> N
     scheme = Scheme(4, 64)
     expected = {entry.path: entry.costs[scheme] for entry in sensitivities(source, windows, [scheme])}
     convert(folder, tmp_path / "made", bits=4, quality="fast")
-    made = module_distances(equalised(folder, "F16"), HFSource(tmp_path / "made"), windows[0])
+    made = module_distances(equalized(folder, "F16"), HFSource(tmp_path / "made"), windows[0])
     ratios = np.array([expected[entry.path] / entry.kl for entry in made if "layers" in entry.path])
     assert 0.3 < np.median(ratios) < 3
 
