@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from ..device import compute_dtype_name, working_memory_bytes
-from ..engine.engine import EngineClosedError
+from ..errors import EngineClosedError
 from ..estimate import estimate
 from .catalogue import Catalogue, Choice
 from .errors import ApiError
