@@ -37,6 +37,13 @@ class StructureError(Llama3MLXError):
     """An answer isn't of the structure that was asked for: cut off, or outside its schema."""
 
 
+class EngineClosedError(Llama3MLXError):
+    """The model has been given back: nothing can be generated with it any more."""
+
+    def __init__(self, message: str = "the model has been closed: load it again to go on") -> None:
+        super().__init__(message)
+
+
 class HubError(Llama3MLXError):
     """A model can't be had from the Hub: not found, gated, offline or broken off."""
 

@@ -17,7 +17,7 @@ from .engine.engine import Engine
 from .engine.reply import AsyncStream, Reply, Stream
 from .engine.request import Ask, Request
 from .engine.settings import EngineSettings
-from .errors import DialogError, RequestError
+from .errors import DialogError, EngineClosedError, RequestError
 from .generation.completion import Completion
 from .generation.limits import check_fits, check_length, check_memory
 from .generation.options import GenerationOptions, Settings, make_options
@@ -64,12 +64,14 @@ class Llama:
         memory_bytes: int | None = None,
         max_rows: int = 32,
     ) -> None:
-        self.folder, self.model, self.tokenizer, self.dialog = folder, model, tokenizer, dialog
+        self.folder, self.tokenizer, self.dialog = folder, tokenizer, dialog
+        # None once closed.
+        self._model: LlamaForCausalLM | None = model
         self.config = model.config
         # What is computed lazily can only be computed on the thread that made it.
         mx.eval(model.parameters(), draft.parameters() if draft is not None else [])
         self.cache_options = cache or CacheOptions()
-        self.adapters = adapters
+        self._adapters = adapters
         # Shared with the disk's fingerprints, which need the files of adapters that come later, too.
         self._adapter_places = {} if adapter_places is None else adapter_places
         self.stop_ids = frozenset((*tokenizer.stop_ids, *(dialog.stop_ids if dialog else ())))
@@ -270,6 +272,20 @@ class Llama:
         self._submit(list(prompt), asks)
 
     @property
+    def model(self) -> LlamaForCausalLM:
+        """The network. Raises EngineClosedError after `close`."""
+        if self._model is None:
+            raise EngineClosedError
+        return self._model
+
+    @property
+    def adapters(self) -> Any:
+        """The set of loaded adapters, None if there are none. Raises EngineClosedError after `close`."""
+        if self._model is None:
+            raise EngineClosedError
+        return self._adapters
+
+    @property
     def adapter_names(self) -> tuple[str, ...]:
         """Names of the adapters that answers can ask for."""
         return self.adapters.names if self.adapters is not None else ()
@@ -282,7 +298,7 @@ class Llama:
 
             adapters = self.adapters if self.adapters is not None else AdapterSet(self.model)
             adapters.load(name, path)
-            self.adapters = self.engine.adapters = adapters
+            self._adapters = self.engine.adapters = adapters
             self._adapter_places[name] = Path(path)
 
         self.engine.call(run)
@@ -292,10 +308,9 @@ class Llama:
         self.engine.call(self.engine.relieve)
 
     def close(self) -> None:
-        """End what runs and give the memory back; the object is of no use afterwards."""
+        """End what runs and give the memory back; what needs the model raises EngineClosedError afterwards."""
         self._close()
-        if hasattr(self, "model"):
-            del self.model, self.adapters
+        self._model = self._adapters = None
 
     def __enter__(self) -> "Llama":
         return self

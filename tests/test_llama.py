@@ -1,19 +1,24 @@
 """The `Llama` object on a real model, against transformers; and what it refuses."""
 
 import asyncio
+import inspect
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 import torch
+from llama3_mlx.options import GenerationOptions
 from transformers import AutoTokenizer
 from transformers import LlamaForCausalLM as ReferenceLlama
 
 import llama3_mlx
-from llama3_mlx import ContextLengthError, DialogError, Llama, RequestError
+from llama3_mlx import ContextLengthError, DialogError, EngineClosedError, Llama, RequestError
+from llama3_mlx.engine.reply import Reply
 
 PROMPTS = [
     "The capital of France is",
@@ -178,6 +183,44 @@ def test_threads_and_an_event_loop_can_generate(tiny: Llama) -> None:
         thread.join()
     results.append(asyncio.run(asyncio.to_thread(lambda: tiny.generate("Hi", max_tokens=8, temperature=0).token_ids)))
     assert results == [expected] * 3
+
+
+async def _used(llama: Llama, name: str, given: Mapping[str, Any]) -> Any:
+    """Return a public attribute, or what comes of calling it to the end with what it requires."""
+    member = getattr(llama, name)
+    if not isinstance(member, MethodType):
+        return member
+    required = [each for each in inspect.signature(member).parameters.values() if each.default is each.empty]
+    arguments = {each.name: given[each.name] for each in required if each.kind is not each.VAR_KEYWORD}
+    made = member(**arguments)
+    return await made if inspect.isawaitable(made) else getattr(made, "completion", made)
+
+
+def test_everything_public_of_a_closed_model_works_or_says_that_it_is_closed(tiny_folder: Path) -> None:
+    llama = Llama.load(tiny_folder, disk_cache=False)
+    public = [name for name in dir(llama) if not name.startswith("_")]
+    given: dict[str, Any] = {
+        "path_or_id": tiny_folder, "path": tiny_folder, "name": "other", "prompt": [5, 6], "prompts": [[5, 6]], "n": 2,
+        "token_ids": [5, 6], "messages": [{"role": "user", "content": "Hi"}], "tools": [], "memory_gb": 1.0,
+        "options": [GenerationOptions()], "replies": [Reply(lambda item: None)],
+    }  # fmt: skip
+    llama.close()
+    closed = set()
+    for name in public:
+        try:
+            made = asyncio.run(_used(llama, name, given))
+        except EngineClosedError as error:
+            assert "load it again" in str(error)  # noqa: PT017
+            closed.add(name)
+        else:
+            if isinstance(made, Llama):
+                made.close()
+    generating = {"generate", "stream", "chat", "stream_chat", "agenerate", "astream", "achat", "astream_chat"}
+    batches = {"generate_batch", "samples", "run_tools", "arun_tools", "submit", "logits"}
+    weights = {"model", "adapters", "adapter_names", "load_adapter", "limit_memory", "release_memory"}
+    assert closed == generating | batches | weights
+    with pytest.raises(EngineClosedError):
+        llama.generate("Hi", adapter="other")
 
 
 def test_public_names_are_importable_and_nothing_heavy_comes_along() -> None:

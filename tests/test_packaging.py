@@ -1,13 +1,20 @@
 """What is installed is what is here, and every file keeps to the project's rules."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import tomllib
 import venv
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 import llama3_mlx
 
@@ -31,35 +38,77 @@ def test_the_changelog_names_this_version() -> None:
     assert f"## {llama3_mlx.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_the_wheel_installs_and_every_module_imports(tmp_path: Path) -> None:
-    """In an environment that sees this one's dependencies, but not this folder."""
-    source = tmp_path / "source"
+@dataclass(frozen=True)
+class Installed:
+    """A wheel made from an sdist, and an environment that has it and this one's dependencies, but not this folder."""
+
+    sdist: Path
+    wheel: Path
+    python: Path
+    site: Path
+
+    def run(self, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        return subprocess.run(
+            [self.python, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+        )
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    place = tmp_path_factory.mktemp("packaging")
+    source, dist, environment = place / "source", place / "dist", place / "venv"
     for path in tracked():
         copy = source / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy, follow_symlinks=False)
-    build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(source)]
+    # What running from the folder leaves there must not be packaged.
+    for folder in ("llama3_mlx", "convert"):
+        (source / folder / "__pycache__").mkdir()
+        (source / folder / "__pycache__" / "left.cpython-311.pyc").touch()
+    build = [sys.executable, "-m", "build", "--outdir", str(dist), str(source)]
     subprocess.run(build, check=True, capture_output=True)
-    wheel = next(tmp_path.glob("*.whl"))
-    names = zipfile.ZipFile(wheel).namelist()
-    packaged = {name for name in names if name.endswith(".py")}
-    folders = ("llama3_mlx", "convert")
-    sources = [path.relative_to(ROOT) for path in tracked() if path.suffix == ".py"]
-    expected = {re.sub(r"^convert/", "llama3_mlx/convert/", str(path)) for path in sources if path.parts[0] in folders}
-    assert packaged == expected
-    assert "llama3_mlx/py.typed" in names
+    wheel = next(dist.glob("*.whl"))
+    venv.create(environment, with_pip=False)
+    python = environment / "bin" / "python"
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    site = next((environment / "lib").glob("python*/site-packages"))
+    # The .pth files of that environment are not read, so neither is the one that leads to this folder.
+    (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    return Installed(next(dist.glob("*.tar.gz")), wheel, python, site)
 
-    place = tmp_path / "venv"
-    venv.create(place, with_pip=False)
-    site = next((place / "lib").glob("python*/site-packages"))
-    zipfile.ZipFile(wheel).extractall(site)
-    dependencies = Path(next(path for path in sys.path if path.endswith("site-packages")))
-    links = [path for path in dependencies.iterdir() if "llama3_mlx" not in path.name]
-    for path in links:
-        if not (site / path.name).exists():
-            (site / path.name).symlink_to(path)
-    modules = sorted(name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in packaged)
-    modules = [name for name in modules if not name.endswith("__main__")]
+
+def package_files() -> dict[str, str]:
+    """Return the tracked files of the packages: the path in the repository by that in an installation."""
+    files = [path.relative_to(ROOT) for path in tracked() if not path.is_symlink()]
+    ours = [str(path) for path in files if path.parts[0] in ("llama3_mlx", "convert")]
+    return {re.sub(r"^convert/", "llama3_mlx/convert/", path): path for path in ours}
+
+
+def test_the_wheel_holds_every_tracked_file_of_the_packages_and_no_other(installed: Installed) -> None:
+    expected = package_files()
+    data = {name for name in expected if not name.endswith(".py")}
+    assert "llama3_mlx/py.typed" in data
+    with zipfile.ZipFile(installed.wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        assert names == set(expected)
+        differing = [name for name in data if archive.read(name) != (ROOT / expected[name]).read_bytes()]
+    assert differing == []
+
+
+def test_the_sdist_holds_every_tracked_file_of_the_packages(installed: Installed) -> None:
+    with tarfile.open(installed.sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert set(package_files().values()) <= names
+
+
+def test_every_module_imports_from_the_installed_wheel(installed: Installed, tmp_path: Path) -> None:
+    modules = sorted(
+        name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for name in package_files()
+        if name.endswith(".py") and not name.endswith("__main__.py")
+    )
     code = f"""
 import importlib
 for name in {modules!r}:
@@ -67,11 +116,21 @@ for name in {modules!r}:
 import llama3_mlx
 print(llama3_mlx.__file__)
 """
-    result = subprocess.run(
-        [place / "bin" / "python", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    result = installed.run("-c", code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith(str(site))
+    assert result.stdout.startswith(str(installed.site))
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_converts_with_calibration(installed: Installed, tiny_folder: Path, tmp_path: Path) -> None:
+    command = installed.python.with_name("llama3-mlx")
+    settings = ("--bits", "4", "--quality", "calibrated", "--report", tmp_path / "report")
+    result = installed.run(command, "convert", tiny_folder, tmp_path / "out", *settings, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    record = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    assert "calibrated on" in record["quantizer"]
+    assert record["quality"]["tokens"] > 0
+    assert (tmp_path / "report").exists()
 
 
 def test_no_file_knows_a_machine() -> None:

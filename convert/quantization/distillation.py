@@ -143,9 +143,7 @@ class Distillation:
     ) -> None:
         self.settings = settings or DistillationSettings()
         if len(windows) <= self.settings.held_out:
-            raise ConversionError(
-                f"the calibration text has {len(windows)} windows, too few to distill"
-            )
+            raise ConversionError(f"the calibration text has {len(windows)} windows, too few to distill")
         self.name = calibration.name.replace("calibrated", "distilled", 1)
         self._source, self._equalized, self._calibration, self._plan = source, equalized, calibration, plan
         self._windows = [mx.array([list(window)]) for window in windows]

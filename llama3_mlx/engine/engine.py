@@ -25,7 +25,7 @@ from ..device import (
     on_gpu,
     wired_memory,
 )
-from ..errors import Llama3MLXError
+from ..errors import EngineClosedError
 from ..kv_cache import ModelCache
 from ..model.transformer import LlamaForCausalLM
 from ..prefix_cache.memory import Prefixes
@@ -41,10 +41,6 @@ from .scheduler import PREFILL_CHUNK, Pace
 from .settings import Counts, EngineSettings
 
 T = TypeVar("T")
-
-
-class EngineClosedError(Llama3MLXError):
-    """The model has been given back: nothing can be generated with it any more."""
 
 
 class Engine:
@@ -126,7 +122,7 @@ class Engine:
     def _put(self, item: Request | Callable[[], None]) -> None:
         with self._lock:
             if self._closing:
-                raise EngineClosedError("the model has been closed: load it again to go on")
+                raise EngineClosedError
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="llama3-mlx engine", daemon=True)
                 self._thread.start()

@@ -14,8 +14,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM as ReferenceLlama
 
-from llama3_mlx import CacheOptions, Llama, MemoryLimitError, RequestError, device
-from llama3_mlx.engine.engine import EngineClosedError
+from llama3_mlx import CacheOptions, EngineClosedError, Llama, MemoryLimitError, RequestError, device
 
 from ..adapters.test_adapters import random_adapter
 from ..support.byte_llama import byte_llama, byte_model

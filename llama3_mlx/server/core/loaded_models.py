@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from ...device import compute_dtype_name, working_memory_bytes
-from ...engine.engine import EngineClosedError
+from ...errors import EngineClosedError
 from ...library.catalogue import Catalogue, Choice
 from ...model.memory_estimate import estimate
 from ..http.errors import ApiError
