@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import torch
-from llama3_mlx.options import GenerationOptions
+from llama3_mlx.generation.options import GenerationOptions
 from transformers import AutoTokenizer
 from transformers import LlamaForCausalLM as ReferenceLlama
 
