@@ -12,7 +12,6 @@ from ..channel_scales import SCALES_NAME
 from ..config import load_json_object
 from ..device import DTYPES
 from ..errors import RequestError
-from ..files import fsync_path
 from ..model import LlamaForCausalLM
 from ..quantization import Quantization, Scheme
 from ..safetensors_files import INDEX_NAME
@@ -59,7 +58,6 @@ def write_model(
     for number, tensors in enumerate(shards, start=1):
         name = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
         mx.save_safetensors(str(folder / name), tensors, metadata={"format": "mlx"})
-        fsync_path(folder / name)
         weight_map |= dict.fromkeys(tensors, name)
         total += sum(tensor.nbytes for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
