@@ -12,11 +12,11 @@ from ..channel_scales import ChannelScales, load_scales
 from ..config import ModelConfig, load_config
 from ..errors import CheckpointError
 from ..hub import repository_of
+from ..model_files import copy_files
 from ..quantization import Scheme
 from ..safetensors_files import TensorInfo, as_mlx, checkpoint_files, read_header, read_rows
 from ..weights import quantised_modules
 from ..weights_layout import check_tensors, expected_tensors, stored_tensors
-from .side_files import copy_side_files
 from .tensors import FLOAT_DTYPES, TensorRef, file_facts
 from .verify import dequantise
 
@@ -95,7 +95,7 @@ class HFSource:
 
     def save_side_files(self, folder: Path) -> None:
         """Copy tokenizer, template, generation config and licence."""
-        copy_side_files(self.folder, folder)
+        copy_files(self.folder, folder)
 
     def close(self) -> None:
         """Close the weight files."""

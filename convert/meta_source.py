@@ -15,11 +15,12 @@ import numpy as np
 
 from ..config import ModelConfig
 from ..errors import CheckpointError
+from ..model_files import LICENCES, copy_files
 from ..tokenizer_json import save_tokenizer_json
 from ..weights_layout import check_tensors, expected_tensors
 from .gguf_source import read_halves
 from .meta_config import read_meta_config
-from .side_files import copy_licences, generation_config, write_json
+from .side_files import generation_config, write_json
 from .tensors import TensorRef, file_facts
 from .torch_file import TorchFile
 
@@ -104,7 +105,7 @@ class MetaSource:
         save_tokenizer_json(self.folder / "tokenizer.model", folder, context=context)
         sampling = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
         write_json(folder / "generation_config.json", {**generation_config(self.config), **sampling})
-        copy_licences(self.folder, folder)
+        copy_files(self.folder, folder, LICENCES)
 
     def close(self) -> None:
         """Close the shards."""

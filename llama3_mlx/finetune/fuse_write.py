@@ -1,7 +1,6 @@
 """Writes a fused model as a folder that mlx-lm and this package load."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from ..config import load_json_object
 from ..device import DTYPES
 from ..errors import RequestError
 from ..model import LlamaForCausalLM
+from ..model_files import copy_files
 from ..quantization import Quantization, Scheme
 from ..safetensors_files import INDEX_NAME
 from .adapter import Adapter
@@ -20,10 +20,6 @@ from .fuse_forms import is_matrix
 from .fused_layers import Form, fused_tensors
 
 _SHARD_BYTES = 5_000_000_000
-_SIDE_FILES = (
-    "tokenizer*", "special_tokens_map.json", "chat_template.*", "generation_config.json", "LICENSE*", "USE_POLICY*",
-    "NOTICE*",
-)  # fmt: skip
 
 
 def stored_dtype(source: Path) -> mx.Dtype:
@@ -62,9 +58,7 @@ def write_model(
         total += sum(tensor.nbytes for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    for pattern in _SIDE_FILES:
-        for path in source.glob(pattern):
-            shutil.copyfile(path, folder / path.name)
+    copy_files(source, folder)
     if model.channel_scales is not None:
         (folder / SCALES_NAME).write_bytes(model.channel_scales.content)
     (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
