@@ -13,9 +13,9 @@ import numpy as np
 
 from ..checkpoint.safetensors_files import as_mlx
 from ..errors import CheckpointError, TokenizerError
-from ..files import fsync_path
+from ..files import fsync_folder, take_place
 from .sources.source import Source, TensorRef, damage, is_finite
-from .targets.destination import check_destination, check_space, partial_folder, take_place
+from .targets.destination import check_destination, check_space, partial_folder
 from .targets.folder import Parts, Target, total_bytes
 from .targets.record import make_record
 from .targets.verification import Verification
@@ -97,11 +97,12 @@ def run(
             _tell(progress, "measuring the result against its source")
             quality = measure(writer.folder)
             target.write_beside(writer.folder, {**record, "quality": quality})
-        _flush_folder(writer.folder)
+        fsync_folder(writer.folder)
         if verify:
             _tell(progress, "verifying")
             verification = target.verify(writer.folder)
         take_place(writer.folder / next(iter(target.layouts)) if target.single_file else writer.folder, dest)
+        shutil.rmtree(partial, ignore_errors=True)
     except (CheckpointError, TokenizerError):
         # Nothing that comes out of a damaged source is worth keeping.
         shutil.rmtree(partial, ignore_errors=True)
@@ -208,12 +209,6 @@ def _read_block(ref: TensorRef, start: int, stop: int) -> tuple[TensorRef, int, 
 def _tell(progress: Progress | None, stage: str) -> None:
     if progress:
         progress.stage(stage)
-
-
-def _flush_folder(folder: Path) -> None:
-    for path in folder.iterdir():
-        fsync_path(path)
-    fsync_path(folder)
 
 
 def report_values(report: ConversionReport) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,50 @@ def fsync_path(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Flush a folder and all that is in it to the disk."""
+    for path in folder.rglob("*"):
+        fsync_path(path)
+    fsync_path(folder)
+
+
+def take_place(finished: Path, dest: Path) -> None:
+    """Rename the finished file or folder to its place.
+
+    A folder that stands there makes way first, comes back if the new one can't be put there, and is deleted last.
+    """
+    old = dest.with_name(f".{dest.name}.old")
+    replaces = dest.is_dir()
+    if replaces:
+        shutil.rmtree(old, ignore_errors=True)
+        dest.rename(old)
+    try:
+        finished.replace(dest)
+    except BaseException:
+        if replaces:
+            old.rename(dest)
+        raise
+    fsync_path(dest.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def whole_folder(dest: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `dest` to fill, which is flushed and takes its place when the block ends.
+
+    If the block raises, the folder is deleted and what stood at `dest` stays.
+    """
+    new = dest.with_name(f".{dest.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    try:
+        yield new
+        fsync_folder(new)
+        take_place(new, dest)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def save_whole(path: Path, write: Callable[[Path], None]) -> None:

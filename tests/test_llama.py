@@ -12,13 +12,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import torch
-from llama3_mlx.generation.options import GenerationOptions
 from transformers import AutoTokenizer
 from transformers import LlamaForCausalLM as ReferenceLlama
 
 import llama3_mlx
 from llama3_mlx import ContextLengthError, DialogError, EngineClosedError, Llama, RequestError
 from llama3_mlx.engine.reply import Reply
+from llama3_mlx.generation.options import GenerationOptions
 
 PROMPTS = [
     "The capital of France is",

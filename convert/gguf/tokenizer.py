@@ -49,9 +49,18 @@ def save_tokenizer(field: Callable[..., Any], folder: Path) -> None:
         **{name: tokens[token] for name, token in named.items() if token is not None},
         "model_max_length": field("llama.context_length"),
         "clean_up_tokenization_spaces": False,
-        "chat_template": field("tokenizer.chat_template"),
+        "chat_template": _templates(field),
     }
     write_json(folder / "tokenizer_config.json", {name: value for name, value in config.items() if value is not None})
+
+
+def _templates(field: Callable[[str], Any]) -> str | list[dict[str, str]] | None:
+    """Return the chat template, or all by name where there are several, as tokenizer_config.json has them."""
+    default = field("tokenizer.chat_template")
+    found = {"default": default} if default else {}
+    found |= {name: field(f"tokenizer.chat_template.{name}") for name in field("tokenizer.chat_templates") or []}
+    named = [{"name": name, "template": text} for name, text in found.items() if isinstance(text, str)]
+    return named if len(named) > 1 or (named and not default) else default
 
 
 def added_token(token: int, text: str, *, special: bool) -> dict[str, Any]:

@@ -51,8 +51,17 @@ def vocabulary_fields(folder: Path, config: ModelConfig) -> dict[str, Any]:
         fields |= {"tokenizer.ggml.merges": merges}
     fields |= {"tokenizer.ggml.token_type": kinds}
     fields |= _special_ids(settings, config, ids)
-    template = own_templates(folder).get("default")
-    return fields | ({"tokenizer.chat_template": template} if template else {})
+    return fields | _templates(own_templates(folder))
+
+
+def _templates(templates: Mapping[str, str]) -> dict[str, Any]:
+    """Return the chat templates under their keys. Source: gguf `gguf_writer.py` (add_chat_template)."""
+    named = {re.sub("[^A-Za-z0-9]", "_", name): text for name, text in templates.items() if name and text}
+    default = named.pop("default", None)
+    fields: dict[str, Any] = {f"tokenizer.chat_template.{name}": text for name, text in named.items()}
+    if named:
+        fields["tokenizer.chat_templates"] = sorted(named)
+    return fields | ({"tokenizer.chat_template": default} if default else {})
 
 
 def _check_shape(content: Mapping[str, Any], file: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...checkpoint.loading import quantized_modules
+from ...checkpoint.model_files import copy_files
 from ...checkpoint.safetensors_files import TensorInfo, as_mlx, checkpoint_files, read_header, read_rows
 from ...errors import CheckpointError
 from ...library.hub import repository_of
@@ -16,7 +17,6 @@ from ...model.channel_scales import ChannelScales, load_scales
 from ...model.config import ModelConfig, load_config
 from ...model.parameters import check_tensors, expected_tensors, stored_tensors
 from ...model.quantization import Scheme
-from .side_files import copy_side_files
 from .source import FLOAT_DTYPES, TensorRef, dequantize, file_facts
 
 
@@ -94,7 +94,7 @@ class HFSource:
 
     def save_side_files(self, folder: Path) -> None:
         """Copy tokenizer, template, generation config and license."""
-        copy_side_files(self.folder, folder)
+        copy_files(self.folder, folder)
 
     def close(self) -> None:
         """Close the weight files."""

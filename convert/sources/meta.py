@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from ...checkpoint.model_files import LICENCES, copy_files
 from ...errors import CheckpointError
 from ...model.config import ModelConfig
 from ...model.parameters import check_tensors, expected_tensors
 from .meta_config import read_meta_config
 from .rotary_rows import read_halves
-from .side_files import copy_licenses, generation_config, write_json
+from .side_files import generation_config, write_json
 from .source import TensorRef, file_facts
 from .tokenizer_json import save_tokenizer_json
 from .torch_file import TorchFile
@@ -104,7 +105,7 @@ class MetaSource:
         save_tokenizer_json(self.folder / "tokenizer.model", folder, context=context)
         sampling = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
         write_json(folder / "generation_config.json", {**generation_config(self.config), **sampling})
-        copy_licenses(self.folder, folder)
+        copy_files(self.folder, folder, LICENCES)
 
     def close(self) -> None:
         """Close the shards."""

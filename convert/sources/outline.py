@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from ...checkpoint.model_files import copy_files
 from ...library.hub import repository_of
 from ...model.config import ModelConfig, load_config
 from ...model.parameters import expected_tensors
 from ..options import DTYPE_NAMES
 from ..plan import ITEM_BYTES
-from .side_files import copy_side_files
 from .source import TensorRef, file_facts
 
 _RAW = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
@@ -49,7 +49,7 @@ class OutlineSource:
 
     def save_side_files(self, folder: Path) -> None:
         """Copy what is there."""
-        copy_side_files(self.location, folder)
+        copy_files(self.location, folder)
 
     def close(self) -> None:
         """Do nothing: no file is open."""

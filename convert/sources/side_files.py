@@ -1,40 +1,10 @@
-"""Files that go along with the weights: tokenizer, chat template, generation config, license."""
+"""Files that are written beside the weights."""
 
 import json
-import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ...model.config import ModelConfig
-
-_PATTERNS = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-)
-_LICENCES = ("LICENSE*", "USE_POLICY*", "NOTICE*")
-
-
-def copy_side_files(source: Path, folder: Path) -> None:
-    """Copy what is there of the side files of a model folder; links are followed."""
-    _copy(source, folder, (*_PATTERNS, *_LICENCES))
-
-
-def copy_licenses(source: Path, folder: Path) -> None:
-    """Copy license, use policy and notice."""
-    _copy(source, folder, _LICENCES)
-
-
-def _copy(source: Path, folder: Path, patterns: Iterable[str]) -> None:
-    for pattern in patterns:
-        for path in sorted(source.glob(pattern)):
-            if path.is_file():
-                shutil.copyfile(path, folder / path.name)
 
 
 def generation_config(config: ModelConfig) -> dict[str, Any]:

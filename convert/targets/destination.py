@@ -1,10 +1,9 @@
-"""The place of a result: checked before the work, filled beside, and taken in one step."""
+"""The place of a result, checked before the work, and the folder beside it that the work is done in."""
 
 import shutil
 from pathlib import Path
 
 from ...errors import ConversionError
-from ...files import fsync_path
 
 # Space that tokenizer and config files may take.
 _SPARE_BYTES = 50_000_000
@@ -52,15 +51,3 @@ def no_space(dest: Path, needed_bytes: int) -> list[str]:
         return []
     needs = f"{dest} needs {needed_bytes / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free"
     return [f"{needs}: make room, or choose another place or fewer bits"]
-
-
-def take_place(finished: Path, dest: Path) -> None:
-    """Rename the finished file or folder to its place, an old folder out of the way first and then deleted."""
-    old = dest.with_name(f".{dest.name}.old")
-    if dest.is_dir():
-        shutil.rmtree(old, ignore_errors=True)
-        dest.rename(old)
-    finished.replace(dest)
-    fsync_path(dest.parent)
-    shutil.rmtree(partial_folder(dest), ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)

@@ -6,6 +6,7 @@ done when its module stands in the journal, which is written after the files are
 
 import errno
 import os
+import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -61,7 +62,7 @@ class ShardWriter:
             self._journal.start_anew()
         for old in self.folder.iterdir():
             if old not in paths or not self.done:
-                old.unlink()
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
 
     def _open(self, name: str, layout: FileLayout) -> None:
         file = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o666)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.model_files import NAMED_TEMPLATES
 from ..errors import ConfigError, DialogError, TokenizerError
 from ..model.config import load_config, load_json_object
 from ..tokenizer.tokenizer import Tokenizer
@@ -30,7 +31,7 @@ def find_templates(folder: Path, tokenizer: Tokenizer) -> tuple[dict[str, str], 
 def own_templates(folder: Path) -> dict[str, str]:
     """Return the checkpoint's templates by name. Source of the places: transformers `tokenization_utils_base.py`."""
     files = {"default": folder / "chat_template.jinja"}
-    files |= {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    files |= {path.stem: path for path in sorted(folder.glob(NAMED_TEMPLATES))}
     found = {name: _text(path) for name, path in files.items() if path.exists()}
     if "default" in found:
         return found

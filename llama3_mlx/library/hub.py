@@ -4,27 +4,20 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.model_files import SIDE_FILES
 from ..errors import CheckpointError, HubError
 
 _ID = re.compile(r"(?P<id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?\Z", re.ASCII)
 _WANTED = [
     "config.json",
     "channel_scales.json",
-    "generation_config.json",
     "*.safetensors",
     "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.*",
     "README.md",
-    "LICENSE*",
-    "USE_POLICY*",
-    "NOTICE*",
+    *SIDE_FILES,
 ]
-# Meta's own files in a subfolder double the download; nothing that we read is in one.
-_UNWANTED = ["*/*", "consolidated*"]
+# Weights in subfolders and Meta's own double the download; the Hub's * goes across folders.
+_UNWANTED = ["*/*.safetensors", "consolidated*"]
 
 
 def resolve_model(path_or_id: str | Path, *, progress: bool = False, bar: type[Any] | None = None) -> Path:

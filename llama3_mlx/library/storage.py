@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from ..checkpoint.model_files import NAMED_TEMPLATES
 from ..errors import RequestError
 from .catalogue import ModelEntry
 from .home import models_folder
@@ -48,9 +49,11 @@ def copy_model(model: ModelEntry, target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".copying-", dir=target.parent) as beside:
         partial = Path(beside) / target.name
         partial.mkdir()
-        for path in model.folder.iterdir():
+        for path in [*model.folder.glob("*"), *model.folder.glob(NAMED_TEMPLATES)]:
             if path.is_file():
-                _link_or_copy(path.resolve(), partial / path.name)
+                copy = partial / path.relative_to(model.folder)
+                copy.parent.mkdir(exist_ok=True)
+                _link_or_copy(path.resolve(), copy)
         partial.rename(target)
 
 

@@ -7,8 +7,8 @@ of the fused model from the adapted one over the distance of the adapted one fro
 """
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from ...adapters.adapter import Adapter
 from ...adapters.mlx_lm_format import read_adapter
 from ...adapters.rescaling import base_of
 from ...checkpoint.loading import load_model
-from ...errors import AdapterError
-from ...files import disk_errors, fsync_path
+from ...convert.targets.destination import check_destination
+from ...errors import ConversionError
+from ...files import whole_folder
 from ...library.hub import resolve_model
 from ...model.quantization import Scheme
 from ...tokenizer.loading import load_tokenizer
@@ -55,13 +56,15 @@ def fuse(
 ) -> FuseReport:
     """Fuse an adapter into a model and write the folder `out`, which appears when it is whole.
 
+    With `force` it replaces the folder of a model that is there, in one step at the end.
+
     `bits` is auto, a number of bits that all fused matrices get whatever it costs, or a dtype's name. `texts` are
     what the effect is measured on (default: the adapter's own data if they are at hand, else a text of ours). Raises
-    AdapterError or RequestError.
+    AdapterError, RequestError, or ConversionError where `out` is taken or can't be written.
     """
     source, target = resolve_model(model), Path(out).expanduser().absolute()
-    if target.exists() and not force:
-        raise AdapterError(f"{target} exists already: choose another folder or replace it with --force")
+    for needed in (source, Path(adapter).expanduser()):
+        check_destination(target, needed, force=force)
     base = load_model(source, join=False)
     unpack_for_training(base)
     read = read_adapter(Path(adapter).expanduser(), base_of(base))
@@ -69,16 +72,21 @@ def fuse(
     layers = {path: layer for path, layer in base.named_modules() if path in _paths(read)}
     forms, kept = choose_forms(base, read, layers, tokens, bits, stored_dtype(source))
     before = sum(path.stat().st_size for path in source.glob("*.safetensors"))
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with disk_errors(target.parent):
-        partial.mkdir(parents=True)
-        after = write_model(partial, source, base, read, layers, forms)
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
-        fsync_path(target.parent)
+    with _disk_errors(target), whole_folder(target) as folder:
+        after = write_model(folder, source, base, read, layers, forms)
     return FuseReport(target, kept, before, after, _counted(forms))
+
+
+@contextmanager
+def _disk_errors(target: Path) -> Iterator[None]:
+    """Turn a failed write into one line."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConversionError(
+            f"writing {target} failed: {reason}; what was there before is unchanged: make room or choose another place"
+        ) from None
 
 
 def _paths(adapter: Adapter) -> set[str]:

@@ -1,7 +1,6 @@
 """Writes a fused model as a folder that mlx-lm and this package load."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +8,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ...adapters.adapter import Adapter
+from ...checkpoint.model_files import copy_files
 from ...checkpoint.safetensors_files import INDEX_NAME
 from ...device import DTYPES
 from ...errors import RequestError
-from ...files import fsync_path
 from ...model.channel_scales import SCALES_NAME
 from ...model.config import load_json_object
 from ...model.quantization import Quantization, Scheme
@@ -21,10 +20,6 @@ from .fused_layers import Form, fused_tensors
 from .precision import is_matrix
 
 _SHARD_BYTES = 5_000_000_000
-_SIDE_FILES = (
-    "tokenizer*", "special_tokens_map.json", "chat_template.*", "generation_config.json", "LICENSE*", "USE_POLICY*",
-    "NOTICE*",
-)  # fmt: skip
 
 
 def stored_dtype(source: Path) -> mx.Dtype:
@@ -59,14 +54,11 @@ def write_model(
     for number, tensors in enumerate(shards, start=1):
         name = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
         mx.save_safetensors(str(folder / name), tensors, metadata={"format": "mlx"})
-        fsync_path(folder / name)
         weight_map |= dict.fromkeys(tensors, name)
         total += sum(tensor.nbytes for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    for pattern in _SIDE_FILES:
-        for path in source.glob(pattern):
-            shutil.copyfile(path, folder / path.name)
+    copy_files(source, folder)
     if model.channel_scales is not None:
         (folder / SCALES_NAME).write_bytes(model.channel_scales.content)
     (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
