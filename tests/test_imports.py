@@ -1,0 +1,188 @@
+"""Imports between rooms run one way: a table says which room may import which.
+
+A room is a package; where a package holds further packages, each module directly in it is a room of its own. Imports
+inside functions and for type checking count like any other.
+"""
+
+import ast
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "llama3_mlx"
+
+# From the bottom to the top: a room may import only what stands above it in this table. "." is the package itself.
+ROOMS = {
+    "errors": "",
+    "device": "errors",
+    "schema": "errors",
+    "tools": "errors schema",
+    "generation": "errors tools",
+    "kv_cache": "errors generation",
+    "model": "errors kv_cache",
+    "checkpoint": "device errors model",
+    "files": "errors",
+    "prefix_cache": "checkpoint errors files kv_cache model",
+    "speculation": "errors generation kv_cache model prefix_cache",
+    "tokenizer": "errors model",
+    "structured": "errors schema tokenizer tools",
+    "engine": "device errors generation kv_cache model prefix_cache speculation structured tokenizer tools",
+    "finetune.layers": "device errors model",
+    "library": "checkpoint errors model",
+    "adapters": "checkpoint errors files finetune.layers library model",
+    "chat": "checkpoint errors model tokenizer",
+    "llama": (
+        "adapters chat checkpoint device engine errors generation kv_cache library model prefix_cache "
+        "structured tokenizer tools"
+    ),
+    "version": "",
+    ".": "engine errors generation kv_cache llama structured tools version",
+    "bench": "device errors generation llama model version",
+    "convert.options": "errors generation model",
+    "convert.plan": "model",
+    "convert.sources": "chat checkpoint convert.options convert.plan errors files library model tokenizer",
+    "convert.quantization": "checkpoint convert.options convert.plan convert.sources errors files model tokenizer",
+    "convert.targets": (
+        "checkpoint convert.options convert.plan convert.quantization convert.sources errors library model version"
+    ),
+    "convert.pipeline": "checkpoint convert.sources convert.targets errors files",
+    "convert.forecasting": "convert.pipeline convert.sources convert.targets model",
+    "convert.gguf": (
+        "chat checkpoint convert.quantization convert.sources convert.targets errors model tokenizer version"
+    ),
+    "convert.opening": "convert.gguf convert.sources errors library",
+    "convert.api": (
+        "convert.forecasting convert.gguf convert.opening convert.options convert.pipeline convert.plan "
+        "convert.quantization convert.sources convert.targets errors model"
+    ),
+    "convert": "convert.api convert.forecasting convert.options convert.pipeline convert.targets",
+    "finetune.data": "chat errors tokenizer",
+    "trees": "",
+    "finetune.distributed": "trees",
+    "finetune.kernels": "device model trees",
+    "finetune.settings": "errors finetune.layers generation",
+    "finetune.objectives": (
+        "chat device engine errors finetune.data finetune.distributed finetune.kernels finetune.settings "
+        "generation model tokenizer"
+    ),
+    "finetune.training": (
+        "adapters chat checkpoint device errors files finetune.data finetune.distributed finetune.kernels "
+        "finetune.layers finetune.objectives finetune.settings library model tokenizer trees"
+    ),
+    "finetune.sft": "errors finetune.data finetune.objectives finetune.settings finetune.training",
+    "finetune.reinforcement": (
+        "chat errors finetune.data finetune.objectives finetune.settings finetune.sft finetune.training"
+    ),
+    "finetune.best_of": "errors files finetune.data finetune.objectives finetune.reinforcement llama",
+    "finetune.fusing": (
+        "adapters checkpoint convert.targets device errors files finetune.layers library model tokenizer trees"
+    ),
+    "finetune.preference": "errors finetune.data finetune.objectives finetune.settings finetune.sft finetune.training",
+    "server": "",
+    "server.settings": "errors generation",
+    "server.http": "errors library server.settings",
+    "server.core": "device engine errors generation library llama model server.http server.settings tokenizer",
+    "server.openai": "generation library server.core server.http",
+    "server.anthropic": "server.core server.http server.openai",
+    "server.ollama": "chat convert errors library server.core server.http server.openai tokenizer",
+    "server.operations": "server.core server.http version",
+    "server.page": "server.http",
+    "server.tokens": "server.core server.http server.openai",
+    "server.app": (
+        "errors library server.anthropic server.core server.http server.ollama server.openai "
+        "server.operations server.page server.settings server.tokens version"
+    ),
+    "server.running": "errors library server.app server.http server.settings",
+    "cli": (
+        "adapters bench convert convert.forecasting convert.options convert.pipeline convert.quantization "
+        "convert.sources convert.targets device errors files finetune.best_of finetune.data "
+        "finetune.distributed finetune.fusing finetune.objectives finetune.preference finetune.reinforcement "
+        "finetune.settings finetune.sft finetune.training generation kv_cache library llama model "
+        "prefix_cache server.running server.settings version"
+    ),
+    "__main__": "cli",
+    "finetune": (
+        "adapters errors finetune.best_of finetune.fusing finetune.preference finetune.reinforcement "
+        "finetune.settings finetune.sft finetune.training"
+    ),
+    "llm_plugin": "generation library llama",
+}
+
+
+@cache
+def modules() -> dict[str, tuple[Path, bool]]:
+    """Return every module by its dotted name, with its file and whether it is a package."""
+    found = {}
+    for folder, prefix in (("llama3_mlx", []), ("convert", [PACKAGE])):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = [*prefix, *path.relative_to(ROOT).with_suffix("").parts]
+            if prefix or parts[1:2] != ["convert"]:
+                package = parts[-1] == "__init__"
+                found[".".join(parts[:-1] if package else parts)] = (path, package)
+    return found
+
+
+@cache
+def room(module: str) -> str:
+    """Return the room of a module, without the package's name."""
+    packages = {name for name, (_, package) in modules().items() if package}
+    parent = module.rpartition(".")[0]
+    holds_packages = any(name.startswith(f"{parent}.") for name in packages)
+    found = module if module in packages or holds_packages else parent
+    return "." if found == PACKAGE else found.removeprefix(f"{PACKAGE}.")
+
+
+def imported(module: str) -> set[str]:
+    """Return the project's modules that a module imports, wherever in it."""
+    path, package = modules()[module]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            parts = module.split(".")
+            base = parts[: len(parts) - node.level + package]
+            target = ".".join([*base, *(node.module or "").split(".")]).rstrip(".")
+            names = {f"{target}.{alias.name}" for alias in node.names}
+            found |= {name if name in modules() else target for name in names}
+    return found
+
+
+@cache
+def used() -> dict[str, set[str]]:
+    """Return the rooms that each room imports."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for module in modules():
+        found[room(module)] |= {room(name) for name in imported(module)} - {room(module)}
+    return found
+
+
+def test_a_room_imports_what_the_table_allows_and_nothing_else() -> None:
+    wrong = []
+    for name, rooms in used().items():
+        allowed = set(ROOMS.get(name, "").split())
+        wrong += [f"{name} imports {other}: not in the table" for other in sorted(rooms - allowed)]
+        wrong += [f"{name} doesn't import {other}: take it out of the table" for other in sorted(allowed - rooms)]
+    wrong += [f"{name} isn't in the table" for name in used() if name not in ROOMS]
+    wrong += [f"{name} is no room" for name in ROOMS if name not in used()]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_room_imports_upward() -> None:
+    order = {name: place for place, name in enumerate(ROOMS)}
+    upward = [
+        f"{name} imports {other}, which stands higher"
+        for name, others in ROOMS.items()
+        for other in others.split()
+        if order[other] >= order[name]
+    ]
+    assert not upward, "\n".join(upward)
+
+
+def test_inside_the_project_imports_are_relative() -> None:
+    absolute = [
+        f"{module}: {node.module}"
+        for module, (path, _) in modules().items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == PACKAGE
+    ]
+    assert not absolute
