@@ -40,21 +40,23 @@ ROOMS = {
     ".": "engine errors generation kv_cache llama structured tools version",
     "bench": "device errors generation llama model version",
     "convert.options": "errors generation model",
-    "convert.plan": "model",
+    "convert.plan": "errors model",
     "convert.sources": "chat checkpoint convert.options convert.plan errors files library model tokenizer",
     "convert.quantization": "checkpoint convert.options convert.plan convert.sources errors files model tokenizer",
     "convert.targets": (
-        "checkpoint convert.options convert.plan convert.quantization convert.sources errors library model version"
+        "checkpoint convert.options convert.plan convert.quantization convert.sources errors files library model "
+        "version"
     ),
     "convert.pipeline": "checkpoint convert.sources convert.targets errors files",
-    "convert.forecasting": "convert.pipeline convert.sources convert.targets model",
+    "convert.forecasting": "convert.pipeline convert.sources convert.targets",
     "convert.gguf": (
-        "chat checkpoint convert.quantization convert.sources convert.targets errors model tokenizer version"
+        "chat checkpoint convert.quantization convert.sources convert.targets errors files model tokenizer version"
     ),
+    "convert.hints": "convert.options convert.sources convert.targets model",
     "convert.opening": "convert.gguf convert.sources errors library",
     "convert.api": (
-        "convert.forecasting convert.gguf convert.opening convert.options convert.pipeline convert.plan "
-        "convert.quantization convert.sources convert.targets errors model"
+        "convert.forecasting convert.gguf convert.hints convert.opening convert.options convert.pipeline convert.plan "
+        "convert.quantization convert.sources convert.targets errors files model"
     ),
     "convert": "convert.api convert.forecasting convert.options convert.pipeline convert.targets",
     "finetune.data": "chat errors tokenizer",

@@ -12,12 +12,13 @@ from ...checkpoint.loading import quantized_modules
 from ...checkpoint.model_files import copy_files
 from ...checkpoint.safetensors_files import TensorInfo, as_mlx, checkpoint_files, read_header, read_rows
 from ...errors import CheckpointError
+from ...files import printable
 from ...library.hub import repository_of
 from ...model.channel_scales import ChannelScales, load_scales
 from ...model.config import ModelConfig, load_config
 from ...model.parameters import check_tensors, expected_tensors, stored_tensors
 from ...model.quantization import Scheme
-from .source import FLOAT_DTYPES, TensorRef, dequantize, file_facts
+from .source import FLOAT_DTYPES, TensorRef, dequantize, file_facts, main_dtype
 
 
 class HFSource:
@@ -28,7 +29,7 @@ class HFSource:
         self.config: ModelConfig = load_config(folder)
         self.location = folder
         self.base_model = repository_of(folder)
-        self.description = self.base_model or f"Hugging Face folder {folder.name}"
+        self.description = self.base_model or f"Hugging Face folder {printable(folder.resolve().name)}"
         self.extra_config: dict[str, Any] = {}
         self._scales = load_scales(folder, self.config)
         self._files = checkpoint_files(folder)
@@ -45,11 +46,9 @@ class HFSource:
         if odd:
             raise CheckpointError(f"{folder}: tensors of a dtype that is not supported: {', '.join(odd[:20])}")
         self._open = {path: os.open(path, os.O_RDONLY) for path in headers}
-
-    @property
-    def is_quantized(self) -> bool:
-        """Whether the source has quantized weights already."""
-        return bool(self._schemes)
+        self.dtype: str | None = main_dtype((info.dtype, info.shape) for info in self._infos.values())
+        self.is_mlx_quantized = bool(self._schemes)
+        self.notes: list[str] = []
 
     def _allowed(self, name: str) -> tuple[str, ...]:
         path, _, part = name.rpartition(".")
@@ -85,7 +84,7 @@ class HFSource:
         return TensorRef(f"{path}.weight", shape, "F32", f"{scheme.mode} {scheme.bits} bits", nbytes, read)
 
     def channel_scales(self) -> ChannelScales | None:
-        """Return the scales that stand beside the weights."""
+        """Return the scales in the folder's channel_scales.json."""
         return self._scales
 
     def fingerprint(self) -> dict[str, Any]:
