@@ -9,7 +9,6 @@ from ..errors import RequestError
 from ..finetune.settings import TrainSettings, load_yaml
 from .flags import add_flags
 
-Values = dict[str, Any]
 _INPUTS = ("model", "data", "valid", "out")
 
 
@@ -29,7 +28,7 @@ def add_inputs(parser: argparse.ArgumentParser, data_help: str) -> None:
     parser.add_argument("--valid", metavar="DATA", action="append", help="validation data; repeatable")
     parser.add_argument("-o", "--out", metavar="FOLDER", help="adapter folder to write")
     parser.add_argument("-c", "--config", metavar="FILE", help="YAML file of settings; flags go before it")
-    parser.add_argument("--resume", metavar="FOLDER", help="go on with the run in FOLDER")
+    parser.add_argument("--resume", metavar="FOLDER", help="resume the run in FOLDER")
     parser.add_argument("--quiet", action="store_true", help="no progress, the result alone")
 
 
@@ -54,7 +53,7 @@ def gather(
     settings = {**values, **{name: value for name, value in given.items() if value is not None}}
     missing = [f"--{name}" for name in ("data", "out") if not inputs[name]]
     if missing and not args.resume:
-        raise RequestError(f"give {' and '.join(missing)} (or --resume FOLDER to go on with a run)")
+        raise RequestError(f"give {' and '.join(missing)} (or --resume FOLDER to resume a run)")
     for name in ("data", "valid"):
         value = inputs[name] or ()
         inputs[name] = (value,) if isinstance(value, str) else tuple(value)

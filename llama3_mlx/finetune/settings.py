@@ -43,15 +43,17 @@ class TrainSettings:
     )
     layers: int | None = setting(None, "adapt the last N blocks only (default: all)", low=1)
     rank_for: tuple[str, ...] = setting((), "NAME=RANK, a rank of its own for layers called so; repeatable")
-    whole: tuple[str, ...] = setting(
-        (), "train these layers' own weights instead, such as layers.15 or lm_head; repeatable"
+    modules_to_save: tuple[str, ...] = setting(
+        (), "modules to train fully, by their own weights, such as layers.15 or lm_head; repeatable"
     )
     start_from: str | None = setting(None, "adapter folder whose values training starts from")
 
     # Data
     layout: str = setting("auto", "layout of the data: auto, messages, completion, text, alpaca, samsum or grammar")
     train_on: str = choice(
-        "auto", "what is learned: the assistant's turns and completions, or all", ("auto", "assistant", "all")
+        "auto",
+        "which tokens are targets of the loss: the assistant's turns and completions, or all",
+        ("auto", "assistant", "all"),
     )
     plain: bool = setting(False, "write prompt and completion as they are, without the model's dialog format")
     max_length: int = setting(2048, "tokens of an example; longer ones are cut", low=8)
@@ -82,7 +84,7 @@ class TrainSettings:
     # Watching
     valid_every: int | None = setting(None, "steps between validations (default: ten of them in a run)", low=1)
     patience: int = setting(0, "stop after so many validations without a better loss (0: never)", low=0)
-    save_every: int = setting(50, "steps between saves of the whole state", low=1)
+    save_every: int = setting(50, "steps between saves of the state", low=1)
     samples: int = setting(3, "answers to show before and after training in the report", low=0, high=50)
     sample_tokens: int = setting(64, "tokens of such an answer at most", low=1)
     report: bool = setting(True, "write report.html at the end")
@@ -119,7 +121,7 @@ class TrainSettings:
     @property
     def target_names(self) -> tuple[str, ...]:
         """Names of the layers to adapt."""
-        return self.targets or (() if self.whole else BLOCK_LINEARS)
+        return self.targets or (() if self.modules_to_save else BLOCK_LINEARS)
 
 
 def _problem(settings: object, name: str, limits: Mapping[str, Any], hints: Mapping[str, Any]) -> str | None:
@@ -129,8 +131,8 @@ def _problem(settings: object, name: str, limits: Mapping[str, Any], hints: Mapp
             return None
         hint = next(kind for kind in get_args(hint) if kind is not type(None))
     if get_origin(hint) is tuple:
-        whole = isinstance(value, tuple) and all(isinstance(item, str) and item for item in value)
-        return None if whole else f"{name} must be a list of texts, not {value!r}"
+        valid = isinstance(value, tuple) and all(isinstance(item, str) and item for item in value)
+        return None if valid else f"{name} must be a list of texts, not {value!r}"
     kinds: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
     if not isinstance(value, kinds[hint]) or (hint is not bool and isinstance(value, bool)):
         words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -191,12 +193,12 @@ class OrpoSettings(TrainSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class KtoSettings(TrainSettings):
-    """Kahneman-Tversky optimization of answers that are wanted or not."""
+    """Kahneman-Tversky optimization of desirable and undesirable answers."""
 
     learning_rate: float = setting(2e-5, "largest step size", low=0)
     beta: float = setting(0.1, "how strongly the model is held to the reference", low=1e-6)
-    wanted_weight: float = setting(1.0, "weight of the wanted answers", low=0)
-    unwanted_weight: float = setting(1.0, "weight of the unwanted answers", low=0)
+    desirable_weight: float = setting(1.0, "weight of the desirable answers", low=0)
+    undesirable_weight: float = setting(1.0, "weight of the undesirable answers", low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
