@@ -383,7 +383,7 @@ def test_a_reply_can_be_continued_as_in_transformers(llama3_folder: Path, said: 
         ([{"role": "user", "content": [{"type": "image_url"}]}], "of type 'image_url'"),
         ([{"role": "user", "content": "x", "color": "red"}], "unknown key 'color'"),
         ([{"role": "user", "content": "x", "tool_calls": [CALL]}], "only an assistant"),
-        ([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}], "no JSON"),
+        ([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}], "not valid JSON"),
         (["hi"], "must be an object"),
     ],
 )
