@@ -22,7 +22,7 @@ from llama3_mlx.generation.options import GenerationOptions, make_options
         ({"seed": -1}, "seed"),
         ({"stop": ["a", ""]}, "stop"),
         ({"stop": 3}, "stop"),
-        ({"tempreature": 1}, r"unknown option tempreature \(did you mean temperature\?\); known are max_tokens, temperature"),
+        ({"tempreature": 1}, r"unknown option tempreature \(did you mean temperature\?\); known are max_tokens"),
     ],
 )
 def test_values_out_of_range_are_refused_with_the_range(settings: dict[str, Any], words: str) -> None:
