@@ -68,7 +68,7 @@ class ExampleEncoder:
     def _messages(self, messages: Sequence[Any], tools: list[Any] | None) -> tuple[list[int], list[bool]]:
         if self.dialog is None:
             raise DataError("it is a dialog, but this base model has no dialog format: use text or an instruct model")
-        ids, marks = self.dialog.encode_with_spans(messages, tools=tools)
+        ids, marks = self.dialog.encode_with_mask(messages, tools=tools)
         if not any(marks):
             raise DataError("there is no assistant's turn to learn from")
         return ids, marks
