@@ -92,9 +92,13 @@ def request_body(
     given = {name: value for name, value in settings.items() if name not in _FORMS}
     form = {key: settings[name] for name, key in _FORMS.items() if settings.get(name)}
     return {
-        "model": model, "messages": list(messages), "stream": True, "stream_options": {"include_usage": True},
-        **given, **({"structured_outputs": form} if form else {}),
-    }  # fmt: skip
+        "model": model,
+        "messages": list(messages),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        **given,
+        **({"structured_outputs": form} if form else {}),
+    }
 
 
 def server_models(url: str) -> list[str] | None:
