@@ -1,12 +1,12 @@
 """What every training command takes: model, data, output, a settings file, a run to resume."""
 
 import argparse
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from ..errors import RequestError
 from ..finetune.settings import TrainSettings, load_yaml
+from .flags import given_values
 
 _INPUTS = ("model", "data", "valid", "out")
 
@@ -31,8 +31,7 @@ def gather(
     for name in _INPUTS:
         if getattr(args, name) is not None:
             inputs[name] = getattr(args, name)
-    given = {entry.name: getattr(args, entry.name) for entry in fields(kind)}
-    settings = {**values, **{name: value for name, value in given.items() if value is not None}}
+    settings = {**values, **given_values(args, kind)}
     missing = [f"--{name}" for name in ("data", "out") if not inputs[name]]
     if missing and not args.resume:
         raise RequestError(f"{' and '.join(missing)} must be given (or --resume FOLDER to resume a run)")
