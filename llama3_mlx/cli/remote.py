@@ -89,18 +89,6 @@ def request_body(
     model: str | None, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the chat request for an answer with settings by their names in GenerationOptions."""
-<<<<<<< HEAD
-    given = {name: value for name, value in settings.items() if name not in _FORMS}
-    form = {key: settings[name] for name, key in _FORMS.items() if settings.get(name)}
-    return {
-        "model": model,
-        "messages": list(messages),
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        **given,
-        **({"structured_outputs": form} if form else {}),
-    }
-=======
     body: dict[str, Any] = {"model": model, "messages": list(messages), "stream": True}
     body["stream_options"] = {"include_usage": True}
     for name, value in settings.items():
@@ -111,7 +99,6 @@ def request_body(
         else:
             body[name] = value
     return body
->>>>>>> main
 
 
 def server_models(url: str) -> list[str] | None:
