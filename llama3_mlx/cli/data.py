@@ -1,4 +1,4 @@
-"""`llama3-mlx data check`: what a model would learn from data, before it does."""
+"""`llama3-mlx data check`: show training data as the model will see it."""
 
 import argparse
 import json
@@ -17,16 +17,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands of `data`."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     check = actions.add_parser("check", help="count examples and show their target tokens")
-    check.add_argument("data", metavar="DATA", nargs="+", help="what train would be given")
+    check.add_argument("data", metavar="DATA", nargs="+", help="as for train")
     check.add_argument("-m", "--model", metavar="MODEL", help="folder or Hub id of the model to train")
     check.add_argument(
-        "--max-length", type=positive, default=2048, metavar="N", help="cut longer examples (%(default)s)"
+        "--max-length", type=positive, default=2048, metavar="N", help="truncate longer examples (%(default)s)"
     )
-    check.add_argument(
-        "--train-on", choices=("auto", "assistant", "all"), default="auto", help="which tokens are targets of the loss"
-    )
+    check.add_argument("--train-on", choices=("auto", "assistant", "all"), default="auto", help="target tokens")
     check.add_argument("--layout", default="auto", metavar="NAME", help="layout of the data")
-    check.add_argument("--plain", action="store_true", help="without the model's dialog format")
+    check.add_argument("--plain", action="store_true", help="without the model's chat template")
     check.add_argument("--show", type=int, default=3, metavar="N", help="examples to show (%(default)s)")
     check.add_argument("--json", action="store_true", help="print the counts as one JSON object")
 
@@ -70,9 +68,9 @@ def _print_example(tokenizer: Any, example: Any) -> None:
 
     console = Console()
     text = Text()
-    for piece, is_target in marked_pieces(tokenizer, example):
-        # Where there is no color, brackets show the targets.
-        shown = f"⟦{piece}⟧" if is_target and not console.is_terminal else piece
-        text.append(shown, style="bold green" if is_target else "dim")
+    for piece, target in marked_pieces(tokenizer, example):
+        # Where there is no color, brackets mark target tokens.
+        shown = f"⟦{piece}⟧" if target and not console.is_terminal else piece
+        text.append(shown, style="bold green" if target else "dim")
     console.print(f"\n{example.where}", style="bold", soft_wrap=True, markup=False, highlight=False)
     console.print(text, soft_wrap=True)

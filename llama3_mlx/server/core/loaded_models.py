@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from ...device import compute_dtype_name, working_memory_bytes
 from ...errors import EngineClosedError
-from ...library.catalogue import Catalogue, Choice
+from ...library.catalogue import Catalogue, ModelChoice
 from ...model.memory_estimate import estimate
 from ..http.errors import ApiError
 from ..http.logs import log
@@ -106,7 +106,7 @@ class LoadedModels:
             await place.served.base.close()
         self.places.clear()
 
-    async def _place(self, choice: Choice) -> Place:
+    async def _place(self, choice: ModelChoice) -> Place:
         name = choice.model.name
         place = self.places.get(name)
         if place is not None and place.ready.done() and not place.ready.cancelled() and place.ready.exception():
@@ -121,9 +121,9 @@ class LoadedModels:
                 place = self.places.get(name) or self._start(choice, needed)
         return place
 
-    def _start(self, choice: Choice, needed: int) -> Place:
+    def _start(self, choice: ModelChoice, needed: int) -> Place:
         base = Base(choice.model, self._settings.max_running, self._settings.max_queue)
-        served = Served(base, Choice(choice.model))
+        served = Served(base, ModelChoice(choice.model))
         place = Place(served, needed, asyncio.ensure_future(self._load(served)))
         self.places[choice.model.name] = place
         return place

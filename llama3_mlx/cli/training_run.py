@@ -17,7 +17,7 @@ from ..finetune.settings import TrainSettings
 from ..finetune.training.callbacks import Callback, StepReport, ValidationReport
 from ..finetune.training.job import Build, TrainingJob, TrainResult, resumed_job, run_job
 from .model_choice import choose_model
-from .train import gather
+from .training_inputs import gather
 
 INTERRUPT_CODE = 130
 
@@ -30,14 +30,14 @@ def run_training(
     # Of several processes the first one speaks.
     first = distributed.rank() == 0
     with cancel_on_interrupt() as cancel:
-        shown = [Progress()] if first and not args.quiet else []
+        shown = [TrainingProgress()] if first and not args.quiet else []
         try:
             result = run_job(job, build, resume=bool(args.resume), callbacks=shown, cancel=cancel)
         finally:
             for progress in shown:
                 progress.close()
     if first:
-        sys.stdout.write(summary(result) + "\n")
+        sys.stdout.write(result_line(result) + "\n")
     if result.ended == "cancelled" and first:
         sys.stderr.write(f"stopped at step {result.steps}; resume with: llama3-mlx {kind} --resume {result.folder}\n")
     return INTERRUPT_CODE if result.ended == "cancelled" else 0
@@ -82,7 +82,7 @@ def cancel_on_interrupt() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def summary(result: TrainResult) -> str:
+def result_line(result: TrainResult) -> str:
     """Return the result in one line."""
     loss = "" if result.loss is None else f", loss {result.loss:.4f}"
     valid = "" if result.valid_loss is None else f", validation {result.valid_loss:.4f} (step {result.best_step})"
@@ -93,7 +93,7 @@ def summary(result: TrainResult) -> str:
     )
 
 
-class Progress(Callback):
+class TrainingProgress(Callback):
     """Live on a terminal; elsewhere ten lines or so."""
 
     def __init__(self) -> None:
