@@ -8,7 +8,7 @@ from collections import defaultdict
 from typing import Any
 
 from ..library.home import prefix_cache_bytes, prefix_folder
-from ..prefix_cache.disk import Entry, PrefixDisk
+from ..prefix_cache.disk import BlockStore, StoredBlock
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,11 +26,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what was asked for."""
-    return int(args.action(args, PrefixDisk(prefix_folder(), prefix_cache_bytes())))
+    return int(args.action(args, BlockStore(prefix_folder(), prefix_cache_bytes())))
 
 
-def _list(args: argparse.Namespace, disk: PrefixDisk) -> int:
-    by_model: dict[str, list[Entry]] = defaultdict(list)
+def _list(args: argparse.Namespace, disk: BlockStore) -> int:
+    by_model: dict[str, list[StoredBlock]] = defaultdict(list)
     for entry in disk.entries():
         by_model[entry.model].append(entry)
     rows = [
@@ -51,7 +51,7 @@ def _list(args: argparse.Namespace, disk: PrefixDisk) -> int:
     return 0
 
 
-def _table(rows: list[dict[str, Any]], disk: PrefixDisk) -> str:
+def _table(rows: list[dict[str, Any]], disk: BlockStore) -> str:
     width = max(5, *(len(row["model"]) for row in rows))
     lines = [f"{'model':<{width}}  {'tokens':>9}  {'size':>9}  last used"]
     lines += [
@@ -61,12 +61,12 @@ def _table(rows: list[dict[str, Any]], disk: PrefixDisk) -> str:
     return "\n".join([*lines, f"{total / 1e9:.2f} of {disk.limit_bytes / 1e9:.2f} GB in {disk.folder}"]) + "\n"
 
 
-def _clear(args: argparse.Namespace, disk: PrefixDisk) -> int:
+def _clear(args: argparse.Namespace, disk: BlockStore) -> int:
     since = None if args.older_than is None else time.time() - args.older_than * 86400
     sys.stdout.write(f"freed {disk.clear(args.model, unused_since_s=since) / 1e6:.0f} MB\n")
     return 0
 
 
-def _path(_: argparse.Namespace, disk: PrefixDisk) -> int:
+def _path(_: argparse.Namespace, disk: BlockStore) -> int:
     sys.stdout.write(f"{disk.folder}\n")
     return 0

@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from ...engine.engine import Engine
 from ...engine.reply import Stream
-from ...engine.request import Ask, Request
+from ...engine.request import AnswerRequest, Request
 from ...engine.settings import EngineSettings
 from ...generation.completion import Completion
 from ...generation.options import GenerationOptions
@@ -42,13 +42,13 @@ def sample_answers(
     # Another thread runs the model: what is lazy here can't be computed there.
     mx.eval(model.parameters())
     settings = EngineSettings(
-        memory_bytes=2**62, bytes_per_token=1.0, prefix_bytes=0, stop_ids=frozenset(stop_ids), max_rows=_MOST
+        memory_bytes=2**62, bytes_per_token=1.0, prefix_bytes=0, stop_ids=frozenset(stop_ids), max_sequences=_MOST
     )
     engine = Engine(model, settings, lambda _: Detokenizer(lambda _: b""))
     try:
         streams = [Stream() for _ in range(n)]
         asks = [
-            Ask(_options(sampling, (seed << 20) + at), stream.reply, sampling.max_tokens)
+            AnswerRequest(_options(sampling, (seed << 20) + at), stream.reply, sampling.max_tokens)
             for at, stream in enumerate(streams)
         ]
         for start in range(0, n, _MOST):

@@ -47,8 +47,10 @@ class ModelRuntime:
     async def load(self, memory_gb: float) -> None:
         """Load the model, which may take so much memory with its keys and values."""
         began = time.perf_counter()
-        folder, max_rows = self.model.folder, self.max_running
-        self.llama = await asyncio.to_thread(lambda: Llama.load(folder, max_rows=max_rows, memory_gb=memory_gb))
+        folder, max_sequences = self.model.folder, self.max_running
+        self.llama = await asyncio.to_thread(
+            lambda: Llama.load(folder, max_sequences=max_sequences, memory_gb=memory_gb)
+        )
         self.load_s = time.perf_counter() - began
 
     async def limit(self, memory_gb: float) -> None:
