@@ -12,7 +12,7 @@ import anyio.to_thread
 from ...engine.reply import Item, Reply
 from ...generation.completion import Completion, Piece
 from ...generation.options import make_options
-from ...library.catalogue import Choice, ModelEntry
+from ...library.catalogue import ModelChoice, ModelEntry
 from ...llama import Llama
 from ..http.errors import ApiError
 
@@ -77,7 +77,7 @@ class ModelRuntime:
 class LoadedModel:
     """A loaded model, with an adapter or without: what a request's `model` means."""
 
-    def __init__(self, runtime: ModelRuntime, choice: Choice) -> None:
+    def __init__(self, runtime: ModelRuntime, choice: ModelChoice) -> None:
         self.runtime, self.choice = runtime, choice
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from ...device import compute_dtype_name, working_memory_bytes
 from ...errors import EngineClosedError
-from ...library.catalogue import Catalogue, Choice
+from ...library.catalogue import Catalogue, ModelChoice
 from ...model.memory_estimate import estimate
 from ..http.errors import ApiError
 from ..http.logs import log
@@ -106,7 +106,7 @@ class LoadedModels:
             await slot.loaded.runtime.close()
         self.slots.clear()
 
-    async def _slot(self, choice: Choice) -> ModelSlot:
+    async def _slot(self, choice: ModelChoice) -> ModelSlot:
         name = choice.model.name
         slot = self.slots.get(name)
         if slot is not None and slot.ready.done() and not slot.ready.cancelled() and slot.ready.exception():
@@ -121,9 +121,9 @@ class LoadedModels:
                 slot = self.slots.get(name) or self._start(choice, needed)
         return slot
 
-    def _start(self, choice: Choice, needed: int) -> ModelSlot:
+    def _start(self, choice: ModelChoice, needed: int) -> ModelSlot:
         base = ModelRuntime(choice.model, self._settings.max_running, self._settings.max_queue)
-        loaded = LoadedModel(base, Choice(choice.model))
+        loaded = LoadedModel(base, ModelChoice(choice.model))
         slot = ModelSlot(loaded, needed, asyncio.ensure_future(self._load(loaded)))
         self.slots[choice.model.name] = slot
         return slot

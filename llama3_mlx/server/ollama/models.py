@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from ...chat.dialog import load_dialog
-from ...library.catalogue import DEFAULT_TAG, Choice, ModelEntry
+from ...library.catalogue import DEFAULT_TAG, ModelChoice, ModelEntry
 from ...tokenizer.loading import load_tokenizer
 from ..core.loaded_models import LoadedModels, ModelSlot
 from ..openai.models import all_choices
@@ -61,7 +61,7 @@ def show(body: Named, request: Request) -> dict[str, Any]:
     }
 
 
-def tagged(choice: Choice) -> str:
+def tagged(choice: ModelChoice) -> str:
     """Return the name as Ollama writes it, with a tag."""
     return choice.name if choice.adapter else f"{choice.name}:{DEFAULT_TAG}"
 
@@ -71,7 +71,7 @@ def _models(request: Request) -> LoadedModels:
     return models
 
 
-def _listed(choice: Choice) -> dict[str, Any]:
+def _listed(choice: ModelChoice) -> dict[str, Any]:
     return {
         "name": tagged(choice),
         "model": tagged(choice),
@@ -94,7 +94,7 @@ def _running(slot: ModelSlot) -> dict[str, Any]:
     }
 
 
-def _details(choice: Choice) -> dict[str, Any]:
+def _details(choice: ModelChoice) -> dict[str, Any]:
     return {
         "parent_model": choice.model.name if choice.adapter else "",
         "format": "mlx",
