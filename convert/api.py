@@ -14,8 +14,9 @@ from ..model.config import load_config
 from ..model.quantization import Quantization
 from .forecasting import Forecast, forecast
 from .hints import conversion_hints
+from .keywords import ConversionKeywords
 from .opening import open_source, outline_source
-from .options import DTYPE_NAMES, ConversionOptions, ConversionSettings, make_conversion_options
+from .options import DTYPE_NAMES, ConversionOptions, make_conversion_options
 from .pipeline import ConversionReport, Progress, run
 from .plan import Plan, make_plan, reachable_bpw, uniform_bits
 from .quantization.equalized_source import in_channels
@@ -37,7 +38,7 @@ def convert(
     upload_to: str | None = None,
     report_to: str | Path | None = None,
     progress: Progress | None = None,
-    **settings: Unpack[ConversionSettings],
+    **settings: Unpack[ConversionKeywords],
 ) -> ConversionReport:
     """Convert weights into an MLX folder, a folder for transformers or a GGUF file, which appears atomically.
 
@@ -90,7 +91,7 @@ def convert(
 
 
 def dry_run(
-    source: str | Path, dest: str | Path, *, progress: Progress | None = None, **settings: Unpack[ConversionSettings]
+    source: str | Path, dest: str | Path, *, progress: Progress | None = None, **settings: Unpack[ConversionKeywords]
 ) -> Forecast:
     """Forecast what a conversion with these settings would write and need; nothing stays written.
 

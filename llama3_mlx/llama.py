@@ -15,12 +15,13 @@ from .checkpoint.loading import load_model
 from .device import in_own_thread, working_memory_bytes
 from .engine.engine import Engine
 from .engine.reply import AsyncStream, Reply, Stream
-from .engine.request import Ask, Request
+from .engine.request import AnswerRequest, Request
 from .engine.settings import EngineSettings
 from .errors import DialogError, EngineClosedError, RequestError
 from .generation.completion import Completion
+from .generation.keywords import GenerationKeywords
 from .generation.limits import check_fits, check_length, check_memory
-from .generation.options import GenerationOptions, Settings, make_options
+from .generation.options import GenerationOptions, make_options
 from .generation.tool_loop import ToolRun
 from .kv_cache import CacheOptions
 from .library.home import prefix_cache_bytes, prefix_folder
@@ -28,8 +29,8 @@ from .library.hub import resolve_model
 from .model.config import load_json_object
 from .model.memory_estimate import RESERVE
 from .model.transformer import LlamaForCausalLM
-from .prefix_cache.disk import PrefixDisk, model_fingerprint
-from .prefix_cache.disk_queue import DiskPrefixes
+from .prefix_cache.disk import BlockStore, model_fingerprint
+from .prefix_cache.disk_queue import DiskPrefixCache
 from .tokenizer.loading import load_tokenizer
 from .tokenizer.tokenizer import Tokenizer
 from .tools.functions import Tool
@@ -59,10 +60,10 @@ class Llama:
         cache: CacheOptions | None = None,
         adapters: Any = None,
         draft: LlamaForCausalLM | None = None,
-        disk: DiskPrefixes | None = None,
+        disk: DiskPrefixCache | None = None,
         adapter_places: dict[str, Path] | None = None,
         memory_bytes: int | None = None,
-        max_rows: int = 32,
+        max_sequences: int = 32,
     ) -> None:
         self.folder, self.tokenizer, self.dialog = folder, tokenizer, dialog
         # None once closed.
@@ -80,7 +81,7 @@ class Llama:
         self._default_adapter = DEFAULT_ADAPTER if adapters and DEFAULT_ADAPTER in adapters.names else None
         self.engine = Engine(
             model,
-            self._engine_settings(working_memory_bytes() if memory_bytes is None else memory_bytes, max_rows),
+            self._engine_settings(working_memory_bytes() if memory_bytes is None else memory_bytes, max_sequences),
             tokenizer.make_detokenizer,
             adapters=adapters,
             draft=draft,
@@ -100,14 +101,14 @@ class Llama:
         draft: str | Path | None = None,
         disk_cache: bool = True,
         memory_gb: float | None = None,
-        max_rows: int = 32,
+        max_sequences: int = 32,
     ) -> "Llama":
         """Load a folder or a Hub id (`owner/name`), with a LoRA adapter for all answers or several by name.
 
         `dtype` is float32, float16 or bfloat16; by default what suits the device. `draft` is a smaller model of the
         same tokenizer that drafts tokens for this one. `disk_cache` keeps long prompts for later processes, up to
         `LLAMA3_MLX_CACHE_GB`. `memory_gb` bounds weights, keys and values together, by default at what the device can
-        use. Up to `max_rows` answers are written at once, others wait. Raises ConfigError, CheckpointError,
+        use. Up to `max_sequences` answers are written at once, others wait. Raises ConfigError, CheckpointError,
         TokenizerError or HubError.
         """
         folder = resolve_model(path_or_id)
@@ -135,45 +136,45 @@ class Llama:
                 disk=make_disk(folder, model, places, cache or CacheOptions()) if disk_cache else None,
                 adapter_places=places,
                 memory_bytes=None if memory_gb is None else int(memory_gb * 1e9),
-                max_rows=max_rows,
+                max_sequences=max_sequences,
             )
 
         return in_own_thread(build)
 
-    def generate(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> Completion:
+    def generate(self, prompt: str | Sequence[int], **settings: Unpack[GenerationKeywords]) -> Completion:
         """Continue a text (or token ids, taken as they are) and return the completion."""
         return self.stream(prompt, **settings).completion
 
-    def stream(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> Stream:
+    def stream(self, prompt: str | Sequence[int], **settings: Unpack[GenerationKeywords]) -> Stream:
         """Continue a text, piece by piece."""
         return self._stream(self._prompt_ids(prompt), make_options(settings))
 
-    def chat(self, messages: Sequence[Message], **settings: Unpack[Settings]) -> Completion:
+    def chat(self, messages: Sequence[Message], **settings: Unpack[GenerationKeywords]) -> Completion:
         """Answer a dialog of `{"role", "content"}` messages and return the completion."""
         return self.stream_chat(messages, **settings).completion
 
-    def stream_chat(self, messages: Sequence[Message], **settings: Unpack[Settings]) -> Stream:
+    def stream_chat(self, messages: Sequence[Message], **settings: Unpack[GenerationKeywords]) -> Stream:
         """Answer a dialog, piece by piece."""
         return self._stream(*self._dialog_and_options(messages, settings))
 
-    async def agenerate(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> Completion:
+    async def agenerate(self, prompt: str | Sequence[int], **settings: Unpack[GenerationKeywords]) -> Completion:
         """Continue a text and return the completion; cancelling the task ends the generation."""
         return await _finished(self.astream(prompt, **settings))
 
-    def astream(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> AsyncStream:
+    def astream(self, prompt: str | Sequence[int], **settings: Unpack[GenerationKeywords]) -> AsyncStream:
         """Continue a text: `async for piece in llama.astream(...)`."""
         return self._astream(self._prompt_ids(prompt), make_options(settings))
 
-    async def achat(self, messages: Sequence[Message], **settings: Unpack[Settings]) -> Completion:
+    async def achat(self, messages: Sequence[Message], **settings: Unpack[GenerationKeywords]) -> Completion:
         """Answer a dialog and return the completion; cancelling the task ends the generation."""
         return await _finished(self.astream_chat(messages, **settings))
 
-    def astream_chat(self, messages: Sequence[Message], **settings: Unpack[Settings]) -> AsyncStream:
+    def astream_chat(self, messages: Sequence[Message], **settings: Unpack[GenerationKeywords]) -> AsyncStream:
         """Answer a dialog: `async for piece in llama.astream_chat(messages)`."""
         return self._astream(*self._dialog_and_options(messages, settings))
 
     def generate_batch(
-        self, prompts: Iterable[Prompt], *, progress: Progress | None = None, **settings: Unpack[Settings]
+        self, prompts: Iterable[Prompt], *, progress: Progress | None = None, **settings: Unpack[GenerationKeywords]
     ) -> list[Completion]:
         """Continue texts (or token ids) and answer dialogs, all at once; return the completions in their order.
 
@@ -184,7 +185,7 @@ class Llama:
         streams = []
         for ids, asked, limit, constraint in prepared:
             stream = Stream(self._finisher(asked))
-            self._submit(ids, [Ask(asked, stream.reply, limit, constraint)], bulk=True)
+            self._submit(ids, [AnswerRequest(asked, stream.reply, limit, constraint)], bulk=True)
             streams.append(stream)
         done = []
         try:
@@ -197,13 +198,15 @@ class Llama:
                 stream.cancel()
         return done
 
-    def samples(self, prompt: Prompt, n: int, **settings: Unpack[Settings]) -> list[Completion]:
+    def samples(self, prompt: Prompt, n: int, **settings: Unpack[GenerationKeywords]) -> list[Completion]:
         """Return `n` answers to one prompt, which is run once; with a seed, answer i has the seed plus i."""
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise RequestError(f"n must be a whole number from 1 on, not {n!r}")
         ids, options, limit, constraint = self._prepare(self._any_prompt(prompt), make_options(settings))
         streams = [Stream(self._finisher(options)) for _ in range(n)]
-        asks = [Ask(with_seed(options, at), stream.reply, limit, constraint) for at, stream in enumerate(streams)]
+        asks = [
+            AnswerRequest(with_seed(options, at), stream.reply, limit, constraint) for at, stream in enumerate(streams)
+        ]
         self._submit(ids, asks)
         return [stream.completion for stream in streams]
 
@@ -266,7 +269,7 @@ class Llama:
             alike = bool(prepared) and replace(each, seed=None) == replace(options[0], seed=None)
             prepared.append(self._prepare(list(prompt), each, prepared[0][3] if alike else None))
         asks = [
-            Ask(asked, reply, limit if at_most is None else min(limit, at_most), constraint)
+            AnswerRequest(asked, reply, limit if at_most is None else min(limit, at_most), constraint)
             for (_, asked, limit, constraint), reply in zip(prepared, replies, strict=True)
         ]
         self._submit(list(prompt), asks)
@@ -393,20 +396,20 @@ class Llama:
     def _stream(self, ids: list[int], options: GenerationOptions, progress: Progress | None = None) -> Stream:
         ids, options, limit, constraint = self._prepare(ids, options)
         stream = Stream(self._finisher(options))
-        self._submit(ids, [Ask(options, stream.reply, limit, constraint)], progress)
+        self._submit(ids, [AnswerRequest(options, stream.reply, limit, constraint)], progress)
         return stream
 
     def _astream(self, ids: list[int], options: GenerationOptions) -> AsyncStream:
         ids, options, limit, constraint = self._prepare(ids, options)
         stream = AsyncStream(self._finisher(options))
-        self._submit(ids, [Ask(options, stream.reply, limit, constraint)])
+        self._submit(ids, [AnswerRequest(options, stream.reply, limit, constraint)])
         return stream
 
     def _submit(
-        self, prompt: list[int], asks: Sequence[Ask], progress: Progress | None = None, *, bulk: bool = False
+        self, prompt: list[int], asks: Sequence[AnswerRequest], progress: Progress | None = None, *, bulk: bool = False
     ) -> None:
         """Hand over the answers to one prompt, at most as many at a time as the engine writes at once."""
-        first, most = asks[0].options, self.engine.settings.max_rows
+        first, most = asks[0].options, self.engine.settings.max_sequences
         for at in range(0, len(asks), most):
             part = asks[at : at + most]
             self.engine.submit(
@@ -431,12 +434,12 @@ class Llama:
         """Change what weights, keys and values may take together; kept prefixes beyond that are let go."""
 
         def run() -> None:
-            settings = self._engine_settings(int(memory_gb * 1e9), self.engine.settings.max_rows)
+            settings = self._engine_settings(int(memory_gb * 1e9), self.engine.settings.max_sequences)
             self.engine.limit(settings.memory_bytes, settings.prefix_bytes)
 
         self.engine.call(run)
 
-    def _engine_settings(self, memory_bytes: int, max_rows: int) -> EngineSettings:
+    def _engine_settings(self, memory_bytes: int, max_sequences: int) -> EngineSettings:
         config, kind = self.config, self.cache_options
         weights = sum(array.nbytes for _, array in _flat(self.model))
         left = max(0, int(memory_bytes * (1 - RESERVE)) - weights)
@@ -448,14 +451,14 @@ class Llama:
             bytes_per_token=per_token,
             prefix_bytes=int(left * _PREFIX_SHARE),
             stop_ids=self.stop_ids,
-            max_rows=max_rows,
+            max_sequences=max_sequences,
             cache=kind,
         )
 
 
 def make_disk(
     folder: Path, model: LlamaForCausalLM, adapters: Mapping[str, Path], cache: CacheOptions
-) -> DiskPrefixes | None:
+) -> DiskPrefixCache | None:
     """Return what keeps the model's prefixes on disk, None where that is switched off."""
     limit = prefix_cache_bytes()
     if not limit:
@@ -466,8 +469,8 @@ def make_disk(
         place = adapters[adapter].expanduser() if adapter is not None and adapter in adapters else None
         return model_fingerprint(folder, dtype=dtype, cache_kind=cache.label, adapter=place)
 
-    disk = PrefixDisk(prefix_folder(), limit, model=folder.name)
-    return DiskPrefixes(disk, partial(model.make_cache, cache), fingerprint)
+    disk = BlockStore(prefix_folder(), limit, model=folder.name)
+    return DiskPrefixCache(disk, partial(model.make_cache, cache), fingerprint)
 
 
 def load_draft(folder: Path, tokenizer: Tokenizer, dtype: str | None) -> LlamaForCausalLM:

@@ -28,12 +28,12 @@ def test_pressure_makes_the_engine_let_go_of_prefixes(monkeypatch: pytest.Monkey
     with byte_llama() as llama:
         for seed in range(4):
             llama.generate([seed + 1] * 300, max_tokens=2)
-        held = llama.engine.prefixes.nbytes
+        held = llama.engine.prefix_cache.nbytes
         for level, most in ((device.WARNING, held // 2), (device.CRITICAL, 0)):
             monkeypatch.setattr(engine_module, "memory_pressure", lambda level=level: level)
             llama.engine.call(lambda: setattr(llama.engine, "_checked_pressure_s", 0.0))
             llama.generate([9], max_tokens=1)
-            assert llama.engine.prefixes.nbytes <= most
+            assert llama.engine.prefix_cache.nbytes <= most
 
 
 def test_memory_is_wired_while_something_runs_and_only_then(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""`llama3-mlx cache`: what prompts have left on disk for later processes."""
+"""`llama3-mlx cache`: the prefix cache on disk, which later processes reuse."""
 
 import argparse
 import json
@@ -8,29 +8,29 @@ from collections import defaultdict
 from typing import Any
 
 from ..library.home import prefix_cache_bytes, prefix_folder
-from ..prefix_cache.disk import Entry, PrefixDisk
+from ..prefix_cache.disk import BlockStore, StoredBlock
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `cache`."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="show what is kept, by model")
+    listing = actions.add_parser("list", help="list it by model")
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(action=_list)
-    clearing = actions.add_parser("clear", help="delete what is kept, of one model or of all")
+    clearing = actions.add_parser("clear", help="clear it for one model or for all")
     clearing.add_argument("model", nargs="?", metavar="MODEL", help="name of the model as `cache list` shows it")
-    clearing.add_argument("--older-than", type=float, metavar="DAYS", help="only what wasn't used for so many days")
+    clearing.add_argument("--older-than", type=float, metavar="DAYS", help="only what was not used for this many days")
     clearing.set_defaults(action=_clear)
     actions.add_parser("path", help="print the folder").set_defaults(action=_path)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what was asked for."""
-    return int(args.action(args, PrefixDisk(prefix_folder(), prefix_cache_bytes())))
+    """Run the chosen action."""
+    return int(args.action(args, BlockStore(prefix_folder(), prefix_cache_bytes())))
 
 
-def _list(args: argparse.Namespace, disk: PrefixDisk) -> int:
-    by_model: dict[str, list[Entry]] = defaultdict(list)
+def _list(args: argparse.Namespace, disk: BlockStore) -> int:
+    by_model: dict[str, list[StoredBlock]] = defaultdict(list)
     for entry in disk.entries():
         by_model[entry.model].append(entry)
     rows = [
@@ -45,13 +45,13 @@ def _list(args: argparse.Namespace, disk: PrefixDisk) -> int:
     if args.json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
     elif not rows:
-        sys.stdout.write(f"nothing is kept in {disk.folder}\n")
+        sys.stdout.write(f"the prefix cache in {disk.folder} is empty\n")
     else:
         sys.stdout.write(_table(rows, disk))
     return 0
 
 
-def _table(rows: list[dict[str, Any]], disk: PrefixDisk) -> str:
+def _table(rows: list[dict[str, Any]], disk: BlockStore) -> str:
     width = max(5, *(len(row["model"]) for row in rows))
     lines = [f"{'model':<{width}}  {'tokens':>9}  {'size':>9}  last used"]
     lines += [
@@ -61,12 +61,12 @@ def _table(rows: list[dict[str, Any]], disk: PrefixDisk) -> str:
     return "\n".join([*lines, f"{total / 1e9:.2f} of {disk.limit_bytes / 1e9:.2f} GB in {disk.folder}"]) + "\n"
 
 
-def _clear(args: argparse.Namespace, disk: PrefixDisk) -> int:
+def _clear(args: argparse.Namespace, disk: BlockStore) -> int:
     since = None if args.older_than is None else time.time() - args.older_than * 86400
     sys.stdout.write(f"freed {disk.clear(args.model, unused_since_s=since) / 1e6:.0f} MB\n")
     return 0
 
 
-def _path(_: argparse.Namespace, disk: PrefixDisk) -> int:
+def _path(_: argparse.Namespace, disk: BlockStore) -> int:
     sys.stdout.write(f"{disk.folder}\n")
     return 0

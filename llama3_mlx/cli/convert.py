@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from ..convert.options import ConversionOptions
 from ..convert.targets.destination import partial_folder, resolved_destination
 from ..errors import ConversionError
 from ..files import printable, size_text
-from .flags import add_flags
+from .flags import add_flags, given_values
 
 if TYPE_CHECKING:
     from ..convert import ConversionReport, Forecast, Verification
@@ -29,19 +29,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source", metavar="SOURCE", help="folder or Hub id of safetensors, folder of Meta's .pth files, or a .gguf file"
     )
-    parser.add_argument("dest", metavar="DEST", help="folder, or .gguf file, to write; it appears atomically")
+    parser.add_argument("dest", metavar="DEST", help="folder, or .gguf file, to write; it appears once complete")
     add_flags(parser, ConversionOptions)
     parser.add_argument("--force", action="store_true", help="replace DEST once the conversion is done")
     parser.add_argument(
-        "--verify", action="store_true", help="re-read the result: checksums, and each module's error to the source"
+        "--verify",
+        action="store_true",
+        help="re-read the result: checksums, each module's error against the source",
     )
     parser.add_argument("--dry-run", action="store_true", help="only forecast sizes, peak memory and time")
-    parser.add_argument("--upload", metavar="REPO", help="upload the result to this repository on the Hub afterwards")
+    parser.add_argument("--upload", metavar="REPO", help="upload the result to this Hub repository afterwards")
     parser.add_argument(
         "--report",
         metavar="FOLDER",
         type=Path,
-        help="measure every module and the whole against the source; tables and a picture go into FOLDER",
+        help="measure every module and the whole model against the source; writes tables and a plot to FOLDER",
     )
     parser.add_argument(
         "--existing", action="store_true", help="convert nothing: verify and report on DEST, which is there already"
@@ -51,8 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert and report."""
-    given = {entry.name: getattr(args, entry.name) for entry in fields(ConversionOptions)}
-    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    settings = given_values(args, ConversionOptions)
     if args.dry_run:
         return _dry_run(args, settings)
     if args.existing:
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     took_s = time.perf_counter() - began
     sys.stdout.write(json.dumps(report_values(report)) + "\n" if args.json else _report(report, took_s))
     if args.report and not args.json:
-        sys.stdout.write(f"tables and picture: {printable(args.report)}\n")
+        sys.stdout.write(f"tables and plot: {printable(args.report)}\n")
     sys.stdout.flush()
     if args.upload:
         upload(report.path, args.upload, progress=True)
@@ -106,7 +107,7 @@ def stoppable(dest: str, progress: "ConversionProgress") -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if partial_folder(resolved_destination(dest)).exists():
-            sys.stderr.write("stopped; the same command resumes from what is done\n")
+            sys.stderr.write("stopped; the same command resumes from there\n")
         raise
     finally:
         signal.signal(signal.SIGINT, before)
@@ -121,7 +122,9 @@ def _dry_run(args: argparse.Namespace, settings: dict[str, Any]) -> int:
         expected = dry_run(args.source, args.dest, progress=progress, **settings)
     beside = [f"--{name}" for name in ("verify", "report", "upload") if getattr(args, name)]
     if beside:
-        expected = replace(expected, notes=(*expected.notes, f"time and memory of {', '.join(beside)} come on top"))
+        expected = replace(
+            expected, notes=(*expected.notes, f"time and memory of {', '.join(beside)} are not included")
+        )
     _write_notes(() if args.json else expected.notes)
     sys.stdout.write(json.dumps(forecast_values(expected)) + "\n" if args.json else _forecast(expected))
     return 0
@@ -180,7 +183,7 @@ def _existing(args: argparse.Namespace, settings: dict[str, Any]) -> int:
         return 0
     sys.stdout.write("".join(f"{line}\n" for line in _found(quality, verification)))
     if args.report:
-        sys.stdout.write(f"tables and picture: {printable(args.report)}\n")
+        sys.stdout.write(f"tables and plot: {printable(args.report)}\n")
     return 0
 
 

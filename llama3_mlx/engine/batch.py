@@ -15,7 +15,7 @@ from ..kv_cache import ModelCache
 from ..model.transformer import LlamaForCausalLM
 from .row import Row, as_logprob
 from .speculative_step import Verified, as_tokens, drafts_of, positions, verify
-from .token_choice import Chosen, Place, choose
+from .token_choice import SampledTokens, SamplingPosition, choose
 
 # Gives the memory of freed intermediate results back to the allocator.
 _CLEAR_EVERY = 256
@@ -37,7 +37,7 @@ class Batch:
         self.rows: list[Row] = []
         self.steps = 0
         self._select, self._on_end = select, on_end
-        self._ahead: Chosen | None = None
+        self._ahead: SampledTokens | None = None
         """The latest token of each row, which hasn't been run."""
 
     def add(self, rows: Sequence[Row], cache: ModelCache, logits: mx.array) -> None:
@@ -53,7 +53,7 @@ class Batch:
         """Take back a row that made room: its cache has all but the latest token."""
         self.cache.append(cache)
         self.rows.append(row)
-        self._add_ahead(Chosen(mx.array(row.tokens[-1:], mx.int32), {}))
+        self._add_ahead(SampledTokens(mx.array(row.tokens[-1:], mx.int32), {}))
 
     def evict(self, row: Row) -> bool:
         """Take a row out that is to be resumed later; False if it has ended with its latest token."""
@@ -104,11 +104,11 @@ class Batch:
             mx.async_eval(following.arrays)
             self._put_ahead(following)
 
-    def _add_ahead(self, chosen: Chosen) -> None:
+    def _add_ahead(self, chosen: SampledTokens) -> None:
         """Put the latest tokens of rows that have come behind those of the others."""
         self._ahead = chosen if self._ahead is None else _joined(self._ahead, chosen)
 
-    def _put_ahead(self, following: Chosen | None) -> None:
+    def _put_ahead(self, following: SampledTokens | None) -> None:
         """Make these the tokens that the rows haven't taken yet."""
         self._ahead = following
         for row in self.rows:
@@ -151,7 +151,7 @@ class Batch:
                 row.speculator.record(len(draft.tokens), found.accepted)
                 row.speculator.wrote(found.tokens)
             _take_all(row, found)
-        self._ahead = Chosen(mx.array([found.tokens[-1] for found in verified], mx.int32), {})
+        self._ahead = SampledTokens(mx.array([found.tokens[-1] for found in verified], mx.int32), {})
         self._keep_running()
         return True
 
@@ -171,7 +171,7 @@ class Batch:
             row.passes += 1
         return self.model.head(self.model.hidden(self._ahead.tokens[:, None], self.cache)[:, -1])
 
-    def _choose(self, rows: Sequence[Row], logits: mx.array) -> Chosen:
+    def _choose(self, rows: Sequence[Row], logits: mx.array) -> SampledTokens:
         places = [place_of(row) for row in rows]
         chosen = choose(places, logits)
         for row, place in zip(rows, places, strict=True):
@@ -231,11 +231,11 @@ def _take_all(row: Row, found: Verified) -> None:
     row.give_out()
 
 
-def place_of(row: Row) -> Place:
+def place_of(row: Row) -> SamplingPosition:
     """Return what the row's next token depends on."""
     masks = row.masks([])
     mask = None if masks is None else masks[0]
-    return Place(row.sampling, row.seed, row.chosen, row.penalties, mask, row.options.logprobs)
+    return SamplingPosition(row.sampling, row.seed, row.chosen, row.penalties, mask, row.options.logprobs)
 
 
 def read_logprob(token: int, triple: tuple[mx.array, mx.array, mx.array]) -> TokenLogprob:
@@ -244,14 +244,14 @@ def read_logprob(token: int, triple: tuple[mx.array, mx.array, mx.array]) -> Tok
     return as_logprob(token, cast(list[float], logprob)[0], cast(list[int], ids), cast(list[float], values))
 
 
-def _joined(first: Chosen, second: Chosen) -> Chosen:
+def _joined(first: SampledTokens, second: SampledTokens) -> SampledTokens:
     n = first.tokens.shape[0]
     logprobs = first.logprobs | {n + at: triple for at, triple in second.logprobs.items()}
-    return Chosen(mx.concatenate([first.tokens, second.tokens]), logprobs)
+    return SampledTokens(mx.concatenate([first.tokens, second.tokens]), logprobs)
 
 
-def _picked(chosen: Chosen, order: Sequence[int]) -> Chosen | None:
+def _picked(chosen: SampledTokens, order: Sequence[int]) -> SampledTokens | None:
     if not order:
         return None
     logprobs = {at: chosen.logprobs[old] for at, old in enumerate(order) if old in chosen.logprobs}
-    return Chosen(chosen.tokens[mx.array(list(order))], logprobs)
+    return SampledTokens(chosen.tokens[mx.array(list(order))], logprobs)

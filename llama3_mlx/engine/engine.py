@@ -28,14 +28,14 @@ from ..device import (
 from ..errors import EngineClosedError
 from ..kv_cache import ModelCache
 from ..model.transformer import LlamaForCausalLM
-from ..prefix_cache.memory import Prefixes
+from ..prefix_cache.memory import PrefixCache
 from ..speculation.speculators import CPU_COSTS, GPU_COSTS, LookupSpeculator, ModelSpeculator, Speculator, verify_cost
 from ..tokenizer.detokenizer import Detokenizer
 from ..tools.parser import PYTHON_TAG
 from .batch import Batch
 from .memory_room import HEADROOM, STEP_HEADROOM, needed_bytes
 from .prefill import Prefill
-from .request import Ask, Request
+from .request import AnswerRequest, Request
 from .row import Row
 from .scheduler import PREFILL_CHUNK, Pace
 from .settings import Counts, EngineSettings
@@ -64,7 +64,7 @@ class Engine:
         self.draft = draft
         self._draft_cost = 0.0 if draft is None else _weight_bytes(draft) / max(1, _weight_bytes(model))
         self.counts = Counts()
-        self.prefixes = Prefixes(settings.prefix_bytes)
+        self.prefix_cache = PrefixCache(settings.prefix_bytes)
         self._make_detokenizer = make_detokenizer
         self._verify_cost: float | None = None
         self._batch = Batch(model, model.make_cache(settings.cache), self._select_rows, self._keep)
@@ -226,7 +226,10 @@ class Engine:
 
     def _has_room(self, request: Request) -> bool:
         settings, rows = self.settings, self._batch.rows
-        if len(rows) + len(request.asks) > settings.max_rows or self.model.config.rope_scaling.rope_type == "dynamic":
+        if (
+            len(rows) + len(request.asks) > settings.max_sequences
+            or self.model.config.rope_scaling.rope_type == "dynamic"
+        ):
             return False
         return needed_bytes(settings, rows, request, HEADROOM) <= settings.memory_bytes
 
@@ -239,20 +242,20 @@ class Engine:
         while True:
             request = self._prefill.request if self._prefill else None
             left = self.settings.memory_bytes - needed_bytes(self.settings, self._batch.rows, request, STEP_HEADROOM)
-            if left < self.prefixes.budget_bytes:
-                self.prefixes.shrink(max(0, int(left)))
+            if left < self.prefix_cache.budget_bytes:
+                self.prefix_cache.shrink(max(0, int(left)))
             if left >= 0 or len(self._batch.rows) < 2:
                 return
             youngest = max(self._batch.rows, key=lambda row: row.request.order)
             if self._batch.evict(youngest):
-                self.counts.evicted += 1
+                self.counts.preempted += 1
                 self._wait(youngest.resumption())
 
     def _known_prefix(self, request: Request) -> ModelCache | None:
         """Return a cache of the longest beginning of the prompt that is running, in memory or on disk."""
         if request.wants_prompt_logprobs:
             return None
-        found = self.prefixes.find(request.prompt, request.adapter)
+        found = self.prefix_cache.find(request.prompt, request.adapter)
         length = found.lengths[0] if found else 0
         running = self._running_prefix(request, length)
         if running is not None:
@@ -329,7 +332,7 @@ class Engine:
             for ask in request.asks
         ]
 
-    def _make_speculator(self, request: Request, ask: Ask) -> Speculator | None:
+    def _make_speculator(self, request: Request, ask: AnswerRequest) -> Speculator | None:
         if not ask.options.speculate:
             return None
         if self.draft is None:
@@ -340,8 +343,8 @@ class Engine:
 
     def _keep(self, row: Row, take: Callable[[], ModelCache]) -> None:
         """Keep an ended row's cache for the prompts that go on from it."""
-        self.counts.written_tokens += len(row.tokens)
-        if self.prefixes.budget_bytes <= 0 and self.disk is None:
+        self.counts.generated_tokens += len(row.tokens)
+        if self.prefix_cache.budget_bytes <= 0 and self.disk is None:
             return
         tokens = [*row.request.prompt, *row.tokens]
         cache = take()
@@ -349,7 +352,7 @@ class Engine:
         if not cache.can_trim(0, length):
             return
         cache.trim(length)
-        self.prefixes.put(tokens[:length], row.request.adapter, cache)
+        self.prefix_cache.put(tokens[:length], row.request.adapter, cache)
         if self.disk is not None:
             self.disk.keep(tokens[:length], row.request.adapter, cache)
 
@@ -374,17 +377,17 @@ class Engine:
         self._checked_pressure_s = now
         level = memory_pressure()
         if level > NORMAL:
-            self.relieve(self.prefixes.nbytes // 2 if level < CRITICAL else 0)
+            self.relieve(self.prefix_cache.nbytes // 2 if level < CRITICAL else 0)
 
     def limit(self, memory_bytes: int, prefix_bytes: int) -> None:
         """Change what keys and values may take, on the engine's thread; what runs goes on."""
         self.settings = replace(self.settings, memory_bytes=memory_bytes, prefix_bytes=prefix_bytes)
-        self.prefixes.budget_bytes = prefix_bytes
-        self.prefixes.shrink(prefix_bytes)
+        self.prefix_cache.budget_bytes = prefix_bytes
+        self.prefix_cache.shrink(prefix_bytes)
 
     def relieve(self, keep_bytes: int = 0) -> None:
         """Let go of kept prefixes and of the allocator's free memory, on the engine's thread."""
-        self.prefixes.shrink(keep_bytes)
+        self.prefix_cache.shrink(keep_bytes)
         give_back_free_memory()
 
     def _rest(self) -> None:
@@ -412,7 +415,7 @@ class Engine:
         self._waiting.clear()
         while self.disk is not None and self.disk.write_one():
             pass
-        self.prefixes.shrink(0)
+        self.prefix_cache.shrink(0)
         self._batch.cache.clear()
         give_back_free_memory()
         # MLX's streams belong to their thread; left to the interpreter's end, their workers would race with it.

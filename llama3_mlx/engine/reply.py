@@ -29,7 +29,7 @@ class Reply:
             self.cancel()
 
     def cancel(self) -> None:
-        """Ask for the end of the answer; it comes with the next token."""
+        """AnswerRequest for the end of the answer; it comes with the next token."""
         self._cancelled.set()
 
     @property
@@ -72,7 +72,7 @@ class Stream(Iterator[Piece]):
         self.close()
 
     def cancel(self) -> None:
-        """Ask for the end of the generation from any thread; pieces that are on their way still come."""
+        """AnswerRequest for the end of the generation from any thread; pieces that are on their way still come."""
         self.reply.cancel()
 
     def close(self) -> None:
@@ -134,7 +134,7 @@ class AsyncStream:
         await self.aclose()
 
     def cancel(self) -> None:
-        """Ask for the end of the generation; pieces that are on their way still come."""
+        """AnswerRequest for the end of the generation; pieces that are on their way still come."""
         self.reply.cancel()
 
     async def aclose(self) -> None:

@@ -13,7 +13,7 @@ _numbers = itertools.count()
 
 
 @dataclass(frozen=True)
-class Ask:
+class AnswerRequest:
     """One answer that is wanted. `limit` is the greatest number of tokens that context and memory leave."""
 
     options: GenerationOptions
@@ -28,7 +28,7 @@ class Request:
     """A prompt and the answers wanted to it, which share its prefill."""
 
     prompt: list[int]
-    asks: Sequence[Ask]
+    asks: Sequence[AnswerRequest]
     adapter: str | None = None
     priority: int = 0
     progress: Any = None

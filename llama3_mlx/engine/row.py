@@ -19,7 +19,7 @@ from ..tokenizer.detokenizer import Detokenizer
 from ..tools.call import ToolCall
 from ..tools.functions import tool_name
 from ..tools.parser import ToolCallStream
-from .request import Ask, Request
+from .request import AnswerRequest, Request
 
 
 class Row:
@@ -28,7 +28,7 @@ class Row:
     def __init__(
         self,
         request: Request,
-        ask: Ask,
+        ask: AnswerRequest,
         *,
         n_vocab: int,
         stop_ids: frozenset[int],

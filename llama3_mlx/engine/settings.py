@@ -13,7 +13,7 @@ class EngineSettings:
     bytes_per_token: float
     prefix_bytes: int
     stop_ids: frozenset[int]
-    max_rows: int = 32
+    max_sequences: int = 32
     cache: CacheOptions = field(default_factory=CacheOptions)
 
 
@@ -24,7 +24,7 @@ class Counts:
     requests: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    written_tokens: int = 0
+    generated_tokens: int = 0
     steps: int = 0
-    evicted: int = 0
+    preempted: int = 0
     """Times that an answer had to make room for older ones; it went on later."""

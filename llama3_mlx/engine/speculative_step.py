@@ -11,7 +11,7 @@ from ..generation.sampling import probabilities, uniforms
 from ..speculation.rejection_sampling import accept_sampled
 from ..speculation.speculators import Draft
 from .row import Row
-from .token_choice import Chosen, Place, choose, shaped, token_logprobs
+from .token_choice import SampledTokens, SamplingPosition, choose, shaped, token_logprobs
 
 
 @dataclass
@@ -46,7 +46,7 @@ def verify(rows: Sequence[Row], drafts: Sequence[Draft], logits: mx.array) -> li
     """Return what each row writes, from the logits (N, V) of the positions that count; rows' penalties go along."""
     places = [place for row, draft in zip(rows, drafts, strict=True) for place in _places(row, draft)]
     drawn = [draft.proposal is not None for draft in drafts]
-    chosen = choose(places, logits) if not all(drawn) else Chosen(mx.zeros(0, mx.int32), {})
+    chosen = choose(places, logits) if not all(drawn) else SampledTokens(mx.zeros(0, mx.int32), {})
     starts = np.cumsum([0, *(1 + len(draft.tokens) for draft in drafts)])
     rejections = {
         at: _reject(places[starts[at] : starts[at + 1]], drafts[at], logits[int(starts[at]) : int(starts[at + 1])])
@@ -79,19 +79,21 @@ def _allowed(row: Row, draft: Draft) -> Draft:
     return draft.cut(stop)
 
 
-def _places(row: Row, draft: Draft) -> list[Place]:
+def _places(row: Row, draft: Draft) -> list[SamplingPosition]:
     """Return a place for each position of a row: after the last token, after that and one drafted, and so on."""
     places, penalties, masks = [], row.penalties, row.masks(draft.tokens)
     for at in range(1 + len(draft.tokens)):
         mask = None if masks is None else masks[at]
-        places.append(Place(row.sampling, row.seed, row.chosen + at, penalties, mask, row.options.logprobs))
+        places.append(SamplingPosition(row.sampling, row.seed, row.chosen + at, penalties, mask, row.options.logprobs))
         if at < len(draft.tokens):
             token = draft.tokens[at]
             penalties = penalties.add(mx.array([token])) if penalties is not None else None
     return places
 
 
-def _equal(row: Row, draft: Draft, choices: list[int], places: Sequence[Place], start: int, chosen: Chosen) -> Verified:
+def _equal(
+    row: Row, draft: Draft, choices: list[int], places: Sequence[SamplingPosition], start: int, chosen: SampledTokens
+) -> Verified:
     """Accept the drafted tokens that are what plain decoding chooses.
 
     Lossless for greedy decoding and for sampling. Choice i is what plain decoding would take after the draft's first i
@@ -107,11 +109,11 @@ def _equal(row: Row, draft: Draft, choices: list[int], places: Sequence[Place], 
     return Verified(choices[: accepted + 1], logprobs, accepted)
 
 
-def _reject(places: Sequence[Place], draft: Draft, logits: mx.array) -> tuple[mx.array, mx.array]:
+def _reject(places: Sequence[SamplingPosition], draft: Draft, logits: mx.array) -> tuple[mx.array, mx.array]:
     """Return count and next token by rejection sampling."""
     assert draft.proposal is not None, "drawn drafts have their distributions"
     numbers = mx.array([uniforms(place.seed, place.step) for place in places], mx.float32)
-    before = [Place(p.sampling, p.seed, p.step, p.penalties, p.mask) for p in places]
+    before = [SamplingPosition(p.sampling, p.seed, p.step, p.penalties, p.mask) for p in places]
     target = probabilities(places[0].sampling, shaped(before, logits), numbers)
     ends = mx.concatenate([numbers[:-1, 2], numbers[-1:, 0]])
     return accept_sampled(target, draft.proposal, mx.array(draft.tokens), ends)

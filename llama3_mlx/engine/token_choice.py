@@ -13,7 +13,7 @@ from ..structured.token_mask import apply_mask, mask_width
 
 
 @dataclass
-class Place:
+class SamplingPosition:
     """A position whose token is to be chosen. After `choose`, `penalties` count the chosen token."""
 
     sampling: Sampling
@@ -26,7 +26,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SampledTokens:
     """Tokens (N,) on the device and, by place, the log-probabilities that were asked for.
 
     Each is (logprob (1,), ids (n,), values (n,)).
@@ -41,7 +41,7 @@ class Chosen:
         return [self.tokens, *(array for triple in self.logprobs.values() for array in triple)]
 
 
-def shaped(places: Sequence[Place], logits: mx.array) -> mx.array:
+def shaped(places: Sequence[SamplingPosition], logits: mx.array) -> mx.array:
     """Return logits (N, V) after bias, penalties and the masks of grammars."""
     if any(place.penalties is not None for place in places):
         logits = mx.concatenate(
@@ -57,7 +57,7 @@ def shaped(places: Sequence[Place], logits: mx.array) -> mx.array:
     return logits
 
 
-def choose(places: Sequence[Place], raw: mx.array) -> Chosen:
+def choose(places: Sequence[SamplingPosition], raw: mx.array) -> SampledTokens:
     """Choose a token from each row of logits (N, V), all on the device."""
     logits = shaped(places, raw)
     groups: dict[Sampling, list[int]] = defaultdict(list)
@@ -78,7 +78,7 @@ def choose(places: Sequence[Place], raw: mx.array) -> Chosen:
         if place.penalties is not None:
             place.penalties = place.penalties.add(tokens[at : at + 1])
     wanted = {at: place.n_logprobs for at, place in enumerate(places) if place.n_logprobs is not None}
-    return Chosen(tokens, {at: token_logprobs(raw[at], tokens[at : at + 1], n) for at, n in wanted.items()})
+    return SampledTokens(tokens, {at: token_logprobs(raw[at], tokens[at : at + 1], n) for at, n in wanted.items()})
 
 
 def token_logprobs(logits: mx.array, token: mx.array, n: int) -> tuple[mx.array, mx.array, mx.array]:
@@ -92,7 +92,7 @@ def token_logprobs(logits: mx.array, token: mx.array, n: int) -> tuple[mx.array,
     return logprobs[token], ids, logprobs[ids]
 
 
-def _uniforms(settings: Sampling, places: Sequence[Place]) -> mx.array:
+def _uniforms(settings: Sampling, places: Sequence[SamplingPosition]) -> mx.array:
     if settings.greedy:
         return mx.zeros((len(places), 0))
     return mx.array([uniforms(place.seed, place.step) for place in places], mx.float32)

@@ -9,7 +9,7 @@ from .buffer import Buffer
 from .options import CacheOptions
 from .plain import PlainLayer
 from .quantized import QuantizedLayer
-from .sliding_window import Rotate, RotatingLayer
+from .sliding_window import Rotate, SlidingWindowLayer
 from .step import Step, make_step
 
 
@@ -57,7 +57,7 @@ class ModelCache:
     def longest_step(self) -> int | None:
         """Return how many tokens may be run at once now; None for any number."""
         first = self.layers[0] if self.layers else None
-        return first.longest(max(self.lengths, default=0)) if isinstance(first, RotatingLayer) else None
+        return first.longest(max(self.lengths, default=0)) if isinstance(first, SlidingWindowLayer) else None
 
     def can_trim(self, row: int, length: int) -> bool:
         """Return whether `trim` can bring the row back to `length`."""
@@ -158,7 +158,7 @@ def make_cache(
     layers: list[LayerCache]
     if options.window is not None:
         assert rotate is not None, "a window turns its sinks by the model's rotary embedding"
-        layers = [RotatingLayer(options.window, options.sinks, rotate) for _ in range(n_layers)]
+        layers = [SlidingWindowLayer(options.window, options.sinks, rotate) for _ in range(n_layers)]
     elif options.kv_bits is not None:
         group_size = options.group_size(head_dim)
         layers = [QuantizedLayer(options.kv_bits, group_size, options.kv_start) for _ in range(n_layers)]

@@ -15,7 +15,7 @@ from .step import Step
 Rotate = Callable[..., mx.array]
 
 
-class RotatingLayer:
+class SlidingWindowLayer:
     """Keys and values of one layer. Position p is in slot p while p < window, then in the ring behind the sinks."""
 
     def __init__(self, window: int, sinks: int, rotate: Rotate) -> None:
@@ -126,15 +126,15 @@ class RotatingLayer:
         if start < self.sinks:
             self.first_keys.write(start, (parts[0][:, :, : self.sinks - start],))
 
-    def put_row(self, row: int, source: "RotatingLayer", length: int) -> None:
+    def put_row(self, row: int, source: "SlidingWindowLayer", length: int) -> None:
         """Copy the only row of another cache, `length` positions, into `row`."""
         self.buffer.put_row(row, source.buffer.read(1, min(length, self.window)))
         if self.sinks:
             self.first_keys.put_row(row, source.first_keys.read(1, min(length, self.sinks)))
 
-    def copy(self) -> "RotatingLayer":
+    def copy(self) -> "SlidingWindowLayer":
         """Return an independent cache of the same content."""
-        twin = RotatingLayer(self.window, self.sinks, self.rotate)
+        twin = SlidingWindowLayer(self.window, self.sinks, self.rotate)
         twin.buffer, twin.first_keys = self.buffer.copy(), self.first_keys.copy()
         return twin
 

@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoredBlock:
     """One block on disk."""
 
     path: Path
@@ -41,7 +41,7 @@ class Entry:
     used_s: float
 
 
-class PrefixDisk:
+class BlockStore:
     """A folder of blocks that stays under `limit_bytes`: the least recently used go first, a chain from its end.
 
     Every process may read, write and clear at any time.
@@ -94,7 +94,7 @@ class PrefixDisk:
         except (OSError, RuntimeError) as error:
             _log.warning("the prefix cache in %s can't be written: %s", self.folder, error)
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[StoredBlock]:
         """Yield all blocks."""
         for path in self.folder.glob(f"*{_SUFFIX}") if self.folder.is_dir() else ():
             if path.name.startswith("."):
@@ -103,7 +103,7 @@ class PrefixDisk:
                 state, metadata = path.stat(), _metadata(path)
             except (OSError, ValueError):
                 continue
-            yield Entry(path, metadata.get("model", ""), BLOCK, state.st_size, state.st_mtime)
+            yield StoredBlock(path, metadata.get("model", ""), BLOCK, state.st_size, state.st_mtime)
 
     def clear(self, model: str | None = None, *, unused_since_s: float | None = None) -> int:
         """Delete all blocks, of one model, or that weren't used since a time; return the bytes that are free now."""

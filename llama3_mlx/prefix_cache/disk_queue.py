@@ -6,18 +6,18 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 
 from ..kv_cache import ModelCache
-from .disk import BLOCK, PrefixDisk
+from .disk import BLOCK, BlockStore
 
 # Shorter texts are run again sooner than they are worth a file.
 LEAST = 2 * BLOCK
 _MOST_QUEUED = 8
 
 
-class DiskPrefixes:
+class DiskPrefixCache:
     """Blocks of one model; `fingerprint` tells what keys and values depend on, for an adapter or the base."""
 
     def __init__(
-        self, disk: PrefixDisk, make_cache: Callable[[], ModelCache], fingerprint: Callable[[str | None], str]
+        self, disk: BlockStore, make_cache: Callable[[], ModelCache], fingerprint: Callable[[str | None], str]
     ) -> None:
         self._disk, self._make_cache, self._fingerprint = disk, make_cache, fingerprint
         self._known: dict[str | None, str] = {}

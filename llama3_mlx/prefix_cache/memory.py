@@ -12,7 +12,7 @@ SHORTEST = 16
 
 
 @dataclass(eq=False)
-class Entry:
+class CachedPrefix:
     """Tokens (n,) and the cache of them, for one adapter (None: the base)."""
 
     tokens: np.ndarray
@@ -25,12 +25,12 @@ class Entry:
         return self.cache.nbytes
 
 
-class Prefixes:
+class PrefixCache:
     """Entries under a budget of bytes; the least recently used goes first."""
 
     def __init__(self, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
-        self._entries: list[Entry] = []
+        self._entries: list[CachedPrefix] = []
 
     @property
     def nbytes(self) -> int:
@@ -58,7 +58,7 @@ class Prefixes:
 
     def put(self, tokens: Sequence[int], adapter: str | None, cache: ModelCache) -> None:
         """Keep a cache of as many tokens as it is long; entries that it goes on from are replaced."""
-        entry = Entry(np.asarray(tokens, np.int32)[: cache.lengths[0]], adapter, cache)
+        entry = CachedPrefix(np.asarray(tokens, np.int32)[: cache.lengths[0]], adapter, cache)
         if len(entry.tokens) < SHORTEST or entry.nbytes > self.budget_bytes:
             return
         for known in [known for known in self._entries if known.adapter == adapter]:

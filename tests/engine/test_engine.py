@@ -125,8 +125,8 @@ def test_kept_prefixes_stay_under_their_budget() -> None:
         budget = llama.engine.settings.prefix_bytes
         for seed in range(40):
             llama.generate(random_prompt(300, seed), max_tokens=2)
-            assert llama.engine.prefixes.nbytes <= budget
-        assert len(llama.engine.prefixes) > 1
+            assert llama.engine.prefix_cache.nbytes <= budget
+        assert len(llama.engine.prefix_cache) > 1
 
 
 def test_prefixes_of_a_batch_hold_their_own_rows_alone() -> None:
@@ -136,7 +136,7 @@ def test_prefixes_of_a_batch_hold_their_own_rows_alone() -> None:
         llama.release_memory()
         before = mx.get_active_memory()
         llama.generate_batch([random_prompt(400, seed) for seed in range(16)], max_tokens=8)
-        held = llama.engine.call(lambda: llama.engine.prefixes.nbytes)
+        held = llama.engine.call(lambda: llama.engine.prefix_cache.nbytes)
         assert mx.get_active_memory() - before <= held * 1.05 + 500_000
 
 
@@ -146,10 +146,10 @@ def test_prefixes_make_room_for_what_runs() -> None:
             llama.generate(random_prompt(300, seed), max_tokens=2)
         per_token = llama.engine.settings.bytes_per_token
         llama.engine.call(lambda: llama.engine.limit(int(1000 * per_token), int(1000 * per_token)))
-        assert 0 < llama.engine.prefixes.nbytes <= 1000 * per_token
+        assert 0 < llama.engine.prefix_cache.nbytes <= 1000 * per_token
         llama.generate(random_prompt(900, 9), max_tokens=90, ignore_eos=True)
-        assert llama.engine.prefixes.nbytes <= 1000 * per_token
-        assert len(llama.engine.prefixes) <= 1
+        assert llama.engine.prefix_cache.nbytes <= 1000 * per_token
+        assert len(llama.engine.prefix_cache) <= 1
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -171,7 +171,7 @@ def test_answers_of_unknown_length_run_at_once_and_the_youngest_make_room(temper
                 next(stream, None)
         assert [stream.completion.token_ids for stream in streams] == expected
         assert most >= 3
-        assert llama.engine.counts.evicted > 0
+        assert llama.engine.counts.preempted > 0
 
 
 def test_freed_memory_is_bounded_while_something_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +268,7 @@ def test_a_time_limit_ends_an_answer_with_what_is_there(llama: Llama) -> None:
 
 
 def test_requests_beyond_the_rows_wait_and_higher_priority_goes_first() -> None:
-    with byte_llama(max_rows=1) as llama:
+    with byte_llama(max_sequences=1) as llama:
         ends: list[str] = []
 
         def run(name: str, priority: int) -> None:
@@ -333,7 +333,7 @@ def test_a_cancelled_task_frees_its_place(llama: Llama) -> None:
 
 def test_1000_requests_with_random_cancels_lose_and_leak_nothing() -> None:
     rng = random.Random(1)
-    with byte_llama(max_rows=16) as llama:
+    with byte_llama(max_sequences=16) as llama:
         llama.generate_batch([random_prompt(60, n) for n in range(16)], max_tokens=8, ignore_eos=True)
         llama.release_memory()
         wait_until(lambda: not llama.engine.running)

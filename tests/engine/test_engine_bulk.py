@@ -36,6 +36,6 @@ def test_all_prompts_of_a_batch_are_run_before_its_steps(tiny_folder: Path) -> N
 
 
 def test_a_batch_larger_than_the_engine_takes_at_once_comes_through(tiny_folder: Path) -> None:
-    with Llama.load(tiny_folder, max_rows=2) as llama:
+    with Llama.load(tiny_folder, max_sequences=2) as llama:
         done = llama.generate_batch(PROMPTS, max_tokens=4, temperature=0.0, ignore_eos=True)
     assert [len(completion.token_ids) for completion in done] == [4] * len(PROMPTS)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from llama3_mlx import CacheOptions, Llama
-from llama3_mlx.prefix_cache.disk import BLOCK, PrefixDisk, model_fingerprint
+from llama3_mlx.prefix_cache.disk import BLOCK, BlockStore, model_fingerprint
 
 from ..support.tiny_model import save_tiny
 
@@ -33,11 +33,11 @@ def equal(one: list[mx.array], other: list[mx.array]) -> bool:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> PrefixDisk:
-    return PrefixDisk(tmp_path / "prefixes", 10**9, model="tiny")
+def disk(tmp_path: Path) -> BlockStore:
+    return BlockStore(tmp_path / "prefixes", 10**9, model="tiny")
 
 
-def test_blocks_come_back_as_they_were_saved(disk: PrefixDisk) -> None:
+def test_blocks_come_back_as_they_were_saved(disk: BlockStore) -> None:
     disk.save("a", TOKENS, arrays_of)
     assert disk.find("a", TOKENS) == 3 * BLOCK
     blocks = disk.load("a", TOKENS)
@@ -45,7 +45,7 @@ def test_blocks_come_back_as_they_were_saved(disk: PrefixDisk) -> None:
     assert len(blocks) == 3
 
 
-def test_a_block_is_found_behind_its_predecessors_only(disk: PrefixDisk) -> None:
+def test_a_block_is_found_behind_its_predecessors_only(disk: BlockStore) -> None:
     disk.save("a", TOKENS, arrays_of)
     changed = [*TOKENS[: BLOCK + 3], 5000, *TOKENS[BLOCK + 4 :]]
     assert disk.find("a", changed) == len(disk.load("a", changed)) * BLOCK == BLOCK
@@ -54,7 +54,7 @@ def test_a_block_is_found_behind_its_predecessors_only(disk: PrefixDisk) -> None
     assert disk.find("a", TOKENS[: BLOCK - 1]) == 0
 
 
-def test_no_byte_of_a_block_can_change_unseen(disk: PrefixDisk) -> None:
+def test_no_byte_of_a_block_can_change_unseen(disk: BlockStore) -> None:
     disk.save("a", TOKENS[:BLOCK], arrays_of)
     (path,) = disk.folder.iterdir()
     whole, rng = path.read_bytes(), random.Random(0)
@@ -69,7 +69,7 @@ def test_no_byte_of_a_block_can_change_unseen(disk: PrefixDisk) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"\0" * 5000, b"\xff" * 64, (2**60).to_bytes(8, "little") + b"{}"])
-def test_garbage_is_deleted_and_not_used(disk: PrefixDisk, damage: bytes) -> None:
+def test_garbage_is_deleted_and_not_used(disk: BlockStore, damage: bytes) -> None:
     disk.save("a", TOKENS, arrays_of)
     paths = sorted(disk.folder.iterdir(), key=lambda path: -path.stat().st_mtime_ns)
     paths[1].write_bytes(damage)
@@ -79,7 +79,7 @@ def test_garbage_is_deleted_and_not_used(disk: PrefixDisk, damage: bytes) -> Non
     assert len(disk.load("a", TOKENS)) == 3
 
 
-def test_a_block_under_another_name_is_not_used(disk: PrefixDisk) -> None:
+def test_a_block_under_another_name_is_not_used(disk: BlockStore) -> None:
     disk.save("a", TOKENS[:BLOCK], arrays_of)
     (path,) = disk.folder.iterdir()
     disk.save("b", TOKENS[:BLOCK], arrays_of)
@@ -89,10 +89,10 @@ def test_a_block_under_another_name_is_not_used(disk: PrefixDisk) -> None:
 
 
 def test_the_limit_holds_and_a_chain_loses_its_end_first(tmp_path: Path) -> None:
-    probe = PrefixDisk(tmp_path / "probe", 10**9)
+    probe = BlockStore(tmp_path / "probe", 10**9)
     probe.save("a", TOKENS[:BLOCK], arrays_of)
     size = next(probe.entries()).nbytes
-    disk = PrefixDisk(tmp_path / "prefixes", 5 * size + 500)
+    disk = BlockStore(tmp_path / "prefixes", 5 * size + 500)
     disk.save("old", TOKENS, arrays_of)
     time.sleep(0.01)
     disk.save("new", TOKENS, arrays_of)
@@ -107,7 +107,7 @@ def test_the_limit_holds_and_a_chain_loses_its_end_first(tmp_path: Path) -> None
 
 def test_a_folder_that_can_not_be_written_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("in the way")
-    disk = PrefixDisk(tmp_path / "file" / "prefixes", 10**9)
+    disk = BlockStore(tmp_path / "file" / "prefixes", 10**9)
     disk.save("a", TOKENS, arrays_of)
     assert disk.find("a", TOKENS) == 0
     assert "can't be written" in caplog.text
@@ -131,8 +131,8 @@ def test_a_fingerprint_follows_weights_config_dtype_kind_and_adapter(tmp_path: P
 _HAMMER = """
 import random, sys
 from pathlib import Path
-from tests.prefix_cache.test_disk import BLOCK, TOKENS, PrefixDisk, arrays_of, equal
-disk, rng, used = PrefixDisk(Path(sys.argv[1]), int(sys.argv[2])), random.Random(int(sys.argv[3])), 0
+from tests.prefix_cache.test_disk import BLOCK, TOKENS, BlockStore, arrays_of, equal
+disk, rng, used = BlockStore(Path(sys.argv[1]), int(sys.argv[2])), random.Random(int(sys.argv[3])), 0
 for _ in range(120):
     name = str(rng.randrange(4))
     disk.save(name, TOKENS, arrays_of)
@@ -146,7 +146,7 @@ print(used)
 
 
 def test_two_processes_share_a_folder(tmp_path: Path) -> None:
-    probe = PrefixDisk(tmp_path / "probe", 10**9)
+    probe = BlockStore(tmp_path / "probe", 10**9)
     probe.save("a", TOKENS[:BLOCK], arrays_of)
     limit = 5 * next(probe.entries()).nbytes
     arguments = [sys.executable, "-c", _HAMMER, str(tmp_path / "shared"), str(limit)]
@@ -198,7 +198,7 @@ def test_the_command_lists_and_clears(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("LLAMA3_MLX_CACHE_GB", "2")
     folder = tmp_path / "cache" / "prefixes"
     for model in ("one", "two"):
-        PrefixDisk(folder, 10**9, model=model).save(model, TOKENS, arrays_of)
+        BlockStore(folder, 10**9, model=model).save(model, TOKENS, arrays_of)
     assert run(main, "list").count("384") == 2
     listed = json.loads(run(main, "list", "--json"))
     assert [(row["model"], row["tokens"]) for row in listed] == [("one", 384), ("two", 384)]
