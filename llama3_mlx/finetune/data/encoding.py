@@ -70,7 +70,7 @@ class Encoder:
     def _messages(self, messages: Sequence[Any], tools: list[Any] | None) -> tuple[list[int], list[bool]]:
         if self.dialog is None:
             raise DataError("it is a dialog, but this base model has no dialog format: use text or an instruct model")
-        ids, trained = self.dialog.encode_with_spans(messages, tools=tools)
+        ids, trained = self.dialog.encode_with_mask(messages, tools=tools)
         if not any(trained):
             raise DataError("there is no assistant's turn to learn from")
         return ids, trained
