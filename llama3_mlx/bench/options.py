@@ -1,10 +1,10 @@
 """What to measure: each setting once, with its help; the command line's flags come from here."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from ..errors import ContextLengthError, RequestError
-from ..generation.options import setting
+from ..settings import setting, validate
 
 _USUAL_LENGTHS = (128, 512, 2048)
 
@@ -21,10 +21,7 @@ class BenchOptions:
     seed: int = setting(0, "seed of the random prompts", low=0)
 
     def __post_init__(self) -> None:
-        for entry in fields(self):
-            low, value = entry.metadata.get("low"), getattr(self, entry.name)
-            if low is not None and value < low:
-                raise RequestError(f"{entry.name} must be at least {low}, not {value}")
+        validate(self)
         _numbers("lengths", self.lengths or "1", low=1)
         _numbers("batch", self.batch, low=0)
 

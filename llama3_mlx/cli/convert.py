@@ -8,13 +8,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..convert.options import ConversionOptions
 from ..convert.targets.destination import partial_folder
-from .flags import add_flags
+from .flags import add_flags, given_values
 
 if TYPE_CHECKING:
     from ..convert import ConversionReport, Forecast
@@ -45,8 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert and report."""
-    given = {entry.name: getattr(args, entry.name) for entry in fields(ConversionOptions)}
-    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    settings = given_values(args, ConversionOptions)
     if args.dry_run:
         return _dry_run(args, settings)
     from ..convert import convert, upload

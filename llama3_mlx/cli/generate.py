@@ -3,12 +3,12 @@
 import argparse
 import json
 import sys
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 from ..errors import RequestError
 from ..generation.options import GenerationOptions
-from .flags import add_flags, positive
+from .flags import add_flags, given_values, positive
 from .model_choice import add_model_flags, choose_model, load_llama
 from .structured_flags import add_form_flags, form_settings, load_tools
 
@@ -83,8 +83,8 @@ def _print(completions: list[Any], args: argparse.Namespace) -> None:
 
 def given_settings(args: argparse.Namespace) -> Any:
     """Return the generation settings that were given as flags, checked before a model is loaded."""
-    names = [entry.name for entry in fields(GenerationOptions) if entry.name not in ("schema", "grammar", "adapter")]
-    settings = {name: value for name in names if (value := getattr(args, name, None)) is not None}
+    given = given_values(args, GenerationOptions)
+    settings = {name: value for name, value in given.items() if name not in ("schema", "grammar", "adapter")}
     if hasattr(args, "schema"):
         settings |= form_settings(args)
     GenerationOptions(**settings)

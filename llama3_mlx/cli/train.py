@@ -1,13 +1,12 @@
 """`llama3-mlx train`: fine-tune a model on examples."""
 
 import argparse
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from ..errors import RequestError
 from ..finetune.settings import TrainSettings, load_yaml
-from .flags import add_flags
+from .flags import add_flags, given_values
 
 Values = dict[str, Any]
 _INPUTS = ("model", "data", "valid", "out")
@@ -50,8 +49,7 @@ def gather(
     for name in _INPUTS:
         if getattr(args, name) is not None:
             inputs[name] = getattr(args, name)
-    given = {entry.name: getattr(args, entry.name) for entry in fields(kind)}
-    settings = {**values, **{name: value for name, value in given.items() if value is not None}}
+    settings = {**values, **given_values(args, kind)}
     missing = [f"--{name}" for name in ("data", "out") if not inputs[name]]
     if missing and not args.resume:
         raise RequestError(f"give {' and '.join(missing)} (or --resume FOLDER to go on with a run)")

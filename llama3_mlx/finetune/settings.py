@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Self, get_args, get_origin, get_type_hints
+from typing import Any, Self
 
-from ..errors import RequestError, TrainingError
-from ..generation.options import setting
+from ..errors import TrainingError
+from ..settings import make, setting, validate
 from .layers.targets import BLOCK_LINEARS
 
 OPTIMIZERS = ("adamw", "adafactor", "lion", "muon", "sgd")
@@ -18,14 +17,7 @@ CHECKPOINTING = ("auto", "none", "light", "full")
 
 def choice(default: str, text: str, choices: tuple[str, ...]) -> Any:
     """Declare a field with its help text and the values it can take."""
-    made = setting(default, text)
-    return replace_metadata(made, choices=choices)
-
-
-def replace_metadata(entry: Any, **more: Any) -> Any:
-    """Return the dataclass field with more metadata."""
-    entry.metadata = type(entry.metadata)({**entry.metadata, **more})
-    return entry
+    return setting(default, text, choices=choices)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,23 +82,12 @@ class TrainSettings:
     loggers: tuple[str, ...] = setting((), "also log to tensorboard, trackio or wandb; repeatable")
 
     def __post_init__(self) -> None:
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            if isinstance(value, list):
-                object.__setattr__(self, entry.name, tuple(value))
-        hints = get_type_hints(type(self))
-        problems = [p for entry in fields(self) if (p := _problem(self, entry.name, entry.metadata, hints))]
-        if problems:
-            raise RequestError("; ".join(problems))
+        validate(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Build settings from the keys of a file; raises RequestError on unknown ones."""
-        known = [entry.name for entry in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise RequestError(f"unknown setting {', '.join(unknown)}; known are {', '.join(known)}")
-        return cls(**values)
+        return make(cls, values, what="setting")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values."""
@@ -120,28 +101,6 @@ class TrainSettings:
     def target_names(self) -> tuple[str, ...]:
         """Names of the layers to adapt."""
         return self.targets or (() if self.whole else BLOCK_LINEARS)
-
-
-def _problem(settings: object, name: str, limits: Mapping[str, Any], hints: Mapping[str, Any]) -> str | None:
-    value, hint = getattr(settings, name), hints[name]
-    if get_origin(hint) is UnionType:
-        if value is None:
-            return None
-        hint = next(kind for kind in get_args(hint) if kind is not type(None))
-    if get_origin(hint) is tuple:
-        whole = isinstance(value, tuple) and all(isinstance(item, str) and item for item in value)
-        return None if whole else f"{name} must be a list of texts, not {value!r}"
-    kinds: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
-    if not isinstance(value, kinds[hint]) or (hint is not bool and isinstance(value, bool)):
-        words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-        return f"{name} must be {words[hint]}, not {value!r}"
-    low, high, choices = limits.get("low"), limits.get("high"), limits.get("choices")
-    if choices and value not in choices:
-        return f"{name} must be one of {', '.join(choices)}, not {value!r}"
-    if not ((low is None or value >= low) and (high is None or value <= high)):
-        accepted = f"at least {low}" if high is None else f"from {low} to {high}"
-        return f"{name} must be {accepted}, not {value!r}"
-    return None
 
 
 def load_yaml(path: Path) -> dict[str, Any]:

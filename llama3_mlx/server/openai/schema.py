@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from ...generation.options import GenerationOptions
+from ...settings import settings_of
 
 KeepAlive = float | str | None
 
@@ -51,8 +52,8 @@ def _ignored(value: object, path: str) -> Iterator[str]:
 
 def option(name: str) -> Any:
     """Return the field of a generation setting, its text and limits taken from GenerationOptions."""
-    limits = GenerationOptions.__dataclass_fields__[name].metadata
-    return Field(default=None, description=limits["help"], ge=limits.get("low"), le=limits.get("high"))
+    declared = settings_of(GenerationOptions)[name]
+    return Field(default=None, description=declared.help, ge=declared.low, le=declared.high)
 
 
 class StreamOptions(Body):
