@@ -140,7 +140,12 @@ def step_row(tokenizer: Tokenizer, grammar: Grammar, text: str) -> list[str]:
     steps(model, tokens[:8], grammar)
     pairs = [pair for _ in range(3) for pair in steps(model, tokens, grammar)]
     plain, held = (statistics.median(times) * 1e3 for times in zip(*pairs, strict=True))
-    return ["whole step, 2 layers, plain and constrained, ms", f"{plain:.2f}", f"{held:.2f}", f"ratio {held / plain:.3f}"]
+    return [
+        "whole step, 2 layers, plain and constrained, ms",
+        f"{plain:.2f}",
+        f"{held:.2f}",
+        f"ratio {held / plain:.3f}",
+    ]
 
 
 def main() -> None:

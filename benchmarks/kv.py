@@ -81,7 +81,8 @@ def main() -> None:
             )
     note = (
         f"SmolLM2-135M in float32 over {sum(map(len, texts))} tokens of text, prefilled in chunks of {_CHUNK}; KL "
-        "divergence in nats per token from the unquantized cache. Ours quantizes 4 bits in groups of 32, mlx-lm in groups of 64."
+        "divergence in nats per token from the unquantized cache. Ours quantizes 4 bits in groups of 32, "
+        "mlx-lm in groups of 64."
     )
     publish("Quantized KV cache", ["", "llama3-mlx", "mlx-lm", "ratio"], rows, note, args.write)
 

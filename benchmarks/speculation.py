@@ -1,8 +1,8 @@
 """Prompt lookup against plain decoding of the same model in one process, on SmolLM2: tokens per pass and rate.
 
 Answers are greedy, and each speculated one is compared with the plain one, token for token. A GPU verifies drafts more
-cheaply than a CPU, so that longer ones pay there: its tokens per pass are counted by writing the same answers again with
-a GPU's costs. The two ways alternate; their rates are those of processor time, which other programs disturb less.
+cheaply than a CPU, so that longer ones pay there: its tokens per pass are counted by generating the same answers again
+with a GPU's costs. The two ways alternate; their rates are those of processor time, which other programs disturb less.
 """
 
 import tempfile

@@ -32,3 +32,4 @@ mermaid_version = "11"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 100
+smartquotes = False

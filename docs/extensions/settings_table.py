@@ -1,40 +1,50 @@
-"""The directive `settings-table`: the fields of a settings dataclass with their defaults and help texts."""
+"""The directive `settings-table`: the settings that a dataclass declares, with their defaults and help texts."""
 
 import importlib
-from dataclasses import MISSING, Field, fields
-from typing import Any
+from collections.abc import Mapping
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-HEADINGS = ("Setting", "Default", "Meaning")
+from llama3_mlx.settings import Setting, settings_of
+
+HEADINGS = {"Setting": 22, "Default": 14, "Meaning": 64}
 
 
 class SettingsTable(SphinxDirective):
-    """`{settings-table} package.module.Class`: one row a field."""
+    """`{settings-table} package.module.Class`: one row a setting; with `:extends:`, those that another class hasn't."""
 
     required_arguments = 1
+    option_spec = {"extends": directives.unchanged}  # noqa: RUF012
 
     def run(self) -> list[nodes.Node]:
         """Return the table."""
-        module, _, name = self.arguments[0].rpartition(".")
-        rows = [_row(entry) for entry in fields(getattr(importlib.import_module(module), name))]
+        declared = _settings(self.arguments[0])
+        if "extends" in self.options:
+            base = _settings(self.options["extends"])
+            declared = {name: each for name, each in declared.items() if base.get(name) != each}
         group = nodes.tgroup(cols=len(HEADINGS))
-        group += [nodes.colspec(colwidth=width) for width in (22, 14, 64)]
-        group += nodes.thead("", _table_row([nodes.Text(heading) for heading in HEADINGS]))
-        group += nodes.tbody("", *[_table_row(row) for row in rows])
+        group += [nodes.colspec(colwidth=width) for width in HEADINGS.values()]
+        group += nodes.thead("", _row(*(nodes.Text(heading) for heading in HEADINGS)))
+        group += nodes.tbody("", *(_setting_row(each) for each in declared.values()))
         return [nodes.table("", group)]
 
 
-def _row(entry: "Field[Any]") -> list[nodes.Node]:
-    default = entry.default if entry.default is not MISSING else entry.default_factory()  # type: ignore[misc]
-    text = str(entry.metadata.get("help", "")).replace("%%", "%")
-    return [nodes.literal(text=entry.name), nodes.literal(text=repr(default)), nodes.Text(text)]
+def _settings(path: str) -> Mapping[str, Setting]:
+    module, _, name = path.rpartition(".")
+    return settings_of(getattr(importlib.import_module(module), name))
 
 
-def _table_row(cells: list[nodes.Node]) -> nodes.row:
-    return nodes.row("", *[nodes.entry("", nodes.paragraph("", "", cell)) for cell in cells])
+def _setting_row(declared: Setting) -> nodes.row:
+    choices = f" ({', '.join(map(str, declared.choices))})" if declared.choices else ""
+    text = nodes.Text(declared.help.replace("%%", "%") + choices)
+    return _row(nodes.literal(text=declared.name), nodes.literal(text=repr(declared.default)), text)
+
+
+def _row(*cells: nodes.Node) -> nodes.row:
+    return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", cell)) for cell in cells))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
