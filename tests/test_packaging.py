@@ -73,7 +73,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     venv.create(environment, with_pip=False)
     python = environment / "bin" / "python"
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
-    subprocess.run(install, check=True, capture_output=True)
+    # What PYTHONPATH names may look installed to pip.
+    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(install, check=True, capture_output=True, env=outside)
     site = next((environment / "lib").glob("python*/site-packages"))
     # The .pth files of that environment are not read, so neither is the one that leads to this folder.
     (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
