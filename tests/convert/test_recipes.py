@@ -391,7 +391,7 @@ def test_ctrl_c_says_how_to_go_on(
     assert signal.getsignal(signal.SIGINT) == before
     assert capsys.readouterr().err.strip().splitlines() == [
         "stopping; Ctrl-C again stops at once",
-        "stopped; the same command goes on from what is done",
+        "stopped; the same command resumes from there",
     ]
     monkeypatch.undo()
     assert main(command) == 0
