@@ -83,7 +83,7 @@ def theirs(model: Path, data: Path, out: Path, masked: bool) -> dict[str, float]
     first, last = keep.marks[0], keep.marks[-1]
     return {
         "seconds": last[0] - first[0],
-        "targets": last[1]["target_tokens"] - first[1]["target_tokens"],
+        "targets": last[1]["trained_tokens"] - first[1]["trained_tokens"],
         "peak_bytes": mx.get_peak_memory(),
         "first_loss": first[1]["train_loss"],
     }
