@@ -7,10 +7,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Unpack
 
+from ..checkpoint.folder import load_config
 from ..errors import ConversionError
 from ..files import printable
 from ..model.channel_scales import load_scales
-from ..model.config import load_config
 from ..model.quantization import Quantization
 from .forecasting import Forecast, forecast
 from .hints import conversion_hints
