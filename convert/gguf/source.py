@@ -18,7 +18,7 @@ from ..sources.side_files import generation_config, write_json
 from ..sources.source import TensorRef, file_facts, main_dtype
 from .config import read_config
 from .file import GGUFFile, GGUFTensor, unreadable_kinds
-from .tokenizer import save_tokenizer
+from .tokenizer import save_tokenizer, tokenizer_note
 
 LAYER_NAMES = {
     "attn_norm": "input_layernorm",
@@ -67,6 +67,8 @@ class GGUFSource:
             raise CheckpointError(f"{path} has tensors of type {', '.join(missing)}, which can't be dequantized here")
         self.dtype: str | None = main_dtype((tensor.kind, tensor.shape) for _, tensor in self._tensors.values())
         factors = self._tensors.pop("rope_freqs.weight", None)
+        note = tokenizer_note(self.field)
+        self.notes += [note] if note else []
         self.config: ModelConfig = read_config(
             self.field,
             rope_factors=None if factors is None else factors[0].read(factors[1], 0, factors[1].shape[0]),
