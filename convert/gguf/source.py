@@ -32,7 +32,7 @@ LAYER_NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_SPLIT = re.compile(r"(?P<stem>.*)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf\Z")
+_SPLIT = re.compile(r"(?P<stem>.*)-(?P<part>\d{5})-of-(?P<parts>\d{5})(?P<suffix>\.gguf)\Z", re.IGNORECASE)
 
 
 class GGUFSource:
@@ -118,7 +118,7 @@ def split_files(path: Path) -> list[Path]:
     if not match:
         return [path]
     parts = int(match["parts"])
-    files = [path.with_name(f"{match['stem']}-{n:05d}-of-{parts:05d}.gguf") for n in range(1, parts + 1)]
+    files = [path.with_name(f"{match['stem']}-{n:05d}-of-{parts:05d}{match['suffix']}") for n in range(1, parts + 1)]
     missing = [file.name for file in files if not file.exists()]
     if missing:
         raise CheckpointError(f"{path.parent} lacks {', '.join(missing)}")

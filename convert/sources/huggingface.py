@@ -62,5 +62,4 @@ class HFSource:
         copy_files(self.folder, folder)
 
     def close(self) -> None:
-        """Close the weight files."""
-        self._reader.close()
+        """Do nothing: no file stays open."""
