@@ -14,7 +14,7 @@ from llama3_mlx import cli, convert, errors, finetune
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
-GUIDES = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+GUIDES = [*PAGES, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md"))]
 EMBEDDED = "SmolLM2-135M-Instruct-4bit"
 
 
@@ -118,7 +118,7 @@ def defined(path: Path, name: str) -> bool:
     return re.search(rf"^\s*(?:async )?(?:def|class) {name}\b", path.read_text(), re.MULTILINE) is not None
 
 
-@pytest.mark.parametrize("path", [*GUIDES, ROOT / "README.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.name)
 def test_the_modules_that_a_page_names_exist(path: Path) -> None:
     """In backticks and in the boxes of the diagrams; a box's second line is what it shows of the module."""
     text = path.read_text(encoding="utf-8")
