@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from ..errors import CheckpointError
-from ..library.hub import resolve_config, resolve_model
+from ..library.download_bar import download_bar
+from ..library.resolver import resolve_config, resolve_model
 from .sources.source import Source
 
 
@@ -18,7 +19,10 @@ def open_source(source: str | Path, *, progress: bool = False) -> Source:
         if path.suffix in (".safetensors", ".pth", ".bin"):
             raise CheckpointError(f"{path} is a part of a model: name the folder that it is in")
         raise CheckpointError(f"{path} is no GGUF file: accepted are folders, .gguf files and Hub ids")
-    return _open_folder(resolve_model(source, progress=progress))
+    if not progress:
+        return _open_folder(resolve_model(source))
+    with download_bar(str(source)) as report:
+        return _open_folder(resolve_model(source, report=report))
 
 
 def outline_source(source: str | Path) -> Source:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import shutil
 import signal
 import sys
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..convert.options import ConversionOptions
 from ..convert.targets.destination import partial_folder
+from ..library.home import models_folder
+from ..library.resolver import destination
 from .flags import add_flags, given_values
 
 if TYPE_CHECKING:
@@ -24,9 +27,13 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `convert`."""
     parser.add_argument(
-        "source", metavar="SOURCE", help="folder or Hub id of safetensors, folder of Meta's .pth files, or a .gguf file"
+        "source", metavar="SOURCE", help="model: folder, name, Hub id, folder of Meta's .pth files, or .gguf file"
     )
-    parser.add_argument("dest", metavar="DEST", help="folder, or .gguf file, to write; it appears once complete")
+    parser.add_argument(
+        "dest",
+        metavar="DEST",
+        help="folder or .gguf file to write, once complete; a bare name: a model in the home folder",
+    )
     add_flags(parser, ConversionOptions)
     parser.add_argument("--force", action="store_true", help="replace DEST once the conversion is done")
     parser.add_argument(
@@ -48,6 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert and report."""
     settings = given_values(args, ConversionOptions)
+    args.dest = destination(args.dest)
     if args.dry_run:
         return _dry_run(args, settings)
     from ..convert import convert, upload
@@ -80,12 +88,12 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write("" if args.json else f"uploaded to {args.upload}\n")
     talks = (report.path / "tokenizer.json").exists() or (report.path / "tokenizer.model").exists()
     if not args.json and talks and shutil.which("llama3-mlx"):
-        sys.stderr.write(f"try it: llama3-mlx chat -m {_short(report.path)}\n")
+        sys.stderr.write(f"try it: llama3-mlx chat -m {shlex.quote(_short(report.path))}\n")
     return 0
 
 
 @contextmanager
-def stoppable(dest: str, progress: "ConversionProgress") -> Iterator[None]:
+def stoppable(dest: Path, progress: "ConversionProgress") -> Iterator[None]:
     """Answer Ctrl-C at once, though what is being worked on ends first; a second one ends the process."""
 
     def stop(*_: object) -> None:
@@ -99,7 +107,7 @@ def stoppable(dest: str, progress: "ConversionProgress") -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if partial_folder(Path(dest).expanduser().absolute()).exists():
+        if partial_folder(dest.absolute()).exists():
             sys.stderr.write("stopped; the same command resumes from there\n")
         raise
     finally:
@@ -154,7 +162,9 @@ def _forecast(expected: "Forecast") -> str:
 
 
 def _short(folder: Path) -> str:
-    """Return the folder as a user would type it from here."""
+    """Return the folder as a user would type it from here: in the home folder by its name."""
+    if folder.parent == models_folder().absolute():
+        return folder.name
     try:
         return str(folder.relative_to(Path.cwd()))
     except ValueError:
