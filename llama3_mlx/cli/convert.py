@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write("" if args.json else f"uploaded to {args.upload}\n")
     talks = (report.path / "tokenizer.json").exists() or (report.path / "tokenizer.model").exists()
     if not args.json and talks and shutil.which("llama3-mlx"):
-        sys.stderr.write(f"try it: llama3-mlx chat -m {shlex.quote(_short(report.path))}\n")
+        sys.stderr.write(f"try it: llama3-mlx chat -m {shlex.quote(_name(report.path))}\n")
     return 0
 
 
@@ -161,10 +161,13 @@ def _forecast(expected: "Forecast") -> str:
     return "".join(line + "\n" for line in lines)
 
 
+def _name(folder: Path) -> str:
+    """Return what commands call a model: in the home folder its name."""
+    return folder.name if folder.parent == models_folder().absolute() else _short(folder)
+
+
 def _short(folder: Path) -> str:
-    """Return the folder as a user would type it from here: in the home folder by its name."""
-    if folder.parent == models_folder().absolute():
-        return folder.name
+    """Return the folder as a user would type it from here."""
     try:
         return str(folder.relative_to(Path.cwd()))
     except ValueError:

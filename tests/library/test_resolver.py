@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from llama3_mlx import AdapterError, CheckpointError, Llama
+from llama3_mlx import CheckpointError, Llama
 from llama3_mlx.cli import main
+from llama3_mlx.errors import AdapterError
 from llama3_mlx.library.hub import HubId
 from llama3_mlx.library.resolver import base_of_adapter, destination, resolve_adapter, resolve_model
 
@@ -26,8 +27,8 @@ def home(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         folder = home / "models" / name
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.symlink_to(tiny_folder)
-    (home / "adapters").mkdir()
-    adapter = save_adapter(home / "adapters" / "colors", 64, 128, layers=2, seed=1, size=0.1)
+    (home / "adapters" / "colors").mkdir(parents=True)
+    adapter = save_adapter(home / "adapters" / "colors", 128, 64, layers=2, seed=1, size=0.1)
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "mine"}))
     return home
