@@ -16,7 +16,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("answers")
     group.add_argument("--rewards", metavar="FILE.py:FUNCTION", action="append", help="reward function; repeatable")
     group.add_argument("-n", type=positive, default=8, metavar="N", help="answers for each prompt (%(default)s)")
-    group.add_argument("--least", type=float, metavar="X", help="drop prompts whose best answer is below this reward")
+    group.add_argument(
+        "--min-reward", type=float, metavar="X", help="drop prompts whose best answer is below this reward"
+    )
     group.add_argument(
         "--answer-tokens", type=positive, default=256, metavar="N", help="limit of an answer (%(default)s)"
     )
@@ -43,7 +45,7 @@ def _draw(args: argparse.Namespace) -> Path:
     """Write the best answers and return their file; raises RequestError where an input is missing."""
     from ..errors import RequestError
     from ..finetune.best_of import best_of_n
-    from ..finetune.objectives.rollouts import Sampling
+    from ..finetune.objectives.rollouts import RolloutOptions
     from ..finetune.training.run_folder import refuse_run
     from ..llama import Llama
 
@@ -63,8 +65,8 @@ def _draw(args: argparse.Namespace) -> Path:
                 folder / "answers",
                 args.rewards,
                 n=args.n,
-                least=args.least,
-                sampling=Sampling(args.answer_tokens, args.temperature),
+                min_reward=args.min_reward,
+                sampling=RolloutOptions(args.answer_tokens, args.temperature),
                 seed=settings.seed,
                 progress=_show if not args.quiet else lambda *_: None,
             )

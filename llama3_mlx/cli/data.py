@@ -62,7 +62,7 @@ def refuse_missing(sources: Sequence[str]) -> None:
 
 def _print_facts(facts: Any, max_length: int) -> None:
     write = sys.stdout.write
-    write(f"{facts.examples:,} examples, {facts.tokens:,} tokens, {facts.trained_tokens:,} of them target tokens\n")
+    write(f"{facts.examples:,} examples, {facts.tokens:,} tokens, {facts.target_tokens:,} of them targets\n")
     write(f"lengths {facts.shortest} to {facts.longest}, median {facts.median}\n")
     if facts.cut:
         write(f"{facts.cut:,} longer than {max_length} are cut; {facts.nothing_left:,} have no target tokens left\n")

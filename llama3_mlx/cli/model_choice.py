@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..device import DTYPES
+from ..dtypes import DTYPES
 from ..errors import CheckpointError, HubError
 from ..kv_cache.options import CacheOptions
 from ..library.download_bar import download_bar

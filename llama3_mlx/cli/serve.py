@@ -5,12 +5,12 @@ import importlib.util
 import os
 from pathlib import Path
 
+from ..checkpoint.folder import load_config
 from ..errors import CheckpointError, MissingExtraError, RequestError
 from ..library.catalogue import Catalogue
 from ..library.home import EMBEDDED_MODEL, models_folder
 from ..library.hub import HubId, repository_of
 from ..library.resolver import resolve_adapter
-from ..model.config import load_config
 from ..server.settings import ServerSettings
 from .flags import add_flags, from_flags
 from .model_choice import VARIABLE, choose_model

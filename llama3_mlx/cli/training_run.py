@@ -15,7 +15,7 @@ from ..errors import RequestError
 from ..finetune import distributed
 from ..finetune.settings import TrainSettings
 from ..finetune.training.callbacks import Callback, StepReport, ValidationReport
-from ..finetune.training.job import Build, Job, TrainResult, resumed_job, run_job
+from ..finetune.training.job import Build, TrainingJob, TrainResult, resumed_job, run_job
 from .model_choice import choose_model
 from .training_inputs import gather
 
@@ -43,7 +43,7 @@ def run_training(
     return INTERRUPT_CODE if result.ended == "cancelled" else 0
 
 
-def make_job(args: argparse.Namespace, kind: str, settings_kind: type[TrainSettings]) -> Job:
+def make_job(args: argparse.Namespace, kind: str, settings_kind: type[TrainSettings]) -> TrainingJob:
     """Return the job that the arguments describe."""
     inputs, values = gather(args, settings_kind)
     if args.resume:
@@ -61,7 +61,7 @@ def make_job(args: argparse.Namespace, kind: str, settings_kind: type[TrainSetti
         return job
     settings = settings_kind.from_dict(values)
     model = str(choose_model(inputs["model"])) if inputs["model"] is None else inputs["model"]
-    return Job(kind, model, inputs["data"], inputs["valid"], Path(inputs["out"]).expanduser(), settings)
+    return TrainingJob(kind, model, inputs["data"], inputs["valid"], Path(inputs["out"]).expanduser(), settings)
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def result_line(result: TrainResult) -> str:
     test = "" if result.test_loss is None else f", test {result.test_loss:.4f}"
     return (
         f"{result.folder}: {result.steps} of {result.total_steps} steps{loss}{valid}{test}, "
-        f"{result.trained_tokens:,} target tokens in {result.seconds:.1f} s"
+        f"{result.target_tokens:,} target tokens in {result.seconds:.1f} s"
     )
 
 

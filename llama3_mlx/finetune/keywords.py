@@ -25,14 +25,14 @@ class TrainKeywords(TypedDict, total=False):
     """Adapt the last N blocks only (default: all)."""
     rank_for: str | Sequence[str]
     """NAME=RANK, a rank of its own for layers called so; repeatable."""
-    whole: str | Sequence[str]
-    """Train these layers' own weights instead, such as layers.15 or lm_head; repeatable."""
+    modules_to_save: str | Sequence[str]
+    """Modules to train fully, by their own weights, such as layers.15 or lm_head; repeatable."""
     start_from: str | None
     """Adapter folder whose values training starts from."""
     layout: str
     """Layout of the data: auto, messages, completion, text, alpaca, samsum or grammar."""
     train_on: str
-    """What is learned: the assistant's turns and completions, or all."""
+    """Which tokens are targets of the loss: the assistant's turns and completions, or all."""
     plain: bool
     """Write prompt and completion as they are, without the model's dialog format."""
     max_length: int
@@ -76,7 +76,7 @@ class TrainKeywords(TypedDict, total=False):
     patience: int
     """Stop after so many validations without a better loss (0: never)."""
     save_every: int
-    """Steps between saves of the whole state."""
+    """Steps between saves of the state."""
     samples: int
     """Answers to show before and after training in the report."""
     sample_tokens: int
@@ -112,10 +112,10 @@ class KtoKeywords(TrainKeywords, total=False):
 
     beta: float
     """How strongly the model is held to the reference."""
-    wanted_weight: float
-    """Weight of the wanted answers."""
-    unwanted_weight: float
-    """Weight of the unwanted answers."""
+    desirable_weight: float
+    """Weight of the desirable answers."""
+    undesirable_weight: float
+    """Weight of the undesirable answers."""
 
 
 class GrpoKeywords(TrainKeywords, total=False):

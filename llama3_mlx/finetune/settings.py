@@ -35,15 +35,17 @@ class TrainSettings:
     )
     layers: int | None = setting(None, "adapt the last N blocks only (default: all)", low=1)
     rank_for: tuple[str, ...] = setting((), "NAME=RANK, a rank of its own for layers called so; repeatable")
-    whole: tuple[str, ...] = setting(
-        (), "train these layers' own weights instead, such as layers.15 or lm_head; repeatable"
+    modules_to_save: tuple[str, ...] = setting(
+        (), "modules to train fully, by their own weights, such as layers.15 or lm_head; repeatable"
     )
     start_from: str | None = setting(None, "adapter folder whose values training starts from")
 
     # Data
     layout: str = setting("auto", "layout of the data: auto, messages, completion, text, alpaca, samsum or grammar")
     train_on: str = choice(
-        "auto", "what is learned: the assistant's turns and completions, or all", ("auto", "assistant", "all")
+        "auto",
+        "which tokens are targets of the loss: the assistant's turns and completions, or all",
+        ("auto", "assistant", "all"),
     )
     plain: bool = setting(False, "write prompt and completion as they are, without the model's dialog format")
     max_length: int = setting(2048, "tokens of an example; longer ones are cut", low=8)
@@ -74,7 +76,7 @@ class TrainSettings:
     # Watching
     valid_every: int | None = setting(None, "steps between validations (default: ten of them in a run)", low=1)
     patience: int = setting(0, "stop after so many validations without a better loss (0: never)", low=0)
-    save_every: int = setting(50, "steps between saves of the whole state", low=1)
+    save_every: int = setting(50, "steps between saves of the state", low=1)
     samples: int = setting(3, "answers to show before and after training in the report", low=0, high=50)
     sample_tokens: int = setting(64, "tokens of such an answer at most", low=1)
     report: bool = setting(True, "write report.html at the end")
@@ -100,7 +102,7 @@ class TrainSettings:
     @property
     def target_names(self) -> tuple[str, ...]:
         """Names of the layers to adapt."""
-        return self.targets or (() if self.whole else BLOCK_LINEARS)
+        return self.targets or (() if self.modules_to_save else BLOCK_LINEARS)
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -150,12 +152,12 @@ class OrpoSettings(TrainSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class KtoSettings(TrainSettings):
-    """Kahneman-Tversky optimization of answers that are wanted or not."""
+    """Kahneman-Tversky optimization of desirable and undesirable answers."""
 
     learning_rate: float = setting(2e-5, "largest step size", low=0)
     beta: float = setting(0.1, "how strongly the model is held to the reference", low=1e-6)
-    wanted_weight: float = setting(1.0, "weight of the wanted answers", low=0)
-    unwanted_weight: float = setting(1.0, "weight of the unwanted answers", low=0)
+    desirable_weight: float = setting(1.0, "weight of the desirable answers", low=0)
+    undesirable_weight: float = setting(1.0, "weight of the undesirable answers", low=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What the server can be told at its start: each setting once, with its help; flags come from here."""
+"""Settings of the server: each declared once, with its help; flags come from here."""
 
 import ipaddress
 import os
@@ -25,13 +25,13 @@ class ServerSettings:
     )
     keep_alive_s: float = setting(300.0, "seconds an unused model stays in memory (-1: for ever)", low=-1)
     max_running: int = setting(16, "requests of one model that run in one batch", low=1, high=256)
-    max_queue: int = setting(64, "requests that may wait for a place; further ones are refused with 429", low=0)
-    max_tokens: int | None = setting(None, "tokens an answer has at most (default: what the context allows)", low=1)
+    max_queue: int = setting(64, "requests that may wait in the queue; further ones are refused with 429", low=0)
+    max_tokens: int | None = setting(None, "maximum tokens of an answer (default: what the context allows)", low=1)
     max_choices: int = setting(16, "answers that one request may ask for (n, prompts in a list)", low=1)
     timeout_s: float = setting(600.0, "seconds a request may take; its answer ends there", low=0.1)
     body_timeout_s: float = setting(30.0, "seconds that sending a request's body may take", low=0.1)
-    max_body_mb: float = setting(16.0, "size of a request's body at most, in MB", low=0.001)
-    max_depth: int = setting(64, "nesting of a request's JSON, schemas included, at most", low=4, high=150)
+    max_body_mb: float = setting(16.0, "maximum size of a request's body in MB", low=0.001)
+    max_depth: int = setting(64, "maximum nesting of a request's JSON, schemas included", low=4, high=150)
     manage: bool = setting(True, "let requests pull, make, copy and delete models")
     log_format: str = setting(
         "text", "format of the log on stderr: text, or json (one object a line)", choices=LOG_FORMATS

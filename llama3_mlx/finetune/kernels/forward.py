@@ -16,8 +16,6 @@ from ...model.transformer import LlamaForCausalLM, Rope, TransformerBlock
 from .exponential import gated
 from .packed_attention import PackedAttention
 
-LEVELS = ("none", "light", "full")
-
 
 def hidden_states(
     model: LlamaForCausalLM, tokens: mx.array, segments: mx.array, *, longest: int | None = None, keep: str = "light"
@@ -25,7 +23,7 @@ def hidden_states(
     """Return the normed hidden states (B, L, D) of packed rows.
 
     tokens (B, L); segments (B, L) number the examples of a row, 0 for padding. `longest` is the length of the longest
-    example there can be, `keep` one of LEVELS.
+    example there can be, `keep` one of none, light and full.
     """
     attention = PackedAttention(segments, longest)
     rope = model.rope.for_length(longest or tokens.shape[1])

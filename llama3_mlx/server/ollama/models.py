@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request
 from ...chat.dialog import load_dialog
 from ...library.catalogue import DEFAULT_TAG, ModelChoice, ModelEntry
 from ...tokenizer.loading import load_tokenizer
-from ..core.loaded_models import LoadedModels, Place
+from ..core.loaded_models import LoadedModels, ModelSlot
 from ..openai.models import all_choices
 from .schema import Named
 from .timestamps import at
@@ -41,7 +41,7 @@ def tags(request: Request) -> dict[str, Any]:
 @router.get("/api/ps")
 async def ps(request: Request) -> dict[str, Any]:
     """List the models in memory."""
-    return {"models": [_running(place) for place in _models(request).places.values()]}
+    return {"models": [_running(slot) for slot in _models(request).slots.values()]}
 
 
 @router.post("/api/show")
@@ -82,13 +82,13 @@ def _listed(choice: ModelChoice) -> dict[str, Any]:
     }
 
 
-def _running(place: Place) -> dict[str, Any]:
-    choice = place.served.choice
-    left = place.expires_s - time.monotonic()
+def _running(slot: ModelSlot) -> dict[str, Any]:
+    choice = slot.loaded.choice
+    left = slot.expires_s - time.monotonic()
     return {
         **_listed(choice),
-        "size": place.needed_bytes,
-        "size_vram": place.needed_bytes,
+        "size": slot.needed_bytes,
+        "size_vram": slot.needed_bytes,
         "expires_at": _FOR_EVER if math.isinf(left) else at(time.time() + left),
         "context_length": choice.model.config.max_position_embeddings,
     }
