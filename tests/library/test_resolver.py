@@ -106,7 +106,7 @@ def test_a_bare_name_of_a_new_model_is_in_the_home_folder(home: Path) -> None:
 def test_what_is_converted_to_a_bare_name_is_listed_and_used_by_it(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["convert", "mine", "small", "--bits", "4", "--group-size", "32", "--quality", "nearest"]) == 0
+    assert main(["convert", "mine", "small", "--bits", "4", "--group-size", "32", "--quality", "rtn"]) == 0
     assert not Path("small").exists()
     assert str(home / "models" / "small") in capsys.readouterr().out
     assert main(["models", "--json"]) == 0
