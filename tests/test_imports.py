@@ -27,13 +27,13 @@ ROOMS = {
     "files": "errors",
     "prefix_cache": "checkpoint errors files kv_cache model",
     "speculation": "errors generation kv_cache model prefix_cache",
-    "tokenizer": "errors model",
+    "tokenizer": "checkpoint errors model",
     "structured": "errors schema tokenizer tools",
     "engine": "device errors generation kv_cache model prefix_cache speculation structured tokenizer tools",
     "finetune.layers": "device errors model",
     "library": "checkpoint dtypes errors model",
     "adapters": "checkpoint errors files finetune.layers library model",
-    "chat": "checkpoint errors model tokenizer",
+    "chat": "checkpoint errors tokenizer",
     "llama": (
         "adapters chat checkpoint device engine errors generation kv_cache library model prefix_cache structured "
         "tokenizer tools"
