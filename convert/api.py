@@ -20,6 +20,7 @@ from .quantization.equalized_source import in_channels
 from .quantization.quantizer import Quantizer, RoundToNearest
 from .quantization.recipes import make_quantization
 from .sources.source import Source
+from .sources.tokenizer_check import check_tokenizer
 from .targets.destination import check_destination, no_space
 from .targets.folder import FolderTarget, Target, lossy_kinds
 from .targets.upload import check_login, upload
@@ -59,6 +60,7 @@ def convert(
         check_destination(place, opened.location, force=force, single_file=kind == "gguf")
         if progress and options.target_bpw is not None:
             progress.stage("measuring which modules need more bits")
+        notes = check_tokenizer(opened)
         target = make_target(opened, options, kind, place)
         report = run(
             opened,
@@ -70,6 +72,7 @@ def convert(
             measure=measurement(opened, target, options, report_to),
             progress=progress,
         )
+        report = replace(report, warnings=(*opened.notes, *notes, *report.warnings))
     finally:
         opened.close()
     if upload_to is not None:
@@ -105,6 +108,7 @@ def dry_run(
         expected = forecast(target, place)
         expected = replace(expected, seconds=expected.seconds + opening)
         expected = expected if target_bpw is None else expected.at(target_bpw)
+        notes += [*opened.notes, *check_tokenizer(opened)]
         notes += no_space(place, sum(expected.files.values()))
         return replace(expected, warnings=(*expected.warnings, *notes))
     finally:

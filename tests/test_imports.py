@@ -54,7 +54,7 @@ ROOMS = {
     "convert.gguf": (
         "chat checkpoint convert.quantization convert.sources convert.targets errors model tokenizer version"
     ),
-    "convert.opening": "convert.gguf convert.sources errors library",
+    "convert.opening": "checkpoint convert.gguf convert.sources errors library",
     "convert.api": (
         "checkpoint convert.forecasting convert.gguf convert.keywords convert.opening convert.options "
         "convert.pipeline convert.plan convert.quantization convert.sources convert.targets errors model"

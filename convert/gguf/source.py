@@ -42,6 +42,7 @@ class GGUFSource:
         self.base_model: str | None = None
         self.description = f"GGUF file {path.name}"
         self.extra_config: dict[str, Any] = {}
+        self.notes: list[str] = []
         self._files: list[GGUFFile] = []
         try:
             self._open(path)

@@ -1,6 +1,6 @@
 """A source with norms that were trained."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,11 @@ class DistilledSource:
         self.description: str = exact.description
         self.base_model: str | None = exact.base_model
         self.extra_config: dict[str, Any] = exact.extra_config
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What the wrapped source notes."""
+        return self.exact.notes
 
     def tensors(self) -> Iterator[TensorRef]:
         """Yield the wrapped source's tensors, norms as they were trained, in float32."""

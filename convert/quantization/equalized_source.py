@@ -1,6 +1,6 @@
 """A source whose channels come with other scales; it reads like the one it wraps."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -45,6 +45,11 @@ class EqualizedSource:
         self.description: str = source.description
         self.base_model: str | None = source.base_model
         self.extra_config: dict[str, Any] = source.extra_config
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What the wrapped source notes."""
+        return self.source.notes
 
     def tensors(self) -> Iterator[TensorRef]:
         """Yield the wrapped source's tensors."""

@@ -56,6 +56,7 @@ class MetaSource:
         self.base_model: str | None = None
         self.description = f"Meta folder {folder.name}"
         self.extra_config: dict[str, Any] = {}
+        self.notes: list[str] = []
         self._shards: list[TorchFile] = []
         try:
             self._open(folder)

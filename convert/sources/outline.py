@@ -28,6 +28,7 @@ class OutlineSource:
         self.base_model = repository_of(folder)
         self.description = self.base_model or f"config.json of {folder.name}"
         self.extra_config: dict[str, Any] = {}
+        self.notes: list[str] = []
         self._dtype = DTYPE_NAMES.get(self.config.dtype or "", "BF16")
         noise = np.random.default_rng(0).normal(0, 0.02, 1 << 20).astype(np.float32)
         self._noise = noise.view(np.uint16)[1::2] if self._dtype == "BF16" else noise.astype(_RAW[self._dtype])

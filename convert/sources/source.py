@@ -49,6 +49,10 @@ class Source(Protocol):
     base_model: str | None
     extra_config: dict[str, Any]
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """What was decided where the source's files contradict one another, a line each."""
+
     def tensors(self) -> Iterator[TensorRef]:
         """Yield every tensor that the model needs, in the model's order."""
 

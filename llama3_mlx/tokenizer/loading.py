@@ -19,7 +19,7 @@ from .byte_level import to_bytes
 from .llama3 import N_ORDINARY, SPLIT_PATTERN, VOCABULARY_SHA256, special_tokens, vocabulary_digest
 from .tiktoken_ranks import load_ranks
 from .tokenizer import Ends, Tokenizer
-from .vocab_merges import dumped, has_vocab_and_merges, tokenizer_json
+from .vocab_merges import MERGES_NAME, VOCAB_NAME, dumped, has_vocab_and_merges, tokenizer_json
 
 _MERGES = re.compile(r'"merges"\s*:\s*\[')
 _END = re.compile(r"\]\s*\}\s*\}\s*\Z")
@@ -50,10 +50,18 @@ def load_tokenizer(folder: Path | ModelFolder) -> Tokenizer:
     return tokenizer
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether a folder has files of a tokenizer, usable or not."""
+    return any(
+        all((folder / name).exists() for name in names)
+        for names in (("tokenizer.json",), ("tokenizer.model",), (VOCAB_NAME, MERGES_NAME))
+    )
+
+
 def _load(opened: ModelFolder) -> Tokenizer:
     model_file, json_file = opened.path / "tokenizer.model", opened.path / "tokenizer.json"
     two_files = has_vocab_and_merges(opened)
-    if not (model_file.exists() or json_file.exists() or two_files):
+    if not has_tokenizer(opened.path):
         raise TokenizerError(f"{opened.path} has neither tokenizer.json nor tokenizer.model")
     parts = _read_json(json_file) if json_file.exists() else tokenizer_json(opened) if two_files else None
     added = added_tokens(parts, json_file) if parts else _standard_tokens()
@@ -64,10 +72,9 @@ def _load(opened: ModelFolder) -> Tokenizer:
         stop_ids=_stop_ids(opened, names, added),
         embedding_rows=rows if isinstance(rows, int) else None,
     )
-    if all(token.plain for token in added) and _is_llama3_json(parts):
-        ranks = {to_bytes(text): rank for text, rank in parts["model"]["vocab"].items()} if parts else {}
-        if list(ranks.values()) == list(range(N_ORDINARY)) and vocabulary_digest(ranks) == VOCABULARY_SHA256:
-            return _tiktoken(ranks, added, ends)
+    ranks = _llama3_ranks(parts) if parts and all(token.plain for token in added) else None
+    if ranks is not None:
+        return _tiktoken(ranks, added, ends)
     if parts is None:
         return _tiktoken(load_ranks(model_file), added, ends)
     from .hf_bpe import load_hf_bpe
@@ -100,14 +107,22 @@ def _standard_tokens() -> list[AddedToken]:
     return [AddedToken(token, text, special=True) for text, token in special_tokens().items()]
 
 
-def _is_llama3_json(parts: Mapping[str, Any] | None) -> bool:
-    """Return whether the parts are byte-level BPE with Llama 3's split pattern and nothing else."""
-    if parts is None or parts.get("normalizer") or not isinstance(parts["model"].get("vocab"), dict):
-        return False
+def _llama3_ranks(parts: Mapping[str, Any]) -> dict[bytes, int] | None:
+    """Return the ranks of a byte-level BPE with Llama 3's split pattern and vocabulary and nothing else, else None."""
+    vocab = parts["model"].get("vocab")
+    if parts.get("normalizer") or not isinstance(vocab, dict) or len(vocab) != N_ORDINARY:
+        return None
     steps = (parts.get("pre_tokenizer") or {}).get("pretokenizers") or []
     patterns = [step.get("pattern", {}).get("Regex") for step in steps if step.get("type") == "Split"]
     kinds = [step.get("type") for step in steps]
-    return kinds == ["Split", "ByteLevel"] and patterns == [SPLIT_PATTERN] and parts["model"].get("type") == "BPE"
+    if kinds != ["Split", "ByteLevel"] or patterns != [SPLIT_PATTERN] or parts["model"].get("type") != "BPE":
+        return None
+    try:
+        ranks = {to_bytes(text): rank for text, rank in vocab.items()}
+    except ValueError:
+        return None
+    in_order = list(ranks.values()) == list(range(N_ORDINARY))
+    return ranks if in_order and vocabulary_digest(ranks) == VOCABULARY_SHA256 else None
 
 
 def _named_tokens(opened: ModelFolder) -> dict[str, str]:
