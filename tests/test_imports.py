@@ -43,21 +43,23 @@ ROOMS = {
     "bench": "device errors generation llama model settings version",
     "convert.keywords": "",
     "convert.options": "errors model settings",
-    "convert.plan": "model",
+    "convert.plan": "errors model",
     "convert.sources": "chat checkpoint convert.options convert.plan errors files library model tokenizer",
     "convert.quantization": "checkpoint convert.options convert.plan convert.sources errors files model tokenizer",
     "convert.targets": (
-        "checkpoint convert.options convert.plan convert.quantization convert.sources errors library model version"
+        "checkpoint convert.options convert.plan convert.quantization convert.sources errors files library model "
+        "version"
     ),
     "convert.pipeline": "checkpoint convert.sources convert.targets errors files",
-    "convert.forecasting": "convert.pipeline convert.sources convert.targets model",
+    "convert.forecasting": "convert.pipeline convert.sources convert.targets",
     "convert.gguf": (
-        "chat checkpoint convert.quantization convert.sources convert.targets errors model tokenizer version"
+        "chat checkpoint convert.quantization convert.sources convert.targets errors files model tokenizer version"
     ),
+    "convert.hints": "convert.options convert.sources convert.targets model",
     "convert.opening": "checkpoint convert.gguf convert.sources errors library",
     "convert.api": (
-        "checkpoint convert.forecasting convert.gguf convert.keywords convert.opening convert.options "
-        "convert.pipeline convert.plan convert.quantization convert.sources convert.targets errors model"
+        "checkpoint convert.forecasting convert.gguf convert.hints convert.keywords convert.opening convert.options "
+        "convert.pipeline convert.plan convert.quantization convert.sources convert.targets errors files model"
     ),
     "convert": "convert.api convert.forecasting convert.options convert.pipeline convert.targets",
     "finetune.data": "chat errors tokenizer",
