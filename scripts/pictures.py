@@ -24,7 +24,8 @@ PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 SOURCE, MODEL = "SmolLM2-135M-Instruct.gguf", "smollm2-4bit"
 PERSON = """\
 {"type": "object", "required": ["name", "city", "born"], "additionalProperties": false,
- "properties": {"name": {"type": "string"}, "city": {"type": "string"}, "born": {"type": "integer"}}}
+ "properties": {
+  "name": {"type": "string"}, "city": {"type": "string"}, "born": {"type": "integer"}}}
 """
 SESSION = (
     f"llama3-mlx convert {SOURCE} {MODEL} --bits 4 --group-size 32",
@@ -49,11 +50,12 @@ def main() -> None:
     PICTURES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / SOURCE).symlink_to(gguf)
-        (folder / "person.json").write_text(PERSON)
+        (folder / "work").mkdir()
+        (folder / "work" / SOURCE).symlink_to(gguf)
+        (folder / "work" / "person.json").write_text(PERSON)
         draw_terminal(folder)
         run(f"llama3-mlx convert {SOURCE} SmolLM2-135M-Instruct", folder)
-        with server(folder / "SmolLM2-135M-Instruct", folder) as url:
+        with server("SmolLM2-135M-Instruct", folder) as url:
             photograph_page(url)
 
 
@@ -63,7 +65,7 @@ def draw_terminal(folder: Path) -> None:
     for line in SESSION:
         console.print(Text.assemble(("$ ", "bold green"), (line, "bold")))
         for text in run(line, folder).rstrip().splitlines():
-            console.print(Text(text.rstrip()))
+            console.print(Text(text.rstrip().replace(str(folder), "~")))
         console.print()
     console.save_svg(str(PICTURES / "terminal.svg"), title="llama3-mlx", theme=MONOKAI)
 
@@ -71,20 +73,21 @@ def draw_terminal(folder: Path) -> None:
 def run(line: str, folder: Path) -> str:
     """Return what a line of the shell prints to stdout; its progress goes to ours."""
     return subprocess.run(
-        line, shell=True, cwd=folder, env=environment(folder), stdout=subprocess.PIPE, text=True, check=True
+        line, shell=True, cwd=folder / "work", env=environment(folder), stdout=subprocess.PIPE, text=True, check=True
     ).stdout
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Return the environment of the commands, with this package's first on the path."""
+    """Return the environment of the commands: this package's first on the path, and a home folder of their own."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "COLUMNS": str(WIDTH), "LLAMA3_MLX_HOME": str(folder / "home")}
+    home = {"HOME": str(folder), "LLAMA3_MLX_HOME": str(folder / ".llama3-mlx")}
+    return {**os.environ, **home, "PATH": path, "COLUMNS": str(WIDTH)}
 
 
 @contextmanager
-def server(model: Path, folder: Path) -> Iterator[str]:
+def server(model: str, folder: Path) -> Iterator[str]:
     """Serve a model and give the server's address."""
-    command = ["llama3-mlx", "serve", "-m", str(model), "--port", "0"]
+    command = ["llama3-mlx", "serve", "-m", model, "--port", "0"]
     with subprocess.Popen(command, env=environment(folder), stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None, "it is a pipe"
         try:

@@ -1,5 +1,6 @@
 """The guides are true: links lead somewhere, commands parse, Python runs, and what must be listed is listed."""
 
+import ast
 import re
 import shlex
 import subprocess
@@ -135,3 +136,14 @@ def test_the_modules_that_a_page_names_exist(path: Path) -> None:
 def module_path(name: str) -> Path:
     inside = ROOT / "llama3_mlx" / name
     return inside if inside.exists() else ROOT / name
+
+
+def test_every_room_says_what_is_in_it() -> None:
+    """In the docstring of its `__init__.py`, by modules that exist."""
+    wrong = []
+    for path in [*(ROOT / "llama3_mlx").rglob("__init__.py"), *(ROOT / "convert").rglob("__init__.py")]:
+        text = ast.get_docstring(ast.parse(path.read_text())) or ""
+        wrong += [str(path)] if not text else []
+        names = re.findall(r"`([\w/]+\.py)`", text)
+        wrong += [f"{path}: {name}" for name in names if not (path.parent / name).exists()]
+    assert wrong == []
