@@ -37,7 +37,6 @@ SESSION = (
 )
 QUESTIONS = (
     "What is the capital of France?",
-    "What is photosynthesis, in one sentence?",
     "Write a Python function that adds two numbers.",
 )
 WIDTH = 100
@@ -103,7 +102,7 @@ def photograph_page(url: str) -> None:
         plain = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
         browser = runner.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"], env=plain)
         context = browser.new_context(
-            viewport={"width": 1000, "height": 860}, color_scheme="light", device_scale_factor=2
+            viewport={"width": 1000, "height": 700}, color_scheme="light", device_scale_factor=2
         )
         page = context.new_page()
         page.set_default_timeout(300_000)
