@@ -27,13 +27,13 @@ ROOMS = {
     "files": "errors",
     "prefix_cache": "checkpoint errors files kv_cache model",
     "speculation": "errors generation kv_cache model prefix_cache",
-    "tokenizer": "errors model",
+    "tokenizer": "checkpoint errors model",
     "structured": "errors schema tokenizer tools",
     "engine": "device errors generation kv_cache model prefix_cache speculation structured tokenizer tools",
     "finetune.layers": "device errors model",
     "library": "checkpoint dtypes errors model",
     "adapters": "checkpoint errors files finetune.layers library model",
-    "chat": "checkpoint errors model tokenizer",
+    "chat": "checkpoint errors tokenizer",
     "llama": (
         "adapters chat checkpoint device engine errors generation kv_cache library model prefix_cache structured "
         "tokenizer tools"
@@ -56,7 +56,7 @@ ROOMS = {
         "chat checkpoint convert.quantization convert.sources convert.targets errors files model tokenizer version"
     ),
     "convert.hints": "convert.options convert.sources convert.targets model",
-    "convert.opening": "convert.gguf convert.sources errors library",
+    "convert.opening": "checkpoint convert.gguf convert.sources errors library",
     "convert.api": (
         "checkpoint convert.forecasting convert.gguf convert.hints convert.keywords convert.opening convert.options "
         "convert.pipeline convert.plan convert.quantization convert.sources convert.targets errors files model"

@@ -97,6 +97,11 @@ class GGUFFile:
             if cursor.take(4) != b"GGUF":
                 raise CheckpointError(f"{self.path} is not a GGUF file: it doesn't begin with 'GGUF'")
             version = cursor.number("I")
+            if version == 1:
+                raise CheckpointError(
+                    f"{self.path} is of GGUF version 1, which nothing reads any more: take a newer file of "
+                    "the same model (2 or 3)"
+                )
             if version not in (2, 3):
                 raise CheckpointError(f"{self.path} has a damaged header, or is big-endian: version {version}")
             n_tensors, n_fields = cursor.count(20), cursor.count(12)
