@@ -52,7 +52,6 @@ def _broken_bodies() -> Iterator[Request]:
 
 def _wrong_fields() -> Iterator[Request]:
     """Single fields of a wrong type or size."""
-    huge = 10**400
     for path in (CHAT, COMPLETIONS):
         fields: dict[str, list[Any]] = {
             "max_tokens": ["1", -2, 1.5, True, [1]],
