@@ -25,7 +25,7 @@ from .generation.options import GenerationOptions, make_options
 from .generation.tool_loop import ToolRun
 from .kv_cache import CacheOptions
 from .library.home import prefix_cache_bytes, prefix_folder
-from .library.hub import resolve_model
+from .library.resolver import resolve_adapter, resolve_model
 from .model.config import load_json_object
 from .model.memory_estimate import RESERVE
 from .model.transformer import LlamaForCausalLM
@@ -114,7 +114,7 @@ class Llama:
         folder = resolve_model(path_or_id)
         draft_folder = None if draft is None else resolve_model(draft)
         named = {**({DEFAULT_ADAPTER: adapter} if adapter is not None else {}), **(adapters or {})}
-        places = {name: Path(path) for name, path in named.items()}
+        places = {name: resolve_adapter(path) for name, path in named.items()}
 
         def build() -> "Llama":
             model, tokenizer = load_model(folder, dtype=dtype), load_tokenizer(folder)
@@ -123,7 +123,7 @@ class Llama:
                 from .adapters.adapter_set import AdapterSet
 
                 loaded = AdapterSet(model)
-                for name, path in named.items():
+                for name, path in places.items():
                     loaded.load(name, path)
             return cls(
                 folder,

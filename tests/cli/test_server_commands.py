@@ -141,7 +141,7 @@ def test_a_folder_that_is_no_whole_llama_is_listed_for_removal_and_served_to_nob
 
 def test_pull_of_what_is_no_hub_id_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pull", "not-an-id"]) == 2
-    assert capsys.readouterr().err.startswith("error: there is no folder not-an-id")
+    assert capsys.readouterr().err.startswith("error: there is no model not-an-id: give a folder")
 
 
 def test_ollamas_client_pulls_a_model_with_progress_and_uses_it(home: Path, tiny_folder: Path) -> None:
