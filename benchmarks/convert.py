@@ -11,7 +11,7 @@ from benchmarks.processes import Run, run
 from benchmarks.random_model import SHAPES, make_model
 from benchmarks.tables import parser, publish
 
-QUALITIES = ("nearest", "fast")
+QUALITIES = ("rtn", "fast")
 
 
 def _ratios(values: dict[str, float]) -> str:

@@ -27,38 +27,42 @@ ROOMS = {
     "files": "errors",
     "prefix_cache": "checkpoint errors files kv_cache model",
     "speculation": "errors generation kv_cache model prefix_cache",
-    "tokenizer": "errors model",
+    "tokenizer": "checkpoint errors model",
     "structured": "errors generation schema tokenizer tools",
     "engine": "device errors generation kv_cache model prefix_cache speculation structured tokenizer tools",
     "finetune.layers": "device errors model",
     "library": "checkpoint dtypes errors model",
     "adapters": "checkpoint errors files finetune.layers library model",
-    "chat": "checkpoint errors model tokenizer",
+    "chat": "checkpoint errors tokenizer",
     "prompts": "chat errors generation tokenizer tools",
     "loader": "adapters chat checkpoint engine errors kv_cache library model prefix_cache tokenizer",
     "submission": "engine errors generation loader structured tools",
     "generating": "engine errors generation loader prompts submission tools",
-    "llama": "adapters device engine errors generating generation kv_cache loader model prompts submission tools",
+    "llama": (
+        "adapters device engine errors generating generation kv_cache library loader model prompts submission tools"
+    ),
     "version": "",
     ".": "engine errors generation kv_cache llama structured tools version",
     "bench": "device errors generation llama model settings version",
     "convert.keywords": "",
     "convert.options": "errors model settings",
-    "convert.plan": "model",
+    "convert.plan": "errors model",
     "convert.sources": "chat checkpoint convert.options convert.plan errors files library model tokenizer",
     "convert.quantization": "checkpoint convert.options convert.plan convert.sources errors files model tokenizer",
     "convert.targets": (
-        "checkpoint convert.options convert.plan convert.quantization convert.sources errors library model version"
+        "checkpoint convert.options convert.plan convert.quantization convert.sources errors files library model "
+        "version"
     ),
     "convert.pipeline": "checkpoint convert.sources convert.targets errors files",
-    "convert.forecasting": "convert.pipeline convert.sources convert.targets model",
+    "convert.forecasting": "convert.pipeline convert.sources convert.targets",
     "convert.gguf": (
-        "chat checkpoint convert.quantization convert.sources convert.targets errors model tokenizer version"
+        "chat checkpoint convert.quantization convert.sources convert.targets errors files model tokenizer version"
     ),
-    "convert.opening": "convert.gguf convert.sources errors library",
+    "convert.hints": "convert.options convert.sources convert.targets model",
+    "convert.opening": "checkpoint convert.gguf convert.sources errors library",
     "convert.api": (
-        "checkpoint convert.forecasting convert.gguf convert.keywords convert.opening convert.options "
-        "convert.pipeline convert.plan convert.quantization convert.sources convert.targets errors model"
+        "checkpoint convert.forecasting convert.gguf convert.hints convert.keywords convert.opening convert.options "
+        "convert.pipeline convert.plan convert.quantization convert.sources convert.targets errors files model"
     ),
     "convert": "convert.api convert.forecasting convert.options convert.pipeline convert.targets",
     "finetune.data": "chat errors tokenizer",

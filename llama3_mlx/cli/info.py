@@ -12,14 +12,14 @@ from ..model.config import ModelConfig
 from ..model.memory_estimate import Needs, estimate
 from ..model.quantization import Quantization, Scheme
 from .flags import positive
-from .model_choice import choose_model
+from .model_choice import MODEL_HELP, choose_model
 
 _CONTEXTS = (2048, 8192, 32768, 131072)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `info`."""
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="folder or Hub id of the model")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("-m", "--model", dest="named", metavar="MODEL", help="the same as a flag")
     parser.add_argument("--context", type=positive, metavar="N", help="also show the memory at a context of N tokens")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -17,7 +17,7 @@ from ...checkpoint.loading import load_model
 from ...device import bounded_cache, wired_memory
 from ...errors import TrainingError
 from ...files import disk_errors, save_json
-from ...library.hub import resolve_model
+from ...library.resolver import resolve_model
 from ...model.config import ModelConfig
 from ...model.transformer import LlamaForCausalLM
 from ...tokenizer.loading import load_tokenizer
