@@ -33,6 +33,9 @@ class ServerSettings:
     max_body_mb: float = setting(16.0, "maximum size of a request's body in MB", low=0.001)
     max_depth: int = setting(64, "maximum nesting of a request's JSON, schemas included", low=4, high=150)
     manage: bool = setting(True, "let requests pull, make, copy and delete models")
+    parse_special: bool = setting(
+        False, "recognize control tokens in the prompts of /v1/completions and of Ollama's raw mode"
+    )
     log_format: str = setting(
         "text", "format of the log on stderr: text, or json (one object a line)", choices=LOG_FORMATS
     )

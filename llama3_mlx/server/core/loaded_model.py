@@ -28,8 +28,8 @@ class Submission:
 
     prompt: Sequence[int]
     settings: dict[str, Any]
-    at_most: int | None = None
-    """Tokens after which the answer ends where the settings have no max_tokens; may be more than the context leaves."""
+    max_tokens: int | None = None
+    """May be more than the context leaves, where the answer then ends."""
 
 
 class ModelRuntime:
@@ -175,7 +175,7 @@ class Replies:
         for start, stop in _same_prompts(submissions):
             first = submissions[start]
             self._served.llama.submit(
-                first.prompt, options[start:stop], self._replies[start:stop], at_most=first.at_most
+                first.prompt, options[start:stop], self._replies[start:stop], at_most=first.max_tokens
             )
 
     def __aiter__(self) -> "Replies":
