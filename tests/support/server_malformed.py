@@ -63,7 +63,7 @@ def _wrong_fields() -> Iterator[Request]:
             "stream": ["yes", 1],
             "stream_options": [True, {"include_usage": "x"}],
             "logit_bias": [[1], {"a": "b"}],
-            "presence_penalty": [3, "x"],
+            "presence_penalty": [101, "x"],
             "model": [5, "nope", "../x"],
         }
         for field, values in fields.items():
