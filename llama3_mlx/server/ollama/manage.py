@@ -62,10 +62,6 @@ async def pull(body: PullRequest, request: Request) -> Response:
 @router.post("/api/create")
 async def create(body: CreateRequest, request: Request) -> Response:
     """Make a model out of another one: quantized if `quantize` says so, else a copy."""
-    refused = ("adapters", "files", "modelfile", "system", "template", "parameters", "messages", "license")
-    for name in refused:
-        if getattr(body, name):
-            raise ApiError(400, f"{name} is not supported: a model is made from a model, with quantize or without")
     if not body.from_:
         raise ApiError(400, "from is missing: name the model to make the new one from", param="from")
     target = _new_folder(body.chosen)
