@@ -23,6 +23,7 @@ from .quantization.equalized_source import in_channels
 from .quantization.quantizer import RoundToNearest
 from .quantization.recipes import make_quantization
 from .sources.source import Source
+from .sources.tokenizer_check import check_tokenizer
 from .targets.destination import check_destination, lacking_space, resolved_destination
 from .targets.folder import FolderTarget, Target, lossy_kinds
 from .targets.upload import check_login, upload
@@ -71,6 +72,7 @@ def convert(
         check_destination(place, opened.location, force=force, single_file=kind == "gguf")
         if progress and options.target_bpw is not None:
             progress.stage("measuring which modules need more bits")
+        notes = check_tokenizer(opened)
         target = make_target(opened, options, kind, place)
         report = run(
             opened,
@@ -82,7 +84,9 @@ def convert(
             measure=measurement(opened, target, options, report_folder),
             progress=progress,
         )
-        report = replace(report, notes=(*report.notes, *conversion_hints(opened, report.bits_per_weight, options)))
+        report = replace(
+            report, notes=(*notes, *report.notes, *conversion_hints(opened, report.bits_per_weight, options))
+        )
     finally:
         opened.close()
     if upload_to is not None:
@@ -122,6 +126,7 @@ def dry_run(
             expected = expected.at(within)
             notes += _target_notes(target_bpw, within)
         notes += conversion_hints(opened, expected.bits_per_weight, options)
+        notes += check_tokenizer(opened)
         notes += lacking_space(place, sum(expected.files.values()))
         return replace(expected, notes=(*expected.notes, *notes))
     finally:

@@ -1,11 +1,12 @@
 """Opens whatever holds weights: a folder of Hugging Face's or Meta's files, a GGUF file, a Hub id."""
 
 import shlex
-from collections.abc import Iterable
 from pathlib import Path
 
+from ..checkpoint.weight_files import safetensors_names
 from ..errors import CheckpointError
-from ..library.hub import resolve_config, resolve_model
+from ..library.download_bar import download_bar
+from ..library.resolver import resolve_config, resolve_model
 from .sources.source import Source
 
 _GGUF_MAGIC = b"GGUF"
@@ -18,13 +19,18 @@ def open_source(source: str | Path, *, progress: bool = False) -> Source:
     A GGUF file is known by its first bytes, whatever its name: Ollama keeps its models as blobs without a suffix.
     """
     path = Path(source).expanduser()
-    if path.is_dir() or not path.exists():
-        return _open_folder(resolve_model(source, progress=progress))
-    if is_gguf(path):
-        return _open_gguf(path)
-    if path.suffix.lower() in _PARTS_OF_MODELS:
-        raise CheckpointError(f"{path} is a part of a model: name the folder that it is in")
-    raise CheckpointError(f"{path} is not a GGUF file: accepted are folders, GGUF files and Hub ids")
+    if path.is_file():
+        if is_gguf(path):
+            return _open_gguf(path)
+        if path.suffix.lower() in _PARTS_OF_MODELS:
+            raise CheckpointError(f"{path} is a part of a model: name the folder that it is in")
+        raise CheckpointError(
+            f"{path} is not a GGUF file, which begins with 'GGUF': accepted are folders, GGUF files and Hub ids"
+        )
+    if not progress:
+        return _open_folder(resolve_model(source))
+    with download_bar(str(source)) as report:
+        return _open_folder(resolve_model(source, report=report))
 
 
 def outline_source(source: str | Path) -> Source:
@@ -33,7 +39,8 @@ def outline_source(source: str | Path) -> Source:
     if path.exists() and not path.is_dir():
         return open_source(source)
     folder = resolve_config(source)
-    if (folder / "config.json").exists() and not _has_any(folder, ("*.safetensors", "*.bin")) and not _ggufs(folder):
+    weights = (*safetensors_names(folder), *folder.glob("*.bin"), *_ggufs(folder))
+    if (folder / "config.json").exists() and not weights:
         from .sources.outline import OutlineSource
 
         return OutlineSource(folder)
@@ -51,17 +58,17 @@ def is_gguf(path: Path) -> bool:
 
 def _open_folder(folder: Path) -> Source:
     # GGUF repositories often have a config.json that belongs to no weights of theirs.
-    if (folder / "config.json").exists() and (_has_any(folder, ("*.safetensors",)) or not _ggufs(folder)):
+    gguf_files, described = _ggufs(folder), (folder / "config.json").exists()
+    if described and (safetensors_names(folder) or not gguf_files):
         return _open_safetensors(folder)
     # Where Hugging Face keeps Meta's files.
     original = folder / "original"
-    if (original / "params.json").exists():
+    if not described and (original / "params.json").exists():
         folder = original
-    if (folder / "params.json").exists() or _has_any(folder, ("consolidated.*.pth",)):
+    if not described and ((folder / "params.json").exists() or any(folder.glob("consolidated.*.pth"))):
         from .sources.meta import MetaSource
 
         return MetaSource(folder)
-    gguf_files = _ggufs(folder)
     if len(gguf_files) > 1 and "-00001-of-" not in gguf_files[0].name:
         names = ", ".join(file.name for file in gguf_files[:5])
         raise CheckpointError(
@@ -85,7 +92,3 @@ def _open_gguf(path: Path) -> Source:
 
 def _ggufs(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".gguf")
-
-
-def _has_any(folder: Path, patterns: Iterable[str]) -> bool:
-    return any(path for pattern in patterns for path in folder.glob(pattern))

@@ -102,6 +102,11 @@ class GGUFFile:
             if cursor.take(4) != b"GGUF":
                 raise CheckpointError(f"{self.path} is not a GGUF file: it doesn't begin with 'GGUF'")
             version = cursor.number("I")
+            if version == 1:
+                raise CheckpointError(
+                    f"{self.path} is of GGUF version 1, which nothing reads any more: take a newer file of "
+                    "the same model (2 or 3)"
+                )
             if version not in (2, 3):
                 raise CheckpointError(
                     f"{self.path} {_WRONG_VERSIONS.get(version, f'has a damaged header: version {version}')}"

@@ -12,6 +12,7 @@ from ...library.hub import repository_of
 from ...model.channel_scales import ChannelScales, load_scales
 from ...model.config import ModelConfig
 from ...model.parameters import expected_tensors
+from ...tokenizer.vocab_merges import dumped, has_vocab_and_merges, tokenizer_json
 from .source import TensorRef, file_facts, main_dtype
 
 
@@ -60,6 +61,8 @@ class HFSource:
     def save_side_files(self, folder: Path) -> None:
         """Copy tokenizer, template, generation config and license."""
         copy_files(self.folder, folder)
+        if has_vocab_and_merges(self._opened):
+            (folder / "tokenizer.json").write_text(dumped(tokenizer_json(self._opened)), encoding="utf-8")
 
     def close(self) -> None:
         """Do nothing: no file stays open."""

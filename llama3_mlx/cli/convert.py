@@ -17,6 +17,8 @@ from ..convert.options import ConversionOptions
 from ..convert.targets.destination import partial_folder, resolved_destination
 from ..errors import ConversionError
 from ..files import printable, size_text
+from ..library.home import models_folder
+from ..library.resolver import destination
 from .flags import add_flags, given_values
 
 if TYPE_CHECKING:
@@ -27,9 +29,13 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `convert`."""
     parser.add_argument(
-        "source", metavar="SOURCE", help="folder or Hub id of safetensors, folder of Meta's .pth files, or a .gguf file"
+        "source", metavar="SOURCE", help="model: folder, name, Hub id, folder of Meta's .pth files, or .gguf file"
     )
-    parser.add_argument("dest", metavar="DEST", help="folder, or .gguf file, to write; it appears once complete")
+    parser.add_argument(
+        "dest",
+        metavar="DEST",
+        help="folder or .gguf file to write, once complete; a bare name: a model in the home folder",
+    )
     add_flags(parser, ConversionOptions)
     parser.add_argument("--force", action="store_true", help="replace DEST once the conversion is done")
     parser.add_argument(
@@ -54,6 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert and report."""
     settings = given_values(args, ConversionOptions)
+    args.dest = destination(args.dest)
     if args.dry_run:
         return _dry_run(args, settings)
     if args.existing:
@@ -87,12 +94,12 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write("" if args.json else f"uploaded to {args.upload}\n")
     talks = (report.path / "tokenizer.json").exists() or (report.path / "tokenizer.model").exists()
     if not args.json and talks and shutil.which("llama3-mlx"):
-        sys.stderr.write(f"try it: llama3-mlx chat -m {shlex.quote(_short(report.path))}\n")
+        sys.stderr.write(f"try it: llama3-mlx chat -m {shlex.quote(_name(report.path))}\n")
     return 0
 
 
 @contextmanager
-def stoppable(dest: str, progress: "ConversionProgress") -> Iterator[None]:
+def stoppable(dest: Path, progress: "ConversionProgress") -> Iterator[None]:
     """Answer Ctrl-C at once, though what is being worked on ends first; a second one ends the process."""
 
     def stop(*_: object) -> None:
@@ -194,6 +201,11 @@ def _forecast(expected: "Forecast") -> str:
         f"peak memory about {size_text(expected.peak_memory_bytes)}, about {expected.seconds:.0f} s on this machine",
     ]
     return "".join(line + "\n" for line in lines)
+
+
+def _name(folder: Path) -> str:
+    """Return what commands call a model: in the home folder its name."""
+    return folder.name if folder.parent == models_folder().absolute() else _short(folder)
 
 
 def _short(folder: Path) -> str:
