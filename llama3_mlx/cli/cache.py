@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _list(args: argparse.Namespace, disk: BlockStore) -> int:
     by_model: dict[str, list[StoredBlock]] = defaultdict(list)
-    for entry in disk.entries():
+    for entry in disk.blocks():
         by_model[entry.model].append(entry)
     rows = [
         {

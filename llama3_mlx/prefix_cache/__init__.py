@@ -1,1 +1,1 @@
-"""Reusing the KV cache of prompts that begin alike, in memory and on disk."""
+"""Reusing the KV cache of prompts with a common prefix, in memory and on disk."""

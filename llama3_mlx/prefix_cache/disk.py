@@ -1,7 +1,7 @@
-"""Keys and values of prompts on disk, for the next process: blocks of tokens, found by what stands before them.
+"""The prefix cache on disk, shared by processes: KV cache blocks, found by all tokens up to their end.
 
-A block's name is a hash chain: of the model's fingerprint and of all tokens up to the block's end. So equal beginnings
-share their blocks, a block can only be found behind its predecessors, and two processes that write the same block
+A block's name is a hash chain: of the model's fingerprint and of all tokens up to the block's end. So equal prefixes
+share their blocks, a block can only be found after its predecessors, and two processes that write the same block
 write the same file. A file is checked against the checksum in its header before it is used, and deleted if damaged.
 """
 
@@ -42,7 +42,7 @@ class StoredBlock:
 
 
 class BlockStore:
-    """A folder of blocks that stays under `limit_bytes`: the least recently used go first, a chain from its end.
+    """A folder of blocks that stays under `limit_bytes`: the least recently used are evicted, a chain from its end.
 
     Every process may read, write and clear at any time.
     """
@@ -77,7 +77,7 @@ class BlockStore:
     def save(self, fingerprint: str, tokens: Sequence[int], block: Callable[[int, int], list[mx.array]]) -> None:
         """Write the blocks that aren't there yet; `block(start, stop)` gives a block's arrays.
 
-        A disk that is full or can't be written to is noted in the log and is no error.
+        A full or read-only disk is a warning in the log, not an error.
         """
         paths = []
         try:
@@ -92,9 +92,9 @@ class BlockStore:
             _touch(paths)
             self._evict()
         except (OSError, RuntimeError) as error:
-            _log.warning("the prefix cache in %s can't be written: %s", self.folder, error)
+            _log.warning("the prefix cache in %s is not writable: %s", self.folder, error)
 
-    def entries(self) -> Iterator[StoredBlock]:
+    def blocks(self) -> Iterator[StoredBlock]:
         """Yield all blocks."""
         for path in self.folder.glob(f"*{_SUFFIX}") if self.folder.is_dir() else ():
             if path.name.startswith("."):
@@ -106,13 +106,13 @@ class BlockStore:
             yield StoredBlock(path, metadata.get("model", ""), BLOCK, state.st_size, state.st_mtime)
 
     def clear(self, model: str | None = None, *, unused_since_s: float | None = None) -> int:
-        """Delete all blocks, of one model, or that weren't used since a time; return the bytes that are free now."""
+        """Delete all blocks, of one model, or unused since a time; return the bytes that were freed."""
         freed = 0
-        for entry in list(self.entries()):
-            if model not in (None, entry.model) or (unused_since_s is not None and entry.used_s >= unused_since_s):
+        for block in list(self.blocks()):
+            if model not in (None, block.model) or (unused_since_s is not None and block.used_s >= unused_since_s):
                 continue
-            entry.path.unlink(missing_ok=True)
-            freed += entry.nbytes
+            block.path.unlink(missing_ok=True)
+            freed += block.nbytes
         return freed
 
     def _path(self, key: str) -> Path:
@@ -130,12 +130,12 @@ class BlockStore:
                 states.append((path.stat().st_mtime_ns, path.stat().st_size, path))
             except FileNotFoundError:
                 continue
-        held = sum(size for _, size, _ in states)
+        total = sum(size for _, size, _ in states)
         for _, size, path in sorted(states):
-            if held <= self.limit_bytes:
+            if total <= self.limit_bytes:
                 break
             path.unlink(missing_ok=True)
-            held -= size
+            total -= size
 
 
 def chain(fingerprint: str, tokens: Sequence[int]) -> Iterator[str]:
@@ -148,7 +148,7 @@ def chain(fingerprint: str, tokens: Sequence[int]) -> Iterator[str]:
 
 
 def model_fingerprint(folder: Path, *, dtype: str, cache_kind: str, adapter: Path | None = None) -> str:
-    """Return a hash that changes with anything that keys and values depend on.
+    """Return a hash that changes with anything that the KV cache depends on.
 
     Weights count by their files' names, sizes, times and headers, not by their gigabytes.
     """
@@ -185,7 +185,7 @@ def _read(path: Path, key: str) -> list[mx.array] | None:
         return None
     except (CheckpointError, RuntimeError, OSError, ValueError):
         pass
-    _log.warning("a damaged block of the prefix cache is deleted: %s", path)
+    _log.warning("deleting a damaged block of the prefix cache: %s", path)
     path.unlink(missing_ok=True)
     return None
 
