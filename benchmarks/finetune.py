@@ -42,7 +42,7 @@ def ours(model: Path, data: Path, out: Path, row: int) -> dict[str, float]:
     timed = reports[1:]
     return {
         "seconds": sum(report.seconds for report in timed),
-        "learned": sum(report.trained_tokens for report in timed),
+        "learned": sum(report.target_tokens for report in timed),
         "peak_bytes": max(report.peak_bytes for report in reports),
         "first_loss": reports[0].loss,
     }
@@ -83,7 +83,7 @@ def theirs(model: Path, data: Path, out: Path, masked: bool) -> dict[str, float]
     first, last = keep.marks[0], keep.marks[-1]
     return {
         "seconds": last[0] - first[0],
-        "learned": last[1]["trained_tokens"] - first[1]["trained_tokens"],
+        "learned": last[1]["target_tokens"] - first[1]["target_tokens"],
         "peak_bytes": mx.get_peak_memory(),
         "first_loss": first[1]["train_loss"],
     }

@@ -11,8 +11,9 @@ from ..model.channel_scales import load_scales
 from ..model.config import load_config
 from ..model.quantization import Quantization
 from .forecasting import Forecast, forecast, uniform_bits
+from .keywords import ConversionKeywords
 from .opening import open_source, outline_source
-from .options import DTYPE_NAMES, ConversionOptions, ConversionSettings, make_options
+from .options import DTYPE_NAMES, ConversionOptions, make_options
 from .pipeline import ConversionReport, Progress, run
 from .plan import Plan, make_plan
 from .quantization.equalized_source import in_channels
@@ -34,7 +35,7 @@ def convert(
     upload_to: str | None = None,
     report_to: str | Path | None = None,
     progress: Progress | None = None,
-    **settings: Unpack[ConversionSettings],
+    **settings: Unpack[ConversionKeywords],
 ) -> ConversionReport:
     """Convert weights into an MLX folder, a folder for transformers or a GGUF file at `dest`.
 
@@ -77,7 +78,7 @@ def convert(
 
 
 def dry_run(
-    source: str | Path, dest: str | Path, *, progress: Progress | None = None, **settings: Unpack[ConversionSettings]
+    source: str | Path, dest: str | Path, *, progress: Progress | None = None, **settings: Unpack[ConversionKeywords]
 ) -> Forecast:
     """Tell what a conversion with these settings would write and need; nothing stays written.
 

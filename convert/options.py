@@ -1,13 +1,13 @@
 """What a caller can ask of a conversion: each setting once, with its help; the command's flags come from here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from ..errors import ConversionError
-from ..generation.options import setting
 from ..model.quantization import AFFINE_BITS, AFFINE_GROUP_SIZES, FIXED_MODES, Scheme
+from ..settings import make, setting, validate
 
 DTYPE_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 TARGETS = ("mlx", "hf", "gguf")
@@ -32,7 +32,7 @@ class ConversionOptions:
         None, "LOW bits, and HIGH for the head and half of v_proj and down_proj, as in 4_6", metavar="LOW_HIGH"
     )
     rules: Path | None = setting(  # noqa: RUF009
-        None, "JSON or TOML file that says which modules get which bits", parse=Path, metavar="FILE"
+        None, "JSON or TOML file that says which modules get which bits", metavar="FILE"
     )
     embedding_bits: int | None = setting(
         None, "bits of the embedding, which a tied head shares (0: not quantized)", choices=(0, *AFFINE_BITS)
@@ -46,10 +46,13 @@ class ConversionOptions:
         choices=QUALITIES,
     )
     calibration: Path | None = setting(  # noqa: RUF009
-        None, "text file to calibrate on, or 'builtin' for texts of this package", parse=Path, metavar="FILE"
+        None, "text file to calibrate on, or 'builtin' for texts of this package", metavar="FILE"
     )
     target_bpw: float | None = setting(
-        None, "bits of a weight on average, everything counted, spent where a measurement says they count"
+        None,
+        "bits of a weight on average, everything counted, spent where a measurement says they count",
+        above=2,
+        high=16,
     )
     dequantize: bool = setting(False, "write a quantized source's weights whole")
     to: str | None = setting(
@@ -61,15 +64,7 @@ class ConversionOptions:
     gguf_type: str | None = setting(None, "type of the matrices in GGUF (default: f16)", choices=GGUF_TYPES)
 
     def __post_init__(self) -> None:
-        if self.dtype is not None and self.dtype not in DTYPE_NAMES:
-            raise ConversionError(f"dtype must be one of {', '.join(DTYPE_NAMES)}, not {self.dtype!r}")
-        for name in ("embedding_bits", "head_bits"):
-            if getattr(self, name) not in (None, 0, *AFFINE_BITS):
-                accepted = ", ".join(map(str, (0, *AFFINE_BITS)))
-                raise ConversionError(f"{name} must be one of {accepted}, not {getattr(self, name)!r}")
-        self._check_choice("to", TARGETS)
-        self._check_choice("gguf_type", GGUF_TYPES)
-        self._check_choice("quality", QUALITIES)
+        validate(self, error=ConversionError)
         self._check_target_bpw()
         apart = (self.rules, self.embedding_bits, self.head_bits)
         if self.default_scheme() is None and self.group_size is not None and apart == (None, None, None):
@@ -103,8 +98,6 @@ class ConversionOptions:
 
     def _check_target_bpw(self) -> None:
         if self.target_bpw is not None:
-            if not 2 < self.target_bpw <= 16:
-                raise ConversionError(f"target_bpw must be more than 2 and at most 16, not {self.target_bpw!r}")
             names = ("bits", "group_size", "mixed", "rules", "embedding_bits", "head_bits")
             taken = [name for name in names if getattr(self, name) is not None]
             if taken or self.mode != "affine":
@@ -114,11 +107,6 @@ class ConversionOptions:
             raise ConversionError("a quality needs bits: say how many, or give target_bpw")
         if self.calibration and self.quality in ("nearest", "fast") and self.target_bpw is None:
             raise ConversionError(f"quality {self.quality} looks at no text: leave out the calibration text")
-
-    def _check_choice(self, name: str, accepted: tuple[str, ...]) -> None:
-        value = getattr(self, name)
-        if value is not None and value not in accepted:
-            raise ConversionError(f"{name} must be one of {', '.join(accepted)}, not {value!r}")
 
     def target(self, dest: Path) -> str:
         """Return the kind of target; raises ConversionError where other settings don't go with it."""
@@ -165,33 +153,6 @@ def mixed_bits(mixed: str) -> tuple[int, int]:
     return int(low), int(high)
 
 
-class ConversionSettings(TypedDict, total=False):
-    """The fields of ConversionOptions as keyword arguments; a test holds the two together."""
-
-    bits: int | None
-    group_size: int | None
-    mode: str
-    dtype: str | None
-    mixed: str | None
-    rules: Path | str | None
-    embedding_bits: int | None
-    head_bits: int | None
-    quality: str | None
-    calibration: Path | str | None
-    target_bpw: float | None
-    dequantize: bool
-    to: str | None
-    gguf_type: str | None
-
-
 def make_options(settings: Mapping[str, Any]) -> ConversionOptions:
     """Build the options from keyword arguments; raises ConversionError on unknown names."""
-    known = [entry.name for entry in fields(ConversionOptions)]
-    unknown = sorted(set(settings) - set(known))
-    if unknown:
-        raise ConversionError(f"unknown option {', '.join(unknown)}; known are {', '.join(known)}")
-    given = dict(settings)
-    for name in ("rules", "calibration"):
-        if given.get(name) is not None:
-            given[name] = Path(given[name])
-    return ConversionOptions(**given)
+    return make(ConversionOptions, settings, error=ConversionError)

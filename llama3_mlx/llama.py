@@ -19,8 +19,9 @@ from .engine.request import AnswerRequest, Request
 from .engine.settings import EngineSettings
 from .errors import DialogError, EngineClosedError, RequestError
 from .generation.completion import Completion
+from .generation.keywords import GenerationKeywords
 from .generation.limits import check_fits, check_length, check_memory
-from .generation.options import GenerationOptions, Settings, make_options
+from .generation.options import GenerationOptions, make_options
 from .generation.tool_loop import ToolRun
 from .kv_cache import CacheOptions
 from .library.home import prefix_cache_bytes, prefix_folder
@@ -140,40 +141,40 @@ class Llama:
 
         return in_own_thread(build)
 
-    def generate(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> Completion:
+    def generate(self, prompt: str | Sequence[int], **settings: Unpack[GenerationKeywords]) -> Completion:
         """Continue a text (or token ids, taken as they are) and return the completion."""
         return self.stream(prompt, **settings).completion
 
-    def stream(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> Stream:
+    def stream(self, prompt: str | Sequence[int], **settings: Unpack[GenerationKeywords]) -> Stream:
         """Continue a text, piece by piece."""
         return self._stream(self._prompt_ids(prompt), make_options(settings))
 
-    def chat(self, messages: Sequence[Message], **settings: Unpack[Settings]) -> Completion:
+    def chat(self, messages: Sequence[Message], **settings: Unpack[GenerationKeywords]) -> Completion:
         """Answer a dialog of `{"role", "content"}` messages and return the completion."""
         return self.stream_chat(messages, **settings).completion
 
-    def stream_chat(self, messages: Sequence[Message], **settings: Unpack[Settings]) -> Stream:
+    def stream_chat(self, messages: Sequence[Message], **settings: Unpack[GenerationKeywords]) -> Stream:
         """Answer a dialog, piece by piece."""
         return self._stream(*self._dialog_and_options(messages, settings))
 
-    async def agenerate(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> Completion:
+    async def agenerate(self, prompt: str | Sequence[int], **settings: Unpack[GenerationKeywords]) -> Completion:
         """Continue a text and return the completion; cancelling the task ends the generation."""
         return await _finished(self.astream(prompt, **settings))
 
-    def astream(self, prompt: str | Sequence[int], **settings: Unpack[Settings]) -> AsyncStream:
+    def astream(self, prompt: str | Sequence[int], **settings: Unpack[GenerationKeywords]) -> AsyncStream:
         """Continue a text: `async for piece in llama.astream(...)`."""
         return self._astream(self._prompt_ids(prompt), make_options(settings))
 
-    async def achat(self, messages: Sequence[Message], **settings: Unpack[Settings]) -> Completion:
+    async def achat(self, messages: Sequence[Message], **settings: Unpack[GenerationKeywords]) -> Completion:
         """Answer a dialog and return the completion; cancelling the task ends the generation."""
         return await _finished(self.astream_chat(messages, **settings))
 
-    def astream_chat(self, messages: Sequence[Message], **settings: Unpack[Settings]) -> AsyncStream:
+    def astream_chat(self, messages: Sequence[Message], **settings: Unpack[GenerationKeywords]) -> AsyncStream:
         """Answer a dialog: `async for piece in llama.astream_chat(messages)`."""
         return self._astream(*self._dialog_and_options(messages, settings))
 
     def generate_batch(
-        self, prompts: Iterable[Prompt], *, progress: Progress | None = None, **settings: Unpack[Settings]
+        self, prompts: Iterable[Prompt], *, progress: Progress | None = None, **settings: Unpack[GenerationKeywords]
     ) -> list[Completion]:
         """Continue texts (or token ids) and answer dialogs, all at once; return the completions in their order.
 
@@ -197,7 +198,7 @@ class Llama:
                 stream.cancel()
         return done
 
-    def samples(self, prompt: Prompt, n: int, **settings: Unpack[Settings]) -> list[Completion]:
+    def samples(self, prompt: Prompt, n: int, **settings: Unpack[GenerationKeywords]) -> list[Completion]:
         """Return `n` answers to one prompt, which is run once; with a seed, answer i has the seed plus i."""
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise RequestError(f"n must be a whole number from 1 on, not {n!r}")

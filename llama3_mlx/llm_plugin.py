@@ -4,16 +4,16 @@ Source: https://llm.datasette.io/en/stable/plugins/advanced-model-plugins.html.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import llm
 from pydantic import Field, create_model
 
 from .generation.options import GenerationOptions
 from .library.catalogue import Catalogue
+from .settings import settings_of
 
 PREFIX = "llama3-mlx:"
 
@@ -30,16 +30,12 @@ def register_models(register: Callable[..., None]) -> None:
 
 def _options() -> type[llm.Options]:
     """Return the generation settings as `llm` takes options; those that hold several values take one."""
-    hints = get_type_hints(GenerationOptions)
-    given: dict[str, Any] = {}
-    for entry in fields(GenerationOptions):
-        if entry.metadata.get("flag", True):
-            simple = hints[entry.name] if entry.name in _SIMPLE else str
-            given[entry.name] = (simple | None, Field(default=None, description=entry.metadata["help"]))
+    given: dict[str, Any] = {
+        name: ((declared.item or declared.kind) | None, Field(default=None, description=declared.help))
+        for name, declared in settings_of(GenerationOptions).items()
+        if declared.flag
+    }
     return create_model("Options", __base__=llm.Options, **given)
-
-
-_SIMPLE = {entry.name for entry in fields(GenerationOptions) if not isinstance(entry.default, tuple)}
 
 
 class LocalLlama(llm.Model):

@@ -16,10 +16,11 @@ PACKAGE = "llama3_mlx"
 ROOMS = {
     "errors": "",
     "device": "errors",
+    "settings": "errors",
     "schema": "errors",
     "tools": "errors schema",
-    "generation": "errors tools",
-    "kv_cache": "errors generation",
+    "generation": "errors settings tools",
+    "kv_cache": "errors settings",
     "model": "errors kv_cache",
     "checkpoint": "device errors model",
     "files": "errors",
@@ -38,8 +39,9 @@ ROOMS = {
     ),
     "version": "",
     ".": "engine errors generation kv_cache llama structured tools version",
-    "bench": "device errors generation llama model version",
-    "convert.options": "errors generation model",
+    "bench": "device errors generation llama model settings version",
+    "convert.keywords": "",
+    "convert.options": "errors model settings",
     "convert.plan": "model",
     "convert.sources": "chat checkpoint convert.options convert.plan errors files library model tokenizer",
     "convert.quantization": "checkpoint convert.options convert.plan convert.sources errors files model tokenizer",
@@ -53,15 +55,16 @@ ROOMS = {
     ),
     "convert.opening": "convert.gguf convert.sources errors library",
     "convert.api": (
-        "convert.forecasting convert.gguf convert.opening convert.options convert.pipeline convert.plan "
-        "convert.quantization convert.sources convert.targets errors model"
+        "convert.forecasting convert.gguf convert.keywords convert.opening convert.options convert.pipeline "
+        "convert.plan convert.quantization convert.sources convert.targets errors model"
     ),
     "convert": "convert.api convert.forecasting convert.options convert.pipeline convert.targets",
     "finetune.data": "chat errors tokenizer",
     "trees": "",
     "finetune.distributed": "trees",
     "finetune.kernels": "device model trees",
-    "finetune.settings": "errors finetune.layers generation",
+    "finetune.keywords": "",
+    "finetune.settings": "errors finetune.layers settings",
     "finetune.objectives": (
         "chat device engine errors finetune.data finetune.distributed finetune.kernels finetune.settings "
         "generation model tokenizer"
@@ -80,11 +83,11 @@ ROOMS = {
     ),
     "finetune.preference": "errors finetune.data finetune.objectives finetune.settings finetune.sft finetune.training",
     "server": "",
-    "server.settings": "errors generation",
+    "server.settings": "errors settings",
     "server.http": "errors library server.settings",
-    "server.core": "device engine errors generation library llama model server.http server.settings tokenizer",
-    "server.openai": "generation library server.core server.http",
-    "server.anthropic": "server.core server.http server.openai",
+    "server.core": "device engine errors generation library llama model server.http server.settings settings tokenizer",
+    "server.openai": "library server.core server.http",
+    "server.anthropic": "server.core server.http",
     "server.ollama": "chat convert errors library server.core server.http server.openai tokenizer",
     "server.operations": "server.core server.http version",
     "server.page": "server.http",
@@ -99,14 +102,14 @@ ROOMS = {
         "convert.sources convert.targets device errors files finetune.best_of finetune.data "
         "finetune.distributed finetune.fusing finetune.objectives finetune.preference finetune.reinforcement "
         "finetune.settings finetune.sft finetune.training generation kv_cache library llama model "
-        "prefix_cache server.running server.settings version"
+        "prefix_cache server.running server.settings settings version"
     ),
     "__main__": "cli",
     "finetune": (
         "adapters errors finetune.best_of finetune.fusing finetune.preference finetune.reinforcement "
         "finetune.settings finetune.sft finetune.training"
     ),
-    "llm_plugin": "generation library llama",
+    "llm_plugin": "generation library llama settings",
 }
 
 

@@ -1,4 +1,4 @@
-"""An adapter apart from any model: low-rank parts by layer path, whole tensors by name, and where it came from."""
+"""An adapter apart from any model: low-rank parts by module path, full tensors by name, and its origin."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import mlx.core as mx
 
 from ..errors import AdapterError
-from ..finetune.layers.attach import adapted_layers, whole_paths
+from ..finetune.layers.attach import adapted_layers, full_paths
 from ..finetune.layers.lora import LoRAEmbedding
 from ..finetune.layers.targets import layer_number
 from ..model.channel_scales import SCALES_NAME, ChannelScales
@@ -56,14 +56,14 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Adapter:
-    """What fine-tuning made: `parts` by layer path, `whole` tensors by parameter name.
+    """What fine-tuning made: `parts` by layer path, `full_tensors` by parameter name.
 
     `dropout` is what it was trained with; `base` names the model it was made for, if that is known. `scales` are those
     of the channels that it works on, None for those that the model was trained with.
     """
 
     parts: Mapping[str, LowRank]
-    whole: Mapping[str, mx.array] = field(default_factory=dict)
+    full_tensors: Mapping[str, mx.array] = field(default_factory=dict)
     dropout: float = 0.0
     base: str | None = None
     scales: ChannelScales | None = None
@@ -84,7 +84,7 @@ class Adapter:
             yield from (part.a, part.b)
             if part.magnitude is not None:
                 yield part.magnitude
-        yield from self.whole.values()
+        yield from self.full_tensors.values()
 
     def check(self, config: ModelConfig, where: object = "the adapter") -> None:
         """Raise AdapterError, with what doesn't fit, unless the adapter belongs to a model of this shape."""
@@ -92,7 +92,7 @@ class Adapter:
         problems = [text for path, part in self.parts.items() if (text := _misfit(path, part, shapes))]
         problems += [
             f"{name} is {list(array.shape)} and the model's {list(shapes[name]) if name in shapes else 'has none'}"
-            for name, array in self.whole.items()
+            for name, array in self.full_tensors.items()
             if shapes.get(name) != tuple(array.shape)
         ]
         if problems:
@@ -107,9 +107,11 @@ def _misfit(path: str, part: LowRank, shapes: Mapping[str, tuple[int, ...]]) -> 
         number = layer_number(path)
         return f"it adapts {path}, which " + ("this model doesn't have" if number is None else "is beyond its layers")
     found = (part.a.shape[0], part.b.shape[1])
-    wanted = shape if path == EMBEDDING else shape[::-1]
-    if found != wanted:
-        return f"{path} is adapted from {found[0]} to {found[1]} values, and the model's is {wanted[0]} to {wanted[1]}"
+    expected = shape if path == EMBEDDING else shape[::-1]
+    if found != expected:
+        return (
+            f"{path} is adapted from {found[0]} to {found[1]} values, and the model's is {expected[0]} to {expected[1]}"
+        )
     if part.a.shape[1] != part.rank:
         return f"{path} has a of rank {part.a.shape[1]} and b of rank {part.rank}"
     if part.magnitude is not None and part.magnitude.shape != (shape[0],):
@@ -123,14 +125,14 @@ def from_model(model: LlamaForCausalLM, *, dropout: float = 0.0, base: str | Non
         path: LowRank(layer.lora_a, layer.lora_b, layer.scale, layer.get("m")) for path, layer in adapted_layers(model)
     }
     modules = dict(model.named_modules())
-    whole = {
+    full = {
         f"{path}.{name}": modules[path][name]
-        for path in whole_paths(model)
+        for path in full_paths(model)
         if path not in parts
         for name in ("weight", "bias")
         if name in modules[path]
     }
-    return Adapter(parts, whole, dropout, base, known_scales(model))
+    return Adapter(parts, full, dropout, base, known_scales(model))
 
 
 def known_scales(model: LlamaForCausalLM) -> ChannelScales | None:
@@ -138,7 +140,7 @@ def known_scales(model: LlamaForCausalLM) -> ChannelScales | None:
     scales = model.channel_scales
     if (scales.digest if scales else None) != model.config.channel_scales:
         raise AdapterError(
-            f"the model's channels were evened out, and {SCALES_NAME}, which says how, is missing or damaged in "
+            f"the model's channels were equalized, and {SCALES_NAME}, which says how, is missing or damaged in "
             f"{model.folder}: without it no adapter fits; copy it from where the model comes from"
         )
     return scales
@@ -159,7 +161,7 @@ def put_into(model: LlamaForCausalLM, adapter: Adapter) -> None:
         if same.magnitude is not None:
             layer.m = same.magnitude.astype(mx.float32)
     modules = dict(model.named_modules())
-    for name, array in adapter.whole.items():
+    for name, array in adapter.full_tensors.items():
         path, _, key = name.rpartition(".")
         modules[path][key] = array.astype(mx.float32)
 

@@ -19,8 +19,8 @@ from ..finetune.layers.lora import dense_weight, without_bias
 from ..model.transformer import LlamaForCausalLM
 from .adapter import EMBEDDING, Adapter, LowRank
 from .mlx_lm_format import read_adapter
-from .paths import part_sizes, place
-from .rescaling import base_of, moved
+from .paths import holder_path, part_sizes
+from .rescaling import adapter_base, rescaled_to
 
 
 def load_adapter(model: LlamaForCausalLM, path: str | Path) -> None:
@@ -62,22 +62,22 @@ class AdapterSet:
 
     def load(self, name: str, path: str | Path, *, active: bool = False) -> None:
         """Load an adapter folder under a name; `active` applies it alone from now on."""
-        self.add(name, read_adapter(Path(path).expanduser(), base_of(self.model)))
+        self.add(name, read_adapter(Path(path).expanduser(), adapter_base(self.model)))
         if active:
             self.select(name)
 
     def add(self, name: str, adapter: Adapter) -> None:
-        """Add an adapter that is in memory, moved to the model's channels if it is for others."""
+        """Add an adapter that is in memory, rescaled_to to the model's channels if it is for others."""
         if name in self._adapters:
             raise RequestError(f"there is an adapter {name!r} already: unload it first")
         adapter.check(self.model.config, name)
         alone = next((other for other, known in self._adapters.items() if not _mixable(known)), None)
         if self._adapters and (alone or not _mixable(adapter)):
             raise RequestError(
-                f"{alone or name} is a DoRA adapter or trains whole matrices, and goes with no other: clear the set"
+                f"{alone or name} is a DoRA adapter or has fully trained modules, and goes with no other: clear the set"
             )
-        base = base_of(self.model)
-        self._adapters[name] = moved(adapter, base.scales, base)
+        base = adapter_base(self.model)
+        self._adapters[name] = rescaled_to(adapter, base.scales, base)
         self._rebuild()
 
     def unload(self, name: str) -> None:
@@ -108,7 +108,9 @@ class AdapterSet:
         for name in mix:
             self._known(name)
         if any(not _mixable(self._adapters[name]) and weight != 1 for name, weight in mix.items()):
-            raise RequestError("a DoRA adapter or one with whole matrices can't be weighted: select it by its name")
+            raise RequestError(
+                "a DoRA adapter or one with fully trained modules can't be weighted: select it by its name"
+            )
         return mix
 
     def _known(self, name: str) -> None:
@@ -122,12 +124,16 @@ class AdapterSet:
         self.weights.values = mx.array(rows, mx.float32) if self._adapters else None
         unmixable = [name for name, adapter in self._adapters.items() if not _mixable(adapter)]
         if unmixable and len(mixes) > 1 and len({tuple(sorted(mix.items())) for mix in mixes}) > 1:
-            raise RequestError(f"{unmixable[0]} is a DoRA adapter or trains whole matrices: it is for all rows or none")
+            raise RequestError(
+                f"{unmixable[0]} is a DoRA adapter or has fully trained modules: it is for all rows or none"
+            )
 
     def _rebuild(self) -> None:
         """Wrap the layers that an adapter touches, unwrap the others."""
-        paths = {place(self.model, path) for adapter in self._adapters.values() for path in adapter.parts}
-        paths |= {place(self.model, name.rpartition(".")[0]) for a in self._adapters.values() for name in a.whole}
+        paths = {holder_path(self.model, path) for adapter in self._adapters.values() for path in adapter.parts}
+        paths |= {
+            holder_path(self.model, name.rpartition(".")[0]) for a in self._adapters.values() for name in a.full_tensors
+        }
         for path in [path for path in self._bases if path not in paths]:
             self.model.update_modules(tree_unflatten([(path, self._bases.pop(path))]))
         modules = dict(self.model.named_modules())
@@ -140,8 +146,8 @@ class AdapterSet:
 
     def _wrapped(self, path: str, base: nn.Module) -> nn.Module:
         adapters = list(self._adapters.values())
-        whole = {name: array for adapter in adapters for name, array in adapter.whole.items()}
-        replaced = with_whole(path, base, self.model, whole)
+        full_tensors = {name: array for adapter in adapters for name, array in adapter.full_tensors.items()}
+        replaced = with_full_tensors(path, base, self.model, full_tensors)
         if path == EMBEDDING:
             parts = [adapter.parts.get(path) for adapter in adapters]
             return MixedEmbedding(base, replaced, parts, self.weights)
@@ -234,11 +240,13 @@ class MixedEmbedding(Switched):
         return y + ((x @ self.up.T) * (amounts if x.ndim == 3 else amounts[:, 0])) @ self.down.T
 
 
-def with_whole(path: str, base: nn.Module, model: LlamaForCausalLM, whole: Mapping[str, mx.array]) -> nn.Module:
-    """Return the layer with an adapter's whole tensors in place of its own; the base itself if there are none."""
+def with_full_tensors(
+    path: str, base: nn.Module, model: LlamaForCausalLM, full_tensors: Mapping[str, mx.array]
+) -> nn.Module:
+    """Return the layer with an adapter's fully trained tensors for its own; the base itself without any."""
     is_linear = isinstance(base, nn.Linear | nn.QuantizedLinear)
     parts = part_sizes(path, model) if is_linear else {path: 0}
-    if not any(f"{part}.{name}" in whole for part in parts for name in ("weight", "bias")):
+    if not any(f"{part}.{name}" in full_tensors for part in parts for name in ("weight", "bias")):
         return base
     old: Any = make_dense(base)
     new = _twin(old)
@@ -248,7 +256,7 @@ def with_whole(path: str, base: nn.Module, model: LlamaForCausalLM, whole: Mappi
         at, pieces = 0, []
         for part, size in parts.items():
             own = old[name][at : at + size] if is_linear else old[name]
-            pieces.append(whole.get(f"{part}.{name}", own).astype(own.dtype))
+            pieces.append(full_tensors.get(f"{part}.{name}", own).astype(own.dtype))
             at += size
         new[name] = mx.concatenate(pieces) if len(pieces) > 1 else pieces[0]
     return new
@@ -284,7 +292,7 @@ def _gains(
 
 
 def _mixable(adapter: Adapter) -> bool:
-    return not adapter.is_dora and not adapter.whole
+    return not adapter.is_dora and not adapter.full_tensors
 
 
 __all__ = ["AdapterSet", "MixedEmbedding", "MixedLinear", "load_adapter"]

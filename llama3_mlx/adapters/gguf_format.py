@@ -32,8 +32,10 @@ def save_gguf_adapter(path: Path, adapter: Adapter, config: ModelConfig, dtype: 
     assert adapter.scales is None, "llama.cpp's models have no channels but the trained ones"
     if adapter.is_dora:
         raise AdapterError("llama.cpp can't apply DoRA adapters: fuse it into the model instead")
-    if adapter.whole or not adapter.parts:
-        raise AdapterError("the adapter has whole matrices, which a GGUF adapter can't hold: fuse it into the model")
+    if adapter.full_tensors or not adapter.parts:
+        raise AdapterError(
+            "the adapter has fully trained modules, which a GGUF adapter can't hold: fuse it into the model"
+        )
     if EMBEDDING in adapter.parts and config.tie_word_embeddings:
         raise AdapterError("llama.cpp applies an adapter of a tied embedding to one of its two uses: fuse it instead")
     save_whole(path, lambda temporary: _write(temporary, adapter, config, np.dtype(dtype)))

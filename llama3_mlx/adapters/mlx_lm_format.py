@@ -27,14 +27,14 @@ from ..library.hub import is_id, repository_of
 from ..model.channel_scales import SCALES_NAME, ChannelScales, load_scales, read_scales
 from ..model.config import ModelConfig, load_config, load_json_object
 from .adapter import Adapter, LowRank
-from .rescaling import Base, moved
+from .rescaling import AdapterBase, rescaled_to
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
 
 
 def save_adapter(folder: Path, adapter: Adapter, config: ModelConfig) -> None:
-    """Write `adapters.safetensors`, `adapter_config.json` and scales of channels, each whole or not at all."""
+    """Write `adapters.safetensors`, `adapter_config.json` and scales of channels, each atomically."""
     tensors, values = mlx_lm_layout(adapter, config)
     mx.eval(list(tensors.values()))
     _save_scales(folder / SCALES_NAME, adapter.scales)
@@ -74,7 +74,7 @@ def mlx_lm_layout(adapter: Adapter, config: ModelConfig) -> tuple[dict[str, mx.a
         values |= {"r": rank, "lora_alpha": round(scale * rank)}
     if adapter.scales is not None:
         values["channel_scales"] = adapter.scales.digest
-    return {**tensors, **adapter.whole}, values
+    return {**tensors, **adapter.full_tensors}, values
 
 
 def _shared_scale(adapter: Adapter, rank: int) -> float:
@@ -85,7 +85,7 @@ def _shared_scale(adapter: Adapter, rank: int) -> float:
 
 def _layers_from_end(adapter: Adapter, config: ModelConfig) -> int:
     """Return how many of the last blocks the adapter touches, all blocks between included."""
-    numbers = [layer_number(name) for name in (*adapter.parts, *adapter.whole)]
+    numbers = [layer_number(name) for name in (*adapter.parts, *adapter.full_tensors)]
     blocks = [number for number in numbers if number is not None]
     return config.num_hidden_layers - min(blocks) if blocks else 0
 
@@ -95,7 +95,7 @@ def _key(path: str) -> str:
     return path if layer_number(path) is None else path.split(".", 3)[3]
 
 
-def read_adapter(folder: Path, base: Base, *, for_source: bool = False) -> Adapter:
+def read_adapter(folder: Path, base: AdapterBase, *, for_source: bool = False) -> Adapter:
     """Read an adapter folder, mlx-lm's or PEFT's, check it against the model it is to go into and fit it to it.
 
     It comes for the channels of `base`, with `for_source` for those that the model was trained with. Raises
@@ -117,14 +117,14 @@ def read_adapter(folder: Path, base: Base, *, for_source: bool = False) -> Adapt
     else:
         raise AdapterError(f"{folder} has neither {WEIGHTS} nor {PEFT_WEIGHTS}")
     adapter.check(base.config, folder)
-    if not adapter.parts and not adapter.whole:
+    if not adapter.parts and not adapter.full_tensors:
         raise AdapterError(f"{folder} holds no tensors")
     if not is_peft:
         adapter = replace(adapter, scales=_stored_scales(folder, values, base))
-    return moved(adapter, None if for_source else base.scales, base)
+    return rescaled_to(adapter, None if for_source else base.scales, base)
 
 
-def _stored_scales(folder: Path, values: Mapping[str, Any], base: Base) -> ChannelScales | None:
+def _stored_scales(folder: Path, values: Mapping[str, Any], base: AdapterBase) -> ChannelScales | None:
     """Return the scales of the channels that an adapter in mlx-lm's layout is for."""
     digest, named = values.get("channel_scales"), values.get("model")
     if base.scales is not None and digest == base.scales.digest:
@@ -137,19 +137,19 @@ def _stored_scales(folder: Path, values: Mapping[str, Any], base: Base) -> Chann
     return _scales_of_model(folder, named, base) if isinstance(named, str) else None
 
 
-def _scales_of_model(folder: Path, named: str, base: Base) -> ChannelScales | None:
+def _scales_of_model(folder: Path, named: str, base: AdapterBase) -> ChannelScales | None:
     """Return the scales of the model that mlx-lm notes to have trained an adapter on: a path as it was typed, or an id.
 
     Raises AdapterError where that can't be found out.
     """
-    place = Path(named).expanduser()
+    origin = Path(named).expanduser()
     if base.folder is not None and named == repository_of(base.folder):
         return base.scales
-    if (place / "config.json").exists():
-        return load_scales(place, replace(base.config, channel_scales=load_config(place).channel_scales))
+    if (origin / "config.json").exists():
+        return load_scales(origin, replace(base.config, channel_scales=load_config(origin).channel_scales))
     if base.scales is not None and not is_id(named):
         raise AdapterError(
-            f"{folder} was trained on {named}, which isn't there, and this model's channels were evened out: if it is "
+            f"{folder} was trained on {named}, which isn't there, and this model's channels were equalized: if it is "
             f"the model that the adapter was trained on, copy its {SCALES_NAME} into {folder}"
         )
     return None
@@ -184,24 +184,24 @@ def _from_mlx_lm(tensors: Mapping[str, mx.array], values: Mapping[str, Any], fol
     }
     used = {f"{path}.{name}" for path in parts for name in ("lora_a", "lora_b", "m")}
     dropout = parameters.get("dropout") or 0.0 if isinstance(parameters, Mapping) else 0.0
-    whole = {name: tensor for name, tensor in tensors.items() if name not in used}
-    return Adapter(parts, whole, float(dropout), values.get("base_model_name_or_path") or values.get("model"))
+    full = {name: tensor for name, tensor in tensors.items() if name not in used}
+    return Adapter(parts, full, float(dropout), values.get("base_model_name_or_path") or values.get("model"))
 
 
 def adapter_facts(adapter: Adapter) -> dict[str, Any]:
-    """Return what is to be told of an adapter, as plain values."""
+    """Return what to show of an adapter, as plain values."""
     ranks = sorted({part.rank for part in adapter.parts.values()})
-    numbers = {number for path in (*adapter.parts, *adapter.whole) if (number := layer_number(path)) is not None}
+    numbers = {number for path in (*adapter.parts, *adapter.full_tensors) if (number := layer_number(path)) is not None}
     norms = {path: part.scale * _norm(part) for path, part in adapter.parts.items()}
     return {
-        "kind": ("DoRA" if adapter.is_dora else "LoRA") if adapter.parts else "whole matrices",
+        "kind": ("DoRA" if adapter.is_dora else "LoRA") if adapter.parts else "fully trained modules",
         "base": adapter.base,
         "values": adapter.parameters,
         "ranks": ranks,
         "scales": sorted({round(part.scale, 6) for part in adapter.parts.values()}),
         "blocks": sorted(numbers),
         "layers": sorted({path.rpartition(".")[2] for path in adapter.parts}),
-        "whole": sorted(adapter.whole),
+        "modules_to_save": sorted(adapter.full_tensors),
         "largest": [f"{path} {norms[path]:.3g}" for path in sorted(norms, key=lambda path: -norms[path])[:3]],
     }
 

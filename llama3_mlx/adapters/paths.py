@@ -9,7 +9,7 @@ from ..model.transformer import LlamaForCausalLM
 JOINED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 
 
-def place(model: LlamaForCausalLM, path: str) -> str:
+def holder_path(model: LlamaForCausalLM, path: str) -> str:
     """Return the path of the layer that holds `path` in a model whose projections may be joined."""
     parent, _, name = path.rpartition(".")
     for joined, names in JOINED.items():

@@ -29,7 +29,7 @@ _FORMS = {
     "embedding_a": re.compile(rf"{_LAYER_NAME}\.lora_embedding_A(\.\w+)?"),
     "embedding_b": re.compile(rf"{_LAYER_NAME}\.lora_embedding_B(\.\w+)?"),
     "magnitude": re.compile(rf"{_LAYER_NAME}\.lora_magnitude_vector(\.weight|\.\w+)?"),
-    "whole": re.compile(rf"{_LAYER_NAME}(\.base_layer|\.modules_to_save(\.\w+)?)?\.(?P<name>weight|bias)"),
+    "full": re.compile(rf"{_LAYER_NAME}(\.base_layer|\.modules_to_save(\.\w+)?)?\.(?P<name>weight|bias)"),
 }
 
 
@@ -37,20 +37,20 @@ def from_peft(tensors: Mapping[str, mx.array], values: Mapping[str, Any], config
     """Return the adapter that PEFT's tensors and config describe; raises AdapterError where that can't be."""
     _refuse_unsupported(values)
     found: dict[str, dict[str, mx.array]] = {}
-    whole: dict[str, mx.array] = {}
+    full: dict[str, mx.array] = {}
     unknown = []
     for name, tensor in tensors.items():
         kind, path, key = _classified(name)
-        if kind == "whole" and f"{path}.{key}" in expected_tensors(config):
-            whole[f"{path}.{key}"] = tensor
-        elif kind is None or kind == "whole":
+        if kind == "full" and f"{path}.{key}" in expected_tensors(config):
+            full[f"{path}.{key}"] = tensor
+        elif kind is None or kind == "full":
             unknown.append(name)
         else:
             found.setdefault(path, {})[kind] = tensor
     if unknown:
         raise AdapterError(f"the adapter has tensors that this model has no place for, such as {unknown[0]}")
     parts = {path: _part(path, halves, values) for path, halves in sorted(found.items())}
-    return Adapter(parts, whole, float(values.get("lora_dropout") or 0), values.get("base_model_name_or_path"))
+    return Adapter(parts, full, float(values.get("lora_dropout") or 0), values.get("base_model_name_or_path"))
 
 
 def _refuse_unsupported(values: Mapping[str, Any]) -> None:
@@ -71,7 +71,7 @@ def _classified(name: str) -> tuple[str | None, str, str]:
     for kind, form in _FORMS.items():
         match = form.fullmatch(bare)
         if match:
-            return kind, match["path"], match["name"] if kind == "whole" else ""
+            return kind, match["path"], match["name"] if kind == "full" else ""
     return None, "", ""
 
 
@@ -119,7 +119,9 @@ def peft_layout(adapter: Adapter, config: ModelConfig) -> tuple[dict[str, mx.arr
             "fuse it into the model instead"
         )
     if not adapter.parts:
-        raise AdapterError("the adapter has whole matrices alone, which is no LoRA: fuse it into the model instead")
+        raise AdapterError(
+            "the adapter has fully trained modules alone, which is not LoRA: fuse it into the model instead"
+        )
     tensors: dict[str, mx.array] = {}
     for path, part in adapter.parts.items():
         a, b = ("lora_embedding_A", "lora_embedding_B") if path == EMBEDDING else ("lora_A.weight", "lora_B.weight")
@@ -127,8 +129,8 @@ def peft_layout(adapter: Adapter, config: ModelConfig) -> tuple[dict[str, mx.arr
         tensors[f"{_PREFIX}{path}.{b}"] = mx.contiguous(part.b.T)
         if part.magnitude is not None:
             tensors[f"{_PREFIX}{path}.lora_magnitude_vector"] = part.magnitude
-    saved = sorted({name.rpartition(".")[0] for name in adapter.whole})
-    tensors |= {f"{_PREFIX}{name}": array for name, array in adapter.whole.items()}
+    saved = sorted({name.rpartition(".")[0] for name in adapter.full_tensors})
+    tensors |= {f"{_PREFIX}{name}": array for name, array in adapter.full_tensors.items()}
     return tensors, _config(adapter, saved)
 
 

@@ -1,9 +1,9 @@
-"""Adapters moved between channels of other scales: those that a model was trained with, and those of its conversions.
+"""Adapters rescaled between channels of other scales: those that a model was trained with, and of its conversions.
 
 A conversion may have W' = diag(rows) W diag(columns) in place of a matrix W, and the same function (see
-channel_scales.py). The low-rank term for it has A' = A diag(columns) and B' = diag(rows) B, and whole tensors are
-multiplied as the model's own. DoRA multiplies each output by m / ||W + scale B A||, its row's norm, which has to stay
-what it is: m' = m ||W' + scale B' A'|| / ||W + scale B A||.
+channel_scales.py). The low-rank term for it has A' = A diag(columns) and B' = diag(rows) B, and fully trained tensors
+are multiplied as the model's own. DoRA multiplies each output by m / ||W + scale B A||, its row's norm, which has to
+stay what it is: m' = m ||W' + scale B' A'|| / ||W + scale B A||.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,11 @@ from ..model.channel_scales import ChannelScales, Factors, change
 from ..model.config import ModelConfig
 from ..model.transformer import LlamaForCausalLM
 from .adapter import Adapter, LowRank, known_scales
-from .paths import module_at, part_sizes, place
+from .paths import holder_path, module_at, part_sizes
 
 
 @dataclass(frozen=True)
-class Base:
+class AdapterBase:
     """The model that an adapter goes into. `matrix` gives the weight (out, in) of a layer by its path, float32."""
 
     config: ModelConfig
@@ -30,13 +30,13 @@ class Base:
     matrix: Callable[[str], mx.array]
 
 
-def base_of(model: LlamaForCausalLM) -> Base:
+def adapter_base(model: LlamaForCausalLM) -> AdapterBase:
     """Return a loaded model as a base; raises AdapterError where the scales of its channels aren't known."""
-    return Base(model.config, known_scales(model), model.folder, lambda path: _matrix(model, path))
+    return AdapterBase(model.config, known_scales(model), model.folder, lambda path: _matrix(model, path))
 
 
 def _matrix(model: LlamaForCausalLM, path: str) -> mx.array:
-    at = place(model, path)
+    at = holder_path(model, path)
     layer = module_at(model, at)
     weight = dense_weight(layer.get("base", layer))
     sizes = part_sizes(at, model)
@@ -44,7 +44,7 @@ def _matrix(model: LlamaForCausalLM, path: str) -> mx.array:
     return weight[start : start + sizes[path]].astype(mx.float32)
 
 
-def moved(adapter: Adapter, scales: ChannelScales | None, base: Base) -> Adapter:
+def rescaled_to(adapter: Adapter, scales: ChannelScales | None, base: AdapterBase) -> Adapter:
     """Return the adapter for channels of the given scales, None: those that the model was trained with."""
     needed = change(adapter.scales, scales)
     if needed is None:
@@ -54,14 +54,16 @@ def moved(adapter: Adapter, scales: ChannelScales | None, base: Base) -> Adapter
     def weight(path: str) -> mx.array:
         """Return a layer's matrix in the adapter's channels."""
         name = f"{path}.weight"
-        if name in adapter.whole:
-            return adapter.whole[name].astype(mx.float32)
+        if name in adapter.full_tensors:
+            return adapter.full_tensors[name].astype(mx.float32)
         return _scaled(base.matrix(path), own.factors(name, config)) if own else base.matrix(path)
 
-    parts = {path: _part(path, part, needed.factors(f"{path}.weight", config), weight)
-             for path, part in adapter.parts.items()}  # fmt: skip
-    whole = {name: _whole(array, needed.factors(name, config)) for name, array in adapter.whole.items()}
-    return replace(adapter, parts=parts, whole=whole, scales=scales)
+    parts = {
+        path: _part(path, part, needed.factors(f"{path}.weight", config), weight)
+        for path, part in adapter.parts.items()
+    }
+    full = {name: _full(array, needed.factors(name, config)) for name, array in adapter.full_tensors.items()}
+    return replace(adapter, parts=parts, full_tensors=full, scales=scales)
 
 
 def _part(path: str, part: LowRank, factors: Factors, weight: Callable[[str], mx.array]) -> LowRank:
@@ -81,8 +83,8 @@ def _part(path: str, part: LowRank, factors: Factors, weight: Callable[[str], mx
     )
 
 
-def _whole(array: mx.array, factors: Factors) -> mx.array:
-    """Return a whole tensor scaled; matrices keep their dtype, for they are large, and vectors come in float32."""
+def _full(array: mx.array, factors: Factors) -> mx.array:
+    """Return a fully trained tensor scaled; matrices keep their dtype, for they are large, vectors come in float32."""
     scaled = _scaled(array, factors)
     return scaled.astype(array.dtype) if array.ndim > 1 else scaled
 

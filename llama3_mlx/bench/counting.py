@@ -13,13 +13,23 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-# These change how an array is looked at, or write into one that is kept; no kernel runs over their whole input.
+# These change how an array is looked at, or write into a stored one; no kernel runs over their whole input.
 _VIEWS = frozenset(
     (
-        "AsStrided", "Broadcast", "BroadcastAxes", "ExpandDims", "Flatten", "Reshape", "Slice", "Split", "Squeeze",
-        "StopGradient", "Transpose", "Unflatten",
+        "AsStrided",
+        "Broadcast",
+        "BroadcastAxes",
+        "ExpandDims",
+        "Flatten",
+        "Reshape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "StopGradient",
+        "Transpose",
+        "Unflatten",
     )
-)  # fmt: skip
+)
 _WRITES = frozenset(("SliceUpdate", "DynamicSliceUpdate"))
 _PICKS = frozenset(("Gather", "GatherAxis"))
 
@@ -37,11 +47,11 @@ def count_work(function: Callable[..., Any], *inputs: mx.array) -> Work:
     """Count what `function(*inputs)` does; arrays that it holds (weights, caches) are what it reads."""
     entries: list[dict[str, Any]] = []
     mx.export_function(entries.append, function, *inputs)
-    # What is a kept array or a view of one: its name and the bytes that reading it costs.
-    kept: dict[str, int] = {}
+    # Stored arrays (weights, caches) and views of them: the name, and the bytes that reading it costs.
+    stored: dict[str, int] = {}
     for entry in entries:
         if entry["type"] == "constants":
-            kept.update({name: array.nbytes for name, array in entry["constants"]})
+            stored.update({name: array.nbytes for name, array in entry["constants"]})
     operations = launches = read = 0
     for entry in entries:
         if entry["type"] != "primitive":
@@ -49,15 +59,15 @@ def count_work(function: Callable[..., Any], *inputs: mx.array) -> Work:
         operations += 1
         name, (first, *_), outputs = entry["name"], entry["inputs"] or [("", (), mx.int32)], entry["outputs"]
         if name in _VIEWS or name in _WRITES:
-            if first[0] in kept:
-                kept.update({output[0]: min(_nbytes(output), kept[first[0]]) for output in outputs})
+            if first[0] in stored:
+                stored.update({output[0]: min(_nbytes(output), stored[first[0]]) for output in outputs})
             launches += name in _WRITES
             continue
         launches += 1
         if name in _PICKS:
-            read += sum(_nbytes(output) for output in outputs) if first[0] in kept else 0
+            read += sum(_nbytes(output) for output in outputs) if first[0] in stored else 0
         else:
-            read += sum(kept.get(source, 0) for source, _, _ in entry["inputs"])
+            read += sum(stored.get(source, 0) for source, _, _ in entry["inputs"])
     return Work(operations, launches, read)
 
 

@@ -17,11 +17,11 @@ from .program import Result
 from .results import Figure, Results
 from .worker import Worker
 
-Progress = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Job:
+class Workload:
     """One run: a prompt of a length, or a number of requests."""
 
     call: str
@@ -43,12 +43,12 @@ def measure(
     *,
     dtype: str,
     programs: Sequence[str],
-    progress: Progress = lambda _: None,
+    progress: Report = lambda _: None,
 ) -> Results:
     """Measure a model with one or several programs, interleaved: round by round, run by run, program by program."""
     depths = options.depths(config.max_position_embeddings)
-    jobs = [Job("generate", depth, (1, depth)) for depth in depths]
-    jobs += [Job("batch", size, (size, options.batch_length)) for size in options.sizes()]
+    workloads = [Workload("generate", depth, (1, depth)) for depth in depths]
+    workloads += [Workload("batch", size, (size, options.batch_length)) for size in options.sizes()]
     results = Results(str(folder), {**asdict(options), "lengths": list(depths), "dtype": dtype})
     results.machine = _machine()
     needs = estimate(config, dtype)
@@ -66,29 +66,29 @@ def measure(
                 **counted,
             }
         for number in range(options.rounds):
-            for job in jobs:
+            for workload in workloads:
                 seed = (options.seed, number)
                 for worker in workers if number % 2 == 0 else reversed(workers):
-                    progress(f"round {number + 1} of {options.rounds}: {_named(job)}, {worker.name}")
-                    arguments = job.arguments(seed, config.vocab_size, options.tokens)
-                    _collect(results, job, worker.name, worker.call(job.call, **arguments))
+                    progress(f"round {number + 1} of {options.rounds}: {_named(workload)}, {worker.name}")
+                    arguments = workload.arguments(seed, config.vocab_size, options.tokens)
+                    _collect(results, workload, worker.name, worker.call(workload.call, **arguments))
     return results
 
 
-def _collect(results: Results, job: Job, program: str, values: Result) -> None:
+def _collect(results: Results, workload: Workload, program: str, values: Result) -> None:
     kinds = {"batch_per_second": "batch", "peak_bytes": "batch peak"}
-    if job.call == "generate":
+    if workload.call == "generate":
         kinds = {"prefill_per_second": "prefill", "decode_per_second": "decode", "peak_bytes": "peak"}
     for key, what in kinds.items():
-        figure = next((one for one in results.figures if (one.what, one.at) == (what, job.at)), None)
+        figure = next((one for one in results.figures if (one.what, one.at) == (what, workload.at)), None)
         if figure is None:
-            figure = Figure(what, job.at)
+            figure = Figure(what, workload.at)
             results.figures.append(figure)
         figure.add(program, values[key])
 
 
-def _named(job: Job) -> str:
-    return f"a prompt of {job.at:,}" if job.call == "generate" else f"{job.at} requests together"
+def _named(workload: Workload) -> str:
+    return f"a prompt of {workload.at:,}" if workload.call == "generate" else f"a batch of {workload.at}"
 
 
 def _machine() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from .counting import count_work, weights
-from .program import Result, serve
+from .program import Result, answer_requests
 
 
 class MlxLm:
@@ -62,4 +62,4 @@ class MlxLm:
 
 
 if __name__ == "__main__":
-    serve(MlxLm())
+    answer_requests(MlxLm())

@@ -1,10 +1,10 @@
 """What to measure: each setting once, with its help; the command line's flags come from here."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from ..errors import ContextLengthError, RequestError
-from ..generation.options import setting
+from ..settings import setting, validate
 
 _USUAL_LENGTHS = (128, 512, 2048)
 
@@ -14,17 +14,14 @@ class BenchOptions:
     """Lengths, sizes and rounds of a benchmark; several numbers are written with commas."""
 
     lengths: str | None = setting(None, "prompt lengths, for prefill and as depths of decoding (default: 128,512,2048)")
-    tokens: int = setting(64, "tokens to write after each prompt", low=2)
-    batch: str = setting("1,2,4,8", "numbers of requests to run together (0: none)")
+    tokens: int = setting(64, "tokens to generate after each prompt", low=2)
+    batch: str = setting("1,2,4,8", "batch sizes (0: none)")
     batch_length: int = setting(128, "prompt length of each of them", low=1)
-    rounds: int = setting(3, "how often each figure is measured; the median counts", low=1)
+    rounds: int = setting(3, "how often each figure is measured; the median is reported", low=1)
     seed: int = setting(0, "seed of the random prompts", low=0)
 
     def __post_init__(self) -> None:
-        for entry in fields(self):
-            low, value = entry.metadata.get("low"), getattr(self, entry.name)
-            if low is not None and value < low:
-                raise RequestError(f"{entry.name} must be at least {low}, not {value}")
+        validate(self)
         _numbers("lengths", self.lengths or "1", low=1)
         _numbers("batch", self.batch, low=0)
 
@@ -37,14 +34,14 @@ class BenchOptions:
         room = context - self.tokens
         if self.lengths is None:
             return tuple(length for length in _USUAL_LENGTHS if length <= room) or (max(1, room),)
-        asked = _numbers("lengths", self.lengths, low=1)
-        longest = max((*asked, self.batch_length if self.sizes() else 0))
+        requested = _numbers("lengths", self.lengths, low=1)
+        longest = max((*requested, self.batch_length if self.sizes() else 0))
         if longest > room:
             raise ContextLengthError(
                 f"a prompt of {longest} and {self.tokens} tokens more don't fit the model's context of {context}: "
-                f"ask for lengths up to {room}"
+                f"choose lengths up to {room}"
             )
-        return asked
+        return requested
 
 
 def _numbers(name: str, text: str, *, low: int) -> tuple[int, ...]:
@@ -58,7 +55,7 @@ def _numbers(name: str, text: str, *, low: int) -> tuple[int, ...]:
 
 
 def random_prompt(seed: Sequence[int], length: int, vocabulary: int) -> list[int]:
-    """Return `length` random token ids, the same for the same seed; no two seeds share a prefix worth keeping.
+    """Return `length` random token ids, the same for the same seed; prompts of different seeds share no prefix.
 
     The last eighth of the vocabulary is left out, where Llama's control tokens are.
     """

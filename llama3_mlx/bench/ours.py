@@ -9,11 +9,11 @@ from ..errors import Llama3MLXError
 from ..generation.completion import Completion
 from ..llama import Llama
 from .counting import Work, count_work, weights
-from .program import Result, serve
+from .program import Result, answer_requests
 
 
 class Ours:
-    """A `Llama` that writes a token a pass, behind stop tokens too, and keeps nothing from one run to the next."""
+    """A `Llama` that generates one token per forward pass past stop tokens, without a prefix cache between runs."""
 
     def load(self, folder: str, dtype: str) -> Result:
         began = time.perf_counter()
@@ -26,7 +26,7 @@ class Ours:
         }
 
     def generate(self, prompt: list[int], tokens: int) -> Result:
-        (completion,) = self._write([prompt], tokens)
+        (completion,) = self._generate([prompt], tokens)
         return {
             "prefill_per_second": completion.prompt_tokens_per_second,
             "decode_per_second": completion.tokens_per_second,
@@ -35,7 +35,7 @@ class Ours:
 
     def batch(self, prompts: list[list[int]], tokens: int) -> Result:
         began = time.perf_counter()
-        self._write(prompts, tokens)
+        self._generate(prompts, tokens)
         took = time.perf_counter() - began
         return {"batch_per_second": len(prompts) * tokens / took, "peak_bytes": mx.get_peak_memory()}
 
@@ -51,7 +51,7 @@ class Ours:
 
         return asdict(self.llama.engine.call(work))
 
-    def _write(self, prompts: list[list[int]], tokens: int) -> list[Completion]:
+    def _generate(self, prompts: list[list[int]], tokens: int) -> list[Completion]:
         self.llama.release_memory()
         mx.reset_peak_memory()
         completions = self.llama.generate_batch(
@@ -65,10 +65,10 @@ def _check(completions: list[Completion], tokens: int) -> None:
     for completion in completions:
         if len(completion.token_ids) != tokens or completion.cached_tokens:
             raise Llama3MLXError(
-                f"a run wrote {len(completion.token_ids)} tokens where {tokens} were asked for, with "
+                f"a run generated {len(completion.token_ids)} tokens where {tokens} were requested, with "
                 f"{completion.cached_tokens} of its prompt from a cache: its figures can't be compared"
             )
 
 
 if __name__ == "__main__":
-    serve(Ours())
+    answer_requests(Ours())

@@ -22,16 +22,16 @@ class Program(Protocol):
         """Load the model and compute in `dtype`; return load_s, weight_bytes."""
 
     def generate(self, prompt: list[int], tokens: int) -> Result:
-        """Write exactly `tokens` tokens, greedily; return prefill_per_second, decode_per_second, peak_bytes."""
+        """Generate exactly `tokens` tokens, greedily; return prefill_per_second, decode_per_second, peak_bytes."""
 
     def batch(self, prompts: list[list[int]], tokens: int) -> Result:
-        """Do the same for several prompts at once; return batch_per_second (tokens written), peak_bytes."""
+        """Do the same for several prompts at once; return batch_per_second (generated tokens), peak_bytes."""
 
     def count(self, depth: int) -> Result:
         """Count one decode step behind `depth` tokens: operations, launches, bytes_read."""
 
 
-def serve(program: Program) -> None:
+def answer_requests(program: Program) -> None:
     """Answer requests until standard input ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -1,4 +1,4 @@
-"""Which tokens of a dialog the assistant wrote, out of a rendered text that marks it."""
+"""The assistant mask: which tokens of a dialog the assistant wrote, from a rendered text that marks it."""
 
 from ..tokenizer.tokenizer import Tokenizer
 
@@ -7,15 +7,15 @@ def encode_marked(tokenizer: Tokenizer, text: str, sentinel: str, begin: str, en
     """Encode the text as if the marks `begin` and `end` weren't there; a token counts if it begins between them."""
     plain, spans = _without_marks(text, sentinel, begin, end)
     ids: list[int] = []
-    written: list[bool] = []
+    mask: list[bool] = []
     at = 0
     for piece, tokens in tokenizer.rendered_pieces(plain, sentinel):
         size = len(piece.encode("utf-8", "surrogatepass"))
         starts = _starts(tokenizer, tokens, at, size)
         ids += tokens
-        written += [any(first <= start < last for first, last in spans) for start in starts]
+        mask += [any(first <= start < last for first, last in spans) for start in starts]
         at += size
-    return ids, written
+    return ids, mask
 
 
 def _without_marks(text: str, sentinel: str, begin: str, end: str) -> tuple[str, list[tuple[int, int]]]:
@@ -41,8 +41,8 @@ def _starts(tokenizer: Tokenizer, tokens: list[int], at: int, size: int) -> list
     """Return where each token of a piece begins; what the tokenizer puts before the piece takes no place."""
     sizes = [len(tokenizer.token_bytes(token)) for token in tokens]
     added = max(0, sum(sizes) - size)
-    starts, place = [], at - added
+    starts, position = [], at - added
     for length in sizes:
-        starts.append(max(place, at))
-        place += length
+        starts.append(max(position, at))
+        position += length
     return starts

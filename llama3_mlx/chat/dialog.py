@@ -1,8 +1,8 @@
 """Dialogs to token ids, by the checkpoint's own chat template or Llama 3's; content never becomes a control token.
 
-The template runs on strings that guarding.py has broken up. The rendered text is cut at the control tokens that are
-whole, which the template wrote, and the guarding character is taken out of the rest before it is encoded as ordinary
-text.
+The template runs on strings that injection_guard.py has broken up. The rendered text is cut at the control tokens
+that are whole, which the template wrote, and the guarding character is taken out of the rest before it is encoded as
+ordinary text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import DialogError
 from ..tokenizer.tokenizer import Tokenizer
 from .assistant_mask import encode_marked
-from .injection_guard import Guard, unused_characters
+from .injection_guard import InjectionGuard, unused_characters
 from .messages import arguments_as_text, normalize, one_call_each
 from .template import ChatTemplate
 from .template_files import find_templates
@@ -46,7 +46,7 @@ class Dialog:
         self.template = ChatTemplate(template)
         self._tool_template = ChatTemplate(tool_template) if tool_template else self.template
         self._named_tokens = dict(named_tokens)
-        self._guard = Guard(tokenizer.control_tokens)
+        self._injection_guard = InjectionGuard(tokenizer.control_tokens)
         self.stop_ids = tokenizer.stop_ids
 
     def encode(
@@ -73,7 +73,7 @@ class Dialog:
         last["content"] += f"{mark} "
         return self.tokenizer.encode_rendered(_left_open(self._render(dialog, closed=True), mark), sentinel)
 
-    def encode_with_spans(
+    def encode_with_mask(
         self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None, **options: Any
     ) -> tuple[list[int], list[bool]]:
         """Return the ids of a whole dialog and which of them the assistant wrote, ends of turn included.
@@ -118,9 +118,9 @@ class Dialog:
         messages = dialog.messages if messages is None else messages
         values = {
             **self._named_tokens,
-            **{name: self._guard.value(value, sentinel) for name, value in dialog.options.items()},
-            "messages": [self._guard.message(message, sentinel) for message in messages],
-            "tools": self._guard.value(dialog.tools, sentinel),
+            **{name: self._injection_guard.value(value, sentinel) for name, value in dialog.options.items()},
+            "messages": [self._injection_guard.message(message, sentinel) for message in messages],
+            "tools": self._injection_guard.value(dialog.tools, sentinel),
             "documents": None,
             "add_generation_prompt": not closed,
         }
@@ -176,7 +176,7 @@ class Dialog:
 def load_dialog(folder: Path, tokenizer: Tokenizer) -> Dialog | None:
     """Return the dialog format of a model folder, None for a base model that has none.
 
-    Raises DialogError or TokenizerError for a template that is no valid Jinja or a file that can't be read.
+    Raises DialogError or TokenizerError for a template that is not valid Jinja or a file that can't be read.
     """
     templates, named_tokens = find_templates(folder, tokenizer)
     if not templates:

@@ -14,7 +14,7 @@ from ..errors import DialogError
 _PRIVATE_USE = range(0xE000, 0xF8FF)
 
 
-class Guard:
+class InjectionGuard:
     """Breaks up the control tokens of one tokenizer."""
 
     def __init__(self, control_tokens: Iterable[str]) -> None:
@@ -38,12 +38,12 @@ class Guard:
     def text(self, text: str, sentinel: str) -> str:
         """Return the text with the sentinel after each character where a control token begins, or could if joined."""
         at, pieces = 0, []
-        for place in self._places(text):
-            pieces += [text[at : place + 1], sentinel]
-            at = place + 1
+        for position in self._positions(text):
+            pieces += [text[at : position + 1], sentinel]
+            at = position + 1
         return "".join([*pieces, text[at:]]) if pieces else text
 
-    def _places(self, text: str) -> Iterator[int]:
+    def _positions(self, text: str) -> Iterator[int]:
         tail = max(0, len(text) - self._longest + 1)
         match = self._pattern.search(text)
         while match:
@@ -52,10 +52,10 @@ class Guard:
                 break
             yield match.start()
             match = self._pattern.search(text, match.start() + 1)
-        for place in range(tail, len(text)):
-            rest = text[place:]
+        for position in range(tail, len(text)):
+            rest = text[position:]
             if any(token.startswith(rest) or rest.startswith(token) for token in self._tokens):
-                yield place
+                yield position
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:

@@ -78,7 +78,9 @@ def _tool_call(where: str, call: Any) -> dict[str, Any]:
         try:
             arguments = json.loads(arguments)
         except ValueError:
-            raise DialogError(f"{where}: the arguments of {function['name']} are no JSON: {arguments!r:.80}") from None
+            raise DialogError(
+                f"{where}: the arguments of {function['name']} are not valid JSON: {arguments!r:.80}"
+            ) from None
     if not isinstance(arguments, Mapping):
         raise DialogError(f"{where}: the arguments of {function['name']} must be an object, not {arguments!r:.80}")
     result = {"type": "function", "function": {"name": function["name"], "arguments": dict(arguments)}}
@@ -120,6 +122,6 @@ def _with_text(call: Mapping[str, Any]) -> dict[str, Any]:
 
 def _answered(waiting: list[dict[str, Any]], answer: Mapping[str, Any]) -> dict[str, Any]:
     """Take the call that `answer` names out of those waiting, else the first of them."""
-    wanted = answer.get("tool_call_id")
-    places = [n for n, message in enumerate(waiting) if wanted and message["tool_calls"][0].get("id") == wanted]
-    return waiting.pop(places[0] if places else 0)
+    call_id = answer.get("tool_call_id")
+    matching = [n for n, message in enumerate(waiting) if call_id and message["tool_calls"][0].get("id") == call_id]
+    return waiting.pop(matching[0] if matching else 0)

@@ -59,7 +59,7 @@ def _compile(source: str) -> tuple[Any, set[str]]:
         environment = _environment()
         return environment.from_string(source), meta.find_undeclared_variables(environment.parse(source))
     except (TemplateError, RecursionError) as error:
-        raise DialogError(f"the chat template is no valid Jinja: {' '.join(str(error).split())}") from None
+        raise DialogError(f"the chat template is not valid Jinja: {' '.join(str(error).split())}") from None
 
 
 def _environment() -> Any:

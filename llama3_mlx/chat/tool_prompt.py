@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_ASKED = (
+_INSTRUCTIONS = (
     "Given the following functions, please respond with a JSON for a function call with its proper arguments that best "
     'answers the given prompt.\n\nRespond in the format {"name": function name, "parameters": dictionary of argument '
     "name and its value}. Do not use variables.\n\n"
@@ -27,12 +27,12 @@ def tools_as_text(
         result = [_call_as_text(message) for message in result]
     if not tools or takes_tools:
         return result, tools
-    asked = _ASKED + "".join(json.dumps(tool, ensure_ascii=False, indent=4) + "\n\n" for tool in tools)
+    instructions = _INSTRUCTIONS + "".join(json.dumps(tool, ensure_ascii=False, indent=4) + "\n\n" for tool in tools)
     for message in result:
         if message["role"] == "user":
-            message["content"] = asked + message["content"]
+            message["content"] = instructions + message["content"]
             return result, None
-    return [*result, {"role": "user", "content": asked.rstrip()}], None
+    return [*result, {"role": "user", "content": instructions.rstrip()}], None
 
 
 def _call_as_text(message: dict[str, Any]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} has a damaged header: {error}") from None
     if not isinstance(entries, dict):
-        raise CheckpointError(f"{path} has a damaged header: it is no object")
+        raise CheckpointError(f"{path} has a damaged header: it is not an object")
     entries.pop("__metadata__", None)
     tensors = {name: _tensor_info(path, name, entry, 8 + length) for name, entry in entries.items()}
     _check_layout(path, tensors, 8 + length, size)

@@ -1,6 +1,7 @@
 """The command `llama3-mlx`. A subcommand's code is imported only when it is called.
 
 Each module of a subcommand has `configure(parser)`, which adds its arguments, and `run(args) -> int`, the exit code.
+A module that serves several commands finds the name in the default `command`.
 """
 
 import argparse
@@ -15,23 +16,26 @@ from ..version import __version__
 
 # name: (module, one line of help)
 COMMANDS = {
-    "convert": ("convert", "turn weights (Hugging Face, Meta, GGUF) into an MLX folder, a GGUF file or whole weights"),
-    "generate": ("generate", "answer one prompt, or continue a text"),
-    "chat": ("chat", "talk with a model in the terminal"),
+    "convert": (
+        "convert",
+        "convert weights (Hugging Face, Meta, GGUF) to an MLX folder, GGUF or unquantized weights",
+    ),
+    "generate": ("generate", "answer one prompt, or complete a text"),
+    "chat": ("chat", "chat with a model in the terminal"),
     "info": ("info", "show a model's architecture, sizes and what fits this machine"),
-    "cache": ("cache", "list or clear what prompts have left on disk"),
-    "bench": ("bench", "measure a model: prefill, decoding, batches, memory; alone or beside mlx-lm"),
-    "run": ("run", "ask or talk, through the server if it is up"),
-    "pull": ("pull", "download a model from the Hub"),
+    "cache": ("cache", "list or clear the prefix cache on disk"),
+    "bench": ("bench", "benchmark a model: prefill, decode, batches, memory; alone or beside mlx-lm"),
+    "run": ("run", "ask a question or chat, through the server if it is running"),
+    "pull": ("models", "download a model from the Hub"),
     "models": ("models", "list the models on this machine, or remove some"),
-    "train": ("train", "fine-tune a model on examples: LoRA, DoRA or whole layers"),
-    "dpo": ("dpo", "train on pairs of a preferred and a rejected answer"),
-    "orpo": ("orpo", "the same without a reference, beside the likelihood of what is preferred"),
-    "kto": ("kto", "train on answers that are wanted or not"),
-    "grpo": ("grpo", "train on prompts by reward functions"),
-    "best-of-n": ("best_of_n", "draw answers, keep the best by a reward, train on them"),
-    "fuse": ("fuse", "put an adapter into a model's weights"),
-    "adapter": ("adapter", "show an adapter, or turn it into PEFT's, llama.cpp's or mlx-lm's form"),
+    "train": ("train", "fine-tune a model on examples: LoRA, DoRA or full layers"),
+    "dpo": ("train", "train on pairs of a chosen and a rejected answer, by DPO"),
+    "orpo": ("train", "train on such pairs without a reference model, by ORPO"),
+    "kto": ("train", "train on answers labeled good or bad, by KTO"),
+    "grpo": ("train", "train on prompts with reward functions, by GRPO"),
+    "best-of-n": ("best_of_n", "sample answers, keep the best by a reward, train on them"),
+    "fuse": ("fuse", "merge an adapter into a model's weights"),
+    "adapter": ("adapter", "show an adapter, or convert it to the format of PEFT, llama.cpp or mlx-lm"),
     "data": ("data", "check training data"),
     "serve": ("serve", "serve models over OpenAI's, Ollama's and Anthropic's protocols, with a page to chat on"),
 }
@@ -76,6 +80,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     chosen = next((word for word in arguments if not word.startswith("-")), None)
     for name, (module_name, summary) in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        subparser.set_defaults(command=name)
         if name == chosen:
             module = importlib.import_module(f".{module_name}", __name__)
             module.configure(subparser)

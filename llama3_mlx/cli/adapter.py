@@ -12,7 +12,7 @@ from .model_choice import choose_model
 if TYPE_CHECKING:
     import mlx.core as mx
 
-    from ..adapters.rescaling import Base
+    from ..adapters.rescaling import AdapterBase
 
 _FORMS = ("peft", "gguf", "mlx-lm")
 
@@ -84,15 +84,15 @@ def _import(args: argparse.Namespace) -> int:
     return 0
 
 
-def _base(args: argparse.Namespace) -> "Base":
+def _base(args: argparse.Namespace) -> "AdapterBase":
     """Return the model's folder as a base; of its weights only what an adapter's fitting needs is read."""
-    from ..adapters.rescaling import Base
+    from ..adapters.rescaling import AdapterBase
     from ..model.channel_scales import load_scales
     from ..model.config import load_config
 
     folder = choose_model(args.model)
     config = load_config(folder)
-    return Base(config, load_scales(folder, config), folder, partial(_matrix, folder))
+    return AdapterBase(config, load_scales(folder, config), folder, partial(_matrix, folder))
 
 
 def _matrix(folder: Path, path: str) -> "mx.array":

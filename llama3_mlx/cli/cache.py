@@ -1,4 +1,4 @@
-"""`llama3-mlx cache`: what prompts have left on disk for later processes."""
+"""`llama3-mlx cache`: the prefix cache on disk, which later processes reuse."""
 
 import argparse
 import json
@@ -14,18 +14,18 @@ from ..prefix_cache.disk import BlockStore, StoredBlock
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `cache`."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="show what is kept, by model")
+    listing = actions.add_parser("list", help="list it by model")
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(action=_list)
-    clearing = actions.add_parser("clear", help="delete what is kept, of one model or of all")
+    clearing = actions.add_parser("clear", help="clear it for one model or for all")
     clearing.add_argument("model", nargs="?", metavar="MODEL", help="name of the model as `cache list` shows it")
-    clearing.add_argument("--older-than", type=float, metavar="DAYS", help="only what wasn't used for so many days")
+    clearing.add_argument("--older-than", type=float, metavar="DAYS", help="only what was not used for this many days")
     clearing.set_defaults(action=_clear)
     actions.add_parser("path", help="print the folder").set_defaults(action=_path)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what was asked for."""
+    """Run the chosen action."""
     return int(args.action(args, BlockStore(prefix_folder(), prefix_cache_bytes())))
 
 
@@ -45,7 +45,7 @@ def _list(args: argparse.Namespace, disk: BlockStore) -> int:
     if args.json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
     elif not rows:
-        sys.stdout.write(f"nothing is kept in {disk.folder}\n")
+        sys.stdout.write(f"the prefix cache in {disk.folder} is empty\n")
     else:
         sys.stdout.write(_table(rows, disk))
     return 0

@@ -14,7 +14,7 @@ from ..generation.options import GenerationOptions
 from .flags import add_flags
 from .generate import given_settings, summary
 from .model_choice import add_model_flags, choose_model, load_llama
-from .structured_flags import add_form_flags, load_tools
+from .structured_flags import add_structured_flags, load_tools
 
 _HELP = """\
 /reset         forget the dialog, keep the system message
@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `chat`."""
     add_model_flags(parser)
     parser.add_argument("-s", "--system", metavar="TEXT", help="system message")
-    add_form_flags(parser)
+    add_structured_flags(parser)
     add_flags(parser, GenerationOptions, "generation")
 
 

@@ -8,13 +8,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..convert.options import ConversionOptions
 from ..convert.targets.destination import partial_folder
-from .flags import add_flags
+from .flags import add_flags, given_values
 
 if TYPE_CHECKING:
     from ..convert import ConversionReport, Forecast
@@ -26,27 +26,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source", metavar="SOURCE", help="folder or Hub id of safetensors, folder of Meta's .pth files, or a .gguf file"
     )
-    parser.add_argument("dest", metavar="DEST", help="folder, or .gguf file, to write; it appears when it is whole")
+    parser.add_argument("dest", metavar="DEST", help="folder, or .gguf file, to write; it appears once complete")
     add_flags(parser, ConversionOptions)
     parser.add_argument("--force", action="store_true", help="replace DEST once the conversion is done")
     parser.add_argument(
-        "--verify", action="store_true", help="re-read the result: checksums, and each module's error to the source"
+        "--verify",
+        action="store_true",
+        help="re-read the result: checksums, each module's error against the source",
     )
-    parser.add_argument("--dry-run", action="store_true", help="only tell sizes, peak memory and time")
-    parser.add_argument("--upload", metavar="REPO", help="put the result into this repository on the Hub afterwards")
+    parser.add_argument("--dry-run", action="store_true", help="only forecast sizes, peak memory and time")
+    parser.add_argument("--upload", metavar="REPO", help="upload the result to this Hub repository afterwards")
     parser.add_argument(
         "--report",
         metavar="FOLDER",
         type=Path,
-        help="measure every module and the whole against the source; tables and a picture go into FOLDER",
+        help="measure every module and the whole model against the source; writes tables and a plot to FOLDER",
     )
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
     """Convert and report."""
-    given = {entry.name: getattr(args, entry.name) for entry in fields(ConversionOptions)}
-    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    settings = given_values(args, ConversionOptions)
     if args.dry_run:
         return _dry_run(args, settings)
     from ..convert import convert, upload
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     took_s = time.perf_counter() - began
     sys.stdout.write(json.dumps(report_values(report)) + "\n" if args.json else _report(report, took_s))
     if args.report and not args.json:
-        sys.stdout.write(f"tables and picture: {args.report}\n")
+        sys.stdout.write(f"tables and plot: {args.report}\n")
     sys.stdout.flush()
     if args.upload:
         upload(report.path, args.upload, progress=True)
@@ -99,7 +100,7 @@ def stoppable(dest: str, progress: "ConversionProgress") -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if partial_folder(Path(dest).expanduser().absolute()).exists():
-            sys.stderr.write("stopped; the same command goes on from what is done\n")
+            sys.stderr.write("stopped; the same command resumes from there\n")
         raise
     finally:
         signal.signal(signal.SIGINT, before)
@@ -114,7 +115,7 @@ def _dry_run(args: argparse.Namespace, settings: dict[str, Any]) -> int:
         expected = dry_run(args.source, args.dest, progress=progress, **settings)
     beside = [f"--{name}" for name in ("verify", "report", "upload") if getattr(args, name)]
     if beside:
-        notes = (*expected.warnings, f"time and memory of {', '.join(beside)} come on top")
+        notes = (*expected.warnings, f"time and memory of {', '.join(beside)} are not included")
         expected = replace(expected, warnings=notes)
     sys.stdout.write(json.dumps(forecast_values(expected)) + "\n" if args.json else _forecast(expected))
     return 0
@@ -130,7 +131,7 @@ def _report(report: "ConversionReport", took_s: float) -> str:
         quality = report.quality
         lines.append(
             f"against the source: KL {quality['kl']:.4f} nats a token, perplexity {quality['perplexity']:.2f} "
-            f"(source {quality['source_perplexity']:.2f}), likeliest token the same in {quality['top1_agreement']:.1%}"
+            f"(source {quality['source_perplexity']:.2f}), same most likely token in {quality['top1_agreement']:.1%}"
         )
     if report.verification and report.verification.worst:
         worst = report.verification.worst

@@ -1,4 +1,4 @@
-"""`llama3-mlx data check`: what a model would learn from data, before it does."""
+"""`llama3-mlx data check`: show training data as the model will see it."""
 
 import argparse
 import json
@@ -16,15 +16,15 @@ _BAR = 40
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands of `data`."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    check = actions.add_parser("check", help="count examples and show what is learned of them")
-    check.add_argument("data", metavar="DATA", nargs="+", help="what train would be given")
+    check = actions.add_parser("check", help="count examples and show their target tokens")
+    check.add_argument("data", metavar="DATA", nargs="+", help="as for train")
     check.add_argument("-m", "--model", metavar="MODEL", help="folder or Hub id of the model to train")
     check.add_argument(
-        "--max-length", type=positive, default=2048, metavar="N", help="cut longer examples (%(default)s)"
+        "--max-length", type=positive, default=2048, metavar="N", help="truncate longer examples (%(default)s)"
     )
-    check.add_argument("--train-on", choices=("auto", "assistant", "all"), default="auto", help="what is learned")
+    check.add_argument("--train-on", choices=("auto", "assistant", "all"), default="auto", help="target tokens")
     check.add_argument("--layout", default="auto", metavar="NAME", help="layout of the data")
-    check.add_argument("--plain", action="store_true", help="without the model's dialog format")
+    check.add_argument("--plain", action="store_true", help="without the model's chat template")
     check.add_argument("--show", type=int, default=3, metavar="N", help="examples to show (%(default)s)")
     check.add_argument("--json", action="store_true", help="print the counts as one JSON object")
 
@@ -50,10 +50,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _print_facts(facts: Any, max_length: int) -> None:
     write = sys.stdout.write
-    write(f"{facts.examples:,} examples, {facts.tokens:,} tokens, {facts.trained_tokens:,} of them learned\n")
+    write(f"{facts.examples:,} examples, {facts.tokens:,} tokens, {facts.target_tokens:,} of them targets\n")
     write(f"lengths {facts.shortest} to {facts.longest}, median {facts.median}\n")
     if facts.cut:
-        write(f"{facts.cut:,} longer than {max_length} are cut; {facts.nothing_left:,} have nothing to learn left\n")
+        write(f"{facts.cut:,} longer than {max_length} are cut; {facts.nothing_left:,} have no target tokens left\n")
     most = max(count for _, count in facts.histogram)
     for limit, count in facts.histogram:
         write(f"  up to {limit:>6}: {'█' * round(_BAR * count / most)} {count:,}\n")
@@ -68,9 +68,9 @@ def _print_example(tokenizer: Any, example: Any) -> None:
 
     console = Console()
     text = Text()
-    for piece, learned in marked_pieces(tokenizer, example):
-        # Where there is no color, brackets show what is learned.
-        shown = f"⟦{piece}⟧" if learned and not console.is_terminal else piece
-        text.append(shown, style="bold green" if learned else "dim")
+    for piece, target in marked_pieces(tokenizer, example):
+        # Where there is no color, brackets mark target tokens.
+        shown = f"⟦{piece}⟧" if target and not console.is_terminal else piece
+        text.append(shown, style="bold green" if target else "dim")
     console.print(f"\n{example.where}", style="bold", soft_wrap=True, markup=False, highlight=False)
     console.print(text, soft_wrap=True)

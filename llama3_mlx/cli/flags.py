@@ -1,55 +1,49 @@
-"""Command-line flags out of dataclass fields, so that a setting is written once."""
+"""Command-line flags out of declared settings, so that a setting is written once."""
 
 import argparse
-import types
-from dataclasses import MISSING, Field, fields
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..settings import Setting, make, settings_of
 
 T = TypeVar("T")
 
 
 def add_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup, kind: type, title: str | None = None) -> None:
-    """Add a flag for each field of the dataclass `kind`: its name with dashes, its type, its `help` metadata."""
+    """Add a flag for each setting of the dataclass `kind`: its name with dashes, its type, its help."""
     group = parser.add_argument_group(title) if title else parser
-    hints = get_type_hints(kind)
-    for entry in fields(kind):
-        if entry.metadata.get("flag", True):
-            _add_flag(group, entry, hints[entry.name])
+    for declared in settings_of(kind).values():
+        if declared.flag:
+            _add_flag(group, declared)
+
+
+def given_values(args: argparse.Namespace, kind: type) -> dict[str, Any]:
+    """Return the settings of `kind` that were given as flags, by name."""
+    values = {name: getattr(args, name, None) for name in settings_of(kind)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def from_flags(args: argparse.Namespace, kind: type[T]) -> T:
     """Build the dataclass from parsed flags; flags that weren't given keep the field's default."""
-    given = {entry.name: getattr(args, entry.name, None) for entry in fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: value for name, value in given.items() if value is not None})
+    return make(kind, given_values(args, kind))
 
 
-def _add_flag(group: Any, entry: Field[Any], hint: Any) -> None:
-    flag, text = "--" + entry.name.replace("_", "-"), entry.metadata.get("help", "")
-    inner = _without_none(hint)
-    default = None if entry.default is MISSING else entry.default
-    if default not in (None, (), "", False) and "default" not in text:
-        text += f" (default: {default})"
-    choices = entry.metadata.get("choices")
-    flags = [entry.metadata["short"], flag] if "short" in entry.metadata else [flag]
-    if inner is bool:
+def _add_flag(group: argparse.ArgumentParser | argparse._ArgumentGroup, declared: Setting) -> None:
+    flags = [*([declared.short] if declared.short else []), "--" + declared.name.replace("_", "-")]
+    text = declared.help
+    if declared.default not in (None, (), "", False) and "default" not in text:
+        text += f" (default: {declared.default})"
+    if declared.kind is bool:
         group.add_argument(*flags, action=argparse.BooleanOptionalAction, default=None, help=text)
-    elif get_origin(inner) is tuple:
-        item = get_args(inner)[0]
-        group.add_argument(*flags, action="append", type=item, default=None, metavar=_metavar(item), help=text)
-    else:
-        metavar = None if choices else entry.metadata.get("metavar", _metavar(inner))
-        group.add_argument(*flags, type=inner, default=None, metavar=metavar, choices=choices, help=text)
+        return
+    item = declared.item or declared.kind
+    choices = declared.choices or None
+    metavar = None if choices else declared.metavar or _METAVARS[item]
+    action = "append" if declared.item else "store"
+    group.add_argument(*flags, action=action, type=item, default=None, metavar=metavar, choices=choices, help=text)
 
 
-def _without_none(hint: Any) -> Any:
-    if get_origin(hint) in (Union, types.UnionType):
-        kinds = [kind for kind in get_args(hint) if kind is not type(None)]
-        return kinds[0]
-    return hint
-
-
-def _metavar(kind: Any) -> str:
-    return {int: "N", float: "X", str: "TEXT"}.get(kind, "VALUE")
+_METAVARS = {int: "N", float: "X", str: "TEXT", Path: "FILE"}
 
 
 def positive(text: str) -> int:

@@ -15,23 +15,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-a", "--adapter", metavar="FOLDER", required=True, help="adapter to put in")
     parser.add_argument("-o", "--out", metavar="FOLDER", required=True, help="model folder to write")
     parser.add_argument(
-        "--bits", default="auto", metavar="N",
+        "--bits",
+        default="auto",
+        metavar="N",
         help="how the fused matrices of a quantized base are stored: auto keeps 95%% of the adapter's effect in as few "
         "bytes as that takes; a number of bits; float16 and the like (default: auto)",
-    )  # fmt: skip
+    )
     parser.add_argument("--text", metavar="FILE", help="text to measure the effect on (default: the adapter's data)")
     parser.add_argument("--force", action="store_true", help="replace FOLDER")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fuse and report what is kept of the effect."""
+    """Fuse and report how much of the effect remains."""
     from ..finetune.fusing.fuse import KEPT, fuse
 
     texts = [Path(args.text).expanduser().read_text(encoding="utf-8")] if args.text else []
-    report = fuse(
-        choose_model(args.model), args.adapter, args.out, bits=args.bits, texts=texts, force=args.force
-    )  # fmt: skip
+    report = fuse(choose_model(args.model), args.adapter, args.out, bits=args.bits, texts=texts, force=args.force)
     if args.json:
         sys.stdout.write(json.dumps({**asdict(report), "folder": str(report.folder)}) + "\n")
         return 0
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         f"the base has {report.bytes_before / 1e9:.2f} (fused layers: {forms})\n"
     )
     if report.kept < KEPT:
-        sys.stderr.write("rounding loses more than 5% of what was learned: --bits auto keeps it\n")
+        sys.stderr.write("rounding loses more than 5% of the adapter's effect: --bits auto keeps it\n")
     elif report.bytes_after > 1.2 * report.bytes_before:
-        sys.stderr.write("left apart, base and adapter do the same in less memory: --adapter\n")
+        sys.stderr.write("base and adapter unfused (--adapter) do the same in less memory\n")
     return 0

@@ -3,14 +3,14 @@
 import argparse
 import json
 import sys
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 from ..errors import RequestError
 from ..generation.options import GenerationOptions
-from .flags import add_flags, positive
+from .flags import add_flags, given_values, positive
 from .model_choice import add_model_flags, choose_model, load_llama
-from .structured_flags import add_form_flags, form_settings, load_tools
+from .structured_flags import add_structured_flags, load_tools, structured_settings
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,13 +18,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model_flags(parser)
     parser.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt (default, or -: standard input)")
     parser.add_argument("-s", "--system", metavar="TEXT", help="system message")
-    parser.add_argument("--raw", action="store_true", help="continue the text as it is, without the dialog format")
+    parser.add_argument("--raw", action="store_true", help="complete the text as it is, without the chat template")
     parser.add_argument("--json", action="store_true", help="print the completion as one JSON object")
-    parser.add_argument("-n", "--samples", type=positive, metavar="N", help="write so many answers to the prompt")
+    parser.add_argument("-n", "--samples", type=positive, metavar="N", help="number of answers to generate")
     parser.add_argument("--logprobs", type=int, metavar="N", help="with --json: log-probabilities and N alternatives")
     parser.add_argument("--prompt-logprobs", type=int, metavar="N", help="with --json: the same for the prompt")
     parser.add_argument("--stats", action="store_true", help="print token counts, rates and memory to stderr")
-    add_form_flags(parser)
+    add_structured_flags(parser)
     add_flags(parser, GenerationOptions, "generation")
 
 
@@ -32,10 +32,10 @@ def run(args: argparse.Namespace) -> int:
     """Generate and print."""
     prompt = read_prompt(args.prompt)
     if args.raw and args.system is not None:
-        raise RequestError("--system belongs to a dialog: leave it out with --raw")
+        raise RequestError("--system needs a chat template: leave it out with --raw")
     settings, tools = given_settings(args), load_tools(args.tool)
     if tools and (args.raw or args.samples):
-        raise RequestError("--tool belongs to a dialog with one answer: leave out --raw and --samples")
+        raise RequestError("--tool needs the chat template and one answer: leave out --raw and --samples")
     with load_llama(args, choose_model(args.model)) as llama:
         raw = args.raw or llama.dialog is None
         messages = as_messages(prompt, args.system)
@@ -83,10 +83,10 @@ def _print(completions: list[Any], args: argparse.Namespace) -> None:
 
 def given_settings(args: argparse.Namespace) -> Any:
     """Return the generation settings that were given as flags, checked before a model is loaded."""
-    names = [entry.name for entry in fields(GenerationOptions) if entry.name not in ("schema", "grammar", "adapter")]
-    settings = {name: value for name in names if (value := getattr(args, name, None)) is not None}
+    given = given_values(args, GenerationOptions)
+    settings = {name: value for name, value in given.items() if name not in ("schema", "grammar", "adapter")}
     if hasattr(args, "schema"):
-        settings |= form_settings(args)
+        settings |= structured_settings(args)
     GenerationOptions(**settings)
     return settings
 
@@ -118,7 +118,7 @@ def summary(completion: Any) -> str:
     """Return counts, rates and memory in one line."""
     cached = f" ({completion.cached_tokens} cached)" if completion.cached_tokens else ""
     drafted = completion.passes and len(completion.token_ids) / completion.passes
-    passes = f", {drafted:.1f} tokens a pass" if drafted > 1.05 else ""
+    passes = f", {drafted:.1f} tokens per forward pass" if drafted > 1.05 else ""
     return (
         f"prompt: {completion.prompt_tokens} tokens{cached}, {completion.prompt_tokens_per_second:.1f} tokens/s; "
         f"answer: {len(completion.token_ids)} tokens, {completion.tokens_per_second:.1f} tokens/s{passes}; "

@@ -1,4 +1,4 @@
-"""`llama3-mlx info`: what a model is, what it needs, what fits this machine; nothing is loaded."""
+"""`llama3-mlx info`: architecture, sizes and what fits this machine, without loading the model."""
 
 import argparse
 import json
@@ -20,12 +20,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `info`."""
     parser.add_argument("model", nargs="?", metavar="MODEL", help="folder or Hub id of the model")
     parser.add_argument("-m", "--model", dest="named", metavar="MODEL", help="the same as a flag")
-    parser.add_argument("--context", type=positive, metavar="N", help="also count the memory with N tokens in context")
+    parser.add_argument("--context", type=positive, metavar="N", help="also show the memory at a context of N tokens")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what is known of the model."""
+    """Print the model's facts."""
     folder = choose_model(args.model or args.named)
     facts = describe(folder, args.context)
     if args.json:
@@ -82,7 +82,7 @@ def _architecture(config: ModelConfig) -> dict[str, Any]:
 
 
 def _what_fits(config: ModelConfig, memory: int) -> dict[str, int]:
-    """Return the longest context that fits this machine for the usual forms of this architecture (0: none)."""
+    """Return the longest context that fits this machine for the usual quantizations of this architecture (0: none)."""
     from dataclasses import replace
 
     forms: dict[str, tuple[Quantization | None, str]] = {

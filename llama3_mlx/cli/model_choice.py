@@ -20,7 +20,7 @@ VARIABLE = "LLAMA3_MLX_MODEL"
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what chooses and loads a model: -m, --adapter, --draft, --dtype, memory and kind of cache."""
+    """Add what chooses and loads a model: -m, --adapter, --draft, --dtype, memory and KV cache."""
     parser.add_argument(
         "-m", "--model", metavar="MODEL", help=f"folder or Hub id of the model (default: ${VARIABLE}, see README)"
     )
@@ -28,12 +28,12 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draft", metavar="MODEL", help="smaller model of the same tokenizer that drafts tokens")
     parser.add_argument("--dtype", choices=DTYPES, help="dtype to compute in (default: what suits the device)")
     group = parser.add_argument_group("memory")
-    group.add_argument("--memory-gb", type=float, metavar="X", help="memory for weights, keys and values together")
+    group.add_argument("--memory-gb", type=float, metavar="X", help="memory limit for weights and KV cache")
     group.add_argument(
         "--disk-cache",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="keep long prompts on disk for later calls (see llama3-mlx cache)",
+        help="keep the prefix cache of long prompts on disk (see llama3-mlx cache)",
     )
     add_flags(group, CacheOptions)
 
@@ -53,11 +53,11 @@ def load_llama(args: argparse.Namespace, folder: Path) -> "Llama":
     )
 
 
-def choose_model(asked: str | None) -> Path:
-    """Return the folder of the model asked for, or of the default one, which is named on stderr."""
+def choose_model(requested: str | None) -> Path:
+    """Return the folder of the requested model, or of the default one, which is named on stderr."""
     from ..library.hub import resolve_model
 
-    named = asked or os.environ.get(VARIABLE)
+    named = requested or os.environ.get(VARIABLE)
     if named:
         return resolve_model(named, progress=True)
     embedded = models_folder() / EMBEDDED_MODEL
@@ -69,6 +69,6 @@ def choose_model(asked: str | None) -> Path:
         return resolve_model(DEFAULT_HUB_MODEL, progress=True)
     except HubError as error:
         raise HubError(
-            f"no model was named and the default can't be had ({error}). Three ways to one: name a folder or Hub id "
+            f"no model was named and the default is unavailable ({error}). Three ways to one: name a folder or Hub id "
             f"with -m MODEL; set {VARIABLE}; or run scripts/demo, which makes a small embedded model"
         ) from None

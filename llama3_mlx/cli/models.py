@@ -1,4 +1,4 @@
-"""`llama3-mlx models`: list the models on this machine, or remove some."""
+"""`llama3-mlx models` and `pull`: list, remove and download models."""
 
 import argparse
 import json
@@ -8,18 +8,25 @@ from typing import Any
 
 from ..errors import ConfigError, RequestError
 from ..library.catalogue import Catalogue, ModelEntry
+from ..library.hub import resolve_model
 from ..library.storage import remove_model
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `models`."""
+    """Add the arguments of `models` or `pull`."""
+    if parser.get_default("command") == "pull":
+        parser.add_argument("model", metavar="OWNER/NAME", help="Hub id, optionally with @REVISION")
+        parser.add_argument("--json", action="store_true", help="print the folder as JSON")
+        return
     parser.add_argument("action", nargs="?", choices=("list", "remove"), default="list", help="default: list")
     parser.add_argument("names", nargs="*", metavar="NAME", help="models to remove")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """List or remove."""
+    """List, remove or download."""
+    if args.command == "pull":
+        return _pull(args)
     catalogue = Catalogue({}, {}, with_damaged=True)
     if args.action == "remove":
         return _remove(catalogue, args.names)
@@ -32,6 +39,13 @@ def run(args: argparse.Namespace) -> int:
         sys.stderr.write("there are no models yet; get one with: llama3-mlx pull OWNER/NAME\n")
     else:
         _print(entries)
+    return 0
+
+
+def _pull(args: argparse.Namespace) -> int:
+    folder = resolve_model(args.model, progress=True)
+    sys.stdout.write(json.dumps({"model": args.model, "folder": str(folder)}) if args.json else str(folder))
+    sys.stdout.write("\n")
     return 0
 
 

@@ -9,11 +9,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import Llama3MLXError
+from ..generation.options import GenerationOptions
 from ..server.settings import API_KEY_VARIABLE
+from ..settings import settings_of
 
 URL_VARIABLE = "LLAMA3_MLX_URL"
-# Forms by their names here, and those that the server takes.
-_FORMS = {"regex": "regex", "choices": "choice"}
 DEFAULT_URL = "http://127.0.0.1:8080"
 
 
@@ -89,12 +89,16 @@ def request_body(
     model: str | None, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the chat request for an answer with settings by their names in GenerationOptions."""
-    given = {name: value for name, value in settings.items() if name not in _FORMS}
-    form = {key: settings[name] for name, key in _FORMS.items() if settings.get(name)}
-    return {
-        "model": model, "messages": list(messages), "stream": True, "stream_options": {"include_usage": True},
-        **given, **({"structured_outputs": form} if form else {}),
-    }  # fmt: skip
+    body: dict[str, Any] = {"model": model, "messages": list(messages), "stream": True}
+    body["stream_options"] = {"include_usage": True}
+    for name, value in settings.items():
+        declared = settings_of(GenerationOptions)[name]
+        if isinstance(declared.request, str):
+            outer, _, inner = declared.request.partition(".")
+            body.setdefault(outer, {})[inner] = value
+        else:
+            body[name] = value
+    return body
 
 
 def server_models(url: str) -> list[str] | None:

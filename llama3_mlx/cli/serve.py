@@ -17,14 +17,20 @@ from .model_choice import VARIABLE, choose_model
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `serve`."""
     parser.add_argument(
-        "-m", "--model", metavar="MODEL", action="append",
-        help="folder or Hub id of a model to serve, first of all; repeatable (default: as for generate, but what is on "
-        "this machine before the Hub's)",
-    )  # fmt: skip
+        "-m",
+        "--model",
+        metavar="MODEL",
+        action="append",
+        help="folder or Hub id of a model to serve; repeatable (default: as for generate, but models on this "
+        "machine come before the Hub's)",
+    )
     parser.add_argument(
-        "--adapter", metavar="NAME=FOLDER", action="append", default=[],
+        "--adapter",
+        metavar="NAME=FOLDER",
+        action="append",
+        default=[],
         help="LoRA adapter that requests can name as MODEL:NAME; repeatable",
-    )  # fmt: skip
+    )
     add_flags(parser, ServerSettings, "server")
 
 
@@ -34,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     missing = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingExtraError(f"serve needs {' and '.join(missing)}: pip install 'llama3-mlx[server]'")
-    models = _by_name("model", [_named(choice, choose_model(choice)) for choice in _asked(args)])
+    models = _by_name("model", [_named(choice, choose_model(choice)) for choice in _requested(args)])
     adapters = _by_name("adapter", [_adapter(text) for text in args.adapter])
     for folder in models.values():
         load_config(folder)
@@ -43,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     return serve(settings, models, adapters)
 
 
-def _asked(args: argparse.Namespace) -> list[str | None]:
+def _requested(args: argparse.Namespace) -> list[str | None]:
     """Return the models of the command line, the default one, or none where others can be named by requests."""
     if args.model:
         return list(args.model)
@@ -61,10 +67,10 @@ def _by_name(kind: str, named: list[tuple[str, Path]]) -> dict[str, Path]:
     return found
 
 
-def _named(asked: str | None, folder: Path) -> tuple[str, Path]:
-    """Return the name of a model: the Hub id that was asked for, else the folder's name."""
-    is_id = asked is not None and not Path(asked).expanduser().is_dir()
-    return (asked or "").partition("@")[0] if is_id else folder.resolve().name, folder.resolve()
+def _named(requested: str | None, folder: Path) -> tuple[str, Path]:
+    """Return the name of a model: the requested Hub id, else the folder's name."""
+    is_id = requested is not None and not Path(requested).expanduser().is_dir()
+    return (requested or "").partition("@")[0] if is_id else folder.resolve().name, folder.resolve()
 
 
 def _adapter(text: str) -> tuple[str, Path]:

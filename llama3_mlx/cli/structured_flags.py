@@ -1,4 +1,4 @@
-"""Flags for what an answer has to look like, what it may call and what is to be told of it."""
+"""Flags for structured output and tools."""
 
 import argparse
 import importlib.util
@@ -10,22 +10,22 @@ from typing import Any
 from ..errors import RequestError
 
 
-def add_form_flags(parser: argparse.ArgumentParser) -> None:
+def add_structured_flags(parser: argparse.ArgumentParser) -> None:
     """Add --schema, --grammar and --tool."""
-    group = parser.add_argument_group("form of the answer")
+    group = parser.add_argument_group("structured output and tools")
     group.add_argument(
-        "--schema", metavar="FILE", help="JSON schema that the answer follows: a file, or the JSON itself"
+        "--schema", metavar="FILE", help="JSON schema that constrains the answer: a file, or the JSON itself"
     )
-    group.add_argument("--grammar", metavar="FILE", help="Lark or GBNF grammar of the answer")
+    group.add_argument("--grammar", metavar="FILE", help="Lark or GBNF grammar that constrains the answer")
     group.add_argument(
         "--tool",
         action="append",
         metavar="FILE.py:NAME",
-        help="Python function that the model may call, with type hints and a docstring; may be given several times",
+        help="Python function that the model may call, with type hints and a docstring; repeatable",
     )
 
 
-def form_settings(args: argparse.Namespace) -> dict[str, Any]:
+def structured_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Return the settings that --schema and --grammar stand for."""
     settings: dict[str, Any] = {}
     if args.schema is not None:

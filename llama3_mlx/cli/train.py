@@ -1,61 +1,74 @@
-"""`llama3-mlx train`: fine-tune a model on examples."""
+"""`llama3-mlx train`, `dpo`, `orpo`, `kto` and `grpo`: one command each, from one table."""
 
 import argparse
-from dataclasses import fields
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ..errors import RequestError
-from ..finetune.settings import TrainSettings, load_yaml
+from ..finetune.settings import DpoSettings, GrpoSettings, KtoSettings, OrpoSettings, TrainSettings
 from .flags import add_flags
+from .training_inputs import add_inputs
 
-Values = dict[str, Any]
-_INPUTS = ("model", "data", "valid", "out")
+if TYPE_CHECKING:
+    from ..finetune.training.job import Build
+
+_PAIRS = 'JSONL file or folder of {"prompt", "chosen", "rejected"}; repeatable'
+
+
+def _supervised() -> "Build":
+    from ..finetune.sft import build_supervised
+
+    return build_supervised
+
+
+def _preference() -> "Build":
+    from ..finetune.preference import build_preference
+
+    return build_preference
+
+
+def _reinforcement() -> "Build":
+    from ..finetune.reinforcement import build_grpo
+
+    return build_grpo
+
+
+@dataclass(frozen=True)
+class TrainingMethod:
+    """A training command: its settings, its data in words, and what imports the builder of its runs."""
+
+    settings: type[TrainSettings]
+    data_help: str
+    builder: Callable[[], "Build"]
+
+
+METHODS = {
+    "train": TrainingMethod(
+        TrainSettings,
+        "JSONL file, folder with train.jsonl (and valid.jsonl, test.jsonl), FILE.py:FUNCTION or Hub id; repeatable",
+        _supervised,
+    ),
+    "dpo": TrainingMethod(DpoSettings, _PAIRS, _preference),
+    "orpo": TrainingMethod(OrpoSettings, _PAIRS, _preference),
+    "kto": TrainingMethod(
+        KtoSettings,
+        'JSONL file or folder of {"prompt", "completion", "label"} or pairs; repeatable',
+        _preference,
+    ),
+    "grpo": TrainingMethod(GrpoSettings, 'JSONL file or folder of {"prompt", …}; repeatable', _reinforcement),
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `train`."""
-    add_inputs(
-        parser,
-        "JSONL file, folder with train.jsonl (and valid.jsonl, test.jsonl), FILE.py:FUNCTION or Hub id; repeatable",
-    )
-    add_flags(parser, TrainSettings, "settings")
-
-
-def add_inputs(parser: argparse.ArgumentParser, data_help: str) -> None:
-    """Add what every way of training needs: model, data, output, settings file, resume."""
-    parser.add_argument("-m", "--model", metavar="MODEL", help="folder or Hub id of the model to train")
-    parser.add_argument("-d", "--data", metavar="DATA", action="append", help=data_help)
-    parser.add_argument("--valid", metavar="DATA", action="append", help="validation data; repeatable")
-    parser.add_argument("-o", "--out", metavar="FOLDER", help="adapter folder to write")
-    parser.add_argument("-c", "--config", metavar="FILE", help="YAML file of settings; flags go before it")
-    parser.add_argument("--resume", metavar="FOLDER", help="go on with the run in FOLDER")
-    parser.add_argument("--quiet", action="store_true", help="no progress, the result alone")
+    """Add the arguments of the command that the parser belongs to."""
+    method = METHODS[parser.get_default("command")]
+    add_inputs(parser, method.data_help)
+    add_flags(parser, method.settings, "settings")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train and report."""
-    from ..finetune.sft import build_supervised
-    from .training import run_training
+    from .training_run import run_training
 
-    return run_training(args, "train", build_supervised)
-
-
-def gather(
-    args: argparse.Namespace, kind: type[TrainSettings] = TrainSettings
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return inputs and settings, flags before the file's; raises RequestError where an input is missing."""
-    values = load_yaml(Path(args.config).expanduser()) if args.config else {}
-    inputs = {name: values.pop(name, None) for name in _INPUTS}
-    for name in _INPUTS:
-        if getattr(args, name) is not None:
-            inputs[name] = getattr(args, name)
-    given = {entry.name: getattr(args, entry.name) for entry in fields(kind)}
-    settings = {**values, **{name: value for name, value in given.items() if value is not None}}
-    missing = [f"--{name}" for name in ("data", "out") if not inputs[name]]
-    if missing and not args.resume:
-        raise RequestError(f"give {' and '.join(missing)} (or --resume FOLDER to go on with a run)")
-    for name in ("data", "valid"):
-        value = inputs[name] or ()
-        inputs[name] = (value,) if isinstance(value, str) else tuple(value)
-    return inputs, settings
+    method = METHODS[args.command]
+    return run_training(args, args.command, method.builder(), method.settings)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from .data.encoding import Encoder, encode_all, last_turn
+from .data.encoding import ExampleEncoder, encode_all, last_turn
 from .data.formats import read_labeled, read_pairs
 from .data.records import Record, raise_problems, read_records
 from .objectives.preference import Preference, Unit, UnitLoss, dpo_loss, kto_loss, mismatched, orpo_loss, row_shape
@@ -14,7 +14,7 @@ from .objectives.supervised import RowShape
 from .settings import DpoSettings, KtoSettings, OrpoSettings, TrainSettings
 from .sft import BATCH_SIZE, LEAST_ROW, Sources, listed, make_encoder, split_note, split_off, valid_records
 from .training.callbacks import Callback
-from .training.job import Job, Prepared, TextSide, TrainResult, run_job
+from .training.job import Prepared, TextSide, TrainingJob, TrainResult, run_job
 from .training.memory_plan import plan_memory
 
 KINDS: dict[str, type[TrainSettings]] = {"dpo": DpoSettings, "orpo": OrpoSettings, "kto": KtoSettings}
@@ -37,7 +37,7 @@ def orpo(
 def kto(
     model: str | Path, data: Sources, out: str | Path, settings: KtoSettings | None = None, **run: Any
 ) -> TrainResult:
-    """Train on answers that are wanted or not by KTO; arguments as for `train`."""
+    """Train on desirable and undesirable answers by KTO; arguments as for `train`."""
     return prefer("kto", model, data, out, settings, **run)
 
 
@@ -56,11 +56,11 @@ def prefer(
 ) -> TrainResult:
     """Train by the preference loss of that name."""
     chosen = (settings or KINDS[kind]()).with_values(**changes)
-    job = Job(kind, str(model), listed(data), listed(valid), Path(out).expanduser(), chosen)
+    job = TrainingJob(kind, str(model), listed(data), listed(valid), Path(out).expanduser(), chosen)
     return run_job(job, build_preference, resume=resume, callbacks=callbacks, cancel=cancel)
 
 
-def build_preference(job: Job, text: TextSide) -> Prepared:
+def build_preference(job: TrainingJob, text: TextSide) -> Prepared:
     """Read and encode the data of a preference job; raises DataError with all that is wrong with them."""
     settings = job.settings
     encoder = make_encoder(text, settings)
@@ -74,17 +74,17 @@ def build_preference(job: Job, text: TextSide) -> Prepared:
     if not valid and settings.valid_share:
         units, valid = split_off(units, settings.valid_share, settings.seed)
         notes += (split_note(valid),)
-    asked = settings.row_length or LEAST_ROW
-    wanted = settings.batch_size or BATCH_SIZE
-    sizes = [wanted] if settings.batch_size else [n for n in (wanted, wanted // 2, 1) if n]
+    min_row = settings.row_length or LEAST_ROW
+    requested = settings.batch_size or BATCH_SIZE
+    sizes = [requested] if settings.batch_size else [n for n in (requested, requested // 2, 1) if n]
     # Memory goes by rows, of which a unit's sequences may need one each at the worst.
     each = len(units[0].sequences)
-    shapes = {n: row_shape([*units, *valid], n, asked) for n in sizes}
+    shapes = {n: row_shape([*units, *valid], n, min_row) for n in sizes}
     rows = [RowShape(_rows(units, shapes[n], each), shapes[n].length, shapes[n].longest) for n in sizes]
     plan = plan_memory(text.config, settings, rows)
     size = sizes[[row.batch_size for row in rows].index(plan.batch_size)]
     chosen = settings.with_values(
-        batch_size=size, accumulate=settings.accumulate * -(-wanted // size), checkpointing=plan.keep, memory=None
+        batch_size=size, accumulate=settings.accumulate * -(-requested // size), checkpointing=plan.keep, memory=None
     )
     objective = Preference(
         units,
@@ -107,11 +107,11 @@ def unit_loss(settings: TrainSettings) -> UnitLoss:
     if isinstance(settings, OrpoSettings):
         return orpo_loss(settings.beta)
     assert isinstance(settings, KtoSettings), "the three kinds have settings of their own"
-    return kto_loss(settings.beta, settings.wanted_weight, settings.unwanted_weight)
+    return kto_loss(settings.beta, settings.desirable_weight, settings.undesirable_weight)
 
 
 def _pair_units(
-    records: Sequence[Record], encoder: Encoder, _settings: TrainSettings, problems: list[str]
+    records: Sequence[Record], encoder: ExampleEncoder, _settings: TrainSettings, problems: list[str]
 ) -> list[Unit]:
     """Return the pairs; none if there are problems, which are added."""
     pairs = read_pairs(records, problems)
@@ -120,14 +120,16 @@ def _pair_units(
     return [] if problems else [Unit((a, b), where=a.where) for a, b in zip(chosen, rejected, strict=True)]
 
 
-def _kto_units(records: Sequence[Record], encoder: Encoder, settings: TrainSettings, problems: list[str]) -> list[Unit]:
+def _kto_units(
+    records: Sequence[Record], encoder: ExampleEncoder, settings: TrainSettings, problems: list[str]
+) -> list[Unit]:
     labeled = read_labeled(records, problems)
     examples = last_turn(encode_all(encoder, [item.sample for item in labeled], problems))
     if problems or not examples:
         return []
     others = mismatched(examples, settings.seed)
     return [
-        Unit((example, other), 1.0 if item.wanted else -1.0, example.where)
+        Unit((example, other), 1.0 if item.desirable else -1.0, example.where)
         for item, example, other in zip(labeled, examples, others, strict=True)
     ]
 
@@ -144,7 +146,7 @@ def keep_judged(units: Sequence[Unit], max_length: int) -> list[Unit]:
 
 
 def _is_judged(unit: Unit) -> bool:
-    return all(sequence.n_trained for sequence in unit.sequences)
+    return all(sequence.n_targets for sequence in unit.sequences)
 
 
 def unit_notes(units: Sequence[Unit], valid: Sequence[Unit]) -> tuple[str, ...]:

@@ -13,12 +13,12 @@ from .data.packing import row_length
 from .data.records import collected, read_records
 from .objectives.grpo import Grpo, answer_example
 from .objectives.rewards import load_rewards
-from .objectives.rollouts import Answer
+from .objectives.rollouts import Rollout
 from .objectives.supervised import RowShape
 from .settings import GrpoSettings
 from .sft import Sources, listed, split_off, valid_records
 from .training.callbacks import Callback
-from .training.job import Job, Prepared, TextSide, TrainResult, run_job
+from .training.job import Prepared, TextSide, TrainingJob, TrainResult, run_job
 from .training.memory_plan import plan_memory
 
 
@@ -36,11 +36,11 @@ def grpo(
 ) -> TrainResult:
     """Train by GRPO on prompts and the reward functions of the settings; arguments as for `train`."""
     chosen = (settings or GrpoSettings()).with_values(**changes)
-    job = Job("grpo", str(model), listed(data), listed(valid), Path(out).expanduser(), chosen)
+    job = TrainingJob("grpo", str(model), listed(data), listed(valid), Path(out).expanduser(), chosen)
     return run_job(job, build_grpo, resume=resume, callbacks=callbacks, cancel=cancel)
 
 
-def build_grpo(job: Job, text: TextSide) -> Prepared:
+def build_grpo(job: TrainingJob, text: TextSide) -> Prepared:
     """Read prompts and reward functions; raises DataError or RequestError."""
     settings = job.settings
     assert isinstance(settings, GrpoSettings), "the job is of this kind"
@@ -75,7 +75,7 @@ def build_grpo(job: Job, text: TextSide) -> Prepared:
     )  # fmt: skip
     counts = f"train on {len(questions):,} questions" + (f", validate on {len(valid):,}" if valid else "")
     end = end_token(text.tokenizer, text.config.eos_token_ids)
-    probes = [answer_example(prompt, Answer((end,), stopped=True), "") for prompt in shown[: settings.samples]]
+    probes = [answer_example(prompt, Rollout((end,), stopped=True), "") for prompt in shown[: settings.samples]]
     return Prepared(objective, chosen, (counts, *plan.notes), probes)
 
 

@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Self, get_args, get_origin, get_type_hints
+from typing import Any, Self
 
-from ..errors import RequestError, TrainingError
-from ..generation.options import setting
+from ..errors import TrainingError
+from ..settings import make, setting, validate
 from .layers.targets import BLOCK_LINEARS
 
 OPTIMIZERS = ("adamw", "adafactor", "lion", "muon", "sgd")
@@ -18,14 +17,7 @@ CHECKPOINTING = ("auto", "none", "light", "full")
 
 def choice(default: str, text: str, choices: tuple[str, ...]) -> Any:
     """Declare a field with its help text and the values it can take."""
-    made = setting(default, text)
-    return replace_metadata(made, choices=choices)
-
-
-def replace_metadata(entry: Any, **more: Any) -> Any:
-    """Return the dataclass field with more metadata."""
-    entry.metadata = type(entry.metadata)({**entry.metadata, **more})
-    return entry
+    return setting(default, text, choices=choices)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,15 +35,17 @@ class TrainSettings:
     )
     layers: int | None = setting(None, "adapt the last N blocks only (default: all)", low=1)
     rank_for: tuple[str, ...] = setting((), "NAME=RANK, a rank of its own for layers called so; repeatable")
-    whole: tuple[str, ...] = setting(
-        (), "train these layers' own weights instead, such as layers.15 or lm_head; repeatable"
+    modules_to_save: tuple[str, ...] = setting(
+        (), "modules to train fully, by their own weights, such as layers.15 or lm_head; repeatable"
     )
     start_from: str | None = setting(None, "adapter folder whose values training starts from")
 
     # Data
     layout: str = setting("auto", "layout of the data: auto, messages, completion, text, alpaca, samsum or grammar")
     train_on: str = choice(
-        "auto", "what is learned: the assistant's turns and completions, or all", ("auto", "assistant", "all")
+        "auto",
+        "which tokens are targets of the loss: the assistant's turns and completions, or all",
+        ("auto", "assistant", "all"),
     )
     plain: bool = setting(False, "write prompt and completion as they are, without the model's dialog format")
     max_length: int = setting(2048, "tokens of an example; longer ones are cut", low=8)
@@ -82,7 +76,7 @@ class TrainSettings:
     # Watching
     valid_every: int | None = setting(None, "steps between validations (default: ten of them in a run)", low=1)
     patience: int = setting(0, "stop after so many validations without a better loss (0: never)", low=0)
-    save_every: int = setting(50, "steps between saves of the whole state", low=1)
+    save_every: int = setting(50, "steps between saves of the state", low=1)
     samples: int = setting(3, "answers to show before and after training in the report", low=0, high=50)
     sample_tokens: int = setting(64, "tokens of such an answer at most", low=1)
     report: bool = setting(True, "write report.html at the end")
@@ -90,23 +84,12 @@ class TrainSettings:
     loggers: tuple[str, ...] = setting((), "also log to tensorboard, trackio or wandb; repeatable")
 
     def __post_init__(self) -> None:
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            if isinstance(value, list):
-                object.__setattr__(self, entry.name, tuple(value))
-        hints = get_type_hints(type(self))
-        problems = [p for entry in fields(self) if (p := _problem(self, entry.name, entry.metadata, hints))]
-        if problems:
-            raise RequestError("; ".join(problems))
+        validate(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Build settings from the keys of a file; raises RequestError on unknown ones."""
-        known = [entry.name for entry in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise RequestError(f"unknown setting {', '.join(unknown)}; known are {', '.join(known)}")
-        return cls(**values)
+        return make(cls, values, what="setting")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values."""
@@ -119,29 +102,7 @@ class TrainSettings:
     @property
     def target_names(self) -> tuple[str, ...]:
         """Names of the layers to adapt."""
-        return self.targets or (() if self.whole else BLOCK_LINEARS)
-
-
-def _problem(settings: object, name: str, limits: Mapping[str, Any], hints: Mapping[str, Any]) -> str | None:
-    value, hint = getattr(settings, name), hints[name]
-    if get_origin(hint) is UnionType:
-        if value is None:
-            return None
-        hint = next(kind for kind in get_args(hint) if kind is not type(None))
-    if get_origin(hint) is tuple:
-        whole = isinstance(value, tuple) and all(isinstance(item, str) and item for item in value)
-        return None if whole else f"{name} must be a list of texts, not {value!r}"
-    kinds: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
-    if not isinstance(value, kinds[hint]) or (hint is not bool and isinstance(value, bool)):
-        words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-        return f"{name} must be {words[hint]}, not {value!r}"
-    low, high, choices = limits.get("low"), limits.get("high"), limits.get("choices")
-    if choices and value not in choices:
-        return f"{name} must be one of {', '.join(choices)}, not {value!r}"
-    if not ((low is None or value >= low) and (high is None or value <= high)):
-        accepted = f"at least {low}" if high is None else f"from {low} to {high}"
-        return f"{name} must be {accepted}, not {value!r}"
-    return None
+        return self.targets or (() if self.modules_to_save else BLOCK_LINEARS)
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -191,12 +152,12 @@ class OrpoSettings(TrainSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class KtoSettings(TrainSettings):
-    """Kahneman-Tversky optimization of answers that are wanted or not."""
+    """Kahneman-Tversky optimization of desirable and undesirable answers."""
 
     learning_rate: float = setting(2e-5, "largest step size", low=0)
     beta: float = setting(0.1, "how strongly the model is held to the reference", low=1e-6)
-    wanted_weight: float = setting(1.0, "weight of the wanted answers", low=0)
-    unwanted_weight: float = setting(1.0, "weight of the unwanted answers", low=0)
+    desirable_weight: float = setting(1.0, "weight of the desirable answers", low=0)
+    undesirable_weight: float = setting(1.0, "weight of the undesirable answers", low=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..errors import DataError
-from .data.encoding import Encoder, Example, encode_all, end_token, keep_trainable
+from .data.encoding import Example, ExampleEncoder, encode_all, end_token, keep_with_targets
 from .data.formats import read_samples
 from .data.packing import row_length
 from .data.records import Record, collected, read_file, read_records
 from .objectives.supervised import RowShape, Supervised
 from .settings import TrainSettings
 from .training.callbacks import Callback
-from .training.job import Job, Prepared, TextSide, TrainResult, run_job
+from .training.job import Prepared, TextSide, TrainingJob, TrainResult, run_job
 from .training.memory_plan import plan_memory
 
 T = TypeVar("T")
@@ -39,11 +39,11 @@ def train(
     """Fine-tune a model on examples and write an adapter folder.
 
     `model` is a folder or Hub id; `data` files, folders or Hub ids (see docs/finetuning.md); `changes` are fields of
-    TrainSettings. `cancel` may be set from another thread: the step ends, all is saved, and `resume` goes on later.
-    Raises DataError, AdapterError, TrainingError or RequestError.
+    TrainSettings. `cancel` may be set from another thread: the step ends, all is saved, and `resume` continues
+    it later. Raises DataError, AdapterError, TrainingError or RequestError.
     """
     chosen = (settings or TrainSettings()).with_values(**changes)
-    job = Job("train", str(model), listed(data), listed(valid), Path(out).expanduser(), chosen)
+    job = TrainingJob("train", str(model), listed(data), listed(valid), Path(out).expanduser(), chosen)
     return run_job(job, build_supervised, resume=resume, callbacks=callbacks, cancel=cancel)
 
 
@@ -54,7 +54,7 @@ def listed(sources: Sources) -> tuple[str, ...]:
     return tuple(map(str, sources))
 
 
-def build_supervised(job: Job, text: TextSide) -> Prepared:
+def build_supervised(job: TrainingJob, text: TextSide) -> Prepared:
     """Read and encode the data; raises DataError with all that is wrong with them."""
     settings = job.settings
     encoder = make_encoder(text, settings)
@@ -65,13 +65,13 @@ def build_supervised(job: Job, text: TextSide) -> Prepared:
             for part in (records, checks, read_records(job.data, "test", problems))
         )
     notes = data_notes(examples, valid, test)
-    examples = keep_trainable(examples, settings.max_length)
+    examples = keep_with_targets(examples, settings.max_length)
     if valid:
-        valid = keep_trainable(valid, settings.max_length)
+        valid = keep_with_targets(valid, settings.max_length)
     elif settings.valid_share:
         examples, valid = split_off(examples, settings.valid_share, settings.seed)
         notes += (split_note(valid),)
-    test = keep_trainable(test, settings.max_length) if test else []
+    test = keep_with_targets(test, settings.max_length) if test else []
     plan = plan_memory(text.config, settings, row_shapes([*examples, *valid, *test], settings))
     chosen = settings.with_values(
         batch_size=plan.batch_size, accumulate=plan.accumulate, checkpointing=plan.keep, memory=None
@@ -91,14 +91,14 @@ def build_supervised(job: Job, text: TextSide) -> Prepared:
 
 
 def row_shapes(examples: Sequence[Example], settings: TrainSettings) -> list[RowShape]:
-    """Return the shapes of rows for the batch size asked for and, where memory decides, for its halves."""
+    """Return the shapes of rows for the batch size requested and, where memory decides, for its halves."""
     size = settings.batch_size or BATCH_SIZE
     sizes = [size]
     while settings.batch_size is None and sizes[-1] > 1:
         sizes.append(sizes[-1] // 2)
     lengths = [example.length for example in examples]
-    asked = (settings.row_length or LEAST_ROW) if settings.packing else None
-    return [RowShape(n, row_length(max(lengths), sum(lengths), n, asked), max(lengths)) for n in sizes]
+    min_row = (settings.row_length or LEAST_ROW) if settings.packing else None
+    return [RowShape(n, row_length(max(lengths), sum(lengths), n, min_row), max(lengths)) for n in sizes]
 
 
 def data_notes(examples: Sequence[Example], valid: Sequence[Example], test: Sequence[Example] = ()) -> tuple[str, ...]:
@@ -108,11 +108,11 @@ def data_notes(examples: Sequence[Example], valid: Sequence[Example], test: Sequ
         if not part:
             continue
         cut = sum(example.truncated > 0 for example in part)
-        lost = sum(example.n_trained == 0 for example in part)
-        tokens, trained = sum(example.length for example in part), sum(example.n_trained for example in part)
-        text = f"{name} on {len(part) - lost:,} examples, {tokens:,} tokens, {trained:,} of them learned"
+        lost = sum(example.n_targets == 0 for example in part)
+        tokens, targets = sum(example.length for example in part), sum(example.n_targets for example in part)
+        text = f"{name} on {len(part) - lost:,} examples, {tokens:,} tokens, {targets:,} of them targets"
         text += f"; {cut:,} cut to max_length" if cut else ""
-        notes.append(text + (f"; {lost:,} left out, with nothing to learn after the cut" if lost else ""))
+        notes.append(text + (f"; {lost:,} left out, with no target tokens after the cut" if lost else ""))
     return tuple(notes)
 
 
@@ -121,9 +121,9 @@ def split_note(valid: Sequence[object]) -> str:
     return f"{len(valid):,} of them are set apart to validate on"
 
 
-def make_encoder(text: TextSide, settings: TrainSettings) -> Encoder:
+def make_encoder(text: TextSide, settings: TrainSettings) -> ExampleEncoder:
     """Return the encoder of a model's examples; no example is longer than the model's context."""
-    return Encoder(
+    return ExampleEncoder(
         text.tokenizer,
         text.dialog,
         end_token(text.tokenizer, text.config.eos_token_ids),
@@ -133,7 +133,7 @@ def make_encoder(text: TextSide, settings: TrainSettings) -> Encoder:
     )
 
 
-def valid_records(job: Job, problems: list[str]) -> list[Record]:
+def valid_records(job: TrainingJob, problems: list[str]) -> list[Record]:
     """Return the validation data: of the files named for it, else of the data's folders.
 
     Bad lines are added to `problems`; raises DataError where what was named for it gives nothing.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..errors import RequestError
-from ..generation.options import setting
+from ..settings import setting, validate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,14 +18,9 @@ class CacheOptions:
     sinks: int = setting(4, "with --window: how many first positions stay", low=0)
 
     def __post_init__(self) -> None:
-        if self.kv_bits not in (None, 4, 8):
-            raise RequestError(f"kv_bits must be 8 or 4, not {self.kv_bits!r}")
+        validate(self)
         if self.window is not None and self.kv_bits is not None:
             raise RequestError("a window and a quantized KV cache can't be combined: choose one of them")
-        if self.window is not None and self.window < 16:
-            raise RequestError(f"window must be at least 16, not {self.window!r}")
-        if self.kv_start < 0 or self.sinks < 0:
-            raise RequestError("kv_start and sinks can't be negative")
         if self.window is not None and self.sinks > self.window - 8:
             raise RequestError(f"sinks must leave at least 8 of the window's {self.window} positions, not {self.sinks!r}")
 

@@ -19,7 +19,7 @@ DEFAULT_TAG = "latest"
 
 
 class UnknownModelError(CheckpointError):
-    """There is no model or adapter of the name that was asked for."""
+    """There is no model or adapter of the name that was requested."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class ModelEntry:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ModelChoice:
     """What a request's `model` means: a model, and an adapter over it if one is named."""
 
     model: ModelEntry
@@ -92,7 +92,7 @@ class Catalogue:
         with_home: bool = True,
         with_damaged: bool = False,
     ) -> None:
-        """`with_damaged` lists the folders in the home folder that are no whole Llama, too."""
+        """`with_damaged` lists the folders in the home folder that are no complete Llama, too."""
         self._served, self._adapters, self._with_home = dict(served), dict(adapters), with_home
         self._with_damaged = with_damaged
 
@@ -101,7 +101,7 @@ class Catalogue:
         found = dict(self._served)
         if self._with_home:
             for name, folder in _in_home(models_folder()):
-                if self._with_damaged or _is_whole_llama(folder):
+                if self._with_damaged or _is_complete_llama(folder):
                     found.setdefault(name, folder)
             for name, folder in _in_hub_cache():
                 found.setdefault(name, folder)
@@ -118,22 +118,22 @@ class Catalogue:
         except ConfigError:
             return {}
 
-    def choose(self, name: str | None) -> Choice:
+    def choose(self, name: str | None) -> ModelChoice:
         """Return what `name` means, the first model if it is empty; raises UnknownModelError if there is none."""
         models = self.models()
         if not name:
             if not models:
                 raise UnknownModelError("there is no model: get one with llama3-mlx pull")
-            return Choice(next(iter(models.values())))
+            return ModelChoice(next(iter(models.values())))
         if name in models:
-            return Choice(models[name])
+            return ModelChoice(models[name])
         base, found, tag = name.rpartition(":")
         if found and base in models:
             if tag == DEFAULT_TAG:
-                return Choice(models[base])
+                return ModelChoice(models[base])
             fitting = self.adapters(models[base])
             if tag in fitting:
-                return Choice(models[base], tag)
+                return ModelChoice(models[base], tag)
             raise UnknownModelError(_absent(f"adapter that fits {base}", tag, fitting))
         raise UnknownModelError(_absent("model", name, models))
 
@@ -176,7 +176,7 @@ def _in_home(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _in_hub_cache() -> Iterator[tuple[str, Path]]:
-    """Yield the Llama models that are whole in the Hub's local cache. Source: huggingface_hub's cache layout."""
+    """Yield the Llama models that are complete in the Hub's local cache. Source: huggingface_hub's cache layout."""
     from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE)
@@ -187,11 +187,11 @@ def _in_hub_cache() -> Iterator[tuple[str, Path]]:
         if not reference.is_file():
             continue
         folder = repository / "snapshots" / reference.read_text().strip()
-        if _is_whole_llama(folder):
+        if _is_complete_llama(folder):
             yield repository.name.removeprefix("models--").replace("--", "/", 1), folder
 
 
-def _is_whole_llama(folder: Path) -> bool:
+def _is_complete_llama(folder: Path) -> bool:
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         return False
     try:

@@ -31,10 +31,14 @@ def bar_class(report: Callable[[Mapping[str, Any]], None]) -> type[Any]:
                 self._reported_s = now
                 name = str(self.desc or "weights").rstrip(": ")
                 digest = "sha256:" + sha256(name.encode()).hexdigest()
-                report({
-                    "status": f"pulling {name}", "digest": digest, "total": int(self.total),
-                    "completed": int(self.n),
-                })  # fmt: skip
+                report(
+                    {
+                        "status": f"pulling {name}",
+                        "digest": digest,
+                        "total": int(self.total),
+                        "completed": int(self.n),
+                    }
+                )
             return shown
 
     return Bar

@@ -9,22 +9,22 @@ EMBEDDED_MODEL = "SmolLM2-135M-Instruct-4bit"
 
 
 def home_folder() -> Path:
-    """Return the folder of models, caches and histories; it may not exist yet."""
+    """Return the folder of models, adapters, caches and chats; it may not exist yet."""
     return Path(os.environ.get("LLAMA3_MLX_HOME") or "~/.llama3-mlx").expanduser()
 
 
 def models_folder() -> Path:
-    """Return the folder that converted models are kept in when no other place is named."""
+    """Return the folder of the models in the store."""
     return home_folder() / "models"
 
 
 def prefix_folder() -> Path:
-    """Return the folder of keys and values that prompts leave for later processes."""
+    """Return the folder of the prefix cache on disk."""
     return home_folder() / "cache" / "prefixes"
 
 
 def prefix_cache_bytes() -> int:
-    """Return how much they may take: `LLAMA3_MLX_CACHE_GB`, by default 8; 0 keeps nothing on disk."""
+    """Return its size limit: `LLAMA3_MLX_CACHE_GB`, by default 8; 0 switches it off."""
     text = os.environ.get("LLAMA3_MLX_CACHE_GB") or "8"
     try:
         size = float(text)

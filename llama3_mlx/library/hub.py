@@ -103,11 +103,11 @@ def _snapshot(
 def _absent(repo_id: str, folder: Path | None) -> str:
     if folder is None:
         return f"{repo_id} is not in the local cache and the Hub can't be reached: check the network, or name a folder"
-    return f"{repo_id} has no config.json at its root, so it is no model in Hugging Face's form"
+    return f"{repo_id} has no config.json at its root, so it isn't a model in Hugging Face's format"
 
 
 def as_hub_error(repo_id: str, revision: str | None, error: Exception, doing: str = "download of") -> Exception:
-    """Return the error that says in one line what the Hub's answer means; what is no answer of its own comes back."""
+    """Return the error that says in one line what the Hub's answer means; other errors come back unchanged."""
     import httpx
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -131,7 +131,7 @@ def as_hub_error(repo_id: str, revision: str | None, error: Exception, doing: st
     if isinstance(error, HFValidationError):
         return HubError(f"{repo_id!r} is no Hub id: {error}")
     if isinstance(error, HfHubHTTPError | httpx.HTTPError):
-        return HubError(f"the Hub broke off the {doing} {repo_id}: {_one_line(error)}; call again to go on")
+        return HubError(f"the Hub broke off the {doing} {repo_id}: {_one_line(error)}; the same command resumes it")
     return error
 
 

@@ -42,7 +42,7 @@ def hub_repository(folder: Path) -> Path | None:
 
 
 def copy_model(model: ModelEntry, target: Path) -> None:
-    """Make a second folder of a model's files, linked where the disk allows it; it appears whole or not at all."""
+    """Make a second folder of a model's files, linked where the disk allows it; it appears atomically."""
     if target.exists():
         raise RequestError(f"there is already a model {target.name}: choose another name, or delete it first")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""Channels of a model moved to other scales: the factors, what they do to each tensor, and the file that keeps them.
+"""Channel equalization: the factors of a model's channels, what they do to each tensor, and the file that keeps them.
 
 Where a column of a matrix is multiplied by s, what feeds it is divided by s, and the model's function stays (see
-convert/quality/equalize.py). What was made for the channels of one side has to be moved to be used on the other:
-adapters above all. So the factors stand in `channel_scales.json` beside the weights, and config.json has the file's
-SHA-256 as `channel_scales`, so that a folder that has lost the file is noticed.
+convert/quantization/equalization.py). What was made for the channels of one side has to be rescaled to be used on the
+other: adapters above all. So the factors stand in `channel_scales.json` beside the weights, and config.json has the
+file's SHA-256 as `channel_scales`, so that a folder that has lost the file is noticed.
 
 The file is JSON, each vector in base64 of little-endian float32, and no safetensors file, since Swift MLX loads every
 `*.safetensors` of a folder as weights of the model; programs that download a part of a repository take `*.json` along.
@@ -158,8 +158,8 @@ def read_scales(folder: Path, config: ModelConfig) -> ChannelScales:
     path = folder / SCALES_NAME
     if not path.exists():
         raise CheckpointError(
-            f"{folder} lacks {SCALES_NAME}, which tells how its channels were evened out: copy it from where the "
-            "folder comes from"
+            f"{folder} lacks {SCALES_NAME}, the factors of its channel equalization: copy it from where the folder "
+            "comes from"
         )
     values = load_json_object(path)
     layers, D = values.get("layers"), config.hidden_size

@@ -1,8 +1,10 @@
 """The Llama model: pre-norm decoder with grouped-query attention, rotary positions and a SiLU-gated MLP.
 
-Parameter paths and layout are Hugging Face's (half-split rotary pairs). Dimension letters, here and elsewhere:
-B batch, L new positions, S cached and new positions, D hidden size, H query heads, K key/value heads,
-F intermediate size, V vocabulary, r LoRA rank.
+The forward pass ends in the caches: `LayerCache.attend` (kv_cache/plain.py and its siblings) writes keys and values
+and computes attention. Parameter paths and layout are Hugging Face's (half-split rotary pairs).
+
+Dimension letters, here and elsewhere: B batch, L new positions, S cached and new positions, D hidden size,
+H query heads, K key/value heads, F intermediate size, V vocabulary, r LoRA rank.
 
 Source: https://github.com/meta-llama/llama3 (llama/model.py) for the mathematics; transformers
 `modeling_llama.py` for names and biases.
@@ -70,7 +72,7 @@ class Rope:
 class Attention(nn.Module):
     """Grouped-query attention: H query heads share K key/value heads. Source: https://arxiv.org/abs/2305.13245.
 
-    Either `q_proj`, `k_proj`, `v_proj` are there, or `qkv_proj` in their place (see joined.py).
+    Either `q_proj`, `k_proj`, `v_proj` are there, or `qkv_proj` in their place (see fused_projections.py).
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -84,7 +86,8 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, self.n_kv_heads * self.head_dim, bias=bias)
         self.o_proj = nn.Linear(self.n_heads * self.head_dim, config.hidden_size, bias=bias)
 
-    def _rotated(self, x: mx.array, rope: Rope, offset: int | mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    def rotated_qkv(self, x: mx.array, rope: Rope, offset: int | mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """Return queries (B, H, L, head_dim) and keys, both rotated, and values, each (B, K, L, head_dim)."""
         B, L, _ = x.shape
         H, K = self.n_heads, self.n_kv_heads
 
@@ -100,7 +103,7 @@ class Attention(nn.Module):
 
     def __call__(self, x: mx.array, rope: Rope, step: Step | Mask, cache: Attends | None) -> mx.array:
         B, L, _ = x.shape
-        queries, keys, values = self._rotated(x, rope, step.offset if isinstance(step, Step) else 0)
+        queries, keys, values = self.rotated_qkv(x, rope, step.offset if isinstance(step, Step) else 0)
         if cache is not None:
             output = cache.attend(queries, keys, values, scale=self.scale, step=step)
         else:
@@ -110,7 +113,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """down(silu(gate(x)) * up(x)); either `gate_proj` and `up_proj`, or `gate_up_proj` (see joined.py)."""
+    """down(silu(gate(x)) * up(x)); either `gate_proj` and `up_proj`, or `gate_up_proj` (see fused_projections.py)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -161,7 +164,7 @@ class LlamaForCausalLM(nn.Module):
         self.model = Decoder(config)
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self._rope = Rope(config)
+        self.rope = Rope(config)
         # Where the weights come from, and what was done to their channels there.
         self.folder: Path | None = None
         self.channel_scales: ChannelScales | None = None
@@ -169,7 +172,7 @@ class LlamaForCausalLM(nn.Module):
     def make_cache(self, options: CacheOptions | None = None) -> ModelCache:
         """Return an empty cache of this model, by default a plain one."""
         config = self.config
-        return make_cache(config.num_hidden_layers, options, head_dim=config.head_dim, rotate=self._rope)
+        return make_cache(config.num_hidden_layers, options, head_dim=config.head_dim, rotate=self.rope)
 
     def hidden(self, tokens: mx.array, cache: ModelCache | None = None, mask: Mask = "causal") -> mx.array:
         """Return the normed hidden states (B, L, D) of token ids (B, L).
@@ -178,13 +181,13 @@ class LlamaForCausalLM(nn.Module):
         or an array that broadcasts to (B, H, L, L), boolean (true: attend) or additive.
         """
         if cache is None:
-            return self._run(tokens, self._rope.for_length(tokens.shape[1]), mask, [None] * len(self.model.layers))
+            return self._run(tokens, self.rope.for_length(tokens.shape[1]), mask, [None] * len(self.model.layers))
         max_step = cache.max_step()
         if max_step is not None and tokens.shape[1] > max_step:
             first = self.hidden(tokens[:, :max_step], cache)
             return mx.concatenate([first, self.hidden(tokens[:, max_step:], cache)], axis=1)
         step = cache.step(*tokens.shape)
-        h = self._run(tokens, self._rope.for_length(step.last + 1), step, cache.layers)
+        h = self._run(tokens, self.rope.for_length(step.last + 1), step, cache.layers)
         cache.advance(tokens.shape[1])
         return h
 

@@ -17,11 +17,11 @@ from ..version import __version__
 from . import operations, page, tokens
 from .anthropic import messages as anthropic
 from .core.loaded_models import LoadedModels
-from .core.turn import CLIENT_GONE, ClientGoneError, Server
+from .core.request_context import CLIENT_GONE, ClientGoneError, Server
 from .http.errors import ApiError, as_api_error, error_response
 from .http.logs import LOGGER
 from .http.metrics import Metrics
-from .http.middleware import Gate
+from .http.middleware import ServerMiddleware
 from .ollama import (
     embed as ollama_embed,
 )
@@ -85,15 +85,19 @@ def make_app(settings: ServerSettings, catalogue: Catalogue) -> FastAPI:
             await server.models.close()
 
     app = FastAPI(
-        title="llama3-mlx", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        title="llama3-mlx",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
         description="Llama 3 on MLX behind OpenAI's, Ollama's and Anthropic's protocols.",
-    )  # fmt: skip
+    )
     app.state.server = server
     app.state.responses = ResponseStore()
     for module in ROUTES:
         app.include_router(module.router)
     _answer_errors(app)
-    app.add_middleware(Gate, settings=settings, metrics=metrics)
+    app.add_middleware(ServerMiddleware, settings=settings, metrics=metrics)
     return app
 
 

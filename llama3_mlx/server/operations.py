@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse, Response
 
 from ..version import __version__
-from .core.turn import Server
+from .core.request_context import Server
 from .http.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["operations"])
@@ -36,13 +36,13 @@ def status(request: Request) -> dict[str, Any]:
     import mlx.core as mx
 
     server: Server = request.app.state.server
-    places = server.models.places.items()
+    slots = server.models.slots.items()
     return {
         "version": __version__,
         "memory_bytes": mx.get_active_memory() + mx.get_cache_memory(),
         "active_bytes": mx.get_active_memory(),
         "budget_bytes": server.models.budget_bytes,
         "models": [
-            {"name": name, "running": place.served.active, "waiting": place.served.waiting} for name, place in places
+            {"name": name, "running": slot.loaded.active, "waiting": slot.loaded.waiting} for name, slot in slots
         ],
     }

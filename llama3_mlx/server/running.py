@@ -41,9 +41,17 @@ def serve(settings: ServerSettings, models: Mapping[str, Path], adapters: Mappin
 def make_server(settings: ServerSettings, catalogue: Catalogue) -> uvicorn.Server:
     """Return a uvicorn server of the application."""
     config = uvicorn.Config(
-        make_app(settings, catalogue), log_config=None, access_log=False, server_header=False, date_header=False,
-        http="h11", ws="none", lifespan="on", timeout_graceful_shutdown=_STOP_S, timeout_keep_alive=75,
-    )  # fmt: skip
+        make_app(settings, catalogue),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        http="h11",
+        ws="none",
+        lifespan="on",
+        timeout_graceful_shutdown=_STOP_S,
+        timeout_keep_alive=75,
+    )
     return uvicorn.Server(config)
 
 

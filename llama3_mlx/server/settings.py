@@ -1,11 +1,11 @@
-"""What the server can be told at its start: each setting once, with its help; flags come from here."""
+"""Settings of the server: each declared once, with its help; flags come from here."""
 
 import ipaddress
 import os
 from dataclasses import dataclass
 
 from ..errors import RequestError
-from ..generation.options import setting
+from ..settings import setting, validate
 
 API_KEY_VARIABLE = "LLAMA3_MLX_API_KEY"
 LOG_FORMATS = ("text", "json")
@@ -25,29 +25,21 @@ class ServerSettings:
     )
     keep_alive_s: float = setting(300.0, "seconds an unused model stays in memory (-1: for ever)", low=-1)
     max_running: int = setting(16, "requests of one model that run in one batch", low=1, high=256)
-    max_queue: int = setting(64, "requests that may wait for a place; further ones are refused with 429", low=0)
-    max_tokens: int | None = setting(None, "tokens an answer has at most (default: what the context allows)", low=1)
+    max_queue: int = setting(64, "requests that may wait in the queue; further ones are refused with 429", low=0)
+    max_tokens: int | None = setting(None, "maximum tokens of an answer (default: what the context allows)", low=1)
     max_choices: int = setting(16, "answers that one request may ask for (n, prompts in a list)", low=1)
     timeout_s: float = setting(600.0, "seconds a request may take; its answer ends there", low=0.1)
     body_timeout_s: float = setting(30.0, "seconds that sending a request's body may take", low=0.1)
-    max_body_mb: float = setting(16.0, "size of a request's body at most, in MB", low=0.001)
-    max_depth: int = setting(64, "nesting of a request's JSON, schemas included, at most", low=4, high=150)
+    max_body_mb: float = setting(16.0, "maximum size of a request's body in MB", low=0.001)
+    max_depth: int = setting(64, "maximum nesting of a request's JSON, schemas included", low=4, high=150)
     manage: bool = setting(True, "let requests pull, make, copy and delete models")
-    log_format: str = setting("text", "form of the log on stderr: text, or json (one object a line)")
+    log_format: str = setting(
+        "text", "format of the log on stderr: text, or json (one object a line)", choices=LOG_FORMATS
+    )
     log_prompts: bool = setting(False, "write prompts and answers to the log")
 
     def __post_init__(self) -> None:
-        from dataclasses import fields
-
-        for entry in fields(self):
-            value, low, high = getattr(self, entry.name), entry.metadata.get("low"), entry.metadata.get("high")
-            if isinstance(value, int | float) and not (
-                (low is None or value >= low) and (high is None or value <= high)
-            ):
-                accepted = f"at least {low}" if high is None else f"from {low} to {high}"
-                raise RequestError(f"{entry.name} must be {accepted}, not {value}")
-        if self.log_format not in LOG_FORMATS:
-            raise RequestError(f"log_format must be one of {', '.join(LOG_FORMATS)}, not {self.log_format!r}")
+        validate(self)
         if not self.on_loopback and not self.key:
             raise RequestError(
                 f"listening on {self.host} lets other machines in, so an API key is required: set ${API_KEY_VARIABLE}, "

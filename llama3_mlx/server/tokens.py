@@ -10,10 +10,11 @@ from pydantic import Field
 
 from .core.chat import Chat, prompt_of
 from .core.completion import prompt_ids
-from .core.served import Served
-from .core.turn import Turn
+from .core.loaded_model import LoadedModel
+from .core.request_context import RequestContext
+from .core.schema import Body
 from .http.errors import ApiError
-from .openai.schema import Body, Message, Tool
+from .openai.schema import ChatMessage, ToolDefinition
 
 router = APIRouter(tags=["tokens"])
 
@@ -22,8 +23,8 @@ class TemplateRequest(Body):
     """Body of /apply-template."""
 
     model: str | None = None
-    messages: list[Message]
-    tools: list[Tool] | None = None
+    messages: list[ChatMessage]
+    tools: list[ToolDefinition] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = Field(None, description="up to where the answer begins: the default")
     continue_final_message: bool | None = None
@@ -35,8 +36,8 @@ class TokenizeRequest(Body):
     model: str | None = None
     prompt: str | None = None
     content: str | None = None
-    messages: list[Message] | None = None
-    tools: list[Tool] | None = None
+    messages: list[ChatMessage] | None = None
+    tools: list[ToolDefinition] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -61,61 +62,65 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
     text = body.prompt if body.prompt is not None else body.content
     if (text is None) == (body.messages is None):
         raise ApiError(400, "give either a prompt or messages", param="prompt")
-    async with Turn(request) as turn:
-        turn.ignore(body.ignored())
-        served = await turn.use(body.model)
+    async with RequestContext(request) as context:
+        context.ignore(body.ignored())
+        loaded = await context.use(body.model)
         if body.messages is not None:
             chat = _chat(body)
-            ids = await served.prepare(lambda: prompt_of(chat, served))
+            ids = await loaded.prepare(lambda: prompt_of(chat, loaded))
         else:
             bos = body.add_special_tokens is not False
-            ids = await served.prepare(lambda: served.llama.tokenizer.encode(text or "", bos=bos))
+            ids = await loaded.prepare(lambda: loaded.llama.tokenizer.encode(text or "", bos=bos))
         reply: dict[str, Any] = {
-            "tokens": ids, "count": len(ids), "max_model_len": served.llama.config.max_position_embeddings,
-        }  # fmt: skip
+            "tokens": ids,
+            "count": len(ids),
+            "max_model_len": loaded.llama.config.max_position_embeddings,
+        }
         if body.return_token_strs:
-            reply["token_strs"] = [served.llama.tokenizer.decode([token]) for token in ids]
-        return turn.reply(reply)
+            reply["token_strs"] = [loaded.llama.tokenizer.decode([token]) for token in ids]
+        return context.reply(reply)
 
 
 @router.post("/detokenize")
 async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
     """Give the text of token ids, control tokens included."""
-    async with Turn(request) as turn:
-        turn.ignore(body.ignored())
-        served = await turn.use(body.model)
-        text = served.llama.tokenizer.decode(prompt_ids(body.tokens, served))
-        return turn.reply({"prompt": text, "content": text})
+    async with RequestContext(request) as context:
+        context.ignore(body.ignored())
+        loaded = await context.use(body.model)
+        text = loaded.llama.tokenizer.decode(prompt_ids(body.tokens, loaded))
+        return context.reply({"prompt": text, "content": text})
 
 
 @router.post("/apply-template")
 async def apply_template(body: TemplateRequest, request: Request) -> Response:
     """Give the text of a dialog as the model gets to see it."""
-    async with Turn(request) as turn:
-        turn.ignore(body.ignored())
-        served = await turn.use(body.model)
+    async with RequestContext(request) as context:
+        context.ignore(body.ignored())
+        loaded = await context.use(body.model)
         chat = _chat(body)
-        ids = await served.prepare(lambda: prompt_of(chat, served))
-        return turn.reply({"prompt": served.llama.tokenizer.decode(ids), "tokens": ids})
+        ids = await loaded.prepare(lambda: prompt_of(chat, loaded))
+        return context.reply({"prompt": loaded.llama.tokenizer.decode(ids), "tokens": ids})
 
 
 @router.get("/tokenizer_info")
 async def tokenizer_info(request: Request, model: str | None = None) -> Response:
     """Give the tokenizer's special tokens and the chat template."""
-    async with Turn(request) as turn:
-        served = await turn.use(model)
-        dialog = served.llama.dialog
-        return turn.reply({
-            "tokenizer_class": "llama3_mlx",
-            "bos_token": _text(served, served.llama.tokenizer.bos_id),
-            "eos_token": _text(served, next(iter(served.end_of_turn or served.llama.tokenizer.stop_ids), None)),
-            "pad_token": None,
-            "chat_template": dialog.template.source if dialog else None,
-        })  # fmt: skip
+    async with RequestContext(request) as context:
+        loaded = await context.use(model)
+        dialog = loaded.llama.dialog
+        return context.reply(
+            {
+                "tokenizer_class": "llama3_mlx",
+                "bos_token": _text(loaded, loaded.llama.tokenizer.bos_id),
+                "eos_token": _text(loaded, next(iter(loaded.end_of_turn or loaded.llama.tokenizer.stop_ids), None)),
+                "pad_token": None,
+                "chat_template": dialog.template.source if dialog else None,
+            }
+        )
 
 
-def _text(served: Served, token: int | None) -> str | None:
-    return None if token is None else served.llama.tokenizer.control_text(token)
+def _text(loaded: LoadedModel, token: int | None) -> str | None:
+    return None if token is None else loaded.llama.tokenizer.control_text(token)
 
 
 def _chat(body: TemplateRequest | TokenizeRequest) -> Chat:

@@ -30,8 +30,8 @@ _NAMED = {
 def special_tokens() -> dict[str, int]:
     """Return the 256 special tokens of Llama 3.1 and newer by text, as Hugging Face's tokenizer names them."""
     reserved = itertools.count()
-    names = [_NAMED.get(place) or f"<|reserved_special_token_{next(reserved)}|>" for place in range(N_SPECIAL)]
-    return {name: N_ORDINARY + place for place, name in enumerate(names)}
+    names = [_NAMED.get(offset) or f"<|reserved_special_token_{next(reserved)}|>" for offset in range(N_SPECIAL)]
+    return {name: N_ORDINARY + offset for offset, name in enumerate(names)}
 
 
 def vocabulary_digest(tokens: Iterable[bytes]) -> str:

@@ -80,7 +80,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _object(value: Any, path: Path) -> dict[str, Any]:
     if not isinstance(value, dict) or not isinstance(value.get("model"), dict):
-        raise TokenizerError(f"{path} is no tokenizer of the tokenizers package: it has no model")
+        raise TokenizerError(f"{path} is not a tokenizer of the tokenizers package: it has no model")
     return value
 
 

@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import torch
+from mlx.utils import tree_unflatten
 from safetensors.numpy import load_file, save_file
 
 from llama3_mlx import CheckpointError, ConfigError, RequestError
@@ -15,9 +16,10 @@ from llama3_mlx.adapters.adapter import Adapter, LowRank, from_model
 from llama3_mlx.adapters.adapter_set import AdapterSet, load_adapter
 from llama3_mlx.adapters.mlx_lm_format import read_adapter, save_adapter
 from llama3_mlx.adapters.peft_format import save_peft
-from llama3_mlx.adapters.rescaling import base_of
+from llama3_mlx.adapters.rescaling import adapter_base
 from llama3_mlx.checkpoint.loading import load_model
-from llama3_mlx.finetune.layers.attach import attach, detach
+from llama3_mlx.finetune.layers.attach import adapted_layers, attach
+from llama3_mlx.finetune.layers.lora import base_layer
 from llama3_mlx.finetune.layers.targets import BLOCK_LINEARS, choose_paths, make_targets, read_ranks
 from llama3_mlx.model.fused_projections import join_projections
 from llama3_mlx.model.transformer import LlamaForCausalLM
@@ -119,7 +121,7 @@ def test_ranks_and_scales_of_their_own_survive_the_layout_of_mlx_lm(tmp_path: Pa
     values = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert isinstance(values["lora_alpha"], int)
     assert values["lora_alpha"] == pytest.approx(values["lora_parameters"]["scale"] * values["r"])
-    detach(model)
+    model.update_modules(tree_unflatten([(path, base_layer(layer)) for path, layer in adapted_layers(model)]))
     load_adapter(model, tmp_path / "adapter")
     assert furthest(model(TOKENS % 320), expected) < 1e-4
 
@@ -328,7 +330,7 @@ def test_peft_adapters_that_cannot_be_carried_over_are_refused(
 def test_a_peft_adapter_read_and_written_is_the_same(tmp_path: Path) -> None:
     model = small_model()
     save_peft(tmp_path / "one", random_adapter(model, 3), model.config)
-    save_peft(tmp_path / "two", read_adapter(tmp_path / "one", base_of(model)), model.config)
+    save_peft(tmp_path / "two", read_adapter(tmp_path / "one", adapter_base(model)), model.config)
     one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     assert all(np.array_equal(one[name], two[name]) for name in one)

@@ -21,7 +21,7 @@ from llama3_mlx.checkpoint.loading import load_model
 from llama3_mlx.cli import main
 from llama3_mlx.convert import convert
 from llama3_mlx.finetune import AdapterSet, TrainSettings, fuse, load_adapter, train
-from llama3_mlx.finetune.layers.attach import attach, unfreeze_whole
+from llama3_mlx.finetune.layers.attach import attach, unfreeze_full
 from llama3_mlx.finetune.layers.targets import BLOCK_LINEARS, choose_paths, make_targets
 from llama3_mlx.finetune.sft import build_supervised
 from llama3_mlx.finetune.training.job import load_for_training, load_text_side, resumed_job, run_job
@@ -134,26 +134,26 @@ def test_an_adapter_for_the_source_has_its_effect_on_the_evened_out_model(
     assert off(np.array(model(mx.array(TOKENS))[0]), expected, base) > 3 * CLOSE
 
 
-def save_ours(folder: Path, out: Path, *, dora: bool = False, whole: tuple[str, ...] = ()) -> Path:
+def save_ours(folder: Path, out: Path, *, dora: bool = False, modules_to_save: tuple[str, ...] = ()) -> Path:
     """Write an adapter of random values as training on the model in `folder` would."""
     model = load_model(folder, dtype="float32", join=False)
-    names = (*BLOCK_LINEARS, *(() if "lm_head" in whole else ("lm_head",)))
+    names = (*BLOCK_LINEARS, *(() if "lm_head" in modules_to_save else ("lm_head",)))
     attach(model, make_targets(choose_paths(model, names, None), 4, 8.0, {}, rslora=False), dora=dora)
-    unfreeze_whole(model, whole)
+    unfreeze_full(model, modules_to_save)
     rng = np.random.default_rng(1)
     for path, module in model.named_modules():
         if "lora_b" in module:
             module.lora_b = mx.array(rng.normal(0, 0.05, module.lora_b.shape).astype(np.float32))
             if "m" in module:
                 module.m = module.m * mx.array(1 + rng.normal(0, 0.2, module.m.shape).astype(np.float32))
-        elif path in whole:
+        elif path in modules_to_save:
             module.weight = module.weight * mx.array(1 + rng.normal(0, 0.1, module.weight.shape).astype(np.float32))
     save_adapter(out, from_model(model), model.config)
     return out
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"dora": True}, {"whole": ("lm_head", "model.norm", "model.layers.0.input_layernorm")}]
+    "options", [{}, {"dora": True}, {"modules_to_save": ("lm_head", "model.norm", "model.layers.0.input_layernorm")}]
 )
 def test_an_adapter_of_the_evened_out_model_has_its_effect_in_peft(
     source: Path, even: Path, plain: Path, tmp_path: Path, options: dict[str, Any]

@@ -26,7 +26,7 @@ from ..support.tiny_model import save_tiny
 def test_lengths_that_do_not_fit_are_refused_with_the_numbers() -> None:
     options = BenchOptions(lengths="64,2000", tokens=100)
     assert options.depths(2100) == (64, 2000)
-    with pytest.raises(ContextLengthError, match=r"2000 and 100 .* context of 2099: ask for lengths up to 1999"):
+    with pytest.raises(ContextLengthError, match=r"2000 and 100 .* context of 2099: choose lengths up to 1999"):
         options.depths(2099)
 
 
@@ -111,8 +111,8 @@ def test_the_table_shows_medians_and_ratios() -> None:
     results = made_up(["llama3-mlx", "mlx-lm"])
     assert header(results) == ["", "llama3-mlx", "mlx-lm", "ratio"]
     made = rows(results)
-    assert ["decode behind 512 tokens, tokens/s", "20.0", "40.0", "0.50"] in made
-    assert ["  the same by the weights' size", "1.20", "1.20", "1.00"] in made
+    assert ["decode at depth 512, tokens/s", "20.0", "40.0", "0.50"] in made
+    assert ["  as a multiple of the weights", "1.20", "1.20", "1.00"] in made
     assert all(len(row) == 4 for row in made)
     assert all(len(row) == 2 for row in rows(made_up(["llama3-mlx"])))
 
@@ -168,7 +168,7 @@ def test_bench_compares_on_the_same_model(tiny_folder: Path, tmp_path: Path) -> 
     result = run("bench", str(tiny_folder), *arguments, "--json", str(saved), "--plot", str(plot))
     assert result.returncode == 0, result.stderr
     lines = result.stdout.decode().splitlines()
-    assert any(line.startswith("decode behind 16 tokens") for line in lines)
+    assert any(line.startswith("decode at depth 16") for line in lines)
     figures = json.loads(saved.read_text())
     assert set(figures["facts"]) == {"llama3-mlx", "mlx-lm"}
     ours, theirs = figures["facts"]["llama3-mlx"], figures["facts"]["mlx-lm"]

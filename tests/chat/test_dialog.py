@@ -14,7 +14,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from llama3_mlx.chat.dialog import Dialog, load_dialog
-from llama3_mlx.chat.injection_guard import Guard
+from llama3_mlx.chat.injection_guard import InjectionGuard
 from llama3_mlx.chat.llama3_templates import LLAMA_3, LLAMA_3_1, without_marks
 from llama3_mlx.errors import DialogError
 from llama3_mlx.tokenizer.loading import load_tokenizer
@@ -293,7 +293,7 @@ def test_no_mixture_of_pieces_of_control_tokens_makes_one(llama3_folder: Path, t
 
 
 def test_control_tokens_that_overlap_themselves_stay_text() -> None:
-    guard = Guard(["<a<a", "aba", "<", "<b<x>"])
+    guard = InjectionGuard(["<a<a", "aba", "<", "<b<x>"])
     for text in ("<a<a<a<a", "ababababa", "<b<", "<b<x><b<x>"):
         guarded = guard.text(text, "\ue000")
         assert guarded.replace("\ue000", "") == text
@@ -320,9 +320,9 @@ def test_a_dialog_that_uses_private_characters_keeps_them(llama3_folder: Path) -
 def test_the_assistants_tokens_are_marked_with_their_end_of_turn(llama3_folder: Path, marked: bool) -> None:
     dialog = make_dialog(llama3_folder, LLAMA_3_1 if marked else without_marks(LLAMA_3_1))
     messages = [*PLAIN[1], {"role": "assistant", "content": "Ok <|eot_id|> "}]
-    ids, written = dialog.encode_with_spans(messages)
+    ids, mask = dialog.encode_with_mask(messages)
     assert ids == dialog.encode(messages, add_generation_prompt=False)
-    kept = [token for token, mark in zip(ids, written, strict=True) if mark]
+    kept = [token for token, mark in zip(ids, mask, strict=True) if mark]
     assert dialog.tokenizer.decode(kept) == "Ünder 🦙<|eot_id|>Ok <|eot_id|><|eot_id|>"
     assert kept.count(128009) == 2
 
@@ -330,8 +330,8 @@ def test_the_assistants_tokens_are_marked_with_their_end_of_turn(llama3_folder: 
 def test_spans_of_a_template_without_marks_leave_out_what_follows_the_end_of_turn(smollm2_folder: Path) -> None:
     dialog = load_dialog(smollm2_folder, our_tokenizer(smollm2_folder))
     assert dialog is not None
-    ids, written = dialog.encode_with_spans(PLAIN[1])
-    kept = [token for token, mark in zip(ids, written, strict=True) if mark]
+    ids, mask = dialog.encode_with_mask(PLAIN[1])
+    kept = [token for token, mark in zip(ids, mask, strict=True) if mark]
     # The token that joins the header's newline and the first space begins before the content, so it isn't trained.
     assert dialog.tokenizer.decode(kept) == " Ünder 🦙  <|im_end|>"
 
@@ -342,9 +342,9 @@ def test_spans_equal_transformers_assistant_masks(llama3_folder: Path) -> None:
     reference = tokenizer.apply_chat_template(
         messages, chat_template=trl_template("llama3_training"), return_assistant_tokens_mask=True, return_dict=True
     )
-    ids, written = make_dialog(llama3_folder, LLAMA_3).encode_with_spans(messages)
+    ids, mask = make_dialog(llama3_folder, LLAMA_3).encode_with_mask(messages)
     assert ids == list(reference["input_ids"])
-    assert [int(mark) for mark in written] == list(reference["assistant_masks"])
+    assert [int(mark) for mark in mask] == list(reference["assistant_masks"])
 
 
 def test_spans_hold_where_the_tokenizer_puts_a_space_before_each_piece(tmp_path: Path) -> None:
@@ -354,8 +354,8 @@ def test_spans_hold_where_the_tokenizer_puts_a_space_before_each_piece(tmp_path:
         "{% else %}{{ m.content }}</s>{% endif %}{% endfor %}"
     )
     turns = [{"role": role, "content": content} for role, content in (("user", "ab a"), ("assistant", "ab b"))] * 2
-    ids, written = Dialog(tokenizer, template, {}).encode_with_spans(turns)
-    kept = [token for token, mark in zip(ids, written, strict=True) if mark]
+    ids, mask = Dialog(tokenizer, template, {}).encode_with_mask(turns)
+    kept = [token for token, mark in zip(ids, mask, strict=True) if mark]
     # The user's last space is part of "▁ab", so that token isn't the assistant's; "▁", "b" and the end are.
     assert kept == [259, 261, 2] * 2
 
@@ -383,7 +383,7 @@ def test_a_reply_can_be_continued_as_in_transformers(llama3_folder: Path, said: 
         ([{"role": "user", "content": [{"type": "image_url"}]}], "of type 'image_url'"),
         ([{"role": "user", "content": "x", "color": "red"}], "unknown key 'color'"),
         ([{"role": "user", "content": "x", "tool_calls": [CALL]}], "only an assistant"),
-        ([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}], "no JSON"),
+        ([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}], "not valid JSON"),
         (["hi"], "must be an object"),
     ],
 )
@@ -399,7 +399,7 @@ def test_messages_that_are_wrong_are_named(llama3_folder: Path, messages: Any, w
         ("{% for x in range(10000000) %}x{% endfor %}", "can't render"),
         ("{{ messages[7].content }}", "can't render"),
         ("{{ ().__class__.__bases__[0].__subclasses__() }}", "can't render"),
-        ("{% if %}", "no valid Jinja"),
+        ("{% if %}", "not valid Jinja"),
         ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "over 2000000 rounds"),
         ("{{ 'x' * 10**11 }}", "too large"),
         ("{% set n = namespace(x=9) %}{% for a in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}", "too large"),

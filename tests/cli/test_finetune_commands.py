@@ -179,20 +179,20 @@ def test_best_of_n_keeps_the_answer_with_the_highest_reward(tiny_folder: Path, t
     )
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "Name a fruit."}\n{"prompt": "Name a river."}\n')
     with Llama.load(tiny_folder) as llama:
-        from llama3_mlx.finetune.objectives.rollouts import Sampling
+        from llama3_mlx.finetune.objectives.rollouts import RolloutOptions
 
         arguments = ([str(tmp_path / "prompts.jsonl")], tmp_path / "out", [f"{tmp_path / 'rewards.py'}:long"])
-        best = best_of_n(llama, *arguments, n=3, sampling=Sampling(4))
+        best = best_of_n(llama, *arguments, n=3, sampling=RolloutOptions(4))
         # A line separator of Unicode in an answer, and a line that a kill cut short.
         file = tmp_path / "out" / "scored.jsonl"
         first, second = map(json.loads, file.read_text().splitlines())
         first["answers"][0] += "\u2028\x85"
         file.write_text(json.dumps(first, ensure_ascii=False) + "\n" + json.dumps(second)[:20])
-        again = best_of_n(llama, *arguments, n=3, sampling=Sampling(4))
+        again = best_of_n(llama, *arguments, n=3, sampling=RolloutOptions(4))
         assert "\u2028" in file.read_text()
-        best_of_n(llama, *arguments, n=2, sampling=Sampling(4))
+        best_of_n(llama, *arguments, n=2, sampling=RolloutOptions(4))
         assert all(len(json.loads(line)["answers"]) == 2 for line in file.read_text().splitlines())
-        best = best_of_n(llama, *arguments, n=3, sampling=Sampling(4))
+        best = best_of_n(llama, *arguments, n=3, sampling=RolloutOptions(4))
     assert (best.kept, best.prompts) == (2, 2)
     assert again == best
     scored = [json.loads(line) for line in (tmp_path / "out" / "scored.jsonl").read_text().splitlines()]

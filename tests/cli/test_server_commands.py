@@ -7,9 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any
 
 import httpx
 import ollama
@@ -21,6 +19,7 @@ from llama3_mlx.cli.remote import request_body
 from llama3_mlx.generation.options import GenerationOptions
 from llama3_mlx.library.catalogue import Catalogue
 from llama3_mlx.server.openai.schema import ChatRequest
+from llama3_mlx.settings import Setting, settings_of
 
 from ..support.fake_hub import running_hub
 from ..support.server_fixtures import running_server
@@ -65,9 +64,9 @@ def test_run_asks_the_server_that_is_up(home: Path, smollm2_folder: Path, capsys
 
 
 @pytest.mark.parametrize(
-    "entry", [entry for entry in fields(GenerationOptions) if entry.metadata.get("flag", True)], ids=lambda e: e.name
+    "entry", [entry for entry in settings_of(GenerationOptions).values() if entry.flag], ids=lambda entry: entry.name
 )
-def test_every_setting_of_run_is_one_that_the_server_takes(entry: Field[Any]) -> None:
+def test_every_setting_of_run_is_one_that_the_server_takes(entry: Setting) -> None:
     texts = {"stop": ["x"], "regex": "[0-9]+", "choices": ["red", "blue"]}
     value = texts.get(entry.name, True if isinstance(entry.default, bool) else 1)
     read = ChatRequest.model_validate(request_body("smollm2", [], {entry.name: value}))

@@ -14,7 +14,7 @@ from llama3_mlx.finetune.data.formats import Question
 from llama3_mlx.finetune.layers.dropout import Noise
 from llama3_mlx.finetune.objectives.grpo import Grpo, group_advantages
 from llama3_mlx.finetune.objectives.rewards import load_rewards, total_rewards
-from llama3_mlx.finetune.objectives.rollouts import Sampling, sample_answers
+from llama3_mlx.finetune.objectives.rollouts import RolloutOptions, draw_rollouts
 from llama3_mlx.finetune.objectives.supervised import RowShape
 from llama3_mlx.finetune.settings import GrpoSettings
 from llama3_mlx.finetune.training.trainer import Trainer
@@ -62,7 +62,7 @@ def test_greedy_answers_are_those_of_single_generation() -> None:
     for _ in range(12):
         alone.append(int(np.array(model(mx.array([[*prompt, *alone]]))[0, -1]).argmax()))
     stop = alone[6]
-    for answer in sample_answers(model, prompt, 3, Sampling(12, 0), (stop,), 0):
+    for answer in draw_rollouts(model, prompt, 3, RolloutOptions(12, 0), (stop,), 0):
         assert list(answer.ids) == alone[: alone.index(stop) + 1]
         assert answer.stopped
 
@@ -70,19 +70,23 @@ def test_greedy_answers_are_those_of_single_generation() -> None:
 def test_drawn_answers_follow_the_models_probabilities_and_the_seed() -> None:
     model = small_model()
     prompt = [5, 9, 200, 33]
-    answers = sample_answers(model, prompt, 4000, Sampling(1, 1.0), (), 3)
+    answers = draw_rollouts(model, prompt, 4000, RolloutOptions(1, 1.0), (), 3)
     drawn = np.bincount([answer.ids[0] for answer in answers], minlength=VOCABULARY) / 4000
     logits = np.array(model(mx.array([prompt]))[0, -1]).astype(np.float64)
     expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     assert np.abs(drawn - expected).max() < 0.03
-    assert sample_answers(model, prompt, 5, Sampling(8), (), 1) == sample_answers(model, prompt, 5, Sampling(8), (), 1)
-    assert sample_answers(model, prompt, 5, Sampling(8), (), 1) != sample_answers(model, prompt, 5, Sampling(8), (), 2)
+    assert draw_rollouts(model, prompt, 5, RolloutOptions(8), (), 1) == draw_rollouts(
+        model, prompt, 5, RolloutOptions(8), (), 1
+    )
+    assert draw_rollouts(model, prompt, 5, RolloutOptions(8), (), 1) != draw_rollouts(
+        model, prompt, 5, RolloutOptions(8), (), 2
+    )
 
 
 def test_answers_that_outlive_the_others_go_on_as_before() -> None:
     model = small_model()
     stops = tuple(range(0, VOCABULARY, 3))
-    answers = sample_answers(model, [5, 9, 200], 16, Sampling(30), stops, 0)
+    answers = draw_rollouts(model, [5, 9, 200], 16, RolloutOptions(30), stops, 0)
     assert len({len(answer.ids) for answer in answers}) > 2
     for answer in answers:
         assert all(token not in stops for token in answer.ids[:-1])

@@ -102,7 +102,7 @@ def test_packed_rows_give_each_example_the_loss_it_has_alone() -> None:
         alone, _ = loss_and_gradients(model, objective([example], batch_size=1))
         tokens = mx.array(example.ids[None, :-1])
         logits = np.array(model(tokens)[0])
-        expected = numpy_loss(logits, example.ids[1:], example.trained[1:].astype(np.float64))
+        expected = numpy_loss(logits, example.ids[1:], example.is_target[1:].astype(np.float64))
         assert alone == pytest.approx(expected, rel=1e-5)
     together, _ = loss_and_gradients(model, packed)
     each = sum(loss_and_gradients(model, objective([example], batch_size=1))[0] for example in examples)
@@ -169,7 +169,7 @@ def test_gradients_are_those_of_autodiff_through_the_plain_model() -> None:
     def plain(params: Any) -> mx.array:
         model.update(params)
         losses = nn.losses.cross_entropy(model(mx.array(example.ids[None, :-1]))[0], mx.array(example.ids[1:]))
-        return (losses * mx.array(example.trained[1:])).sum()
+        return (losses * mx.array(example.is_target[1:])).sum()
 
     params = model.trainable_parameters()
     from llama3_mlx.trees import flatten
@@ -200,11 +200,11 @@ def test_gradients_of_a_and_b_are_those_of_peft_on_transformers(use_dora: bool) 
             values = torch.from_numpy(np.array(array))
             named[their_name(name)].copy_(values if name.endswith(".m") else values.T)
     example = random_examples(1, low=50, high=60)[0]
-    labels = torch.from_numpy(np.where(example.trained, example.ids, -100).astype(np.int64))[None]
+    labels = torch.from_numpy(np.where(example.is_target, example.ids, -100).astype(np.int64))[None]
     output = theirs(input_ids=torch.from_numpy(example.ids.astype(np.int64))[None], labels=labels)
-    (output.loss * example.n_trained).backward()
+    (output.loss * example.n_targets).backward()
     loss, grads = loss_and_gradients(model, objective([example], batch_size=1))
-    assert loss == pytest.approx(output.loss.item() * example.n_trained, rel=1e-5)
+    assert loss == pytest.approx(output.loss.item() * example.n_targets, rel=1e-5)
     for name, grad in grads.items():
         gradient = named[their_name(name)].grad
         assert gradient is not None

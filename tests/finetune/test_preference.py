@@ -22,7 +22,7 @@ from llama3_mlx.finetune.objectives.preference import (
 )
 from llama3_mlx.finetune.preference import build_preference
 from llama3_mlx.finetune.settings import DpoSettings, TrainSettings
-from llama3_mlx.finetune.training.job import Job, load_text_side
+from llama3_mlx.finetune.training.job import TrainingJob, load_text_side
 from llama3_mlx.finetune.training.trainer import Trainer
 from llama3_mlx.model.transformer import LlamaForCausalLM
 
@@ -33,7 +33,7 @@ def numpy_logprobs(model: LlamaForCausalLM, example: Example) -> np.ndarray:
     """Log-probabilities of the trained tokens in float64, by the model's plain forward pass."""
     logits = np.array(model(mx.array(example.ids[None, :-1]))[0]).astype(np.float64)
     normalized = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    return normalized[np.arange(len(logits)), example.ids[1:]][example.trained[1:]]
+    return normalized[np.arange(len(logits)), example.ids[1:]][example.is_target[1:]]
 
 
 def pairs(n: int, seed: int = 0) -> list[Unit]:
@@ -95,7 +95,7 @@ def test_dpo_is_what_its_formula_says(kind: str, smoothing: float) -> None:
     model = moved_model(adapted_model(small_model()), made)
     now, then = gains(units, model, made._first)
     gain = now - then
-    tokens = np.array([[s.n_trained for s in unit.sequences] for unit in units])
+    tokens = np.array([[s.n_targets for s in unit.sequences] for unit in units])
     h = 0.1 * (gain[:, 0] - gain[:, 1])
     if kind == "ipo":
         expected = (((gain / tokens)[:, 0] - (gain / tokens)[:, 1]) - 5) ** 2
@@ -185,8 +185,8 @@ def test_only_the_last_answer_of_a_dialog_is_judged() -> None:
     from llama3_mlx.finetune.data.encoding import last_turn
 
     marks = np.array([0, 1, 1, 0, 0, 1, 1, 1], bool)
-    assert last_turn([Example(np.arange(8, dtype=np.int32), marks)])[0].trained.tolist() == [False] * 5 + [True] * 3
-    assert last_turn(random_examples(1))[0].trained.sum() == random_examples(1)[0].trained.sum()
+    assert last_turn([Example(np.arange(8, dtype=np.int32), marks)])[0].is_target.tolist() == [False] * 5 + [True] * 3
+    assert last_turn(random_examples(1))[0].is_target.sum() == random_examples(1)[0].is_target.sum()
 
 
 def test_pairs_whose_answers_are_cut_off_are_told(tiny_folder: Path, tmp_path: Path) -> None:
@@ -194,14 +194,15 @@ def test_pairs_whose_answers_are_cut_off_are_told(tiny_folder: Path, tmp_path: P
     data = write_lines(tmp_path / "pairs.jsonl", [pair, {**pair, "prompt": "word " * 90}, pair])
     settings = DpoSettings(max_length=64)
     prepared = build_preference(
-        Job("dpo", str(tiny_folder), (str(data),), (), tmp_path / "run", settings), load_text_side(str(tiny_folder))
+        TrainingJob("dpo", str(tiny_folder), (str(data),), (), tmp_path / "run", settings),
+        load_text_side(str(tiny_folder)),
     )
     assert (
         prepared.notes[0] == "train on 2 examples; 1 cut to max_length; 1 left out, with no answer left after the cut"
     )
     made = prepared.objective
     assert isinstance(made, Preference)
-    assert made.batch(0).n_trained == sum(side.n_trained for unit in made.units for side in unit.sequences)
+    assert made.batch(0).n_targets == sum(side.n_targets for unit in made.units for side in unit.sequences)
     assert len(prepared.shown) == 2
 
 

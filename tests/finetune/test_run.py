@@ -108,14 +108,14 @@ def test_a_run_that_goes_on_keeps_its_data(
     train(tiny_folder, dialogs, run, TrainSettings(**{**SHORT_RUN, "steps": 1}))
     other = write_lines(tmp_path / "other.jsonl", [{"text": "a"}])
     assert main(["train", "--resume", run, "-d", str(other)]) == 2
-    assert "--data can't change in a run that goes on" in capsys.readouterr().err
+    assert "--data can't change in a resumed run" in capsys.readouterr().err
     assert main(["train", "--resume", run, "-m", str(tiny_folder), "-d", str(dialogs), "-o", run, "--quiet"]) == 0
 
 
 RUN = """
 import json, sys
 from llama3_mlx.finetune import train, TrainSettings
-from llama3_mlx.finetune.job import resumed_job, run_job
+from llama3_mlx.finetune.training.job import resumed_job, run_job
 from llama3_mlx.finetune.sft import build_supervised
 from pathlib import Path
 model, data, out, settings = sys.argv[1:]
@@ -165,7 +165,7 @@ def test_a_run_may_be_made_longer_but_not_changed(tiny_folder: Path, dialogs: Pa
         resume(tmp_path / "run", learning_rate=1.0)
     with pytest.raises(TrainingError, match="holds a training run"):
         train(tiny_folder, dialogs, tmp_path / "run", TrainSettings(**SHORT_RUN))
-    with pytest.raises(TrainingError, match="nothing to go on"):
+    with pytest.raises(TrainingError, match="nothing to resume"):
         resumed = tmp_path / "other"
         resumed.mkdir()
         (resumed / "run.json").write_text((tmp_path / "run" / "run.json").read_text())
@@ -242,9 +242,9 @@ def test_accumulation_is_weighted_by_tokens(tiny_folder: Path, dialogs: Path, tm
 
     # Whichever examples come together, an epoch's mean over tokens is the same for the untouched model.
     def mean(reports: list[StepReport]) -> float:
-        return sum(r.loss * r.trained_tokens for r in reports) / sum(r.trained_tokens for r in reports)
+        return sum(r.loss * r.target_tokens for r in reports) / sum(r.target_tokens for r in reports)
 
-    assert heard[1][0].trained_tokens > 0
+    assert heard[1][0].target_tokens > 0
     assert mean(heard[1][:1]) == pytest.approx(mean(heard[2][:1]), rel=0.05)
 
 
@@ -336,7 +336,7 @@ def test_every_optimizer_goes_on_to_the_same_bytes(
         ({"layers": 5}, "the model has 2"),
         ({"rank_for": ("down_proj",)}, "NAME=RANK"),
         ({"rank_for": ("nose=3",)}, "no trained layer matches"),
-        ({"whole": ("nose",), "targets": ("q_proj",)}, "matches 'nose'"),
+        ({"modules_to_save": ("nose",), "targets": ("q_proj",)}, "matches 'nose'"),
         ({"memory": "much"}, "12GB"),
         ({"memory": "1MB"}, "needs"),
         ({"optimizer": "magic"}, "adamw"),
@@ -356,7 +356,7 @@ def test_settings_that_make_no_sense_are_refused(
     ("lines", "words"),
     [
         ("", "is empty"),
-        ('{"text": "a"}\n{"text": \n', "line 2: no JSON"),
+        ('{"text": "a"}\n{"text": \n', "line 2: not valid JSON"),
         ('{"messages": [{"role": "user", "content": "hi"}]}\n', "line 1: there is no assistant's turn"),
         ('{"messages": [{"role": "king", "content": "hi"}]}\n', "line 1: .*'king'"),
         ('{"text": "a"}\n{"prompt": "a", "completion": "b"}\n', "line 2: its layout is completion"),
@@ -386,7 +386,7 @@ def test_all_bad_lines_are_named_at_once(tiny_folder: Path, tmp_path: Path) -> N
 def test_lines_that_are_bad_in_different_ways_come_together_and_in_order(tiny_folder: Path, tmp_path: Path) -> None:
     good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
     lines = [json.dumps(good) for _ in range(11)]
-    lines[1] = "no JSON"
+    lines[1] = "not valid JSON"
     lines[3] = json.dumps({"messages": [{"role": "king", "content": "a"}, *good["messages"][1:]]})
     lines[4] = json.dumps({"prompt": "a", "completion": "b"})
     lines[5] = json.dumps({"messages": "a"})
@@ -405,7 +405,7 @@ def test_whole_layers_are_trained_saved_and_loaded(tiny_folder: Path, dialogs: P
     from llama3_mlx.adapters.adapter_set import load_adapter
     from llama3_mlx.checkpoint.loading import load_model
 
-    settings = TrainSettings(**{**SHORT_RUN, "whole": ("layers.1.mlp", "model.norm"), "targets": ("q_proj",)})
+    settings = TrainSettings(**{**SHORT_RUN, "modules_to_save": ("layers.1.mlp", "model.norm"), "targets": ("q_proj",)})
     train(tiny_folder, dialogs, tmp_path / "run", settings)
     saved = load_file(tmp_path / "run" / "adapters.safetensors")
     assert {"model.layers.1.mlp.up_proj.weight", "model.norm.weight", "model.layers.1.self_attn.q_proj.lora_a"} <= set(
@@ -472,7 +472,7 @@ def in_two_processes(script: Path, *arguments: str) -> None:
 
 def same_curves(one: Path, two: Path) -> None:
     """Hold the losses and numbers of tokens of two runs together."""
-    keys = ("step", "loss", "tokens", "trained_tokens")
+    keys = ("step", "loss", "tokens", "target_tokens")
     curves = [
         [
             [line.get(key, 0) for key in keys]

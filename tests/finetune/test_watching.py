@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks.finetune_data import make_data
 from benchmarks.finetune_memory import resident
 from llama3_mlx import CheckpointError, MissingExtraError, RequestError
-from llama3_mlx.cli.training import Progress
+from llama3_mlx.cli.training_run import TrainingProgress
 from llama3_mlx.finetune import Callback, DataError, StepReport, ValidationReport, train
 from llama3_mlx.finetune.training.loggers import make_loggers
 
@@ -179,7 +179,7 @@ def test_a_line_of_progress_is_never_wrapped_and_never_left_behind(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    shown = Progress()
+    shown = TrainingProgress()
     shown.on_start({"total_steps": 3, "step": 0})
     numbers = (0.1, 2.0, 1e-4, 1.0, 500, 100, 1.0, 500.0, 10**9, 2 * 10**9)
     for step in (1, 2):

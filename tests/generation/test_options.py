@@ -1,18 +1,13 @@
 """Generation options: limits, defaults of a checkpoint, flags."""
 
 import argparse
-from dataclasses import fields
 from typing import Any
 
 import pytest
 
 from llama3_mlx.cli.flags import add_flags, from_flags
 from llama3_mlx.errors import RequestError
-from llama3_mlx.generation.options import GenerationOptions, Settings, make_options
-
-
-def test_keyword_arguments_and_fields_are_the_same() -> None:
-    assert set(Settings.__annotations__) == {entry.name for entry in fields(GenerationOptions)}
+from llama3_mlx.generation.options import GenerationOptions, make_options
 
 
 @pytest.mark.parametrize(
@@ -27,7 +22,7 @@ def test_keyword_arguments_and_fields_are_the_same() -> None:
         ({"seed": -1}, "seed"),
         ({"stop": ["a", ""]}, "stop"),
         ({"stop": 3}, "stop"),
-        ({"tempreature": 1}, "unknown option tempreature; known are"),
+        ({"tempreature": 1}, r"unknown option tempreature \(did you mean temperature\?\); known are max_tokens"),
     ],
 )
 def test_values_out_of_range_are_refused_with_the_range(settings: dict[str, Any], words: str) -> None:

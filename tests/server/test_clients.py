@@ -101,8 +101,8 @@ def likelihoods(folder: Path) -> list[list[float]]:
         ids = tokenizer(context + choice, return_tensors="pt").input_ids
         start = tokenizer(context, return_tensors="pt").input_ids.shape[1]
         with torch.no_grad():
-            chances = model(ids).logits[0].log_softmax(-1)
-        return float(sum(chances[at - 1, ids[0, at]] for at in range(start, ids.shape[1])))
+            logprobs = model(ids).logits[0].log_softmax(-1)
+        return float(sum(logprobs[at - 1, ids[0, at]] for at in range(start, ids.shape[1])))
 
     return [[likelihood(f"The capital of {country} is", f" {city}") for _, city in CAPITALS] for country, _ in CAPITALS]
 

@@ -1,4 +1,4 @@
-"""schemathesis over the served OpenAPI document: no request it can think of is answered with a 5xx."""
+"""schemathesis over the loaded OpenAPI document: no request it can think of is answered with a 5xx."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ def test_no_generated_request_gets_a_server_error(
     monkeypatch.setenv("LLAMA3_MLX_HOME", str(tmp_path))
     command = [sys.executable, "-m", "schemathesis.cli", "run"]
     options = ["--checks", "not_a_server_error", "--phases", "coverage,fuzzing", "--max-time", str(SECONDS)]
-    # What asks the Hub is left out; it has tests of its own.
+    # What submissions the Hub is left out; it has tests of its own.
     options += [
         "--exclude-path",
         "/api/pull",

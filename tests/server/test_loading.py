@@ -58,7 +58,7 @@ def test_models_in_memory_share_the_budget(tiny_folder: Path, needed_gb: float) 
         models = running.app.state.server.models
 
         def rooms() -> list[int]:
-            return [place.served.llama.engine.settings.memory_bytes for place in models.places.values()]
+            return [place.loaded.llama.engine.settings.memory_bytes for place in models.slots.values()]
 
         assert use(running, "a") == 200
         (alone,) = rooms()
@@ -66,7 +66,7 @@ def test_models_in_memory_share_the_budget(tiny_folder: Path, needed_gb: float) 
         assert max(rooms()) < 0.55 * alone
         assert use(running, "b", keep_alive=0) == 200
         deadline = time.monotonic() + 60
-        while len(models.places) > 1:
+        while len(models.slots) > 1:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         while rooms() != [alone]:
@@ -91,8 +91,8 @@ def test_a_model_that_comes_while_another_is_loaded_gets_its_part(
             assert began.wait(30)
             assert use(running, "b") == 200
             assert first.result() == 200
-        places = running.app.state.server.models.places.values()
-        rooms = [place.served.llama.engine.settings.memory_bytes for place in places]
+        slots = running.app.state.server.models.slots.values()
+        rooms = [place.loaded.llama.engine.settings.memory_bytes for place in slots]
         assert len(rooms) == 2
         assert rooms[0] == pytest.approx(rooms[1], rel=0.01)
 

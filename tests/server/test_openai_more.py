@@ -134,7 +134,7 @@ def test_embeddings_are_transformers_mean_hidden_state_of_length_one(
         for text in texts:
             mean = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0).numpy()
             expected.append(mean / np.linalg.norm(mean))
-    # The client asks for base64 unless told otherwise.
+    # The client submissions for base64 unless told otherwise.
     by_default = client.embeddings.create(model="smollm2", input=texts)
     as_floats = client.embeddings.create(model="smollm2", input=texts, encoding_format="float")
     np.testing.assert_allclose([entry.embedding for entry in by_default.data], expected, atol=1e-4)

@@ -37,7 +37,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, server: Running) -> Iterator[Any]:
-    """A fresh page; whatever it complains about, or asks of another server, fails the test."""
+    """A fresh page; whatever it complains about, or submissions of another server, fails the test."""
     context = browser.new_context(viewport={"width": 1100, "height": 800})
     opened, complaints = context.new_page(), []
     opened.set_default_timeout(60_000)
@@ -147,7 +147,7 @@ def test_two_windows_keep_each_others_conversations(page: Any, server: Running) 
     assert page.locator(".message").count() in (2, 4)
 
 
-def test_regenerate_gives_another_answer_in_its_place(page: Any) -> None:
+def test_regenerate_gives_another_answer_in_its_slot(page: Any) -> None:
     set_up(page, max_tokens="10", temperature="1.5")
     ask(page, "Invent a word.")
     first = finished(page)

@@ -148,7 +148,7 @@ def test_the_queue_has_an_end(tiny_folder: Path) -> None:
             assert int(refused.headers["retry-after"]) >= 1
         deadline = time.monotonic() + 60
         while running.post("/v1/chat/completions", CHAT).status_code == 429:
-            assert time.monotonic() < deadline, "the places of clients that went away are not free again"
+            assert time.monotonic() < deadline, "the slots of clients that went away are not free again"
             time.sleep(0.1)
 
 
@@ -172,7 +172,7 @@ def test_a_request_ends_at_its_time_limit_with_what_it_has(tiny_folder: Path) ->
         assert 0 < reply["usage"]["completion_tokens"] < 100_000
 
 
-def test_a_client_that_goes_away_frees_its_place(server: Running) -> None:
+def test_a_client_that_goes_away_frees_its_slot(server: Running) -> None:
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{server.url}/v1/completions", json={"prompt": "a", "max_tokens": 100_000}, timeout=1)
     deadline = time.monotonic() + 60

@@ -139,7 +139,7 @@ def test_logprobs_are_the_engines(client: openai.OpenAI, llama: Llama) -> None:
 
 
 def test_an_echo_scores_the_prompt(client: openai.OpenAI, llama: Llama) -> None:
-    """As lm-evaluation-harness asks: token ids, one token more, the prompt's log-probabilities."""
+    """As lm-evaluation-harness submissions: token ids, one token more, the prompt's log-probabilities."""
     ids = llama.tokenizer.encode("The quick brown fox jumps", bos=True)
     expected = llama.generate(ids, max_tokens=1, temperature=0, prompt_logprobs=1, logprobs=1)
     assert expected.prompt_logprobs is not None
@@ -213,7 +213,7 @@ def test_answers_to_one_request_share_one_compiled_form(
     client: openai.OpenAI, server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.completions.create(model="tiny", prompt="a", max_tokens=1)
-    llama = server.app.state.server.models.places["tiny"].served.llama
+    llama = server.app.state.server.models.slots["tiny"].loaded.llama
     compiled, compile_form = [], llama._compile
 
     def counted(options: Any) -> Any:
@@ -234,7 +234,7 @@ def test_others_are_served_while_a_prompt_is_tokenized_or_a_form_compiled(
     client: openai.OpenAI, server: Running, monkeypatch: pytest.MonkeyPatch, slow: str
 ) -> None:
     client.completions.create(model="tiny", prompt="a", max_tokens=1)
-    llama = server.app.state.server.models.places["tiny"].served.llama
+    llama = server.app.state.server.models.slots["tiny"].loaded.llama
     owner, name = (llama.dialog, "encode") if slow == "dialog.encode" else (llama, slow)
     begun, go_on, plain = threading.Event(), threading.Event(), getattr(owner, name)
 

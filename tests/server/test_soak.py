@@ -16,7 +16,7 @@ CLIENTS = 64
 def test_each_of_many_clients_gets_its_own_number_back(tiny_folder: Path) -> None:
     with running_server({"tiny": tiny_folder}, max_running=64, max_queue=256) as running:
         asyncio.run(soak(running.url, CLIENTS, 0.5, digits=6))
-        llama = running.app.state.server.models.places["tiny"].served.llama
+        llama = running.app.state.server.models.slots["tiny"].loaded.llama
         llama.release_memory()
         before = mx.get_active_memory()
         tally = asyncio.run(soak(running.url, CLIENTS, 2.0, digits=6))

@@ -1,4 +1,4 @@
-"""Examples to token ids and marks of which of them are learned; control tokens come from the dialog format alone."""
+"""Examples to token ids and marks of which of them are targets; control tokens come from the dialog format alone."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,15 +12,13 @@ from ...tokenizer.tokenizer import Tokenizer
 from .formats import Sample
 from .records import collected
 
-TRAIN_ON = ("auto", "assistant", "all")
-
 
 @dataclass(frozen=True)
 class Example:
     """Token ids and which of them count as targets; the first never does, since nothing predicts it."""
 
     ids: np.ndarray
-    trained: np.ndarray
+    is_target: np.ndarray
     where: str = ""
     truncated: int = 0
 
@@ -30,12 +28,12 @@ class Example:
         return len(self.ids) - 1
 
     @property
-    def n_trained(self) -> int:
+    def n_targets(self) -> int:
         """Number of targets."""
-        return int(self.trained[1:].sum())
+        return int(self.is_target[1:].sum())
 
 
-class Encoder:
+class ExampleEncoder:
     """Encodes samples for one model."""
 
     def __init__(
@@ -60,20 +58,20 @@ class Encoder:
                 {"role": "user", "content": sample.prompt},
                 {"role": "assistant", "content": sample.completion},
             ]
-        ids, trained = self._text(sample) if messages is None else self._messages(messages, sample.tools)
+        ids, marks = self._text(sample) if messages is None else self._messages(messages, sample.tools)
         if self.train_on == "all":
-            trained = [True] * len(ids)
+            marks = [True] * len(ids)
         cut = max(0, len(ids) - self.max_length)
-        ids, trained = ids[: self.max_length], trained[: self.max_length]
-        return Example(np.array(ids, np.int32), np.array(trained, np.bool_), sample.where, cut)
+        ids, marks = ids[: self.max_length], marks[: self.max_length]
+        return Example(np.array(ids, np.int32), np.array(marks, np.bool_), sample.where, cut)
 
     def _messages(self, messages: Sequence[Any], tools: list[Any] | None) -> tuple[list[int], list[bool]]:
         if self.dialog is None:
             raise DataError("it is a dialog, but this base model has no dialog format: use text or an instruct model")
-        ids, trained = self.dialog.encode_with_spans(messages, tools=tools)
-        if not any(trained):
+        ids, marks = self.dialog.encode_with_mask(messages, tools=tools)
+        if not any(marks):
             raise DataError("there is no assistant's turn to learn from")
-        return ids, trained
+        return ids, marks
 
     def _text(self, sample: Sample) -> tuple[list[int], list[bool]]:
         prompt = self.tokenizer.encode(sample.prompt or "", bos=True)
@@ -96,12 +94,12 @@ def encode_all(
     return examples
 
 
-def keep_trainable(examples: Sequence[Example], max_length: int) -> list[Example]:
-    """Return the examples with something left to learn; raises DataError if there is none."""
-    kept = [example for example in examples if example.n_trained]
+def keep_with_targets(examples: Sequence[Example], max_length: int) -> list[Example]:
+    """Return the examples with target tokens left; raises DataError if there is none."""
+    kept = [example for example in examples if example.n_targets]
     if not kept:
         raise DataError(
-            f"in all {len(examples)} examples what is to be learned lies beyond max_length {max_length}: "
+            f"in all {len(examples)} examples the target tokens lie beyond max_length {max_length}: "
             "raise it or shorten the prompts"
             if examples
             else "there are no examples"
@@ -118,10 +116,10 @@ def end_token(tokenizer: Tokenizer, eos_ids: Sequence[int]) -> int:
 
 
 def last_turn(examples: Sequence[Example]) -> list[Example]:
-    """Return the examples with only the last run of trained tokens marked: the answer that was judged."""
+    """Return the examples with only the last run of target tokens marked: the answer that was judged."""
     made = []
     for example in examples:
-        marks = example.trained.copy()
+        marks = example.is_target.copy()
         ends = np.flatnonzero(marks[:-1] & ~marks[1:])
         stretches = [end for end in ends if marks[end + 1 :].any()]
         if stretches:

@@ -21,7 +21,7 @@ _ALPACA = (
 
 @dataclass(frozen=True)
 class Sample:
-    """An example to learn from: a dialog, or a prompt and what follows; `prompt` None is a text that counts whole."""
+    """An example: a dialog, or a prompt and its completion; with `prompt` None, a text whose tokens are all targets."""
 
     where: str
     messages: Messages | None = None
@@ -41,11 +41,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Labeled:
-    """A continuation that is wanted or not."""
+    """A desirable or undesirable continuation."""
 
     where: str
     sample: Sample
-    wanted: bool
+    desirable: bool
 
 
 @dataclass(frozen=True)
@@ -108,16 +108,16 @@ def _read(
     made: list[Any] = []
     accepted = layouts if layout == "auto" else {layout: layouts[layout]}
     # The first example that has a layout sets it for all.
-    wanted = next((name for record in records if (name := layout_of(record, accepted))), None)
-    told = False
+    common = next((name for record in records if (name := layout_of(record, accepted))), None)
+    explained = False
     with collected(problems) as bad:
         for record in records:
             found = layout_of(record, accepted)
             if found is None:
-                bad.append(f"{record.where}: {_no_layout(record, accepted, told=told)}")
-                told = True
-            elif found != wanted:
-                bad.append(f"{record.where}: its layout is {found} and the first example's {wanted}: mixed data")
+                bad.append(f"{record.where}: {_no_layout(record, accepted, explained=explained)}")
+                explained = True
+            elif found != common:
+                bad.append(f"{record.where}: its layout is {found} and the first example's {common}: mixed data")
             else:
                 try:
                     made.append(layouts[found][1](record))
@@ -126,15 +126,15 @@ def _read(
     return made
 
 
-def _no_layout(record: Record, accepted: Mapping[str, tuple[tuple[str, ...], Reader]], *, told: bool) -> str:
-    """Say that a record has no layout that is accepted; which are, is told once."""
+def _no_layout(record: Record, accepted: Mapping[str, tuple[tuple[str, ...], Reader]], *, explained: bool) -> str:
+    """Say that a record has no layout that is accepted; which are accepted is said once."""
     has = ", ".join(map(str, record.value)) or "no keys"
     others = {"train": SUPERVISED, "dpo, orpo and kto": PREFERENCE, "kto": LABELLED}
     commands = [name for name, layouts in others.items() if layout_of(record, layouts)]
     if commands:
         return f"it has {has:.200}: data for {commands[0]}"
     keys = "; ".join(f"{name}: {', '.join(keys)}" for name, (keys, _) in accepted.items())
-    return f"it has {has:.200}, which is none of the layouts" + ("" if told else f" ({keys})")
+    return f"it has {has:.200}, which is none of the layouts" + ("" if explained else f" ({keys})")
 
 
 def _text(value: Mapping[str, Any], key: str, *, empty: bool = False) -> str:

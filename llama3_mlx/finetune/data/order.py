@@ -1,4 +1,4 @@
-"""Which batch comes at which step: a function of the seed alone, so that a run that goes on finds its place."""
+"""Which batch comes at which step: a function of the seed alone, so that a resumed run finds its position."""
 
 from collections.abc import Callable
 from functools import lru_cache

@@ -12,8 +12,8 @@ STEP = 64
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Packed rows as arrays: tokens and segments (B, L), targets of the trained positions (n,).
+class PackedBatch:
+    """Packed rows as arrays: tokens and segments (B, L), targets of the target positions (n,).
 
     `positions` count through the flattened rows; the last of them may be filling, with weight 0.
     """
@@ -25,20 +25,20 @@ class Batch:
     weights: np.ndarray
     where: tuple[str, ...]
     n_tokens: int
-    n_trained: int
+    n_targets: int
 
 
-def row_length(longest: int, n_tokens: int, batch_size: int, asked: int | None = None) -> int:
-    """Return the length of rows: the longest example's, or what was asked for if that is more, in steps of STEP.
+def row_length(longest: int, n_tokens: int, batch_size: int, min_length: int | None = None) -> int:
+    """Return the length of rows: the longest example's, or `min_length` if that is more, in steps of STEP.
 
     Data that fit less than one batch make the rows no longer than they need.
     """
     longest = -(-longest // STEP) * STEP
-    wanted = max(longest, min(asked or longest, -(-n_tokens // batch_size // STEP) * STEP))
-    return max(STEP, wanted)
+    length = max(longest, min(min_length or longest, -(-n_tokens // batch_size // STEP) * STEP))
+    return max(STEP, length)
 
 
-def pack(lengths: Sequence[int], row: int, order: Sequence[int]) -> list[list[int]]:
+def pack_examples(lengths: Sequence[int], row: int, order: Sequence[int]) -> list[list[int]]:
     """Return rows of example numbers: the longest first, each into the fullest row that has room for it.
 
     Among examples of equal length those earlier in `order` come first; the lengths alone decide how many rows there
@@ -75,7 +75,7 @@ def batch_rows(
     """
     order = rng.permutation(len(lengths)).tolist()
     if packing:
-        rows = pack(lengths, row, order)
+        rows = pack_examples(lengths, row, order)
         rows = [rows[i] for i in rng.permutation(len(rows))]
     else:
         rows = [[number] for number in sorted(order, key=lambda number: lengths[number])]
@@ -83,10 +83,10 @@ def batch_rows(
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def make_batch(examples: Sequence[Example], rows: Sequence[Sequence[int]], length: int, filling: int) -> Batch:
+def make_batch(examples: Sequence[Example], rows: Sequence[Sequence[int]], length: int, filling: int) -> PackedBatch:
     """Return the arrays of a batch of rows; without rows, one that is empty.
 
-    Trained positions are filled up to a multiple of `filling`, so that their number takes few values.
+    Target positions are filled up to a multiple of `filling`, so that their number takes few values.
     """
     tokens = np.zeros((max(1, len(rows)), length), np.int32)
     segments = np.zeros((max(1, len(rows)), length), np.int32)
@@ -99,15 +99,15 @@ def make_batch(examples: Sequence[Example], rows: Sequence[Sequence[int]], lengt
             stop = at + example.length
             tokens[index, at:stop] = example.ids[:-1]
             segments[index, at:stop] = segment
-            trained = np.flatnonzero(example.trained[1:])
-            positions.append(index * length + at + trained)
-            targets.append(example.ids[1:][trained])
+            marked = np.flatnonzero(example.is_target[1:])
+            positions.append(index * length + at + marked)
+            targets.append(example.ids[1:][marked])
             at = stop
-    n_trained = sum(map(len, positions))
-    n_filled = max(filling, -(-n_trained // filling) * filling) - n_trained
-    weights = np.ones(n_trained + n_filled, np.float32)
-    weights[n_trained:] = 0
-    return Batch(
+    n_targets = sum(map(len, positions))
+    n_filled = max(filling, -(-n_targets // filling) * filling) - n_targets
+    weights = np.ones(n_targets + n_filled, np.float32)
+    weights[n_targets:] = 0
+    return PackedBatch(
         tokens,
         segments,
         np.concatenate([*positions, np.zeros(n_filled, np.int64)]).astype(np.int32),
@@ -115,5 +115,5 @@ def make_batch(examples: Sequence[Example], rows: Sequence[Sequence[int]], lengt
         weights,
         tuple(examples[number].where for row in rows for number in row),
         int((segments > 0).sum()),
-        n_trained,
+        n_targets,
     )

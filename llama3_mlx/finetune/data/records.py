@@ -66,7 +66,7 @@ def _read_source(source: str, split: str, problems: list[str]) -> Iterable[Recor
     name, _, function = source.rpartition(":")
     if name.endswith(".py"):
         if split == "test":
-            # A function is asked for what to train and to validate on.
+            # A function gives what to train and to validate on.
             return []
         return _from_function(Path(name).expanduser(), function, split, problems)
     path = Path(source).expanduser()
@@ -121,7 +121,7 @@ def _parsed(where: str, line: str, problems: list[str]) -> list[Record]:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        problems.append(f"{where}: no JSON: {error}")
+        problems.append(f"{where}: not valid JSON: {error}")
         return []
     return _checked(where, value, problems)
 
@@ -141,7 +141,7 @@ def _from_list(path: Path, text: str, problems: list[str]) -> list[Record]:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is no JSON: {error}") from None
+        raise DataError(f"{path} is not valid JSON: {error}") from None
     return [r for n, value in enumerate(values, start=1) for r in _checked(f"{path}, entry {n}", value, problems)]
 
 
@@ -165,7 +165,7 @@ def _from_hub(name: str, split: str) -> list[Record]:
     try:
         found = datasets.load_dataset(name)
     except (OSError, ValueError) as error:
-        raise HubError(f"the data set {name} can't be had: {' '.join(str(error).split())[:300]}") from None
+        raise HubError(f"the data set {name} is unavailable: {' '.join(str(error).split())[:300]}") from None
     chosen = next((key for key in SPLITS[split] if key in found), None)
     if chosen is None:
         return []

@@ -1,4 +1,4 @@
-"""What `data check` tells: counts, lengths, what would be cut, and which tokens are learned."""
+"""What `data check` tells: counts, lengths, what would be cut, and which tokens are targets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...tokenizer.tokenizer import Tokenizer
-from .encoding import Encoder, Example, encode_all, last_turn
+from .encoding import Example, ExampleEncoder, encode_all, last_turn
 from .formats import has_pairs, read_pairs, read_samples
-from .packing import pack, row_length
+from .packing import pack_examples, row_length
 from .records import collected, read_records
 
 
@@ -18,7 +18,7 @@ class DataFacts:
 
     examples: int
     tokens: int
-    trained_tokens: int
+    target_tokens: int
     shortest: int
     median: int
     longest: int
@@ -29,7 +29,7 @@ class DataFacts:
     padded_share: float
 
 
-def read_examples(sources: Sequence[str], encoder: Encoder, layout: str = "auto") -> list[Example]:
+def read_examples(sources: Sequence[str], encoder: ExampleEncoder, layout: str = "auto") -> list[Example]:
     """Return the examples of supervised data, or both sides of pairs; raises DataError with all that is wrong."""
     with collected() as problems:
         records = read_records(sources, problems=problems)
@@ -49,18 +49,18 @@ def data_facts(examples: Sequence[Example], batch_size: int = 4) -> DataFacts:
     lengths = [len(example.ids) for example in examples]
     inputs = [example.length for example in examples]
     row = row_length(max(inputs), sum(inputs), batch_size, 512)
-    rows = len(pack(inputs, row, range(len(inputs))))
-    padded = sum(max(inputs[at : at + batch_size]) * len(inputs[at : at + batch_size])
-                 for at in range(0, len(inputs), batch_size))  # fmt: skip
+    rows = len(pack_examples(inputs, row, range(len(inputs))))
+    batches = [inputs[at : at + batch_size] for at in range(0, len(inputs), batch_size)]
+    padded = sum(max(batch) * len(batch) for batch in batches)
     return DataFacts(
         examples=len(examples),
         tokens=sum(lengths),
-        trained_tokens=sum(example.n_trained for example in examples),
+        target_tokens=sum(example.n_targets for example in examples),
         shortest=min(lengths),
         median=int(np.median(lengths)),
         longest=max(lengths),
         cut=sum(example.truncated > 0 for example in examples),
-        nothing_left=sum(example.n_trained == 0 for example in examples),
+        nothing_left=sum(example.n_targets == 0 for example in examples),
         histogram=_histogram([length + example.truncated for length, example in zip(lengths, examples, strict=True)]),
         packed_share=sum(inputs) / (rows * row),
         padded_share=sum(inputs) / padded if padded else 0.0,
@@ -84,12 +84,12 @@ def _powers(low: int, high: int) -> list[int]:
 
 
 def marked_pieces(tokenizer: Tokenizer, example: Example) -> list[tuple[str, bool]]:
-    """Return the text of an example in stretches that are learned or not, control tokens shown."""
+    """Return the text of an example in stretches of targets and of others, control tokens shown."""
     pieces: list[tuple[str, bool]] = []
     at = 0
-    for stop in [*np.flatnonzero(np.diff(example.trained)).tolist(), len(example.ids) - 1]:
+    for stop in [*np.flatnonzero(np.diff(example.is_target)).tolist(), len(example.ids) - 1]:
         ids = example.ids[at : stop + 1].tolist()
         if ids:
-            pieces.append((tokenizer.decode(ids), bool(example.trained[at])))
+            pieces.append((tokenizer.decode(ids), bool(example.is_target[at])))
         at = stop + 1
     return pieces

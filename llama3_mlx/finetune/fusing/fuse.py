@@ -17,7 +17,7 @@ import mlx.core as mx
 
 from ...adapters.adapter import Adapter
 from ...adapters.mlx_lm_format import read_adapter
-from ...adapters.rescaling import base_of
+from ...adapters.rescaling import adapter_base
 from ...checkpoint.loading import load_model
 from ...convert.targets.destination import check_destination
 from ...errors import ConversionError
@@ -54,7 +54,7 @@ def fuse(
     texts: Sequence[str] = (),
     force: bool = False,
 ) -> FuseReport:
-    """Fuse an adapter into a model and write the folder `out`, which appears when it is whole.
+    """Fuse an adapter into a model and write the folder `out`, which appears atomically.
 
     With `force` it replaces the folder of a model that is there, in one step at the end.
 
@@ -67,7 +67,7 @@ def fuse(
         check_destination(target, needed, force=force)
     base = load_model(source, join=False)
     unpack_for_training(base)
-    read = read_adapter(Path(adapter).expanduser(), base_of(base))
+    read = read_adapter(Path(adapter).expanduser(), adapter_base(base))
     tokens = _probe_tokens(source, Path(adapter).expanduser(), texts)
     layers = {path: layer for path, layer in base.named_modules() if path in _paths(read)}
     forms, kept = choose_forms(base, read, layers, tokens, bits, stored_dtype(source))
@@ -90,7 +90,7 @@ def _disk_errors(target: Path) -> Iterator[None]:
 
 
 def _paths(adapter: Adapter) -> set[str]:
-    return {*adapter.parts, *(name.rpartition(".")[0] for name in adapter.whole)}
+    return {*adapter.parts, *(name.rpartition(".")[0] for name in adapter.full_tensors)}
 
 
 def _probe_tokens(source: Path, adapter: Path, texts: Sequence[str]) -> mx.array:

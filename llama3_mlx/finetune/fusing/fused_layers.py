@@ -17,8 +17,8 @@ Form = Scheme | mx.Dtype
 
 def fused_weight(path: str, layer: Any, adapter: Adapter) -> mx.array:
     """Return the matrix of a layer with the adapter in it, float32."""
-    whole = adapter.whole.get(f"{path}.weight")
-    weight = (dense_weight(layer) if whole is None else whole).astype(mx.float32)
+    full = adapter.full_tensors.get(f"{path}.weight")
+    weight = (dense_weight(layer) if full is None else full).astype(mx.float32)
     part = adapter.parts.get(path)
     if part is None:
         return weight
@@ -34,7 +34,7 @@ def low_rank_matrix(path: str, part: LowRank) -> mx.array:
     return part.scale * (a @ b if path == EMBEDDING else (a @ b).T)
 
 
-def rounded(weight: mx.array, form: Form) -> mx.array:
+def round_trip(weight: mx.array, form: Form) -> mx.array:
     """Return the matrix after rounding to a form and back, float32."""
     if isinstance(form, Scheme):
         parts = mx.quantize(weight.astype(mx.float16), form.group_size, form.bits, mode=form.mode)
@@ -47,7 +47,7 @@ def rounded(weight: mx.array, form: Form) -> mx.array:
 class RoundedLayer(nn.Module):
     """A fused layer that computes on its rounded matrix, made anew at each call so that only one is in memory.
 
-    With `probe` it goes on with the exact output and notes how far the rounded one is from it.
+    With `probe` it returns the exact output and notes how far the rounded one is from it.
     """
 
     def __init__(self, path: str, layer: nn.Module, adapter: Adapter, form: Form) -> None:
@@ -59,18 +59,18 @@ class RoundedLayer(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         exact = fused_weight(self._path, self._layer, self._adapter)
         if self._path == EMBEDDING:
-            return rounded(exact, self.form)[x].astype(self._dtype())
-        near = rounded(exact, self.form)
+            return round_trip(exact, self.form)[x].astype(self._dtype())
+        near = round_trip(exact, self.form)
         y = (x.astype(mx.float32) @ (exact if self.probe else near).T).astype(x.dtype)
         if self.probe:
             wrong = mx.linalg.norm(x.astype(mx.float32) @ (near - exact).T)
             self.error = scalar(wrong / mx.linalg.norm(y.astype(mx.float32)))
-        bias = self._adapter.whole.get(f"{self._path}.bias", self._layer.get("bias"))
+        bias = self._adapter.full_tensors.get(f"{self._path}.bias", self._layer.get("bias"))
         return y if bias is None else y + bias.astype(y.dtype)
 
     def as_linear(self, x: mx.array) -> mx.array:
         """Return the logits of a tied head."""
-        weight = rounded(fused_weight(self._path, self._layer, self._adapter), self.form)
+        weight = round_trip(fused_weight(self._path, self._layer, self._adapter), self.form)
         return (x.astype(mx.float32) @ weight.T).astype(x.dtype)
 
     def _dtype(self) -> mx.Dtype:
@@ -87,7 +87,7 @@ def fused_tensors(path: str, layer: Any, adapter: Adapter, form: Form) -> Mappin
         made = dict(zip((f"{path}.weight", f"{path}.scales", f"{path}.biases"), parts, strict=False))
     else:
         made[f"{path}.weight"] = weight.astype(form)
-    bias = adapter.whole.get(f"{path}.bias", layer.get("bias"))
+    bias = adapter.full_tensors.get(f"{path}.bias", layer.get("bias"))
     if bias is not None:
         made[f"{path}.bias"] = bias
     return made

@@ -51,7 +51,7 @@ def choose_forms(
     quantized = {path: scheme for path in matrices if (scheme := _scheme(layers[path]))}
     plain: dict[str, Form] = {**others, **{path: dtype for path in matrices if path not in quantized}}
     if bits != "auto":
-        form = _asked(bits)
+        form = _requested(bits)
         forms = {**plain, **dict.fromkeys(quantized or matrices, form)}
         return forms, kept(forms)
     coarse: dict[str, Form] = {**plain, **quantized}
@@ -110,9 +110,14 @@ class _Rounded:
         self, model: LlamaForCausalLM, adapter: Adapter, layers: dict[str, nn.Module], forms: dict[str, Form]
     ) -> None:
         self.model, self.layers = model, layers
-        self.made = {path: RoundedLayer(path, layers[path], adapter, form) for path, form in forms.items()
-                     if is_matrix(layers[path])}  # fmt: skip
-        self.made_others = {path: _with_whole(path, layers[path], adapter) for path in forms if path not in self.made}
+        self.made = {
+            path: RoundedLayer(path, layers[path], adapter, form)
+            for path, form in forms.items()
+            if is_matrix(layers[path])
+        }
+        self.made_others = {
+            path: _with_full_tensors(path, layers[path], adapter) for path in forms if path not in self.made
+        }
 
     def __enter__(self) -> dict[str, RoundedLayer]:
         self.model.update_modules(tree_unflatten([*self.made.items(), *self.made_others.items()]))
@@ -123,9 +128,9 @@ class _Rounded:
         self.model.update_modules(tree_unflatten([(path, self.layers[path]) for path in paths]))
 
 
-def _with_whole(path: str, layer: nn.Module, adapter: Adapter) -> nn.Module:
+def _with_full_tensors(path: str, layer: nn.Module, adapter: Adapter) -> nn.Module:
     made: Any = nn.RMSNorm(1, eps=layer.eps)
-    made.weight = adapter.whole[f"{path}.weight"].astype(layer.weight.dtype)
+    made.weight = adapter.full_tensors[f"{path}.weight"].astype(layer.weight.dtype)
     return made
 
 
@@ -138,7 +143,7 @@ def _scheme(layer: Any) -> Scheme | None:
     return Scheme(layer.bits, layer.group_size, layer.mode) if "scales" in layer else None
 
 
-def _asked(bits: str) -> Form:
+def _requested(bits: str) -> Form:
     if bits in DTYPES:
         return DTYPES[bits]
     if not bits.isdigit():

@@ -40,8 +40,9 @@ def write_model(
     """Write weights, config and what goes along with them; return the bytes of the weights."""
     values = load_json_object(source / "config.json")
     old = model.config.quantization
-    exceptions = {path: form if isinstance(form, Scheme) else None for path, form in forms.items()
-                  if is_matrix(layers[path])}  # fmt: skip
+    exceptions = {
+        path: form if isinstance(form, Scheme) else None for path, form in forms.items() if is_matrix(layers[path])
+    }
     if old:
         entry = Quantization(old.default, {**old.modules, **exceptions}).to_dict()
         values["quantization"] = values["quantization_config"] = entry
@@ -80,8 +81,8 @@ def _tensors(
         for name, array in module.items():
             if not isinstance(array, mx.array) or name.startswith("_"):
                 continue
-            whole = adapter.whole.get(f"{path}.{name}")
-            array = array if whole is None else whole
+            full = adapter.full_tensors.get(f"{path}.{name}")
+            array = array if full is None else full
             yield f"{path}.{name}", array.astype(dtype) if mx.issubdtype(array.dtype, mx.floating) else array
 
 

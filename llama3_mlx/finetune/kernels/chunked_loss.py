@@ -11,9 +11,11 @@ from typing import Any
 import mlx.core as mx
 
 from ...device import on_gpu
+from ...model.transformer import LlamaForCausalLM
 from ...trees import flatten, unflatten
 from .exponential import exp
 
+# Trained parameters of the head and hidden states (n, D) to logits (n, V).
 Head = Callable[[Any, mx.array], mx.array]
 # Bytes that the logits of a chunk may take in float32; a GPU wants more rows at once to be busy.
 CPU_CHUNK_BYTES, GPU_CHUNK_BYTES = 32 * 2**20, 128 * 2**20
@@ -23,6 +25,25 @@ def chunk_size(vocab_size: int) -> int:
     """Return how many positions a chunk holds: a multiple of 32 whose logits fit its bytes, at least 32."""
     budget = GPU_CHUNK_BYTES if on_gpu() else CPU_CHUNK_BYTES
     return max(32, budget // (4 * vocab_size) // 32 * 32)
+
+
+def head_function(model: LlamaForCausalLM) -> tuple[Head, Any]:
+    """Return the head and its trained parameters; an empty tree if it is frozen, as it mostly is."""
+    if "lm_head" in model:
+        layer = model.lm_head
+
+        def own(parameters: Any, h: mx.array) -> mx.array:
+            layer.update(parameters)
+            return layer(h)
+
+        return own, layer.trainable_parameters()
+    embedding = model.model.embed_tokens
+
+    def tied(parameters: Any, h: mx.array) -> mx.array:
+        embedding.update(parameters)
+        return embedding.as_linear(h)
+
+    return tied, embedding.trainable_parameters()
 
 
 def token_losses(logits: mx.array, targets: mx.array) -> mx.array:
@@ -71,7 +92,7 @@ def head_token_losses(head: Head, params: Any, h: mx.array, targets: mx.array, *
     the backward pass. With a trained head the chunks are made again instead.
     """
     if flatten(params):
-        again = mx.checkpoint(lambda params, part, wanted: token_losses(head(params, part), wanted))
+        again = mx.checkpoint(lambda params, part, ids: token_losses(head(params, part), ids))
         starts = range(0, h.shape[0], chunk)
         return mx.concatenate([again(params, h[at : at + chunk], targets[at : at + chunk]) for at in starts])
 
@@ -80,10 +101,10 @@ def head_token_losses(head: Head, params: Any, h: mx.array, targets: mx.array, *
         parts: list[mx.array] = []
         grads: list[mx.array] = []
         for start in range(0, h.shape[0], chunk):
-            part, wanted = h[start : start + chunk], targets[start : start + chunk]
+            part, ids = h[start : start + chunk], targets[start : start + chunk]
             if parts:
                 part = mx.depends([part], [parts[-1], grads[-1]])[0]
-            loss, grad, _ = _chunk(head, lambda _: {}, part, wanted, mx.ones(part.shape[0]), [])
+            loss, grad, _ = _chunk(head, lambda _: {}, part, ids, mx.ones(part.shape[0]), [])
             parts.append(loss)
             grads.append(grad)
         return mx.concatenate(parts), mx.concatenate(grads)
@@ -98,7 +119,7 @@ def head_token_losses(head: Head, params: Any, h: mx.array, targets: mx.array, *
 
 
 def _vocabulary(head: Head, params: Any, h: mx.array) -> int:
-    # Nothing is computed: only the shape of the lazy result is asked for.
+    # Nothing is computed: only the shape of the lazy result is used.
     return head(params, h[:1]).shape[-1]
 
 
@@ -115,12 +136,12 @@ def _forward(
     total, sums = mx.array(0.0), [mx.zeros_like(array) for array in arrays]
     pieces: list[mx.array] = []
     for start in range(0, h.shape[0], size):
-        part, wanted = h[start : start + size], targets[start : start + size]
+        part, ids = h[start : start + size], targets[start : start + size]
         weight = weights[start : start + size]
         if pieces:
             # One chunk at a time: without this the scheduler may hold the logits of many.
             part = mx.depends([part], [pieces[-1], total, *sums])[0]
-        loss, grad, grads = _chunk(head, rebuilt, part, wanted, weight, arrays)
+        loss, grad, grads = _chunk(head, rebuilt, part, ids, weight, arrays)
         total = total + (loss * weight).sum()
         pieces.append(grad)
         sums = [old + new for old, new in zip(sums, grads, strict=True)]

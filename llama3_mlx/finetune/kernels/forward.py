@@ -16,8 +16,6 @@ from ...model.transformer import LlamaForCausalLM, Rope, TransformerBlock
 from .exponential import gated
 from .packed_attention import PackedAttention
 
-LEVELS = ("none", "light", "full")
-
 
 def hidden_states(
     model: LlamaForCausalLM, tokens: mx.array, segments: mx.array, *, longest: int | None = None, keep: str = "light"
@@ -25,10 +23,10 @@ def hidden_states(
     """Return the normed hidden states (B, L, D) of packed rows.
 
     tokens (B, L); segments (B, L) number the examples of a row, 0 for padding. `longest` is the length of the longest
-    example there can be, `keep` one of LEVELS.
+    example there can be, `keep` one of none, light and full.
     """
     attention = PackedAttention(segments, longest)
-    rope = model._rope.for_length(longest or tokens.shape[1])
+    rope = model.rope.for_length(longest or tokens.shape[1])
     block = {"none": _plain, "light": _light, "full": _full}[keep]
     h = model.model.embed_tokens(tokens)
     for layer in model.model.layers:
@@ -62,7 +60,7 @@ def _full(layer: TransformerBlock, h: mx.array, rope: Rope, attention: PackedAtt
 def _light(layer: TransformerBlock, h: mx.array, rope: Rope, attention: PackedAttention) -> mx.array:
     attend, mlp = layer.self_attn, layer.mlp
     queries, keys, values = checkpointed(
-        [layer.input_layernorm, attend], lambda h: attend._rotated(layer.input_layernorm(h), rope, 0), h
+        [layer.input_layernorm, attend], lambda h: attend.rotated_qkv(layer.input_layernorm(h), rope, 0), h
     )
     output = attention.attend(queries, keys, values, scale=attend.scale)
     h = h + attend.o_proj(output.transpose(0, 2, 1, 3).reshape(h.shape[0], h.shape[1], -1))

@@ -25,7 +25,7 @@ CPU_BLOCK, GPU_BLOCK = 64, 256
 
 
 @dataclass(frozen=True)
-class Block:
+class QueryBlock:
     """Queries start:stop over keys first:stop, and what is added to their scores: 0 or -inf, (B, 1, 1, q, k)."""
 
     start: int
@@ -39,7 +39,7 @@ class PackedAttention:
 
     def __init__(self, segments: mx.array, longest: int | None = None) -> None:
         """`segments` (B, L) numbers the examples of each row, 0 for padding; `longest` is their greatest length."""
-        self.blocks = make_blocks(segments, longest or segments.shape[1])
+        self.blocks = query_blocks(segments, longest or segments.shape[1])
         self._attention: dict[float, Callable[..., Any]] = {}
 
     def attend(
@@ -51,7 +51,7 @@ class PackedAttention:
         return self._attention[scale](queries, keys, values)[0]
 
 
-def make_blocks(segments: mx.array, longest: int) -> list[Block]:
+def query_blocks(segments: mx.array, longest: int) -> list[QueryBlock]:
     """Return the blocks of rows (B, L)."""
     length, dtype, size = segments.shape[1], mx.float32, GPU_BLOCK if on_gpu() else CPU_BLOCK
     positions = mx.arange(length)
@@ -62,7 +62,7 @@ def make_blocks(segments: mx.array, longest: int) -> list[Block]:
         same = segments[:, start:stop, None] == segments[:, None, first:stop]
         seen = same & (positions[start:stop, None] >= positions[None, first:stop])
         bias = mx.where(seen, mx.array(0.0, dtype), mx.array(-mx.inf, dtype))
-        blocks.append(Block(start, stop, first, bias[:, None, None]))
+        blocks.append(QueryBlock(start, stop, first, bias[:, None, None]))
     return blocks
 
 
@@ -75,7 +75,7 @@ def _first_seen(segments: mx.array, start: int) -> int:
     return min(int((row[: start + 1] == row[start]).argmax()) for row in rows)
 
 
-def make_attention(blocks: Sequence[Block], scale: float) -> Callable[..., Any]:
+def make_attention(blocks: Sequence[QueryBlock], scale: float) -> Callable[..., Any]:
     """Return a function of queries (B, H, L, d), keys and values (B, K, L, d) to (output, normalizers)."""
     # The masks go in as arguments: a transformation must not find them captured.
     biases = [block.bias for block in blocks]
@@ -102,7 +102,7 @@ def make_attention(blocks: Sequence[Block], scale: float) -> Callable[..., Any]:
     return lambda queries, keys, values: attention(queries, keys, values, *biases)
 
 
-def _grouped(x: mx.array, n_kv_heads: int, block: Block) -> mx.array:
+def _grouped(x: mx.array, n_kv_heads: int, block: QueryBlock) -> mx.array:
     """Return the block's part of (B, H, L, d) as (B, K, H / K, q, d)."""
     B, H, _, d = x.shape
     return x[:, :, block.start : block.stop].reshape(B, n_kv_heads, H // n_kv_heads, block.stop - block.start, d)
@@ -113,7 +113,7 @@ def _folded(x: mx.array) -> mx.array:
     return x.reshape(*x.shape[:2], -1, x.shape[-1])
 
 
-def _scores(queries: mx.array, keys: mx.array, block: Block, bias: mx.array, scale: float) -> mx.array:
+def _scores(queries: mx.array, keys: mx.array, block: QueryBlock, bias: mx.array, scale: float) -> mx.array:
     """Return masked scores (B, K, G, q, k) in float32."""
     part = _grouped(queries, keys.shape[1], block) * scale
     products = _folded(part) @ keys[:, :, block.first : block.stop].swapaxes(-1, -2)
@@ -129,7 +129,7 @@ def _gradients(
     queries: mx.array,
     keys: mx.array,
     values: mx.array,
-    blocks: Sequence[Block],
+    blocks: Sequence[QueryBlock],
     biases: Sequence[mx.array],
     scale: float,
     outputs: Sequence[mx.array],

@@ -9,13 +9,13 @@ from mlx.utils import tree_unflatten
 from ...errors import RequestError
 from ...model.transformer import LlamaForCausalLM
 from .dropout import Noise
-from .full import make_master
-from .lora import Adapted, base_of, dense_weight, make_adapted
-from .targets import Target, linear_paths, matches
+from .full import make_full
+from .lora import Adapted, dense_weight, make_adapted
+from .targets import LoRATarget, linear_paths, matches
 
 
 def attach(
-    model: LlamaForCausalLM, targets: Sequence[Target], *, dropout: float = 0.0, dora: bool = False, seed: int = 0
+    model: LlamaForCausalLM, targets: Sequence[LoRATarget], *, dropout: float = 0.0, dora: bool = False, seed: int = 0
 ) -> Noise:
     """Freeze the model, wrap the targets in low-rank layers and return the source of their dropout.
 
@@ -35,18 +35,12 @@ def attach(
     return noise
 
 
-def detach(model: LlamaForCausalLM) -> None:
-    """Put the layers under the adapted ones back into their places."""
-    bases = [(path, base_of(module)) for path, module in adapted_layers(model)]
-    model.update_modules(tree_unflatten(bases))
-
-
 def adapted_layers(model: LlamaForCausalLM) -> list[tuple[str, Adapted]]:
     """Return path and layer of every adapted layer."""
     return [(path, module) for path, module in model.named_modules() if isinstance(module, Adapted)]
 
 
-def choose_whole(model: LlamaForCausalLM, patterns: Iterable[str]) -> list[str]:
+def choose_full(model: LlamaForCausalLM, patterns: Iterable[str]) -> list[str]:
     """Return the paths of the matrices and norms that a pattern matches, itself or by what they are part of.
 
     Raises RequestError for a pattern that matches nothing.
@@ -56,19 +50,19 @@ def choose_whole(model: LlamaForCausalLM, patterns: Iterable[str]) -> list[str]:
     for pattern in patterns:
         found = [(path, module) for path, module in named if matches(pattern, path) or _within(pattern, path)]
         if not found:
-            raise RequestError(f"no layer of the model matches {pattern!r}, which was to be trained as a whole")
+            raise RequestError(f"no module of the model matches {pattern!r}, one of modules_to_save")
         chosen += found
     return list(dict(chosen))
 
 
-def unfreeze_whole(model: LlamaForCausalLM, paths: Iterable[str]) -> None:
+def unfreeze_full(model: LlamaForCausalLM, paths: Iterable[str]) -> None:
     """Make these layers' own weights trainable, in float32; a quantized one is unpacked, for rounded weights can't be.
 
     Call it after `attach`, which freezes all.
     """
     modules = dict(model.named_modules())
     for path in paths:
-        model.update_modules(tree_unflatten([(path, make_master(modules[path]))]))
+        model.update_modules(tree_unflatten([(path, make_full(modules[path]))]))
 
 
 def make_dense(module: nn.Module) -> nn.Module:
@@ -93,17 +87,16 @@ def _within(pattern: str, path: str) -> bool:
     return any(matches(pattern, ".".join(parents[:n])) for n in range(1, len(parents)))
 
 
-def whole_paths(model: LlamaForCausalLM) -> list[str]:
-    """Return the paths of the layers that are trained as a whole."""
+def full_paths(model: LlamaForCausalLM) -> list[str]:
+    """Return the paths of the fully trained modules."""
     return [path for path, module in model.named_modules() if "weight" in module.trainable_parameters()]
 
 
 __all__ = [
     "adapted_layers",
     "attach",
-    "detach",
     "linear_paths",
     "make_dense",
-    "unfreeze_whole",
-    "whole_paths",
+    "unfreeze_full",
+    "full_paths",
 ]

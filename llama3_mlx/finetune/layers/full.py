@@ -1,4 +1,4 @@
-"""Layers trained as a whole: weights kept in float32, computing in the dtype of the activations."""
+"""Fully trained modules: weights kept in float32, computing in the dtype of the activations."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ class MasterEmbedding(nn.Embedding):
         return x @ self.weight.astype(x.dtype).T
 
 
-def make_master(module: Any) -> nn.Module:
+def make_full(module: Any) -> nn.Module:
     """Return a trainable layer of the same values, unpacked if it was quantized; its weights are float32."""
     weight = dense_weight(module)
     dtype = module.scales.dtype if "scales" in module else weight.dtype

@@ -109,7 +109,7 @@ def make_adapted(module: nn.Module, rank: int, scale: float, dropout: Dropout | 
     return (DoRALinear if dora else LoRALinear)(module, rank, scale, dropout)
 
 
-def base_of(module: nn.Module) -> nn.Module:
+def base_layer(module: nn.Module) -> nn.Module:
     """Return the layer under an adapted one, or the layer itself."""
     if isinstance(module, LoRALinear):
         return module.linear

@@ -1,4 +1,4 @@
-"""Which layers are trained, and how: names of linear layers, how many blocks, rank of each, whole matrices."""
+"""Which layers are trained, and how: names of linear layers, how many blocks, rank of each, fully trained modules."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 
 @dataclass(frozen=True)
-class Target:
+class LoRATarget:
     """One layer to adapt, by its path in the model."""
 
     path: str
@@ -72,7 +72,7 @@ def read_ranks(entries: Sequence[str]) -> dict[str, int]:
 
 def make_targets(
     paths: Sequence[str], rank: int, alpha: float, ranks: Mapping[str, int], *, rslora: bool
-) -> list[Target]:
+) -> list[LoRATarget]:
     """Return rank and scale of each path: alpha / rank, or alpha / sqrt(rank) with `rslora`.
 
     `ranks` are exceptions by pattern. Source: https://arxiv.org/abs/2312.03732 for rsLoRA.
@@ -81,4 +81,4 @@ def make_targets(
     unused = [pattern for pattern in ranks if not any(matches(pattern, path) for path in paths)]
     if unused:
         raise RequestError(f"no trained layer matches {unused[0]!r}")
-    return [Target(path, r, alpha / (r**0.5 if rslora else r)) for path, r in chosen.items()]
+    return [LoRATarget(path, r, alpha / (r**0.5 if rslora else r)) for path, r in chosen.items()]

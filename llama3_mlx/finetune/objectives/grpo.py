@@ -26,8 +26,8 @@ from ..kernels.chunked_loss import chunk_size
 from ..settings import GrpoSettings
 from .objective import Loss, TrainBatch
 from .rewards import Reward, total_rewards
-from .rollouts import Answer, Sampling, sample_answers
-from .sequences import Arrays, sequence_arrays, token_logprobs
+from .rollouts import Rollout, RolloutOptions, draw_rollouts
+from .sequences import Arrays, sequence_arrays, target_logprobs
 from .supervised import RowShape
 
 _LEAST_DEVIATION = 1e-4
@@ -52,7 +52,7 @@ class Grpo:
         self.questions, self.valid_questions, self.rewards = questions, valid, rewards
         self.tokenizer, self.dialog, self.settings = tokenizer, dialog, settings
         self.shape, self.keep, self.chunk = shape, keep, chunk_size(vocab_size)
-        self.sampling = Sampling(settings.answer_tokens, settings.temperature)
+        self.sampling = RolloutOptions(settings.answer_tokens, settings.temperature)
         self.model: LlamaForCausalLM | None = None
         self._first: Any = None
         size = settings.batch_size or 1
@@ -72,7 +72,7 @@ class Grpo:
         chosen = [(number, self.questions[number]) for number in self._order[index]]
         share = chosen[distributed.rank() :: distributed.size()]
         batch = self._judged(share or chosen[:1], self.settings.seed * 1_000_003 + index)
-        return batch if share else replace(batch, count=0, n_tokens=0, n_trained=0, where=())
+        return batch if share else replace(batch, count=0, n_tokens=0, n_targets=0, where=())
 
     def validation(self) -> list[TrainBatch]:
         return []
@@ -101,20 +101,20 @@ class Grpo:
             advantages += group_advantages(scores)
         arrays = sequence_arrays(examples, self.shape.length, self.chunk)
         arrays |= {"advantages": np.array(advantages, np.float32), "rewards": np.array(rewards, np.float32)}
-        count = sum(example.n_trained for example in examples)
+        count = sum(example.n_targets for example in examples)
         tokens = sum(example.length for example in examples)
         return TrainBatch(arrays, count, tokens, count, tuple(question.where for _, question in chosen))
 
-    def _answers(self, question: Question, n: int, seed: int) -> list[Answer]:
+    def _answers(self, question: Question, n: int, seed: int) -> list[Rollout]:
         assert self.model is not None, "the objective is bound to its model before training"
         training = self.model.training
         self.model.eval()
         prompt = self.dialog.encode(question.messages)
-        made = sample_answers(self.model, prompt, n, self.sampling, self.dialog.stop_ids, seed)
+        made = draw_rollouts(self.model, prompt, n, self.sampling, self.dialog.stop_ids, seed)
         self.model.train(training)
         return made
 
-    def _scores(self, question: Question, answers: Sequence[Answer]) -> list[float]:
+    def _scores(self, question: Question, answers: Sequence[Rollout]) -> list[float]:
         texts = [self.tokenizer.decode(answer.ids, control=False) for answer in answers]
         columns = {key: [value] * len(texts) for key, value in question.columns.items()}
         return total_rewards(self.rewards, [question.messages] * len(texts), texts, columns)
@@ -133,7 +133,7 @@ class Grpo:
         return (losses * weights).sum(), more
 
     def _logprobs(self, model: LlamaForCausalLM, arrays: Arrays) -> mx.array:
-        return token_logprobs(
+        return target_logprobs(
             model, arrays, longest=self.shape.longest, keep=self.keep, chunk=self.chunk,
             temperature=self.settings.temperature,
         )  # fmt: skip
@@ -167,7 +167,7 @@ def group_advantages(rewards: Sequence[float]) -> list[float]:
     return list((values - values.mean()) / (values.std(ddof=1) + _LEAST_DEVIATION))
 
 
-def answer_example(prompt: Sequence[int], answer: Answer, where: str) -> Example:
+def answer_example(prompt: Sequence[int], answer: Rollout, where: str) -> Example:
     """Return a prompt with its answer as an example whose target tokens are the answer's."""
     ids = np.array([*prompt, *answer.ids], np.int32)
     return Example(ids, np.arange(len(ids)) >= len(prompt), where)

@@ -23,7 +23,7 @@ class TrainBatch:
     arrays: Mapping[str, np.ndarray]
     count: float
     n_tokens: int
-    n_trained: int
+    n_targets: int
     where: tuple[str, ...]
 
 
@@ -33,7 +33,7 @@ class Objective(Protocol):
     per_epoch: int
 
     def batch(self, index: int) -> TrainBatch:
-        """Return the batch at a position counted through all epochs; the same whenever it is asked for."""
+        """Return the batch at a position counted through all epochs; always the same."""
 
     def loss(self, model: LlamaForCausalLM, arrays: Mapping[str, mx.array]) -> Loss:
         """Return the sum of the loss, and further sums to report by name, each over the batch's `count`."""
@@ -42,4 +42,4 @@ class Objective(Protocol):
         """Return the batches to validate on; none without validation data."""
 
     def fingerprint(self) -> str:
-        """Return a digest of the data, so that a run goes on with the same."""
+        """Return a digest of the data, so that a run is resumed with the same."""

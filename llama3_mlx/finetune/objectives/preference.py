@@ -1,4 +1,4 @@
-"""DPO, ORPO and KTO: losses over the log-probabilities of whole continuations.
+"""DPO, ORPO and KTO: losses over the log-probabilities of complete continuations.
 
 The reference of DPO and KTO is the model as training found it: the same weights with the adapter's first values, which
 change nothing in a new adapter. It takes a forward pass, no second copy of the model.
@@ -19,13 +19,13 @@ from ..data.order import BatchOrder
 from ..data.packing import row_length
 from ..kernels.chunked_loss import chunk_size
 from .objective import Loss, TrainBatch
-from .sequences import Arrays, sequence_arrays, sequences_fingerprint, summed_by_owner, token_logprobs
+from .sequences import Arrays, sequence_arrays, sequences_fingerprint, summed_by_owner, target_logprobs
 from .supervised import RowShape
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Sequences that a loss needs together, and a sign: +1 or -1 for wanted or not, where there is one answer."""
+    """Sequences that a loss needs together, and a sign: +1 or -1 for desirable or not, where there is one answer."""
 
     sequences: tuple[Example, ...]
     sign: float = 1.0
@@ -88,10 +88,10 @@ class Preference:
         sequences = [sequence for unit in mine for sequence in unit.sequences]
         arrays = sequence_arrays(sequences, self.shape.length, self.chunk)
         arrays["signs"] = np.array([unit.sign for unit in mine], np.float32)
-        arrays["counts"] = np.array([sequence.n_trained for sequence in sequences], np.float32)
+        arrays["counts"] = np.array([sequence.n_targets for sequence in sequences], np.float32)
         n_tokens = sum(sequence.length for sequence in sequences) if share else 0
-        n_trained = sum(sequence.n_trained for sequence in sequences) if share else 0
-        return TrainBatch(arrays, len(share), n_tokens, n_trained, tuple(unit.where for unit in share))
+        n_targets = sum(sequence.n_targets for sequence in sequences) if share else 0
+        return TrainBatch(arrays, len(share), n_tokens, n_targets, tuple(unit.where for unit in share))
 
     def loss(self, model: LlamaForCausalLM, arrays: Arrays) -> Loss:
         n_units, n = arrays["signs"].shape[0], arrays["counts"].shape[0]
@@ -108,7 +108,7 @@ class Preference:
         return losses.sum(), {name: values.sum() for name, values in more.items()}
 
     def _sums(self, model: LlamaForCausalLM, arrays: Arrays, n: int) -> mx.array:
-        logprobs = token_logprobs(model, arrays, longest=self.shape.longest, keep=self.keep, chunk=self.chunk)
+        logprobs = target_logprobs(model, arrays, longest=self.shape.longest, keep=self.keep, chunk=self.chunk)
         return summed_by_owner(logprobs, arrays["owners"], n)
 
     def _reference(self, model: LlamaForCausalLM, arrays: Arrays, n: int) -> mx.array:
@@ -126,10 +126,10 @@ class Preference:
         return sequences_fingerprint([sequence for unit in self.units for sequence in unit.sequences])
 
 
-def row_shape(units: Sequence[Unit], batch_size: int, asked: int) -> RowShape:
+def row_shape(units: Sequence[Unit], batch_size: int, min_row: int) -> RowShape:
     """Return rows that hold the longest sequence, and a batch's sequences in few of them."""
     lengths = [sequence.length for unit in units for sequence in unit.sequences]
-    return RowShape(batch_size, row_length(max(lengths), sum(lengths), 1, asked), max(lengths))
+    return RowShape(batch_size, row_length(max(lengths), sum(lengths), 1, min_row), max(lengths))
 
 
 def dpo_loss(beta: float, kind: str = "sigmoid", label_smoothing: float = 0.0) -> UnitLoss:
@@ -167,8 +167,8 @@ def orpo_loss(beta: float) -> UnitLoss:
     return loss
 
 
-def kto_loss(beta: float, wanted_weight: float = 1.0, unwanted_weight: float = 1.0) -> UnitLoss:
-    """Return KTO's loss of units (answer, another unit's answer to the same prompt), signed by what is wanted.
+def kto_loss(beta: float, desirable_weight: float = 1.0, undesirable_weight: float = 1.0) -> UnitLoss:
+    """Return KTO's loss of units (answer, another unit's answer to the same prompt), signed by whether it is desirable.
 
     The second sequence estimates how far the model has moved from the reference. Source:
     https://arxiv.org/abs/2402.01306, equation 8.
@@ -177,11 +177,11 @@ def kto_loss(beta: float, wanted_weight: float = 1.0, unwanted_weight: float = 1
     def loss(sums: Sums) -> tuple[mx.array, dict[str, mx.array]]:
         assert sums.reference is not None, "KTO has a reference"
         gains = sums.policy - sums.reference
-        moved = mx.maximum(mx.stop_gradient(gains[:, 1].mean()), 0.0)
-        weights = mx.where(sums.signs > 0, wanted_weight, unwanted_weight)
-        losses = weights * (1 - mx.sigmoid(sums.signs * beta * (gains[:, 0] - moved)))
+        drift = mx.maximum(mx.stop_gradient(gains[:, 1].mean()), 0.0)
+        weights = mx.where(sums.signs > 0, desirable_weight, undesirable_weight)
+        losses = weights * (1 - mx.sigmoid(sums.signs * beta * (gains[:, 0] - drift)))
         reward = mx.stop_gradient(beta * gains[:, 0])
-        right = (sums.signs * (reward - beta * moved) > 0).astype(mx.float32)
+        right = (sums.signs * (reward - beta * drift) > 0).astype(mx.float32)
         return losses, {"accuracy": right, "signed reward": sums.signs * reward}
 
     return loss
@@ -201,12 +201,12 @@ def mismatched(samples: Sequence[Example], seed: int) -> list[Example]:
     for number, example in enumerate(samples):
         other = samples[following[number]]
         ids = np.concatenate([example.ids[~_answer(example)], other.ids[_answer(other)]])
-        trained = np.arange(len(ids)) >= len(example.ids) - int(_answer(example).sum())
-        made.append(Example(ids, trained, example.where))
+        is_target = np.arange(len(ids)) >= len(example.ids) - int(_answer(example).sum())
+        made.append(Example(ids, is_target, example.where))
     return made
 
 
 def _answer(example: Example) -> np.ndarray:
-    """Return which tokens belong to the answer: all from the first trained one on."""
-    first = int(np.argmax(example.trained)) if example.trained.any() else len(example.ids)
+    """Return which tokens belong to the answer: all from the first target on."""
+    first = int(np.argmax(example.is_target)) if example.is_target.any() else len(example.ids)
     return np.arange(len(example.ids)) >= first

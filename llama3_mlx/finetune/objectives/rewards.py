@@ -32,7 +32,7 @@ def total_rewards(
     completions: Sequence[str],
     columns: Mapping[str, Sequence[Any]],
 ) -> list[float]:
-    """Return the sum of all rewards for each completion; raises DataError for what is no number."""
+    """Return the sum of all rewards for each completion; raises DataError for what is not a number."""
     totals = [0.0] * len(completions)
     for reward in rewards:
         name = getattr(reward, "__name__", "the reward")

@@ -14,13 +14,13 @@ from ...generation.options import GenerationOptions
 from ...model.transformer import LlamaForCausalLM
 from ...tokenizer.detokenizer import Detokenizer
 
-# Answers that are written at once.
-_MOST = 128
+# Answers that are generated at once.
+_MAX_ROLLOUTS = 128
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How answers are drawn; temperature 0 takes the likeliest token."""
+class RolloutOptions:
+    """How answers are drawn; temperature 0 takes the most likely token."""
 
     max_tokens: int = 256
     temperature: float = 1.0
@@ -28,21 +28,30 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Rollout:
     """Token ids of an answer, the stop token included if it came to one."""
 
     ids: tuple[int, ...]
     stopped: bool
 
 
-def sample_answers(
-    model: LlamaForCausalLM, prompt: Sequence[int], n: int, sampling: Sampling, stop_ids: Collection[int], seed: int
-) -> list[Answer]:
+def draw_rollouts(
+    model: LlamaForCausalLM,
+    prompt: Sequence[int],
+    n: int,
+    sampling: RolloutOptions,
+    stop_ids: Collection[int],
+    seed: int,
+) -> list[Rollout]:
     """Return n answers to a prompt; the same for the same seed."""
     # Another thread runs the model: what is lazy here can't be computed there.
     mx.eval(model.parameters())
     settings = EngineSettings(
-        memory_bytes=2**62, bytes_per_token=1.0, prefix_bytes=0, stop_ids=frozenset(stop_ids), max_sequences=_MOST
+        memory_bytes=2**62,
+        bytes_per_token=1.0,
+        prefix_bytes=0,
+        stop_ids=frozenset(stop_ids),
+        max_sequences=_MAX_ROLLOUTS,
     )
     engine = Engine(model, settings, lambda _: Detokenizer(lambda _: b""))
     try:
@@ -51,14 +60,14 @@ def sample_answers(
             AnswerRequest(_options(sampling, (seed << 20) + at), stream.reply, sampling.max_tokens)
             for at, stream in enumerate(streams)
         ]
-        for start in range(0, n, _MOST):
-            engine.submit(Request(list(prompt), asks[start : start + _MOST], bulk=True))
+        for start in range(0, n, _MAX_ROLLOUTS):
+            engine.submit(Request(list(prompt), asks[start : start + _MAX_ROLLOUTS], bulk=True))
         return [_answer(stream.completion) for stream in streams]
     finally:
         engine.close()
 
 
-def _options(sampling: Sampling, seed: int) -> GenerationOptions:
+def _options(sampling: RolloutOptions, seed: int) -> GenerationOptions:
     return GenerationOptions(
         max_tokens=sampling.max_tokens,
         temperature=sampling.temperature,
@@ -68,7 +77,7 @@ def _options(sampling: Sampling, seed: int) -> GenerationOptions:
     )
 
 
-def _answer(done: Completion) -> Answer:
+def _answer(done: Completion) -> Rollout:
     if done.stop_token is None:
-        return Answer(done.token_ids, stopped=False)
-    return Answer((*done.token_ids, done.stop_token), stopped=True)
+        return Rollout(done.token_ids, stopped=False)
+    return Rollout((*done.token_ids, done.stop_token), stopped=True)

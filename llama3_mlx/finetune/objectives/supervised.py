@@ -12,13 +12,12 @@ from .. import distributed
 from ..data.encoding import Example
 from ..data.order import BatchOrder
 from ..data.packing import batch_rows, make_batch, row_length
-from ..kernels.chunked_loss import chunk_size, head_loss
+from ..kernels.chunked_loss import chunk_size, head_function, head_loss
 from ..kernels.forward import hidden_states
-from ..kernels.head import head_of
 from .objective import Loss, TrainBatch
 from .sequences import sequences_fingerprint
 
-# Trained positions of a row are filled up to a multiple of this where nothing is compiled for their number.
+# Target positions of a row are filled up to a multiple of this where nothing is compiled for their number.
 CPU_FILLING = 32
 
 
@@ -32,7 +31,7 @@ class RowShape:
 
 
 class Supervised:
-    """Cross entropy of the trained tokens, each of them counting the same."""
+    """Cross entropy of the target tokens, each of them counting the same."""
 
     def __init__(
         self,
@@ -89,12 +88,12 @@ class Supervised:
         made = make_batch(examples, mine, length, self.chunk if on_gpu() else CPU_FILLING)
         names = ("tokens", "segments", "positions", "targets", "weights")
         arrays = {name: getattr(made, name) for name in names}
-        return TrainBatch(arrays, made.n_trained, made.n_tokens, made.n_trained, made.where)
+        return TrainBatch(arrays, made.n_targets, made.n_tokens, made.n_targets, made.where)
 
     def loss(self, model: LlamaForCausalLM, arrays: Mapping[str, mx.array]) -> Loss:
         h = hidden_states(model, arrays["tokens"], arrays["segments"], longest=self.shape.longest, keep=self.keep)
         h = h.reshape(-1, h.shape[-1])[arrays["positions"]]
-        head, parameters = head_of(model)
+        head, parameters = head_function(model)
         return head_loss(head, parameters, h, arrays["targets"], arrays["weights"], chunk=self.chunk), {}
 
     def fingerprint(self) -> str:

@@ -1,4 +1,4 @@
-"""What a caller can hear of a run while it goes on."""
+"""What a caller can hear of a run while it lasts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,7 +16,7 @@ class StepReport:
     learning_rate: float
     gradient_norm: float
     tokens: int
-    trained_tokens: int
+    target_tokens: int
     seconds: float
     tokens_per_second: float
     active_bytes: int

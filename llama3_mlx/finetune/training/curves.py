@@ -55,8 +55,8 @@ def _grid_line(value: float, place: Callable[[float, float], str], left: float, 
     )
 
 
-def thinned(points: Sequence[tuple[float, float]], most: int = 1000) -> list[tuple[float, float]]:
-    """Return at most `most` points: means of neighbors where there are more."""
-    size = max(1, -(-len(points) // most))
+def thinned(points: Sequence[tuple[float, float]], max_points: int = 1000) -> list[tuple[float, float]]:
+    """Return at most `max_points` points: means of neighbors where there are more."""
+    size = max(1, -(-len(points) // max_points))
     groups = [points[at : at + size] for at in range(0, len(points), size)]
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]

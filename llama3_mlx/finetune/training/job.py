@@ -1,4 +1,4 @@
-"""One run from its inputs to its result, whatever the objective: check, plan, load, train or go on, finish."""
+"""One run from its inputs to its result, whatever the objective: check, plan, load, train or resume, finish."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 from ...adapters.adapter import put_into
 from ...adapters.mlx_lm_format import read_adapter
-from ...adapters.rescaling import base_of
+from ...adapters.rescaling import adapter_base
 from ...chat.dialog import Dialog, load_dialog
 from ...checkpoint.loading import load_model
 from ...device import bounded_cache, wired_memory
@@ -24,7 +24,7 @@ from ...tokenizer.tokenizer import Tokenizer
 from ...trees import flatten
 from .. import distributed
 from ..data.encoding import Example
-from ..layers.attach import attach, choose_whole, unfreeze_whole
+from ..layers.attach import attach, choose_full, unfreeze_full
 from ..layers.dropout import Noise
 from ..layers.targets import choose_paths, make_targets, read_ranks
 from ..layers.unpacked import unpack_for_training
@@ -41,12 +41,25 @@ from .trainer import Hooks, Trainer
 
 BEFORE = "before.json"
 # Settings that don't change what a step computes, and the length of the run, which may be extended.
-_FREE = frozenset({"steps", "epochs", "memory", "valid_every", "patience", "save_every", "samples", "sample_tokens",
-                   "report", "png", "loggers"})  # fmt: skip
+_FREE = frozenset(
+    (
+        "steps",
+        "epochs",
+        "memory",
+        "valid_every",
+        "patience",
+        "save_every",
+        "samples",
+        "sample_tokens",
+        "report",
+        "png",
+        "loggers",
+    )
+)
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What to train on what, and where the result goes."""
 
     kind: str
@@ -69,7 +82,7 @@ class TextSide:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to. `ended` is done, cancelled or early; losses are means over trained tokens: the last
+    """What a run came to. `ended` is done, cancelled or early; losses are means over target tokens: the last
     step's and the best validation's.
     """
 
@@ -80,7 +93,7 @@ class TrainResult:
     loss: float | None
     valid_loss: float | None
     best_step: int
-    trained_tokens: int
+    target_tokens: int
     seconds: float
     test_loss: float | None = None
 
@@ -95,11 +108,11 @@ class Prepared:
     shown: Sequence[Example] = ()
 
 
-Build = Callable[[Job, TextSide], Prepared]
+Build = Callable[[TrainingJob, TextSide], Prepared]
 
 
 def run_job(
-    job: Job,
+    job: TrainingJob,
     build: Build,
     *,
     resume: bool = False,
@@ -127,8 +140,8 @@ def run_job(
         listeners = list(callbacks)
         first = distributed.rank() == 0
         if first:
-            listeners = [MetricsFile(job.out, trainer.progress.step), *make_loggers(job.settings.loggers, job.out),
-                         *listeners]  # fmt: skip
+            loggers = make_loggers(job.settings.loggers, job.out)
+            listeners = [MetricsFile(job.out, trainer.progress.step), *loggers, *listeners]
         trainer.hooks = Hooks(
             listeners,
             cancel.is_set if cancel else lambda: False,
@@ -174,7 +187,7 @@ def load_for_training(text: TextSide, settings: TrainSettings) -> tuple[LlamaFor
     """Return the model with trainable layers in it, and the source of their dropout."""
     model = load_model(text.folder, dtype=settings.dtype, join=False)
     # Asked for even without an adapter: what makes the model unfit for one must not show at the first save.
-    base = base_of(model)
+    base = adapter_base(model)
     start = read_adapter(Path(settings.start_from).expanduser(), base) if settings.start_from else None
     paths = choose_paths(model, settings.target_names, settings.layers)
     ranks = read_ranks(settings.rank_for)
@@ -187,31 +200,31 @@ def load_for_training(text: TextSide, settings: TrainSettings) -> tuple[LlamaFor
 
 def prepare_model(model: LlamaForCausalLM, targets: Sequence[Any], settings: TrainSettings) -> Noise:
     """Put trainable layers into a loaded model."""
-    chosen = choose_whole(model, settings.whole)
+    chosen = choose_full(model, settings.modules_to_save)
     kept = [target for target in targets if target.path not in chosen]
     unpack_for_training(model)
     noise = attach(model, kept, dropout=settings.dropout, dora=settings.dora, seed=settings.seed)
-    unfreeze_whole(model, chosen)
+    unfreeze_full(model, chosen)
     if not model.trainable_parameters():
-        raise TrainingError("nothing is to be trained: name targets or whole layers")
+        raise TrainingError("nothing is to be trained: name targets or modules_to_save")
     return noise
 
 
-def job_fingerprint(job: Job, objective: Objective, config: ModelConfig) -> str:
+def job_fingerprint(job: TrainingJob, objective: Objective, config: ModelConfig) -> str:
     """Return a digest of all that decides what a step computes."""
     settings = {name: value for name, value in job.settings.to_dict().items() if name not in _FREE}
     parts = [job.kind, settings, objective.fingerprint(), asdict(config), distributed.size()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def resumed_job(out: Path, changes: dict[str, Any], kind: type[TrainSettings] = TrainSettings) -> Job:
+def resumed_job(out: Path, changes: dict[str, Any], kind: type[TrainSettings] = TrainSettings) -> TrainingJob:
     """Return the job of a run's folder, with some settings changed."""
     values = read_run(out)
     settings = kind.from_dict({**values["settings"], **changes})
-    return Job(values["kind"], values["model"], tuple(values["data"]), tuple(values["valid"]), out, settings)
+    return TrainingJob(values["kind"], values["model"], tuple(values["data"]), tuple(values["valid"]), out, settings)
 
 
-def _prepare_folder(job: Job, fingerprint: str, *, resume: bool) -> None:
+def _prepare_folder(job: TrainingJob, fingerprint: str, *, resume: bool) -> None:
     values = {
         "kind": job.kind,
         "model": job.model,
@@ -226,8 +239,8 @@ def _prepare_folder(job: Job, fingerprint: str, *, resume: bool) -> None:
         start_folder(job.out, values)
 
 
-def _before(job: Job, model: LlamaForCausalLM, text: TextSide, probes: Sequence[Probe]) -> list[str]:
-    """Return the answers of the model as training found it: a run that goes on has them in a file."""
+def _before(job: TrainingJob, model: LlamaForCausalLM, text: TextSide, probes: Sequence[Probe]) -> list[str]:
+    """Return the answers of the model as training found it: a resumed run has them in a file."""
     path = job.out / BEFORE
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -240,7 +253,7 @@ def _before(job: Job, model: LlamaForCausalLM, text: TextSide, probes: Sequence[
 
 
 def _write_reports(
-    job: Job,
+    job: TrainingJob,
     model: LlamaForCausalLM,
     text: TextSide,
     probes: Sequence[Probe],
@@ -254,7 +267,7 @@ def _write_reports(
         probes, before = (), ()
     after = answers(model, probes, text.tokenizer, text.tokenizer.stop_ids, job.settings.sample_tokens)
     samples = [
-        {"prompt": probe.shown, "wanted": probe.wanted, "before": old, "after": new}
+        {"prompt": probe.shown, "expected": probe.expected, "before": old, "after": new}
         for probe, old, new in zip(probes, before, after, strict=True)
     ]
     values = {name: value for name, value in asdict(result).items() if name != "folder"}
@@ -265,7 +278,7 @@ def _write_reports(
             write_png(job.out)
 
 
-def _test_loss(job: Job, trainer: Trainer) -> float | None:
+def _test_loss(job: TrainingJob, trainer: Trainer) -> float | None:
     """Return the loss on the test data of the adapter that is left in the folder, None without any.
 
     The trainer has that adapter's values afterwards.
@@ -274,12 +287,12 @@ def _test_loss(job: Job, trainer: Trainer) -> float | None:
     # The folder is the first process's.
     if not batches or distributed.size() > 1:
         return None
-    put_into(trainer.model, read_adapter(job.out, base_of(trainer.model)))
+    put_into(trainer.model, read_adapter(job.out, adapter_base(trainer.model)))
     trainer.params = trainer.model.trainable_parameters()
     return trainer.evaluate(batches)[0]
 
 
-def _result(job: Job, trainer: Trainer, ended: str, test_loss: float | None) -> TrainResult:
+def _result(job: TrainingJob, trainer: Trainer, ended: str, test_loss: float | None) -> TrainResult:
     progress = trainer.progress
     return TrainResult(
         folder=job.out,
@@ -289,7 +302,7 @@ def _result(job: Job, trainer: Trainer, ended: str, test_loss: float | None) -> 
         loss=progress.last_loss,
         valid_loss=progress.best_loss,
         best_step=progress.best_step,
-        trained_tokens=progress.trained_tokens,
+        target_tokens=progress.target_tokens,
         seconds=progress.seconds,
         test_loss=test_loss,
     )

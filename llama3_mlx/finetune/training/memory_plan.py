@@ -87,15 +87,15 @@ def step_memory(config: ModelConfig, settings: TrainSettings, shape: RowShape, k
 
 
 def _trained_values(config: ModelConfig, settings: TrainSettings) -> int:
-    """Return how many values are trained: low-rank matrices and whole ones."""
+    """Return how many values are trained: low-rank matrices and fully trained modules."""
     ranks = read_ranks(settings.rank_for)
-    names = settings.targets or (() if settings.whole else BLOCK_LINEARS)
+    names = settings.targets or (() if settings.modules_to_save else BLOCK_LINEARS)
     first = config.num_hidden_layers - min(settings.layers or config.num_hidden_layers, config.num_hidden_layers)
     total = 0
     for name, shape in expected_tensors(config).items():
         path = name.rpartition(".")[0]
         number = path.split(".")[2] if path.startswith("model.layers.") else None
-        if any(matches(pattern, path) or f".{pattern}." in f".{path}." for pattern in settings.whole):
+        if any(matches(pattern, path) or f".{pattern}." in f".{path}." for pattern in settings.modules_to_save):
             total += prod(shape)
         elif len(shape) == 2 and path.rpartition(".")[2] in names and (number is None or int(number) >= first):
             rank = next((r for pattern, r in ranks.items() if matches(pattern, path)), settings.rank)
@@ -104,9 +104,9 @@ def _trained_values(config: ModelConfig, settings: TrainSettings) -> int:
 
 
 def plan_memory(config: ModelConfig, settings: TrainSettings, shapes: Sequence[RowShape]) -> MemoryPlan:
-    """Choose among rows of the given shapes, the wanted one first; the others need accumulation to match it.
+    """Choose among rows of the given shapes, the requested one first; the others need accumulation to match it.
 
-    Raises RequestError if even the least doesn't fit.
+    Raises RequestError if even the smallest doesn't fit.
     """
     limit = read_bytes(settings.memory) if settings.memory else int(working_memory_bytes() * _SHARE)
     levels = ("light", "full") if settings.checkpointing == "auto" else (settings.checkpointing,)
@@ -124,7 +124,7 @@ def plan_memory(config: ModelConfig, settings: TrainSettings, shapes: Sequence[R
             return MemoryPlan(shape.batch_size, settings.accumulate * times, keep, needs, notes)
         refused = f" ({_choice(shape, keep)} would take {needs.total_bytes / 1e9:.2f} GB)"
     raise RequestError(
-        f"training needs {needs.total_bytes / 1e9:.1f} GB at the least ({needs.weight_bytes / 1e9:.1f} GB of them "
+        f"training needs {needs.total_bytes / 1e9:.1f} GB at least ({needs.weight_bytes / 1e9:.1f} GB of them "
         f"weights) and may take {limit / 1e9:.1f} GB: take a quantized model, fewer --layers or a shorter --max-length"
     )
 

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from ...errors import MissingExtraError
 from ...files import save_text, save_whole
+from .callbacks import StepReport
 from .curves import Curve, chart
 from .run_folder import read_metrics, read_run
 
@@ -21,7 +23,7 @@ pre { white-space: pre-wrap; background: #f5f5f5; padding: 8px; margin: 4px 0 }
 
 
 def write_report(folder: Path, result: Mapping[str, Any], samples: Sequence[Mapping[str, str]] = ()) -> Path:
-    """Write report.html from a run's folder; `samples` have prompt, wanted, before and after."""
+    """Write report.html from a run's folder; `samples` have prompt, expected, before and after."""
     lines = read_metrics(folder)
     steps = [line for line in lines if line["kind"] == "step"]
     checks = [line for line in lines if line["kind"] == "validation"]
@@ -53,8 +55,7 @@ def charts(
 
     validation = Curve("validation", [(line["step"], line["loss"]) for line in checks], "#dc2626")
     found: list[tuple[str, list[Curve], str]] = [("Loss", [curve("training", "loss"), validation], "")]
-    known = {"kind", "step", "total_steps", "epoch", "loss", "learning_rate", "gradient_norm", "tokens",
-             "trained_tokens", "seconds", "tokens_per_second", "active_bytes", "peak_bytes"}  # fmt: skip
+    known = {"kind", *(entry.name for entry in fields(StepReport))}
     more = sorted({key for line in steps for key in line} - known)
     for key in more:
         points = [(line["step"], line[key]) for line in checks if line.get(key) is not None]
@@ -83,7 +84,7 @@ def _shown(value: Any) -> str:
 def _samples(samples: Sequence[Mapping[str, str]]) -> str:
     if not samples:
         return ""
-    names = {"prompt": "Prompt", "wanted": "In the data", "before": "Before", "after": "After"}
+    names = {"prompt": "Prompt", "expected": "In the data", "before": "Before", "after": "After"}
     blocks = [
         "".join(f"{name}<pre>{escape(sample[key])}</pre>" for key, name in names.items() if sample.get(key))
         for sample in samples

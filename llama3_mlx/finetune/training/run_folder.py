@@ -2,7 +2,7 @@
 
 adapters.safetensors, adapter_config.json   the best adapter by validation, else the latest saved
 last/                                       the latest saved, where a best one is kept
-resume.safetensors                          all that is needed to go on; the rest follows from it
+resume.safetensors                          all that is needed to resume; the rest follows from it
 run.json                                    model, data and settings
 metrics.jsonl                               one object a step and a validation
 """
@@ -37,7 +37,7 @@ def start_folder(folder: Path, values: Mapping[str, Any]) -> None:
 def refuse_run(folder: Path) -> None:
     """Raise TrainingError if the folder holds a run or is none."""
     if (folder / FILE).exists() or (folder / WEIGHTS).exists():
-        raise TrainingError(f"{folder} holds a training run: go on with --resume, or choose another folder")
+        raise TrainingError(f"{folder} holds a training run: resume it with --resume, or choose another folder")
     if folder.exists() and not folder.is_dir():
         raise TrainingError(f"{folder} is a file: choose another folder")
 
@@ -54,13 +54,11 @@ def read_run(folder: Path) -> dict[str, Any]:
     try:
         return load_json_object(folder / RUN)
     except ConfigError as error:
-        raise TrainingError(
-            str(error).replace("is it the folder of a model?", "there is no run to go on with")
-        ) from None
+        raise TrainingError(str(error).replace("is it the folder of a model?", "there is no run to resume")) from None
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl that are whole."""
+    """Return the lines of metrics.jsonl that are complete."""
     path = folder / METRICS
     return list(_whole_lines(path.read_text(encoding="utf-8"))) if path.exists() else []
 

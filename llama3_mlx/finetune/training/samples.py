@@ -8,7 +8,7 @@ import numpy as np
 from ...model.transformer import LlamaForCausalLM
 from ...tokenizer.tokenizer import Tokenizer
 from ..data.encoding import Example
-from ..objectives.rollouts import Sampling, sample_answers
+from ..objectives.rollouts import RolloutOptions, draw_rollouts
 
 
 @dataclass(frozen=True)
@@ -16,21 +16,21 @@ class Probe:
     """The prompt of an example, as token ids, and the answer that stands in the data."""
 
     prompt: tuple[int, ...]
-    wanted: str
+    expected: str
     shown: str
 
 
 def make_probes(examples: Sequence[Example], tokenizer: Tokenizer, n: int) -> list[Probe]:
-    """Return the prompts of the first `n` examples whose learned part follows a prompt."""
+    """Return the prompts of the first `n` examples whose target tokens follow a prompt."""
     found: list[Probe] = []
     for example in examples:
         if len(found) == n:
             break
-        first = int(np.argmax(example.trained)) if example.trained.any() else 0
+        first = int(np.argmax(example.is_target)) if example.is_target.any() else 0
         if first == 0:
             continue
         prompt = example.ids[:first].tolist()
-        answer = example.ids[first:][example.trained[first:]].tolist()
+        answer = example.ids[first:][example.is_target[first:]].tolist()
         found.append(Probe(tuple(prompt), tokenizer.decode(answer, control=False), tokenizer.decode(prompt)))
     return found
 
@@ -38,9 +38,9 @@ def make_probes(examples: Sequence[Example], tokenizer: Tokenizer, n: int) -> li
 def answers(
     model: LlamaForCausalLM, probes: Sequence[Probe], tokenizer: Tokenizer, stop_ids: Sequence[int], max_tokens: int
 ) -> list[str]:
-    """Return the model's likeliest answer to each prompt."""
+    """Return the model's most likely answer to each prompt."""
     training = model.training
     model.eval()
-    made = [sample_answers(model, probe.prompt, 1, Sampling(max_tokens, 0), stop_ids, 0)[0] for probe in probes]
+    made = [draw_rollouts(model, probe.prompt, 1, RolloutOptions(max_tokens, 0), stop_ids, 0)[0] for probe in probes]
     model.train(training)
     return [tokenizer.decode(answer.ids, control=False) for answer in made]

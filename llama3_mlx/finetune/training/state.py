@@ -1,4 +1,4 @@
-"""All that a run needs to go on, in one file that appears whole or not at all."""
+"""All that resuming a run needs, in one file that is written atomically."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -16,22 +16,21 @@ FILE = "resume.safetensors"
 
 
 @dataclass
-class Progress:
+class TrainingState:
     """Where a run stands, apart from arrays. Losses are those of validations."""
 
     step: int = 0
     best_loss: float | None = None
     best_step: int = 0
     validations_without_gain: int = 0
-    last_valid_loss: float | None = None
     average_loss: float | None = None
     last_loss: float | None = None
     tokens: int = 0
-    trained_tokens: int = 0
+    target_tokens: int = 0
     seconds: float = 0.0
 
 
-def save_state(folder: Path, params: Any, optimizer: Any, progress: Progress, fingerprint: str) -> None:
+def save_state(folder: Path, params: Any, optimizer: Any, progress: TrainingState, fingerprint: str) -> None:
     """Write parameters, optimizer state and progress; raises TrainingError where the disk doesn't take them."""
     tensors = {f"params.{name}": array for name, array in flatten(params)}
     tensors |= {f"optimizer.{name}": array for name, array in flatten(optimizer)}
@@ -41,11 +40,11 @@ def save_state(folder: Path, params: Any, optimizer: Any, progress: Progress, fi
         save_whole(folder / FILE, lambda path: mx.save_safetensors(str(path), tensors, metadata=metadata))
 
 
-def load_state(folder: Path, fingerprint: str) -> tuple[Any, Any, Progress]:
+def load_state(folder: Path, fingerprint: str) -> tuple[Any, Any, TrainingState]:
     """Return parameters, optimizer state and progress; raises TrainingError for other data or settings."""
     path = folder / FILE
     if not path.exists():
-        raise TrainingError(f"{folder} has no {FILE}: there is nothing to go on from")
+        raise TrainingError(f"{folder} has no {FILE}: there is nothing to resume")
     try:
         read_header(path)
         loaded: Any = mx.load(str(path), format="safetensors", return_metadata=True)
@@ -62,4 +61,4 @@ def load_state(folder: Path, fingerprint: str) -> tuple[Any, Any, Progress]:
     def subtree(prefix: str) -> Any:
         return unflatten([(n.removeprefix(prefix), a) for n, a in tensors.items() if n.startswith(prefix)])
 
-    return subtree("params."), subtree("optimizer."), Progress(**json.loads(metadata["progress"]))
+    return subtree("params."), subtree("optimizer."), TrainingState(**json.loads(metadata["progress"]))

@@ -1,4 +1,4 @@
-"""The training loop: batches to steps, with validation, saving, going on, stopping, and nothing of what is learned."""
+"""The training loop: batches to steps, with validation, saving, resuming and stopping."""
 
 import math
 import time
@@ -18,9 +18,8 @@ from ..layers.dropout import Noise
 from ..objectives.objective import Objective, TrainBatch
 from ..settings import TrainSettings
 from .callbacks import Callback, StepReport, ValidationReport
-from .optimizer import clipped, global_norm, make_optimizer
-from .schedule import learning_rate, warmup_steps
-from .state import Progress
+from .optimizer import clipped, global_norm, learning_rate, make_optimizer, warmup_steps
+from .state import TrainingState
 
 # A loss this many times above its running mean, and worse than guessing, has exploded.
 _EXPLODED = 3.0
@@ -45,7 +44,7 @@ class StepSums:
     loss: float
     more: Mapping[str, float]
     n_tokens: int
-    n_trained: int
+    n_targets: int
 
 
 class Trainer:
@@ -67,7 +66,7 @@ class Trainer:
         self.params = model.trainable_parameters()
         self.optimizer = make_optimizer(settings)
         self.optimizer.init(self.params)
-        self.progress = Progress()
+        self.progress = TrainingState()
         self.total_steps = total_steps(settings, objective.per_epoch)
         self._validation = list(objective.validation())
         # A policy has nothing to validate on but what it draws.
@@ -76,7 +75,7 @@ class Trainer:
         self._gradients = self._make_gradients()
         self._losses = self._make_losses()
 
-    def restore(self, params: Any, optimizer: Any, progress: Progress) -> None:
+    def restore(self, params: Any, optimizer: Any, progress: TrainingState) -> None:
         """Take over a saved state."""
         self.params, self.progress = params, progress
         self.optimizer.state = optimizer
@@ -154,14 +153,14 @@ class Trainer:
             mx.eval(total, sums, grads)
         count = mx.array(sum(batch.count for batch in batches), mx.float32)
         tokens = [
-            mx.array(float(sum(numbers))) for numbers in ([b.n_tokens for b in batches], [b.n_trained for b in batches])
+            mx.array(float(sum(numbers))) for numbers in ([b.n_tokens for b in batches], [b.n_targets for b in batches])
         ]
         total, count, tokens, sums, grads = distributed.all_sum((total, count, tokens, sums, grads))
-        whole = mx.maximum(count, 1.0)
-        grads = tree_map(lambda grad: grad / whole, grads)
-        means = {name: scalar(s / whole) for name, s in sums.items()}
-        n_tokens, n_trained = (round(scalar(number)) for number in tokens)
-        return StepSums(batches, scalar(total / whole), means, n_tokens, n_trained), grads
+        divisor = mx.maximum(count, 1.0)
+        grads = tree_map(lambda grad: grad / divisor, grads)
+        means = {name: scalar(s / divisor) for name, s in sums.items()}
+        n_tokens, n_targets = (round(scalar(number)) for number in tokens)
+        return StepSums(batches, scalar(total / divisor), means, n_tokens, n_targets), grads
 
     def _check(self, step: int, sums: StepSums, norm: float) -> None:
         """Raise TrainingError, before the parameters change, if the loss or its gradient makes no sense."""
@@ -187,7 +186,7 @@ class Trainer:
         progress.step += 1
         progress.last_loss = sums.loss
         progress.tokens += sums.n_tokens
-        progress.trained_tokens += sums.n_trained
+        progress.target_tokens += sums.n_targets
         progress.seconds += seconds
         report = StepReport(
             step=progress.step,
@@ -197,7 +196,7 @@ class Trainer:
             learning_rate=rate,
             gradient_norm=norm,
             tokens=sums.n_tokens,
-            trained_tokens=sums.n_trained,
+            target_tokens=sums.n_targets,
             seconds=seconds,
             tokens_per_second=sums.n_tokens / seconds,
             active_bytes=mx.get_active_memory(),
@@ -223,7 +222,6 @@ class Trainer:
         loss, more = self._drawn_validation(self._reward) if self._reward else self.evaluate(self._validation)
         progress = self.progress
         best = math.isfinite(loss) and (progress.best_loss is None or loss < progress.best_loss)
-        progress.last_valid_loss = loss
         progress.validations_without_gain = 0 if best else progress.validations_without_gain + 1
         if best:
             progress.best_loss, progress.best_step = loss, progress.step
@@ -272,7 +270,7 @@ class Trainer:
 
 
 def total_steps(settings: TrainSettings, per_epoch: int) -> int:
-    """Return the steps of a run: as asked for, or enough for the epochs, the last one filled up."""
+    """Return the steps of a run: as requested, or enough for the epochs, the last one filled up."""
     if settings.steps is not None:
         return settings.steps
     return max(1, math.ceil(settings.epochs * per_epoch / settings.accumulate - 1e-9))

@@ -7,12 +7,11 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from ..core.chat import Chat, converse, prompt_of
-from ..core.events import Call, End, Event, Text
-from ..core.turn import Turn
+from ..core.events import AnswerEnd, Event, TextDelta, ToolCallEvent
+from ..core.request_context import RequestContext
 from ..http.errors import ApiError
-from ..http.stream_failures import failing_softly
-from ..http.streaming import EVENT_STREAM, kept_alive, sse
-from .schema import AnthropicTool, Block, CountRequest, MessagesRequest
+from ..http.streaming import EVENT_STREAM, errors_as_events, kept_alive, sse
+from .schema import AnthropicTool, ContentBlock, CountRequest, MessagesRequest
 
 router = APIRouter(tags=["Anthropic"])
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
@@ -23,35 +22,32 @@ _PING = sse({"type": "ping"}, "ping")
 @router.post("/v1/messages")
 async def messages(body: MessagesRequest, request: Request) -> Response:
     """Answer a dialog."""
-    chat = _chat(body, body.settings(), body.form, body.max_tokens)
-    async with Turn(request) as turn:
-        turn.ignore(body.ignored())
-        served = await turn.use(body.model)
-        context = served.llama.config.max_position_embeddings
-        if body.max_tokens > context:
-            raise ApiError(400, f"max_tokens is {body.max_tokens}, but the model's context is {context}")
-        prompt = await served.prepare(lambda: prompt_of(chat, served))
-        events = await converse(chat, served, turn.server.settings, turn.stack, prompt)
-        head = _head(served.choice.name)
+    chat = _chat(body, body.settings(), body.constraint, body.max_tokens)
+    async with RequestContext(request) as context:
+        context.ignore(body.ignored())
+        loaded = await context.use(body.model)
+        prompt = await loaded.prepare(lambda: prompt_of(chat, loaded))
+        events = await converse(chat, loaded, context.server.settings, context.stack, prompt)
+        head = _head(loaded.choice.name)
         if body.stream:
-            parts = _stream(head, turn.counted(events), len(prompt))
-            return turn.stream(kept_alive(failing_softly(parts, request, event="error"), _PING), EVENT_STREAM)
-        [answer] = await turn.gather(events, 1)
+            parts = _stream(head, context.counted(events), len(prompt))
+            return context.stream(kept_alive(errors_as_events(parts, request, event="error"), _PING), EVENT_STREAM)
+        [answer] = await context.gather(events, 1)
         assert answer.end is not None, "a gathered answer has ended"
         content: list[dict[str, Any]] = [{"type": "text", "text": answer.text}] if answer.text else []
         content += [_tool_use(call, call.arguments) for call in answer.calls]
-        return turn.reply({**head, "content": content, **_stopped(answer.end), "usage": _usage(answer.end)})
+        return context.reply({**head, "content": content, **_stopped(answer.end), "usage": _usage(answer.end)})
 
 
 @router.post("/v1/messages/count_tokens")
 async def count_tokens(body: CountRequest, request: Request) -> Response:
     """Count the tokens of a dialog."""
-    async with Turn(request) as turn:
-        turn.ignore(body.ignored())
-        served = await turn.use(body.model)
+    async with RequestContext(request) as context:
+        context.ignore(body.ignored())
+        loaded = await context.use(body.model)
         chat = _chat(body, {}, None)
-        prompt = await served.prepare(lambda: prompt_of(chat, served))
-        return turn.reply({"input_tokens": len(prompt)})
+        prompt = await loaded.prepare(lambda: prompt_of(chat, loaded))
+        return context.reply({"input_tokens": len(prompt)})
 
 
 def _chat(
@@ -84,7 +80,7 @@ def _tool(tool: AnthropicTool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _messages(role: str, content: str | Sequence[Block]) -> list[dict[str, Any]]:
+def _messages(role: str, content: str | Sequence[ContentBlock]) -> list[dict[str, Any]]:
     """Return one of Anthropic's messages as those of a dialog: tool results stand on their own."""
     if isinstance(content, str):
         return [{"role": role, "content": content}]
@@ -106,7 +102,7 @@ def _messages(role: str, content: str | Sequence[Block]) -> list[dict[str, Any]]
     return [*results, {"role": role, "content": _text(texts), "tool_calls": calls or None}]
 
 
-def _text(content: str | Sequence[Block] | None) -> str:
+def _text(content: str | Sequence[ContentBlock] | None) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     for block in content:
@@ -119,16 +115,16 @@ def _head(model: str) -> dict[str, Any]:
     return {"id": f"msg_{secrets.token_hex(12)}", "type": "message", "role": "assistant", "model": model}
 
 
-def _tool_use(call: Call, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _tool_use(call: ToolCallEvent, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "tool_use", "id": f"toolu_{call.id.removeprefix('call_')}", "name": call.name, "input": arguments}
 
 
-def _stopped(end: End) -> dict[str, Any]:
+def _stopped(end: AnswerEnd) -> dict[str, Any]:
     reason = "stop_sequence" if end.stop_text else _STOP_REASONS[end.reason]
     return {"stop_reason": reason, "stop_sequence": end.stop_text}
 
 
-def _usage(end: End) -> dict[str, Any]:
+def _usage(end: AnswerEnd) -> dict[str, Any]:
     done = end.completion
     return {
         "input_tokens": done.prompt_tokens - done.cached_tokens,
@@ -145,7 +141,7 @@ async def _stream(head: Mapping[str, Any], events: AsyncIterator[Event], prompt_
     yield _PING
     blocks, in_text = 0, False
     async for event in events:
-        if isinstance(event, Text):
+        if isinstance(event, TextDelta):
             if not in_text:
                 yield _event("content_block_start", index=blocks, content_block={"type": "text", "text": ""})
                 in_text, blocks = True, blocks + 1
@@ -155,7 +151,7 @@ async def _stream(head: Mapping[str, Any], events: AsyncIterator[Event], prompt_
         if in_text:
             yield _event("content_block_stop", index=blocks - 1)
             in_text = False
-        if isinstance(event, Call):
+        if isinstance(event, ToolCallEvent):
             yield _event("content_block_start", index=blocks, content_block=_tool_use(event, {}))
             delta = {"type": "input_json_delta", "partial_json": event.arguments_json}
             yield _event("content_block_delta", index=blocks, delta=delta)

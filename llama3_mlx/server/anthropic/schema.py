@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ..openai.schema import Body, option
+from ..core.schema import Body, option
 
 
-class Block(Body):
+class ContentBlock(Body):
     """A block of a message's content; which fields it has depends on its type."""
 
     type: str
@@ -19,7 +19,7 @@ class Block(Body):
     name: str | None = None
     input: dict[str, Any] | None = None
     tool_use_id: str | None = None
-    content: "str | list[Block] | None" = None
+    content: "str | list[ContentBlock] | None" = None
     is_error: bool | None = None
 
 
@@ -27,7 +27,7 @@ class AnthropicMessage(Body):
     """A message of a dialog."""
 
     role: Literal["user", "assistant", "system"]
-    content: str | list[Block]
+    content: str | list[ContentBlock]
 
 
 class AnthropicTool(Body):
@@ -48,7 +48,7 @@ class ToolChoice(Body):
 
 
 class OutputFormat(Body):
-    """The form of the answer."""
+    """The format of the answer."""
 
     type: Literal["json_schema"]
     schema_: dict[str, Any] = Field(alias="schema")
@@ -66,7 +66,7 @@ class CountRequest(Body):
 
     model: str | None = None
     messages: list[AnthropicMessage]
-    system: str | list[Block] | None = None
+    system: str | list[ContentBlock] | None = None
     tools: list[AnthropicTool] | None = None
     tool_choice: ToolChoice | None = None
 
@@ -75,7 +75,7 @@ class MessagesRequest(CountRequest):
     """Body of /v1/messages."""
 
     refused: ClassVar = {"mcp_servers": "the server calls no others"}
-    max_tokens: int = Field(ge=1, description="tokens to write at most")
+    max_tokens: int = Field(ge=1, description="maximum tokens to generate")
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = option("top_p")
     top_k: int | None = option("top_k")
@@ -86,10 +86,10 @@ class MessagesRequest(CountRequest):
     metadata: dict[str, Any] | None = None
 
     @property
-    def form(self) -> dict[str, Any] | None:
+    def constraint(self) -> dict[str, Any] | None:
         """The schema that the answer has to follow, if there is one."""
-        form = (self.output_config.format if self.output_config else None) or self.output_format
-        return form.schema_ if form else None
+        output_format = (self.output_config.format if self.output_config else None) or self.output_format
+        return output_format.schema_ if output_format else None
 
     def settings(self) -> dict[str, Any]:
         """Return what was given by the names of GenerationOptions.

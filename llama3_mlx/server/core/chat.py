@@ -7,9 +7,9 @@ from typing import Any
 
 from ..http.errors import ApiError
 from ..settings import ServerSettings
-from .answering import as_events, make_asks, with_form
+from .answering import as_events, make_submissions, with_constraint
 from .events import Event
-from .served import Served
+from .loaded_model import LoadedModel
 
 # What a chat template gets from elsewhere than from its own values.
 _TAKEN = {"self", "messages", "tools", "add_generation_prompt", "continue_final"}
@@ -40,20 +40,22 @@ class Chat:
     """Tokens after which an answer ends, as max_tokens, but no promise that the context has room for them."""
 
 
-def prompt_of(chat: Chat, served: Served) -> list[int]:
+def prompt_of(chat: Chat, loaded: LoadedModel) -> list[int]:
     """Return the token ids of the dialog up to where the answer begins."""
-    dialog = served.llama.dialog
+    dialog = loaded.llama.dialog
     if dialog is None:
         raise ApiError(
-            400, f"{served.choice.model.name} is a base model without a dialog format: use /v1/completions",
+            400,
+            f"{loaded.choice.model.name} is a base model without a dialog format: use /v1/completions",
             code="no_dialog_format",
-        )  # fmt: skip
+        )
     taken = sorted(_TAKEN & set(chat.template))
     if taken:
         raise ApiError(
-            400, f"chat_template_kwargs can't set {', '.join(taken)}: these come from the request's own fields",
+            400,
+            f"chat_template_kwargs can't set {', '.join(taken)}: these come from the request's own fields",
             param="chat_template_kwargs",
-        )  # fmt: skip
+        )
     messages = [known_keys(message) for message in chat.messages]
     tools = [dict(tool) for tool in chat.tools] if chat.tool_choice != "none" else []
     return dialog.encode(
@@ -78,17 +80,17 @@ def known_keys(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def converse(
-    chat: Chat, served: Served, limits: ServerSettings, stack: AsyncExitStack, prompt: Sequence[int] | None = None
+    chat: Chat, loaded: LoadedModel, limits: ServerSettings, stack: AsyncExitStack, prompt: Sequence[int] | None = None
 ) -> AsyncIterator[Event]:
     """Start all answers to a chat and return their events as they come; raises at once what is refused.
 
     `prompt` is the chat's where it is known already. What runs ends when `stack` does.
     """
-    served.check_room(chat.n)
+    loaded.check_room(chat.n)
     if prompt is None:
-        prompt = await served.prepare(lambda: prompt_of(chat, served))
-    settings = with_form({**chat.settings, **_tools(chat)}, chat.schema, chat.top_logprobs)
-    asks = make_asks([prompt], chat.n, settings, chat.at_most, limits)
-    replies = await served.start(asks, limits.timeout_s)
+        prompt = await loaded.prepare(lambda: prompt_of(chat, loaded))
+    settings = with_constraint({**chat.settings, **_tools(chat)}, chat.schema, chat.top_logprobs)
+    submissions = make_submissions([prompt], chat.n, settings, chat.at_most, limits)
+    replies = await loaded.start(submissions, limits.timeout_s)
     stack.callback(replies.close)
-    return as_events(replies, asks, served)
+    return as_events(replies, submissions, loaded)

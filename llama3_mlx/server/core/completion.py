@@ -7,9 +7,9 @@ from typing import Any
 
 from ...errors import RequestError
 from ..settings import ServerSettings
-from .answering import as_events, make_asks, with_form
+from .answering import as_events, make_submissions, with_constraint
 from .events import Event
-from .served import Served
+from .loaded_model import LoadedModel
 
 Prompt = str | Sequence[int]
 
@@ -27,9 +27,9 @@ class Continuation:
     """Tokens after which an answer ends, as max_tokens, but no promise that the context has room for them."""
 
 
-def prompt_ids(prompt: Prompt, served: Served) -> list[int]:
+def prompt_ids(prompt: Prompt, loaded: LoadedModel) -> list[int]:
     """Return the token ids of a prompt; a text gets the beginning-of-text token, ids are taken as they are."""
-    llama = served.llama
+    llama = loaded.llama
     if isinstance(prompt, str):
         return llama.tokenizer.encode(prompt, bos=True)
     wrong = [token for token in prompt if not 0 <= token < llama.config.vocab_size]
@@ -39,16 +39,16 @@ def prompt_ids(prompt: Prompt, served: Served) -> list[int]:
 
 
 async def complete(
-    asked: Continuation, served: Served, limits: ServerSettings, stack: AsyncExitStack
+    asked: Continuation, loaded: LoadedModel, limits: ServerSettings, stack: AsyncExitStack
 ) -> AsyncIterator[Event]:
     """Start all continuations and return their events as they come; raises at once what is refused.
 
     What runs ends when `stack` does.
     """
-    served.check_room(len(asked.prompts) * asked.n)
-    prompts = await served.prepare(lambda: [prompt_ids(prompt, served) for prompt in asked.prompts])
-    settings = with_form(asked.settings, asked.schema, asked.top_logprobs)
-    asks = make_asks(prompts, asked.n, settings, asked.at_most, limits)
-    replies = await served.start(asks, limits.timeout_s)
+    loaded.check_room(len(asked.prompts) * asked.n)
+    prompts = await loaded.prepare(lambda: [prompt_ids(prompt, loaded) for prompt in asked.prompts])
+    settings = with_constraint(asked.settings, asked.schema, asked.top_logprobs)
+    submissions = make_submissions(prompts, asked.n, settings, asked.at_most, limits)
+    replies = await loaded.start(submissions, limits.timeout_s)
     stack.callback(replies.close)
-    return as_events(replies, asks, served)
+    return as_events(replies, submissions, loaded)

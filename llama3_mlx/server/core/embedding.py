@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...generation.limits import check_fits
-from .served import Served
+from .loaded_model import LoadedModel
 
 
-async def embed(served: Served, prompts: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+async def embed(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
     """Return a vector (D,) of length 1 for each prompt of token ids; raises RequestError for one that is too long."""
     for prompt in prompts:
-        check_fits(prompt, served.llama.config.max_position_embeddings)
-    return [await served.call(partial(_mean_hidden, served, prompt)) for prompt in prompts]
+        check_fits(prompt, loaded.llama.config.max_position_embeddings)
+    return [await loaded.call(partial(_mean_hidden, loaded, prompt)) for prompt in prompts]
 
 
-def _mean_hidden(served: Served, prompt: Sequence[int]) -> NDArray[np.float32]:
-    hidden = served.llama.model.hidden(mx.array([list(prompt)], mx.int32))[0]
+def _mean_hidden(loaded: LoadedModel, prompt: Sequence[int]) -> NDArray[np.float32]:
+    hidden = loaded.llama.model.hidden(mx.array([list(prompt)], mx.int32))[0]
     mean = hidden.astype(mx.float32).mean(axis=0)
     unit = mean / mx.maximum(mx.linalg.norm(mean, stream=mx.cpu), 1e-12)
     return np.array(unit, dtype=np.float32)

@@ -12,13 +12,13 @@ Reason = Literal["stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
-class Chance:
+class LogprobEntry:
     """A token's text, bytes and log-probability, with the likeliest alternatives at its place."""
 
     token_id: int
     data: bytes
     logprob: float
-    alternatives: tuple["Chance", ...] = ()
+    alternatives: tuple["LogprobEntry", ...] = ()
 
     @property
     def text(self) -> str:
@@ -27,16 +27,16 @@ class Chance:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
-    """New text of one answer; `chances` belong to the tokens that came in with it, where they were asked for."""
+class TextDelta:
+    """New text of one answer; `logprobs` belong to the tokens that came in with it, where they were asked for."""
 
     choice: int
     text: str
-    chances: tuple[Chance, ...] = ()
+    logprobs: tuple[LogprobEntry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ToolCallEvent:
     """A whole tool call of one answer, the `position`-th of it."""
 
     choice: int
@@ -52,7 +52,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class AnswerEnd:
     """The end of one answer, and why."""
 
     choice: int
@@ -62,24 +62,24 @@ class End:
     stop_text: str | None = None
 
 
-Event = Text | Call | End
+Event = TextDelta | ToolCallEvent | AnswerEnd
 
 
 @dataclass
-class Answer:
+class CollectedAnswer:
     """One answer as it adds up from its events."""
 
     text: str = ""
-    chances: list[Chance] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
-    end: End | None = None
+    logprobs: list[LogprobEntry] = field(default_factory=list)
+    calls: list[ToolCallEvent] = field(default_factory=list)
+    end: AnswerEnd | None = None
 
     def add(self, event: Event) -> None:
         """Take the next event."""
-        if isinstance(event, Text):
+        if isinstance(event, TextDelta):
             self.text += event.text
-            self.chances += event.chances
-        elif isinstance(event, Call):
+            self.logprobs += event.logprobs
+        elif isinstance(event, ToolCallEvent):
             self.calls.append(event)
         else:
             self.end = event
@@ -99,7 +99,7 @@ class Usage:
     written: int
 
 
-def usage(answers: Sequence[Answer], n: int = 1) -> Usage:
+def usage(answers: Sequence[CollectedAnswer], n: int = 1) -> Usage:
     """Return the usage of answers of which `n` in a row have one prompt; it counts once."""
     ends = [answer.end.completion for answer in answers if answer.end]
     return Usage(

@@ -1,4 +1,4 @@
-"""The models in memory: loaded when first asked for, under one memory budget, least recently used out first."""
+"""The models in memory: loaded on first use, under one memory budget, least recently used out first."""
 
 import asyncio
 import math
@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 from ...device import compute_dtype_name, working_memory_bytes
 from ...errors import EngineClosedError
-from ...library.catalogue import Catalogue, Choice
+from ...library.catalogue import Catalogue, ModelChoice
 from ...model.memory_estimate import estimate
 from ..http.errors import ApiError
 from ..http.logs import log
 from ..http.metrics import Gauge, Metrics
 from ..settings import ServerSettings
-from .served import Base, Served
+from .loaded_model import LoadedModel, ModelRuntime
 
 # Left for the system and other applications where no budget is given.
 _SHARE = 0.75
@@ -25,10 +25,10 @@ _SWEEP_S = 1.0
 
 
 @dataclass
-class Place:
+class ModelSlot:
     """A model in memory, or on its way there."""
 
-    served: Served
+    loaded: LoadedModel
     needed_bytes: int
     ready: asyncio.Task[None]
     users: int = 0
@@ -50,43 +50,43 @@ class LoadedModels:
         self.catalogue, self._settings, self._metrics = catalogue, settings, metrics
         budget = settings.memory_gb * 1e9 if settings.memory_gb else working_memory_bytes() * _SHARE
         self.budget_bytes = int(budget)
-        self.places: dict[str, Place] = {}
+        self.slots: dict[str, ModelSlot] = {}
         self._freed, self._making_room = asyncio.Event(), asyncio.Lock()
         metrics.gauges += [
             Gauge("running", "Generations that run or wait", "model", lambda: self._count("active")),
-            Gauge("queued", "Generations that wait for a place", "model", lambda: self._count("waiting")),
+            Gauge("queued", "Generations that wait to run", "model", lambda: self._count("waiting")),
             Gauge("memory_bytes", "Memory that MLX holds, for use or for reuse", "kind", _mlx_memory),
             Gauge("model_memory_bytes", "Memory set aside for loaded models", "model", self._memory),
         ]
 
     @asynccontextmanager
-    async def use(self, name: str | None, keep_alive_s: float | None = None) -> AsyncIterator[Served]:
+    async def use(self, name: str | None, keep_alive_s: float | None = None) -> AsyncIterator[LoadedModel]:
         """Give the model called `name`, loaded, and keep it in memory while it is used.
 
         Raises ApiError 404 if there is none of that name, 503 if there is no memory for it now, 400 if never.
         """
         choice = self.catalogue.choose(name)
-        place = await self._place(choice)
-        place.users += 1
-        place.keep_alive_s = self._settings.keep_alive_s if keep_alive_s is None else keep_alive_s
+        slot = await self._slot(choice)
+        slot.users += 1
+        slot.keep_alive_s = self._settings.keep_alive_s if keep_alive_s is None else keep_alive_s
         try:
-            await asyncio.shield(place.ready)
+            await asyncio.shield(slot.ready)
             if choice.adapter:
-                await place.served.base.adapt(choice.adapter, self.catalogue.adapters(choice.model)[choice.adapter])
-            yield Served(place.served.base, choice)
+                await slot.loaded.runtime.adapt(choice.adapter, self.catalogue.adapters(choice.model)[choice.adapter])
+            yield LoadedModel(slot.loaded.runtime, choice)
         finally:
-            place.users -= 1
-            place.used_s = time.monotonic()
-            if not place.users:
+            slot.users -= 1
+            slot.used_s = time.monotonic()
+            if not slot.users:
                 self._freed.set()
 
     async def unload(self, name: str) -> bool:
         """Take a model out of memory if nobody uses it; return whether it was there and is gone."""
-        place = self.places.get(name)
-        if place is None or place.users:
+        slot = self.slots.get(name)
+        if slot is None or slot.users:
             return False
-        del self.places[name]
-        await place.served.base.close()
+        del self.slots[name]
+        await slot.loaded.runtime.close()
         log("model unloaded", model=name)
         await self._divide()
         return True
@@ -96,46 +96,46 @@ class LoadedModels:
         while True:
             await asyncio.sleep(_SWEEP_S)
             now = time.monotonic()
-            for name in [name for name, place in self.places.items() if place.expires_s <= now]:
+            for name in [name for name, slot in self.slots.items() if slot.expires_s <= now]:
                 await self.unload(name)
 
     async def close(self) -> None:
         """Let go of all models."""
-        for place in list(self.places.values()):
-            place.ready.cancel()
-            await place.served.base.close()
-        self.places.clear()
+        for slot in list(self.slots.values()):
+            slot.ready.cancel()
+            await slot.loaded.runtime.close()
+        self.slots.clear()
 
-    async def _place(self, choice: Choice) -> Place:
+    async def _slot(self, choice: ModelChoice) -> ModelSlot:
         name = choice.model.name
-        place = self.places.get(name)
-        if place is not None and place.ready.done() and not place.ready.cancelled() and place.ready.exception():
-            del self.places[name]
-            place = None
-        if place is None:
+        slot = self.slots.get(name)
+        if slot is not None and slot.ready.done() and not slot.ready.cancelled() and slot.ready.exception():
+            del self.slots[name]
+            slot = None
+        if slot is None:
             config = choice.model.config
             needs = estimate(config, compute_dtype_name(config.dtype))
             needed = needs.memory_for(min(_CONTEXT, config.max_position_embeddings))
             async with self._making_room:
                 await self._make_room(name, needed)
-                place = self.places.get(name) or self._start(choice, needed)
-        return place
+                slot = self.slots.get(name) or self._start(choice, needed)
+        return slot
 
-    def _start(self, choice: Choice, needed: int) -> Place:
-        base = Base(choice.model, self._settings.max_running, self._settings.max_queue)
-        served = Served(base, Choice(choice.model))
-        place = Place(served, needed, asyncio.ensure_future(self._load(served)))
-        self.places[choice.model.name] = place
-        return place
+    def _start(self, choice: ModelChoice, needed: int) -> ModelSlot:
+        base = ModelRuntime(choice.model, self._settings.max_running, self._settings.max_queue)
+        loaded = LoadedModel(base, ModelChoice(choice.model))
+        slot = ModelSlot(loaded, needed, asyncio.ensure_future(self._load(loaded)))
+        self.slots[choice.model.name] = slot
+        return slot
 
-    async def _load(self, served: Served) -> None:
+    async def _load(self, loaded: LoadedModel) -> None:
         await self._divide()
-        name = served.choice.name
-        await served.base.load(self._share(name) / 1e9)
+        name = loaded.choice.name
+        await loaded.runtime.load(self._share(name) / 1e9)
         # Others may have come meanwhile.
-        await served.base.limit(self._share(name) / 1e9)
+        await loaded.runtime.limit(self._share(name) / 1e9)
         self._metrics.loads.add(model=name)
-        log("model loaded", model=name, seconds=round(served.base.load_s, 2))
+        log("model loaded", model=name, seconds=round(loaded.runtime.load_s, 2))
 
     async def _make_room(self, name: str, needed: int) -> None:
         """Take out models that nobody uses, the least recently used first, until `needed` bytes are free."""
@@ -146,8 +146,8 @@ class LoadedModels:
                 "take a smaller model, or give the server more with --memory-gb",
                 code="insufficient_memory",
             )
-        while name not in self.places and self._used() + needed > self.budget_bytes:
-            idle = [(place.used_s, other) for other, place in self.places.items() if not place.users]
+        while name not in self.slots and self._used() + needed > self.budget_bytes:
+            idle = [(slot.used_s, other) for other, slot in self.slots.items() if not slot.users]
             if not idle:
                 await self._wait_for_room(name, needed)
             else:
@@ -168,24 +168,24 @@ class LoadedModels:
 
     def _share(self, name: str) -> float:
         """Return the memory of a model: what it needs, and an equal part of what no model needs."""
-        return self.places[name].needed_bytes + (self.budget_bytes - self._used()) / len(self.places)
+        return self.slots[name].needed_bytes + (self.budget_bytes - self._used()) / len(self.slots)
 
     async def _divide(self) -> None:
         """Tell the models that are in memory what they may take now."""
-        for name, place in list(self.places.items()):
-            loaded = place.ready.done() and not place.ready.cancelled() and not place.ready.exception()
-            if loaded and name in self.places:
+        for name, slot in list(self.slots.items()):
+            is_loaded = slot.ready.done() and not slot.ready.cancelled() and not slot.ready.exception()
+            if is_loaded and name in self.slots:
                 with suppress(EngineClosedError):
-                    await place.served.base.limit(self._share(name) / 1e9)
+                    await slot.loaded.runtime.limit(self._share(name) / 1e9)
 
     def _used(self) -> int:
-        return sum(place.needed_bytes for place in self.places.values())
+        return sum(slot.needed_bytes for slot in self.slots.values())
 
     def _count(self, attribute: str) -> dict[str, float]:
-        return {name: getattr(place.served, attribute) for name, place in self.places.items()}
+        return {name: getattr(slot.loaded, attribute) for name, slot in self.slots.items()}
 
     def _memory(self) -> dict[str, float]:
-        return {name: float(place.needed_bytes) for name, place in self.places.items()}
+        return {name: float(slot.needed_bytes) for name, slot in self.slots.items()}
 
 
 def _mlx_memory() -> dict[str, float]:

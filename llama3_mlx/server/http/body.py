@@ -62,7 +62,7 @@ async def _collect(receive: Receive, limit: int) -> bytes:
             return b"".join(parts)
 
 
-def check_json(body: bytes, max_depth: int) -> None:
+def check_body(body: bytes, max_depth: int) -> None:
     """Raise ApiError 400 unless the body is one JSON value in UTF-8, nested at most `max_depth` deep."""
     try:
         body.decode("utf-8")

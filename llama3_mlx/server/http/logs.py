@@ -1,4 +1,4 @@
-"""The log on stderr: one line a request, in words or as JSON; no prompt and no answer unless asked for."""
+"""The log on stderr: one line a request, in words or as JSON; no prompt and no answer unless requested."""
 
 import json
 import logging
@@ -21,10 +21,10 @@ class _Text(logging.Formatter):
         return " ".join([_stamp(record), record.levelname.lower(), record.getMessage(), *parts])
 
 
-def start_logging(form: str) -> None:
-    """Write the server's and uvicorn's records to stderr in the given form."""
+def start_logging(log_format: str) -> None:
+    """Write the server's and uvicorn's records to stderr in the given format."""
     stream = logging.StreamHandler(sys.stderr)
-    stream.setFormatter(_Json() if form == "json" else _Text())
+    stream.setFormatter(_Json() if log_format == "json" else _Text())
     for name, level in (("llama3_mlx.server", logging.INFO), ("uvicorn", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [stream], False

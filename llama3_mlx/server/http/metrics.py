@@ -40,7 +40,7 @@ class Counter:
 
 
 class Gauge:
-    """Values that are asked for when the metrics are read: label values to number."""
+    """Values computed when the metrics are read: label values to number."""
 
     kind = "gauge"
 

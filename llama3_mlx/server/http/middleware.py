@@ -9,21 +9,21 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..settings import ServerSettings
-from .body import check_json, read_body, replay
+from .body import check_body, read_body, replay
 from .errors import ApiError, error_response
 from .logs import log
 from .metrics import Metrics
-from .security import Guard
+from .security import AccessControl
 
 _WITH_BODY = ("POST", "PUT", "PATCH", "DELETE")
 
 
-class Gate:
+class ServerMiddleware:
     """ASGI middleware around the whole application."""
 
     def __init__(self, app: ASGIApp, *, settings: ServerSettings, metrics: Metrics) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
-        self._guard = Guard(settings)
+        self._access = AccessControl(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass on what isn't one."""
@@ -32,13 +32,13 @@ class Gate:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            await _Passage(self, scope, receive, send).run()
+            await _Exchange(self, scope, receive, send).run()
 
     async def answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         """Check the request and have it answered; what is refused gets the error of its protocol."""
         method, path, headers = scope["method"], scope["path"], Headers(scope=scope)
         try:
-            self._guard.check(method, path, headers)
+            self._access.check(method, path, headers)
             if method == "OPTIONS":
                 await self._preflight(headers, send)
                 return
@@ -51,10 +51,10 @@ class Gate:
 
     def cors_headers(self, headers: Mapping[str, str]) -> dict[str, str]:
         """Return the CORS headers that the answer to a request needs."""
-        return self._guard.cors_headers(headers.get("origin"))
+        return self._access.cors_headers(headers.get("origin"))
 
     async def _preflight(self, headers: Mapping[str, str], send: Send) -> None:
-        allowed = self._guard.preflight_headers(headers.get("origin"), headers.get("access-control-request-headers"))
+        allowed = self._access.preflight_headers(headers.get("origin"), headers.get("access-control-request-headers"))
         raw = [(name.encode(), value.encode()) for name, value in allowed.items()]
         await send({"type": "http.response.start", "status": 204, "headers": raw})
         await send({"type": "http.response.body", "body": b""})
@@ -63,7 +63,7 @@ class Gate:
         body = await read_body(receive, headers, self._settings)
         if body:
             _require_json(scope, headers)
-            check_json(body, self._settings.max_depth)
+            check_body(body, self._settings.max_depth)
         return replay(body, receive)
 
     def done(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
@@ -76,26 +76,30 @@ class Gate:
         log(
             "request",
             level=logging.DEBUG if quiet else logging.INFO,
-            id=request_id, method=scope["method"], path=path if path != "other" else scope["path"][:200],
-            status=status, seconds=round(seconds, 4), **scope.get("state", {}).get("log", {}),
-        )  # fmt: skip
+            id=request_id,
+            method=scope["method"],
+            path=path if path != "other" else scope["path"][:200],
+            status=status,
+            seconds=round(seconds, 4),
+            **scope.get("state", {}).get("log", {}),
+        )
 
 
-class _Passage:
+class _Exchange:
     """One request on its way: adds headers to the answer and remembers its status."""
 
-    def __init__(self, gate: Gate, scope: Scope, receive: Receive, send: Send) -> None:
-        self.gate, self.scope, self.receive, self._send = gate, scope, receive, send
+    def __init__(self, middleware: ServerMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
+        self.middleware, self.scope, self.receive, self._send = middleware, scope, receive, send
         self.id = f"req_{secrets.token_hex(12)}"
         self.status = 499
         scope["state"] = {**scope.get("state", {}), "request_id": self.id, "log": {}, "began": time.perf_counter()}
 
     async def run(self) -> None:
         try:
-            await self.gate.answer(self.scope, self.receive, self.send, self.id)
+            await self.middleware.answer(self.scope, self.receive, self.send, self.id)
         finally:
             seconds = time.perf_counter() - self.scope["state"]["began"]
-            self.gate.done(self.scope, self.status, seconds, self.id)
+            self.middleware.done(self.scope, self.status, seconds, self.id)
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -103,7 +107,7 @@ class _Passage:
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self.id
             headers["x-content-type-options"] = "nosniff"
-            for name, value in self.gate.cors_headers(Headers(scope=self.scope)).items():
+            for name, value in self.middleware.cors_headers(Headers(scope=self.scope)).items():
                 headers[name] = value
         await self._send(message)
 

@@ -19,7 +19,7 @@ _METHODS = "GET, POST, DELETE, HEAD, OPTIONS"
 _CORS_AGE_S = "600"
 
 
-class Guard:
+class AccessControl:
     """Decides whether a request may go on."""
 
     def __init__(self, settings: ServerSettings) -> None:
@@ -49,13 +49,13 @@ class Guard:
             "vary": "Origin",
         }
 
-    def preflight_headers(self, origin: str | None, asked: str | None) -> dict[str, str]:
-        """Return the answer to a preflight of `origin` that asks for the header names `asked`."""
+    def preflight_headers(self, origin: str | None, requested: str | None) -> dict[str, str]:
+        """Return the answer to a preflight of `origin` that requests the header names `requested`."""
         headers = self.cors_headers(origin)
         if headers:
             headers |= {
                 "access-control-allow-methods": _METHODS,
-                "access-control-allow-headers": asked or "authorization, content-type",
+                "access-control-allow-headers": requested or "authorization, content-type",
                 "access-control-max-age": _CORS_AGE_S,
             }
         return headers

@@ -1,4 +1,4 @@
-"""Server-sent events and JSON lines as bytes, kept alive while nothing comes.
+"""Server-sent events and JSON lines as bytes, kept alive while nothing comes; errors as stream events.
 
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html.
 """
@@ -7,6 +7,11 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
+
+from starlette.requests import Request
+
+from ...errors import Llama3MLXError
+from .errors import ApiError, as_api_error, error_body
 
 EVENT_STREAM, JSON_LINES = "text/event-stream", "application/x-ndjson"
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -49,3 +54,19 @@ async def kept_alive(parts: AsyncIterator[bytes], sign: bytes, every_s: float = 
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
         await parts.aclose()  # type: ignore[attr-defined]
+
+
+async def errors_as_events(
+    parts: AsyncIterator[bytes], request: Request, *, event: str | None = None, lines: bool = False
+) -> AsyncIterator[bytes]:
+    """Pass the parts on; an error ends them with an error object in the shape of the request's protocol.
+
+    The status has been sent long before, so the error becomes an event of its own.
+    """
+    try:
+        async for part in parts:
+            yield part
+    except (ApiError, Llama3MLXError) as error:
+        known = error if isinstance(error, ApiError) else as_api_error(error)
+        body = error_body(request.url.path, known, request.state.request_id)
+        yield json_line(body) if lines else sse(body, event)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from ..core.completion import prompt_ids
 from ..core.embedding import embed
-from ..core.turn import Turn
+from ..core.request_context import RequestContext
 from ..http.errors import ApiError
 from ..openai.embeddings import check_dimensions
 from .schema import EmbedRequest, OldEmbedRequest
@@ -21,28 +21,30 @@ async def embed_texts(body: EmbedRequest, request: Request) -> Response:
     if any(not text for text in inputs):
         raise ApiError(400, "the input holds an empty text")
     began = time.perf_counter()
-    async with Turn(request) as turn:
-        turn.ignore(body.ignored())
-        served = await turn.use(body.model, body.keep_alive)
-        check_dimensions(body.dimensions, served)
-        ids = await served.prepare(lambda: [prompt_ids(text, served) for text in inputs])
-        vectors = await turn.unless_gone(embed(served, ids))
-        return turn.reply({
-            "model": body.model or served.choice.name,
-            "embeddings": [vector.tolist() for vector in vectors],
-            "total_duration": int((time.perf_counter() - began) * 1e9),
-            "load_duration": int(turn.load_s * 1e9),
-            "prompt_eval_count": sum(map(len, ids)),
-        })  # fmt: skip
+    async with RequestContext(request) as context:
+        context.ignore(body.ignored())
+        loaded = await context.use(body.model, body.keep_alive)
+        check_dimensions(body.dimensions, loaded)
+        ids = await loaded.prepare(lambda: [prompt_ids(text, loaded) for text in inputs])
+        vectors = await context.unless_gone(embed(loaded, ids))
+        return context.reply(
+            {
+                "model": body.model or loaded.choice.name,
+                "embeddings": [vector.tolist() for vector in vectors],
+                "total_duration": int((time.perf_counter() - began) * 1e9),
+                "load_duration": int(context.load_s * 1e9),
+                "prompt_eval_count": sum(map(len, ids)),
+            }
+        )
 
 
 @router.post("/api/embeddings")
 async def embed_one(body: OldEmbedRequest, request: Request) -> Response:
     """Embed one text, in the older form."""
-    async with Turn(request) as turn:
-        turn.ignore(body.ignored())
-        served = await turn.use(body.model, body.keep_alive)
+    async with RequestContext(request) as context:
+        context.ignore(body.ignored())
+        loaded = await context.use(body.model, body.keep_alive)
         texts = [body.prompt] if body.prompt else []
-        ids = await served.prepare(lambda: [prompt_ids(text, served) for text in texts])
-        vectors = await turn.unless_gone(embed(served, ids))
-        return turn.reply({"embedding": vectors[0].tolist() if vectors else []})
+        ids = await loaded.prepare(lambda: [prompt_ids(text, loaded) for text in texts])
+        vectors = await context.unless_gone(embed(loaded, ids))
+        return context.reply({"embedding": vectors[0].tolist() if vectors else []})

@@ -8,12 +8,11 @@ from starlette.responses import JSONResponse
 
 from ..core.chat import Chat, converse
 from ..core.completion import Continuation, complete
-from ..core.events import Call, Chance, End, Event, Text
-from ..core.served import Served
-from ..core.turn import Turn
+from ..core.events import AnswerEnd, Event, LogprobEntry, TextDelta, ToolCallEvent
+from ..core.loaded_model import LoadedModel
+from ..core.request_context import RequestContext
 from ..http.errors import ApiError
-from ..http.stream_failures import failing_softly
-from ..http.streaming import JSON_LINES, json_line
+from ..http.streaming import JSON_LINES, errors_as_events, json_line
 from .schema import GenerateRequest, Generating, OllamaChatRequest, OllamaMessage
 from .timestamps import now
 
@@ -27,49 +26,49 @@ async def generate(body: GenerateRequest, request: Request) -> Response:
     _refuse(body, suffix=body.suffix, template=body.template, images=body.images)
     if body.raw:
         _refuse_with_raw(system=body.system, context=body.context)
-    async with Turn(request) as turn:
-        turn.ignore(body.ignored())
+    async with RequestContext(request) as context:
+        context.ignore(body.ignored())
         if not body.prompt:
-            return await _load(turn, body, {"response": ""})
-        served = await turn.use(body.model, body.keep_alive)
+            return await _load(context, body, {"response": ""})
+        loaded = await context.use(body.model, body.keep_alive)
         if body.raw or body.context:
             prompt: str | list[int] = body.prompt
             if not body.raw:
-                prompt = await served.prepare(lambda: _continued(body, served))
-            asked = Continuation(
+                prompt = await loaded.prepare(lambda: _continued(body, loaded))
+            continuation = Continuation(
                 prompts=[prompt],
                 settings=_settings(body),
                 schema=_schema(body),
                 top_logprobs=_top(body),
                 at_most=body.at_most,
             )
-            events = await complete(asked, served, turn.server.settings, turn.stack)
+            events = await complete(continuation, loaded, context.server.settings, context.stack)
         else:
-            events = await converse(_chat(body, _dialog(body)), served, turn.server.settings, turn.stack)
+            events = await converse(_chat(body, _dialog(body)), loaded, context.server.settings, context.stack)
 
         def fields(text: str, _: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             return {"response": text}
 
-        return await _answer(turn, body, events, fields, with_context=not body.raw)
+        return await _answer(context, body, events, fields, with_context=not body.raw)
 
 
 @router.post("/api/chat")
 async def chat(body: OllamaChatRequest, request: Request) -> Response:
     """Answer a dialog."""
-    async with Turn(request) as turn:
-        turn.ignore(body.ignored())
+    async with RequestContext(request) as context:
+        context.ignore(body.ignored())
         if not body.messages:
-            return await _load(turn, body, {"message": {"role": "assistant", "content": ""}})
-        served = await turn.use(body.model, body.keep_alive)
+            return await _load(context, body, {"message": {"role": "assistant", "content": ""}})
+        loaded = await context.use(body.model, body.keep_alive)
         tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
-        asked = _chat(body, [_message(message) for message in body.messages], tools)
-        events = await converse(asked, served, turn.server.settings, turn.stack)
+        conversation = _chat(body, [_message(message) for message in body.messages], tools)
+        events = await converse(conversation, loaded, context.server.settings, context.stack)
 
         def fields(text: str, calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             message: dict[str, Any] = {"role": "assistant", "content": text}
             return {"message": {**message, "tool_calls": list(calls)} if calls else message}
 
-        return await _answer(turn, body, events, fields, with_context=False)
+        return await _answer(context, body, events, fields, with_context=False)
 
 
 def _refuse(body: Generating, **fields: Any) -> None:
@@ -121,10 +120,10 @@ def _dialog(body: GenerateRequest) -> list[dict[str, str]]:
     return [*system, {"role": "user", "content": body.prompt or ""}]
 
 
-def _continued(body: GenerateRequest, served: Served) -> list[int]:
+def _continued(body: GenerateRequest, loaded: LoadedModel) -> list[int]:
     """Return the ids of an earlier `context` and of the new prompt after it."""
-    ids = served.llama.encode_chat(_dialog(body))
-    bos = served.llama.tokenizer.bos_id
+    ids = loaded.llama.encode_chat(_dialog(body))
+    bos = loaded.llama.tokenizer.bos_id
     # Where it stands once, it begins the text; ChatML checkpoints give that name to what begins each message.
     begins_text = ids[0] == bos and ids.count(bos) == 1
     return [*(body.context or ()), *(ids[1:] if begins_text else ids)]
@@ -146,52 +145,58 @@ def _message(message: OllamaMessage) -> dict[str, Any]:
     }
 
 
-async def _load(turn: Turn, body: Generating, fields: Mapping[str, Any]) -> Response:
+async def _load(context: RequestContext, body: Generating, fields: Mapping[str, Any]) -> Response:
     """Load the model and say so; with a keep_alive of nothing, unload it."""
-    models = turn.server.models
+    models = context.server.models
     name = models.catalogue.choose(body.model).name
     reason = "load"
     if body.keep_alive is not None and str(body.keep_alive) in ("0", "0.0", "0s", "0m"):
         await models.unload(models.catalogue.choose(body.model).model.name)
         reason = "unload"
     else:
-        await turn.use(body.model, body.keep_alive)
+        await context.use(body.model, body.keep_alive)
     value = {"model": body.model or name, "created_at": now(), **fields, "done": True, "done_reason": reason}
-    return JSONResponse(value, headers=turn.headers)
+    return JSONResponse(value, headers=context.headers)
 
 
 async def _answer(
-    turn: Turn, body: Generating, events: AsyncIterator[Event], fields: Fields, *, with_context: bool
+    context: RequestContext, body: Generating, events: AsyncIterator[Event], fields: Fields, *, with_context: bool
 ) -> Response:
-    head = {"model": body.model or turn.served.choice.name}
+    head = {"model": body.model or context.loaded.choice.name}
     if body.stream is not False:
-        parts = _stream(turn, head, turn.counted(events), fields, with_context)
-        return turn.stream(failing_softly(parts, turn.request, lines=True), JSON_LINES)
-    [answer] = await turn.gather(events, 1)
+        parts = _stream(context, head, context.counted(events), fields, with_context)
+        return context.stream(errors_as_events(parts, context.request, lines=True), JSON_LINES)
+    [answer] = await context.gather(events, 1)
     assert answer.end is not None, "a gathered answer has ended"
     calls = [_call(call) for call in answer.calls]
-    chances = {"logprobs": [_chance(chance) for chance in answer.chances]} if answer.chances else {}
-    return turn.reply(
-        {**head, "created_at": now(), **fields(answer.text, calls), **chances, **_last(turn, answer.end, with_context)}
+    logprobs = {"logprobs": [_logprob_object(entry) for entry in answer.logprobs]} if answer.logprobs else {}
+    return context.reply(
+        {
+            **head,
+            "created_at": now(),
+            **fields(answer.text, calls),
+            **logprobs,
+            **_last(context, answer.end, with_context),
+        }
     )
 
 
 async def _stream(
-    turn: Turn, head: Mapping[str, Any], events: AsyncIterator[Event], fields: Fields, with_context: bool
+    context: RequestContext, head: Mapping[str, Any], events: AsyncIterator[Event], fields: Fields, with_context: bool
 ) -> AsyncIterator[bytes]:
     async for event in events:
         line: dict[str, Any] = {**head, "created_at": now()}
-        if isinstance(event, Text):
-            chances = {"logprobs": [_chance(chance) for chance in event.chances]} if event.chances else {}
-            line |= {**fields(event.text, ()), **chances, "done": False}
-        elif isinstance(event, Call):
+        if isinstance(event, TextDelta):
+            logprobs = {"logprobs": [_logprob_object(entry) for entry in event.logprobs]} if event.logprobs else {}
+            line |= {**fields(event.text, ()), **logprobs, "done": False}
+        elif isinstance(event, ToolCallEvent):
             line |= {**fields("", [_call(event)]), "done": False}
         else:
-            line |= {**fields("", ()), **_last(turn, event, with_context)}
+            line |= {**fields("", ()), **_last(context, event, with_context)}
         yield json_line(line)
 
 
-def _last(turn: Turn, end: End, with_context: bool) -> dict[str, Any]:
+def _last(context: RequestContext, end: AnswerEnd, with_context: bool) -> dict[str, Any]:
     """Return what the last line says about counts and times, in nanoseconds."""
     done = end.completion
     run = done.prompt_tokens - done.cached_tokens
@@ -201,25 +206,25 @@ def _last(turn: Turn, end: End, with_context: bool) -> dict[str, Any]:
     last: dict[str, Any] = {
         "done": True,
         "done_reason": "length" if end.reason == "length" else "stop",
-        "total_duration": _ns(turn.elapsed_s),
-        "load_duration": _ns(turn.load_s),
+        "total_duration": _ns(context.elapsed_s),
+        "load_duration": _ns(context.load_s),
         "prompt_eval_count": done.prompt_tokens,
         "prompt_eval_duration": _ns(prompt_s),
         "eval_count": written,
         "eval_duration": _ns(decode_s),
     }
     if with_context:
-        last["context"] = [*end.prompt, *done.token_ids, *turn.served.end_of_turn]
+        last["context"] = [*end.prompt, *done.token_ids, *context.loaded.end_of_turn]
     return last
 
 
-def _call(call: Call) -> dict[str, Any]:
+def _call(call: ToolCallEvent) -> dict[str, Any]:
     return {"id": call.id, "function": {"index": call.position, "name": call.name, "arguments": dict(call.arguments)}}
 
 
-def _chance(chance: Chance) -> dict[str, Any]:
-    plain = {"token": chance.text, "logprob": chance.logprob, "bytes": list(chance.data)}
-    others = [{"token": o.text, "logprob": o.logprob, "bytes": list(o.data)} for o in chance.alternatives]
+def _logprob_object(entry: LogprobEntry) -> dict[str, Any]:
+    plain = {"token": entry.text, "logprob": entry.logprob, "bytes": list(entry.data)}
+    others = [{"token": o.text, "logprob": o.logprob, "bytes": list(o.data)} for o in entry.alternatives]
     return {**plain, "top_logprobs": others} if others else plain
 
 

@@ -15,14 +15,13 @@ from ...library.catalogue import DEFAULT_TAG, Catalogue, check_name
 from ...library.downloads import bar_class
 from ...library.home import models_folder
 from ...library.storage import copy_model, remove_model
-from ..core.turn import Server
+from ..core.request_context import Server
 from ..http.errors import ApiError
-from ..http.stream_failures import failing_softly
-from ..http.streaming import JSON_LINES, STREAM_HEADERS, json_line
+from ..http.streaming import JSON_LINES, STREAM_HEADERS, errors_as_events, json_line
 from .schema import CopyRequest, CreateRequest, Named, PullRequest
 
-Report = Callable[[Mapping[str, Any]], None]
-Work = Callable[[Report], None]
+StatusReport = Callable[[Mapping[str, Any]], None]
+ManageTask = Callable[[StatusReport], None]
 _BITS = re.compile(r"q([2-68])(_0|_1|_k|_k_[msl])?\Z", re.IGNORECASE)
 
 
@@ -39,7 +38,7 @@ async def pull(body: PullRequest, request: Request) -> Response:
     """Download a model from the Hub."""
     name = body.chosen.removesuffix(f":{DEFAULT_TAG}").removeprefix("hf.co/")
 
-    def work(report: Report) -> None:
+    def task(report: StatusReport) -> None:
         from ...library.hub import resolve_model
 
         if name in _catalogue(request).models():
@@ -51,7 +50,7 @@ async def pull(body: PullRequest, request: Request) -> Response:
             )
         resolve_model(name, bar=bar_class(report))
 
-    return await _run(work, request, stream=body.stream is not False)
+    return await _run(task, request, stream=body.stream is not False)
 
 
 @router.post("/api/create")
@@ -67,7 +66,7 @@ async def create(body: CreateRequest, request: Request) -> Response:
     source = _source(_catalogue(request), body.from_)
     bits = _bits(body.quantize)
 
-    def work(report: Report) -> None:
+    def task(report: StatusReport) -> None:
         report({"status": f"reading {body.from_}"})
         if bits is None and (source / "config.json").exists() and any(source.glob("*.safetensors")):
             from ...library.catalogue import ModelEntry
@@ -79,7 +78,7 @@ async def create(body: CreateRequest, request: Request) -> Response:
         report({"status": f"converting to {bits} bits" if bits else "converting"})
         convert(source, target, bits=bits)
 
-    return await _run(work, request, stream=body.stream is not False)
+    return await _run(task, request, stream=body.stream is not False)
 
 
 @router.post("/api/copy")
@@ -97,8 +96,8 @@ async def delete(body: Named, request: Request) -> Response:
     choice = server.models.catalogue.choose(body.chosen or None) if body.chosen else None
     if choice is None or choice.adapter:
         raise ApiError(400, "name a model to delete")
-    place = server.models.places.get(choice.name)
-    if place is not None and place.users:
+    slot = server.models.slots.get(choice.name)
+    if slot is not None and slot.users:
         raise ApiError(409, f"{choice.name} is in use: try again later")
     await server.models.unload(choice.name)
     await asyncio.to_thread(remove_model, choice.model)
@@ -137,19 +136,19 @@ def _bits(quantize: str | None) -> int | None:
     return int(match[1])
 
 
-async def _run(work: Work, request: Request, *, stream: bool) -> Response:
-    """Run `work` in a thread; its reports are the lines of a stream, or the last one is the answer."""
+async def _run(task: ManageTask, request: Request, *, stream: bool) -> Response:
+    """Run `task` in a thread; its reports are the lines of a stream, or the last one is the answer."""
     reports: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
     if not stream:
-        await asyncio.to_thread(work, lambda _: None)
+        await asyncio.to_thread(task, lambda _: None)
         return JSONResponse({"status": "success"})
     return StreamingResponse(
-        failing_softly(_lines(work, reports), request, lines=True), headers=STREAM_HEADERS, media_type=JSON_LINES
+        errors_as_events(_lines(task, reports), request, lines=True), headers=STREAM_HEADERS, media_type=JSON_LINES
     )
 
 
-async def _lines(work: Work, reports: "queue.SimpleQueue[Mapping[str, Any]]") -> AsyncIterator[bytes]:
-    working = asyncio.ensure_future(asyncio.to_thread(work, reports.put))
+async def _lines(task: ManageTask, reports: "queue.SimpleQueue[Mapping[str, Any]]") -> AsyncIterator[bytes]:
+    working = asyncio.ensure_future(asyncio.to_thread(task, reports.put))
     while not working.done():
         await asyncio.wait({working}, timeout=0.1)
         while not reports.empty():

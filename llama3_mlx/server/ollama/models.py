@@ -11,9 +11,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from ...chat.dialog import load_dialog
-from ...library.catalogue import DEFAULT_TAG, Choice, ModelEntry
+from ...library.catalogue import DEFAULT_TAG, ModelChoice, ModelEntry
 from ...tokenizer.loading import load_tokenizer
-from ..core.loaded_models import LoadedModels, Place
+from ..core.loaded_models import LoadedModels, ModelSlot
 from ..openai.models import all_choices
 from .schema import Named
 from .timestamps import at
@@ -41,7 +41,7 @@ def tags(request: Request) -> dict[str, Any]:
 @router.get("/api/ps")
 async def ps(request: Request) -> dict[str, Any]:
     """List the models in memory."""
-    return {"models": [_running(place) for place in _models(request).places.values()]}
+    return {"models": [_running(slot) for slot in _models(request).slots.values()]}
 
 
 @router.post("/api/show")
@@ -61,7 +61,7 @@ def show(body: Named, request: Request) -> dict[str, Any]:
     }
 
 
-def tagged(choice: Choice) -> str:
+def tagged(choice: ModelChoice) -> str:
     """Return the name as Ollama writes it, with a tag."""
     return choice.name if choice.adapter else f"{choice.name}:{DEFAULT_TAG}"
 
@@ -71,7 +71,7 @@ def _models(request: Request) -> LoadedModels:
     return models
 
 
-def _listed(choice: Choice) -> dict[str, Any]:
+def _listed(choice: ModelChoice) -> dict[str, Any]:
     return {
         "name": tagged(choice),
         "model": tagged(choice),
@@ -82,19 +82,19 @@ def _listed(choice: Choice) -> dict[str, Any]:
     }
 
 
-def _running(place: Place) -> dict[str, Any]:
-    choice = place.served.choice
-    left = place.expires_s - time.monotonic()
+def _running(slot: ModelSlot) -> dict[str, Any]:
+    choice = slot.loaded.choice
+    left = slot.expires_s - time.monotonic()
     return {
         **_listed(choice),
-        "size": place.needed_bytes,
-        "size_vram": place.needed_bytes,
+        "size": slot.needed_bytes,
+        "size_vram": slot.needed_bytes,
         "expires_at": _FOR_EVER if math.isinf(left) else at(time.time() + left),
         "context_length": choice.model.config.max_position_embeddings,
     }
 
 
-def _details(choice: Choice) -> dict[str, Any]:
+def _details(choice: ModelChoice) -> dict[str, Any]:
     return {
         "parent_model": choice.model.name if choice.adapter else "",
         "format": "mlx",

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from ..openai.schema import Body, KeepAlive
+from ..core.schema import Body, KeepAlive
 
 
 def _whole(value: object) -> object:

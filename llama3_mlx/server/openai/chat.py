@@ -8,11 +8,10 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from ..core.chat import Chat, converse
-from ..core.events import Answer, Call, Chance, Event, Text, Usage, usage
-from ..core.turn import Turn
+from ..core.events import CollectedAnswer, Event, LogprobEntry, TextDelta, ToolCallEvent, Usage, usage
+from ..core.request_context import RequestContext
 from ..http.errors import ApiError
-from ..http.stream_failures import failing_softly
-from ..http.streaming import COMMENT, DONE, EVENT_STREAM, kept_alive, sse
+from ..http.streaming import COMMENT, DONE, EVENT_STREAM, errors_as_events, kept_alive, sse
 from .schema import ChatRequest, NamedTool
 
 router = APIRouter(tags=["OpenAI"])
@@ -23,22 +22,22 @@ router = APIRouter(tags=["OpenAI"])
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
     """Answer a dialog."""
     chat = chat_of(body)
-    async with Turn(request) as turn:
-        turn.ignore(body.ignored())
-        limit_choices(turn, chat.n)
-        served = await turn.use(body.model, body.keep_alive)
-        events = await converse(chat, served, turn.server.settings, turn.stack)
-        head = _Head(served.choice.name)
+    async with RequestContext(request) as context:
+        context.ignore(body.ignored())
+        limit_choices(context, chat.n)
+        loaded = await context.use(body.model, body.keep_alive)
+        events = await converse(chat, loaded, context.server.settings, context.stack)
+        head = _ChatObjects(loaded.choice.name)
         if body.stream:
             include_usage = bool(body.stream_options and body.stream_options.include_usage)
-            parts = _stream(head, turn.counted(events), chat, include_usage)
-            return turn.stream(kept_alive(failing_softly(parts, request), COMMENT), EVENT_STREAM)
-        answers = await turn.gather(events, chat.n)
-        return turn.reply(head.whole(answers, chat))
+            parts = _stream(head, context.counted(events), chat, include_usage)
+            return context.stream(kept_alive(errors_as_events(parts, request), COMMENT), EVENT_STREAM)
+        answers = await context.gather(events, chat.n)
+        return context.reply(head.whole(answers, chat))
 
 
 def chat_of(body: ChatRequest) -> Chat:
-    """Return what the request asks for; raises ApiError 400 for what fits no answer."""
+    """Return what the request submissions for; raises ApiError 400 for what fits no answer."""
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
     choice = body.tool_choice
@@ -50,21 +49,21 @@ def chat_of(body: ChatRequest) -> Chat:
         tool_choice=choice.function.name if isinstance(choice, NamedTool) else choice or "auto",
         named_tool=isinstance(choice, NamedTool),
         parallel_calls=body.parallel_tool_calls is not False,
-        schema=body.response_format.form() if body.response_format else None,
+        schema=body.response_format.constraint() if body.response_format else None,
         template=body.chat_template_kwargs or {},
         continue_final=bool(body.continue_final_message),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
 
 
-def limit_choices(turn: Turn, count: int) -> None:
+def limit_choices(context: RequestContext, count: int) -> None:
     """Refuse a request for more answers than the server gives."""
-    limit = turn.server.settings.max_choices
+    limit = context.server.settings.max_choices
     if count > limit:
-        raise ApiError(400, f"the request asks for {count} answers; at most {limit} are given", param="n")
+        raise ApiError(400, f"the request wants {count} answers; at most {limit} are given", param="n")
 
 
-class _Head:
+class _ChatObjects:
     """What all chunks of one answer have in common."""
 
     def __init__(self, model: str) -> None:
@@ -73,37 +72,44 @@ class _Head:
 
     def __call__(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         return {
-            "id": self.id, "object": kind, "created": self.created, "model": self.model,
-            "system_fingerprint": None, "choices": choices, **more,
-        }  # fmt: skip
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": None,
+            "choices": choices,
+            **more,
+        }
 
-    def whole(self, answers: Sequence[Answer], chat: Chat) -> dict[str, Any]:
+    def whole(self, answers: Sequence[CollectedAnswer], chat: Chat) -> dict[str, Any]:
         """Return the answers as one object."""
         choices = [_choice(index, answer, chat) for index, answer in enumerate(answers)]
         return self("chat.completion", choices, usage=usage_object(usage(answers, chat.n)))
 
 
-def _choice(index: int, answer: Answer, chat: Chat) -> dict[str, Any]:
+def _choice(index: int, answer: CollectedAnswer, chat: Chat) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
     if answer.calls:
         message["content"] = answer.text or None
         message["tool_calls"] = [_call(call) for call in answer.calls]
-    logprobs = _logprobs(answer.chances) if chat.top_logprobs is not None else None
+    logprobs = _logprobs(answer.logprobs) if chat.top_logprobs is not None else None
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": answer.reason}
 
 
-async def _stream(head: _Head, events: AsyncIterator[Event], chat: Chat, include_usage: bool) -> AsyncIterator[bytes]:
+async def _stream(
+    head: _ChatObjects, events: AsyncIterator[Event], chat: Chat, include_usage: bool
+) -> AsyncIterator[bytes]:
     chunk = "chat.completion.chunk"
     later: dict[str, Any] = {"usage": None} if include_usage else {}
-    answers = [Answer() for _ in range(chat.n)]
+    answers = [CollectedAnswer() for _ in range(chat.n)]
     for index in range(chat.n):
         yield sse(head(chunk, [_delta(index, {"role": "assistant", "content": "", "refusal": None})], **later))
     async for event in events:
         answers[event.choice].add(event)
-        if isinstance(event, Text):
-            logprobs = _logprobs(event.chances) if chat.top_logprobs is not None else None
+        if isinstance(event, TextDelta):
+            logprobs = _logprobs(event.logprobs) if chat.top_logprobs is not None else None
             choice = _delta(event.choice, {"content": event.text}, logprobs=logprobs)
-        elif isinstance(event, Call):
+        elif isinstance(event, ToolCallEvent):
             choice = _delta(event.choice, {"tool_calls": [{"index": event.position, **_call(event)}]})
         else:
             choice = _delta(event.choice, {}, event.reason)
@@ -119,21 +125,21 @@ def _delta(
     return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
 
-def _call(call: Call) -> dict[str, Any]:
+def _call(call: ToolCallEvent) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments_json}}
 
 
-def _logprobs(chances: Sequence[Chance]) -> dict[str, Any]:
+def _logprobs(logprobs: Sequence[LogprobEntry]) -> dict[str, Any]:
     content = [
-        {**chance_object(chance), "top_logprobs": [chance_object(other) for other in chance.alternatives]}
-        for chance in chances
+        {**logprob_object(entry), "top_logprobs": [logprob_object(other) for other in entry.alternatives]}
+        for entry in logprobs
     ]
     return {"content": content, "refusal": None}
 
 
-def chance_object(chance: Chance) -> dict[str, Any]:
+def logprob_object(entry: LogprobEntry) -> dict[str, Any]:
     """Return a token with its log-probability as OpenAI writes it."""
-    return {"token": chance.text, "bytes": list(chance.data), "logprob": chance.logprob}
+    return {"token": entry.text, "bytes": list(entry.data), "logprob": entry.logprob}
 
 
 def usage_object(count: Usage) -> dict[str, Any]:

@@ -7,14 +7,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from ..core.answering import chance_of
+from ..core.answering import logprob_entry
 from ..core.completion import Continuation, Prompt, complete
-from ..core.events import Answer, Chance, Event, Text, usage
-from ..core.served import Served
-from ..core.turn import Turn
+from ..core.events import CollectedAnswer, Event, LogprobEntry, TextDelta, usage
+from ..core.loaded_model import LoadedModel
+from ..core.request_context import RequestContext
 from ..http.errors import ApiError
-from ..http.stream_failures import failing_softly
-from ..http.streaming import COMMENT, DONE, EVENT_STREAM, kept_alive, sse
+from ..http.streaming import COMMENT, DONE, EVENT_STREAM, errors_as_events, kept_alive, sse
 from .chat import limit_choices, usage_object
 from .schema import CompletionRequest
 
@@ -26,22 +25,22 @@ _MAX_TOKENS = 16
 @router.post("/v1/completions")
 async def completions(body: CompletionRequest, request: Request) -> Response:
     """Continue a text, or several."""
-    asked = _continuation(body)
-    async with Turn(request) as turn:
-        turn.ignore(body.ignored())
-        count = len(asked.prompts) * asked.n
-        limit_choices(turn, count)
-        served = await turn.use(body.model, body.keep_alive)
-        events = await complete(asked, served, turn.server.settings, turn.stack)
-        head = _Head(served.choice.name)
+    continuation = _continuation(body)
+    async with RequestContext(request) as context:
+        context.ignore(body.ignored())
+        count = len(continuation.prompts) * continuation.n
+        limit_choices(context, count)
+        loaded = await context.use(body.model, body.keep_alive)
+        events = await complete(continuation, loaded, context.server.settings, context.stack)
+        head = _CompletionObjects(loaded.choice.name)
         if body.stream:
             include_usage = bool(body.stream_options and body.stream_options.include_usage)
-            echoed = _echoed(asked, served) if body.echo else None
-            parts = _stream(head, turn.counted(events), asked, include_usage, echoed)
-            return turn.stream(kept_alive(failing_softly(parts, request), COMMENT), EVENT_STREAM)
-        answers = await turn.gather(events, count)
-        choices = [_whole_choice(index, answer, body, served) for index, answer in enumerate(answers)]
-        return turn.reply(head(choices, usage=usage_object(usage(answers, asked.n))))
+            echoed = _echoed(continuation, loaded) if body.echo else None
+            parts = _stream(head, context.counted(events), continuation, include_usage, echoed)
+            return context.stream(kept_alive(errors_as_events(parts, request), COMMENT), EVENT_STREAM)
+        answers = await context.gather(events, count)
+        choices = [_whole_choice(index, answer, body, loaded) for index, answer in enumerate(answers)]
+        return context.reply(head(choices, usage=usage_object(usage(answers, continuation.n))))
 
 
 def _continuation(body: CompletionRequest) -> Continuation:
@@ -56,20 +55,22 @@ def _continuation(body: CompletionRequest) -> Continuation:
         settings["logprobs"] = body.logprobs
         if body.echo:
             settings["prompt_logprobs"] = body.logprobs
-    most = _MAX_TOKENS if body.max_tokens is None else None
-    form = body.response_format.form() if body.response_format else None
-    return Continuation(prompts=as_prompts(body.prompt), settings=settings, n=body.n or 1, schema=form, at_most=most)
+    limit = _MAX_TOKENS if body.max_tokens is None else None
+    constraint = body.response_format.constraint() if body.response_format else None
+    return Continuation(
+        prompts=as_prompts(body.prompt), settings=settings, n=body.n or 1, schema=constraint, at_most=limit
+    )
 
 
-def _echoed(asked: Continuation, served: Served) -> list[str]:
+def _echoed(continuation: Continuation, loaded: LoadedModel) -> list[str]:
     """Return the prompt's text for each answer."""
-    tokenizer = served.llama.tokenizer
-    texts = [p if isinstance(p, str) else tokenizer.decode(list(p), control=False) for p in asked.prompts]
-    return [text for text in texts for _ in range(asked.n)]
+    tokenizer = loaded.llama.tokenizer
+    texts = [p if isinstance(p, str) else tokenizer.decode(list(p), control=False) for p in continuation.prompts]
+    return [text for text in texts for _ in range(continuation.n)]
 
 
 def as_prompts(prompt: str | list[str] | list[int] | list[list[int]] | None) -> list[Prompt]:
-    """Return the prompts of the four forms that a prompt can have."""
+    """Return the prompts of the four shapes that `prompt` can have."""
     if prompt is None:
         return [""]
     if isinstance(prompt, str):
@@ -81,7 +82,7 @@ def as_prompts(prompt: str | list[str] | list[int] | list[list[int]] | None) -> 
     return list(prompt)
 
 
-class _Head:
+class _CompletionObjects:
     """What all chunks of one answer have in common."""
 
     def __init__(self, model: str) -> None:
@@ -90,33 +91,38 @@ class _Head:
 
     def __call__(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         return {
-            "id": self.id, "object": "text_completion", "created": self.created, "model": self.model,
-            "system_fingerprint": None, "choices": choices, **more,
-        }  # fmt: skip
+            "id": self.id,
+            "object": "text_completion",
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": None,
+            "choices": choices,
+            **more,
+        }
 
 
 def _choice(index: int, text: str, reason: str | None, logprobs: dict[str, Any] | None = None) -> dict[str, Any]:
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
 
-def _whole_choice(index: int, answer: Answer, body: CompletionRequest, served: Served) -> dict[str, Any]:
+def _whole_choice(index: int, answer: CollectedAnswer, body: CompletionRequest, loaded: LoadedModel) -> dict[str, Any]:
     """Return an answer, behind its prompt where that is to be echoed."""
-    tokenizer = served.llama.tokenizer
+    tokenizer = loaded.llama.tokenizer
     assert answer.end is not None, "a gathered answer has ended"
     prompt = answer.end.prompt if body.echo else ()
     text = tokenizer.decode(prompt, control=False) + answer.text
     if body.logprobs is None:
         return _choice(index, text, answer.reason)
     known = answer.end.completion.prompt_logprobs or ()
-    chances: list[Chance | None] = [chance_of(entry, tokenizer) for entry in known]
+    logprobs: list[LogprobEntry | None] = [logprob_entry(entry, tokenizer) for entry in known]
     first = [tokenizer.decode(prompt[:1])] if prompt else []
-    return _choice(index, text, answer.reason, logprobs_object(first, [*chances, *answer.chances]))
+    return _choice(index, text, answer.reason, logprobs_object(first, [*logprobs, *answer.logprobs]))
 
 
-def logprobs_object(first: list[str], chances: list[Chance | None], start: int = 0) -> dict[str, Any]:
+def logprobs_object(first: list[str], logprobs: list[LogprobEntry | None], start: int = 0) -> dict[str, Any]:
     """Return log-probabilities as the completions protocol has them; `first` is a first token, which has none."""
-    entries = [None] * len(first) + chances
-    tokens = first + [chance.text for chance in chances if chance is not None]
+    entries = [None] * len(first) + logprobs
+    tokens = first + [entry.text for entry in logprobs if entry is not None]
     offsets, at = [], start
     for token in tokens:
         offsets.append(at)
@@ -130,14 +136,14 @@ def logprobs_object(first: list[str], chances: list[Chance | None], start: int =
 
 
 async def _stream(
-    head: _Head,
+    head: _CompletionObjects,
     events: AsyncIterator[Event],
-    asked: Continuation,
+    continuation: Continuation,
     include_usage: bool,
     echoed: list[str] | None,
 ) -> AsyncIterator[bytes]:
     later: dict[str, Any] = {"usage": None} if include_usage else {}
-    answers = [Answer() for _ in range(len(asked.prompts) * asked.n)]
+    answers = [CollectedAnswer() for _ in range(len(continuation.prompts) * continuation.n)]
     starts = [0] * len(answers)
     if echoed is not None:
         for index, text in enumerate(echoed):
@@ -145,12 +151,12 @@ async def _stream(
             yield sse(head([_choice(index, text, None)], **later))
     async for event in events:
         answers[event.choice].add(event)
-        if isinstance(event, Text):
-            logprobs = logprobs_object([], list(event.chances), starts[event.choice]) if event.chances else None
+        if isinstance(event, TextDelta):
+            logprobs = logprobs_object([], list(event.logprobs), starts[event.choice]) if event.logprobs else None
             starts[event.choice] += len(event.text)
             yield sse(head([_choice(event.choice, event.text, None, logprobs)], **later))
         else:
             yield sse(head([_choice(event.choice, "", answers[event.choice].reason)], **later))
     if include_usage:
-        yield sse(head([], usage=usage_object(usage(answers, asked.n))))
+        yield sse(head([], usage=usage_object(usage(answers, continuation.n))))
     yield DONE

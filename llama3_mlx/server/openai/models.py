@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from ...library.catalogue import Catalogue, Choice, ModelEntry
+from ...library.catalogue import Catalogue, ModelChoice, ModelEntry
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -24,13 +24,13 @@ def show_model(name: str, request: Request) -> dict[str, Any]:
     return _model(request.app.state.server.models.catalogue.choose(name))
 
 
-def all_choices(catalogue: Catalogue) -> list[Choice]:
+def all_choices(catalogue: Catalogue) -> list[ModelChoice]:
     """Return everything that a request can name."""
     models = catalogue.models().values()
-    return [Choice(model, adapter) for model in models for adapter in (None, *catalogue.adapters(model))]
+    return [ModelChoice(model, adapter) for model in models for adapter in (None, *catalogue.adapters(model))]
 
 
-def _model(choice: Choice) -> dict[str, Any]:
+def _model(choice: ModelChoice) -> dict[str, Any]:
     return {
         "id": choice.name,
         "object": "model",

@@ -8,12 +8,11 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from ..core.chat import converse
-from ..core.events import Answer, Call, Chance, Event, Text
-from ..core.turn import Turn
-from ..http.stream_failures import failing_softly
-from ..http.streaming import COMMENT, EVENT_STREAM, kept_alive, sse
-from .chat import chance_object
-from .responses_input import chat_of, messages_of
+from ..core.events import CollectedAnswer, Event, LogprobEntry, TextDelta, ToolCallEvent
+from ..core.request_context import RequestContext
+from ..http.streaming import COMMENT, EVENT_STREAM, errors_as_events, kept_alive, sse
+from .chat import logprob_object
+from .responses_input import chat_of, dialog_messages
 from .responses_schema import ResponsesRequest
 from .responses_store import ResponseStore, Stored
 
@@ -25,18 +24,18 @@ async def responses(body: ResponsesRequest, request: Request) -> Response:
     """Answer an input, going on from an earlier response if one is named."""
     store: ResponseStore = request.app.state.responses
     before = store.get(body.previous_response_id).messages if body.previous_response_id else ()
-    messages = messages_of(body, before)
+    messages = dialog_messages(body, before)
     chat = chat_of(body, messages)
-    async with Turn(request) as turn:
-        turn.ignore(body.ignored())
-        served = await turn.use(body.model, body.keep_alive)
-        events = await converse(chat, served, turn.server.settings, turn.stack)
-        writer = _Writer(body, served.choice.name, messages, store)
+    async with RequestContext(request) as context:
+        context.ignore(body.ignored())
+        loaded = await context.use(body.model, body.keep_alive)
+        events = await converse(chat, loaded, context.server.settings, context.stack)
+        writer = _Writer(body, loaded.choice.name, messages, store)
         if body.stream:
-            parts = writer.stream(turn.counted(events))
-            return turn.stream(kept_alive(failing_softly(parts, request, event="error"), COMMENT), EVENT_STREAM)
-        [answer] = await turn.gather(events, 1)
-        return turn.reply(writer.finish(answer, writer.items(answer)))
+            parts = writer.stream(context.counted(events))
+            return context.stream(kept_alive(errors_as_events(parts, request, event="error"), COMMENT), EVENT_STREAM)
+        [answer] = await context.gather(events, 1)
+        return context.reply(writer.finish(answer, writer.items(answer)))
 
 
 @router.get("/v1/responses/{response_id}")
@@ -63,7 +62,7 @@ class _Writer:
         self._message_id = f"msg_{secrets.token_hex(16)}"
         self._head = _head(body, model)
 
-    def finish(self, answer: Answer, output: list[dict[str, Any]]) -> dict[str, Any]:
+    def finish(self, answer: CollectedAnswer, output: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the whole response, and keep it unless it shall not be kept."""
         assert answer.end is not None, "a response is finished when its answer has ended"
         done, cut = answer.end.completion, answer.reason == "length"
@@ -89,7 +88,7 @@ class _Writer:
             self._store.put(Stored(response, [*self._messages, said]))
         return response
 
-    def items(self, answer: Answer) -> list[dict[str, Any]]:
+    def items(self, answer: CollectedAnswer) -> list[dict[str, Any]]:
         """Return the output items of a whole answer."""
         texts = [self._message(answer, answer.reason)] if answer.text or not answer.calls else []
         return [*texts, *(_call_item(call, call.arguments_json) for call in answer.calls)]
@@ -99,24 +98,24 @@ class _Writer:
         begun = {**self._head, "status": "in_progress", "output": [], "usage": None}
         yield self._event("response.created", response=begun)
         yield self._event("response.in_progress", response=begun)
-        answer, output = Answer(), list[dict[str, Any]]()
+        answer, output = CollectedAnswer(), list[dict[str, Any]]()
         in_text = False
         async for event in events:
             answer.add(event)
-            if isinstance(event, Text):
+            if isinstance(event, TextDelta):
                 if not in_text:
                     in_text = True
                     for part in self._begin_text():
                         yield part
-                chances = _logprobs(event.chances)
-                yield self._text_event("response.output_text.delta", delta=event.text, logprobs=chances)
+                logprobs = _logprobs(event.logprobs)
+                yield self._text_event("response.output_text.delta", delta=event.text, logprobs=logprobs)
                 continue
             if in_text:
                 in_text = False
-                output.append(self._message(answer, "stop" if isinstance(event, Call) else event.reason))
+                output.append(self._message(answer, "stop" if isinstance(event, ToolCallEvent) else event.reason))
                 for part in self._end_text(output[-1]):
                     yield part
-            if isinstance(event, Call):
+            if isinstance(event, ToolCallEvent):
                 for part in self._call(event, len(output)):
                     yield part
                 output.append(_call_item(event, event.arguments_json))
@@ -124,10 +123,10 @@ class _Writer:
         yield self._event(f"response.{response['status']}", response=response)
 
     def _begin_text(self) -> list[bytes]:
-        item = {**self._message(Answer(), "stop"), "status": "in_progress", "content": []}
+        item = {**self._message(CollectedAnswer(), "stop"), "status": "in_progress", "content": []}
         return [
             self._event("response.output_item.added", output_index=0, item=item),
-            self._text_event("response.content_part.added", part=_part(Answer())),
+            self._text_event("response.content_part.added", part=_part(CollectedAnswer())),
         ]
 
     def _end_text(self, item: Mapping[str, Any]) -> list[bytes]:
@@ -138,7 +137,7 @@ class _Writer:
             self._event("response.output_item.done", output_index=0, item=item),
         ]
 
-    def _call(self, call: Call, index: int) -> list[bytes]:
+    def _call(self, call: ToolCallEvent, index: int) -> list[bytes]:
         item = _call_item(call, call.arguments_json)
         begun = {**_call_item(call, ""), "status": "in_progress"}
         place = {"item_id": item["id"], "output_index": index}
@@ -151,7 +150,7 @@ class _Writer:
             self._event("response.output_item.done", output_index=index, item=item),
         ]
 
-    def _message(self, answer: Answer, reason: str) -> dict[str, Any]:
+    def _message(self, answer: CollectedAnswer, reason: str) -> dict[str, Any]:
         return {
             "type": "message",
             "id": self._message_id,
@@ -194,18 +193,18 @@ def _head(body: ResponsesRequest, model: str) -> dict[str, Any]:
     }
 
 
-def _part(answer: Answer) -> dict[str, Any]:
-    return {"type": "output_text", "text": answer.text, "annotations": [], "logprobs": _logprobs(answer.chances)}
+def _part(answer: CollectedAnswer) -> dict[str, Any]:
+    return {"type": "output_text", "text": answer.text, "annotations": [], "logprobs": _logprobs(answer.logprobs)}
 
 
-def _logprobs(chances: Sequence[Chance]) -> list[dict[str, Any]]:
+def _logprobs(logprobs: Sequence[LogprobEntry]) -> list[dict[str, Any]]:
     return [
-        {**chance_object(chance), "top_logprobs": [chance_object(other) for other in chance.alternatives]}
-        for chance in chances
+        {**logprob_object(entry), "top_logprobs": [logprob_object(other) for other in entry.alternatives]}
+        for entry in logprobs
     ]
 
 
-def _call_item(call: Call, arguments: str) -> dict[str, Any]:
+def _call_item(call: ToolCallEvent, arguments: str) -> dict[str, Any]:
     return {
         "type": "function_call",
         "id": f"fc_{call.id.removeprefix('call_')}",

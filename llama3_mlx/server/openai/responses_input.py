@@ -11,7 +11,7 @@ _TEXTS = ("input_text", "output_text", "text", "refusal")
 _LEFT_OUT = ("reasoning", "item_reference")
 
 
-def messages_of(body: ResponsesRequest, before: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def dialog_messages(body: ResponsesRequest, before: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the dialog: what came before, then this request's input, without instructions."""
     if isinstance(body.input, str):
         return [*map(dict, before), {"role": "user", "content": body.input}]
@@ -23,7 +23,7 @@ def messages_of(body: ResponsesRequest, before: Sequence[Mapping[str, Any]]) -> 
 
 
 def chat_of(body: ResponsesRequest, messages: Sequence[Mapping[str, Any]]) -> Chat:
-    """Return what the request asks for; raises ApiError 400 for what fits no answer."""
+    """Return what the request submissions for; raises ApiError 400 for what fits no answer."""
     if body.background:
         raise ApiError(400, "background is not supported: stream the response, or wait for it", param="background")
     if body.truncation == "auto":
@@ -80,11 +80,11 @@ def _tool(tool: FunctionTool) -> dict[str, Any]:
 
 
 def _schema(body: ResponsesRequest) -> Mapping[str, Any] | None:
-    form = body.text.format if body.text else None
-    if form is None or form.type == "text":
+    text_format = body.text.format if body.text else None
+    if text_format is None or text_format.type == "text":
         return None
-    if form.type == "json_object":
+    if text_format.type == "json_object":
         return {"type": "object"}
-    if form.schema_ is None:
+    if text_format.schema_ is None:
         raise ApiError(400, "text.format of type json_schema needs a schema", param="text")
-    return form.schema_
+    return text_format.schema_

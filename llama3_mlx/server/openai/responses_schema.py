@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .schema import Body, KeepAlive, option, refusal
+from ..core.schema import Body, KeepAlive, option, refusal
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -50,7 +50,7 @@ class ChosenTool(Body):
 
 
 class TextFormat(Body):
-    """The form of the answer."""
+    """The format of the answer."""
 
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
@@ -108,8 +108,8 @@ class ResponsesRequest(Body):
     @property
     def logprobs(self) -> int | None:
         """How many alternatives to give with each token's log-probability, None for no log-probabilities."""
-        wanted = self.top_logprobs is not None or LOGPROBS in (self.include or ())
-        return (self.top_logprobs or 0) if wanted else None
+        given = self.top_logprobs is not None or LOGPROBS in (self.include or ())
+        return (self.top_logprobs or 0) if given else None
 
     def ignored(self) -> list[str]:
         """Return the fields that were sent and mean nothing here."""

@@ -40,9 +40,11 @@ class ResponseStore:
         entry = self._entries.get(response_id)
         if entry is None:
             raise ApiError(
-                404, f"there is no response {response_id[:80]!r}: it was not stored, or is forgotten by now",
-                param="previous_response_id", code="response_not_found",
-            )  # fmt: skip
+                404,
+                f"there is no response {response_id[:80]!r}: it was not stored, or is forgotten by now",
+                param="previous_response_id",
+                code="response_not_found",
+            )
         return entry[0]
 
     def remove(self, response_id: str) -> None:

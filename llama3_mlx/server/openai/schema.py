@@ -4,55 +4,11 @@ Source: https://platform.openai.com/docs/api-reference and the types of the `ope
 that mean nothing here are accepted; which ones a request sent stands in the header `x-ignored-parameters`.
 """
 
-from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
-from ...generation.options import GenerationOptions
-
-KeepAlive = float | str | None
-
-
-def refusal(name: str, message: str) -> PydanticCustomError:
-    """Return the error of a body in which the field `name` can't be honoured."""
-    return PydanticCustomError("refused", "{message}", {"name": name, "message": message})
-
-
-class Body(BaseModel):
-    """A request's body, or a part of it."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-    refused: ClassVar[Mapping[str, str]] = {}
-    """Fields that would change the answer and can't be honoured, each with what to do instead."""
-
-    @model_validator(mode="after")
-    def _refuse(self) -> Self:
-        for name, advice in self.refused.items():
-            if (self.model_extra or {}).get(name) not in (None, False, []):
-                raise refusal(name, f"{name} is not supported: {advice}")
-        return self
-
-    def ignored(self) -> list[str]:
-        """Return the fields that were sent and mean nothing here, by their paths."""
-        extra = [name for name, value in (self.model_extra or {}).items() if value is not None]
-        inner = (path for name in type(self).model_fields for path in _ignored(getattr(self, name), name))
-        return sorted([*extra, *inner])
-
-
-def _ignored(value: object, path: str) -> Iterator[str]:
-    """Yield the paths of ignored fields inside a field's value; of the items of a list all have one path."""
-    if isinstance(value, Body):
-        yield from (f"{path.rstrip('_')}.{inner}" for inner in value.ignored())
-    elif isinstance(value, list):
-        yield from {inner for item in value for inner in _ignored(item, path)}
-
-
-def option(name: str) -> Any:
-    """Return the field of a generation setting, its text and limits taken from GenerationOptions."""
-    limits = GenerationOptions.__dataclass_fields__[name].metadata
-    return Field(default=None, description=limits["help"], ge=limits.get("low"), le=limits.get("high"))
+from ..core.schema import Body, KeepAlive, option, refusal
 
 
 class StreamOptions(Body):
@@ -62,7 +18,7 @@ class StreamOptions(Body):
 
 
 class StructuredOutputs(Body):
-    """A form that the whole answer has to have: one of these, by the names that vLLM's server gives them.
+    """Structured output: a constraint on the whole answer, under the names of vLLM's server.
 
     Source: https://docs.vllm.ai/en/latest/features/structured_outputs.html.
     """
@@ -73,9 +29,9 @@ class StructuredOutputs(Body):
     grammar: str | None = Field(None, description="Lark or GBNF grammar")
 
     @model_validator(mode="after")
-    def _has_one_form(self) -> Self:
+    def _has_one_constraint(self) -> Self:
         if len(self.settings()) != 1:
-            raise ValueError("give one of json, regex, choice and grammar")
+            raise ValueError("give exactly one of json, regex, choice and grammar")
         return self
 
     def settings(self) -> dict[str, Any]:
@@ -84,19 +40,19 @@ class StructuredOutputs(Body):
         return {name: value for name, value in given.items() if value is not None}
 
 
-_FORMS = "give the form in structured_outputs"
+_CONSTRAINTS = "give structured_outputs"
 
 
-class Sampling(Body):
+class SamplingFields(Body):
     """The settings that all of OpenAI's generating requests share, and those of ours beside them."""
 
     refused: ClassVar = {
         "min_tokens": "an answer ends where the model ends it; ignore_eos writes on to max_tokens",
         "stop_token_ids": "give the texts in stop",
-        "guided_json": _FORMS,
-        "guided_regex": _FORMS,
-        "guided_choice": _FORMS,
-        "guided_grammar": _FORMS,
+        "guided_json": _CONSTRAINTS,
+        "guided_regex": _CONSTRAINTS,
+        "guided_choice": _CONSTRAINTS,
+        "guided_grammar": _CONSTRAINTS,
     }
     model: str | None = Field(None, description="model, or model:adapter; absent: the server's first model")
     max_tokens: int | None = option("max_tokens")
@@ -142,9 +98,20 @@ class Sampling(Body):
 
 
 _PLAIN = (
-    "max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "repetition_window", "typical_p",
-    "xtc_probability", "xtc_threshold", "ignore_eos", "speculate", "timeout_s",
-)  # fmt: skip
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "repetition_window",
+    "typical_p",
+    "xtc_probability",
+    "xtc_threshold",
+    "ignore_eos",
+    "speculate",
+    "timeout_s",
+)
 
 
 class ContentPart(Body):
@@ -161,7 +128,7 @@ class FunctionCall(Body):
     arguments: str | dict[str, Any] | None = None
 
 
-class ToolCall(Body):
+class MessageToolCall(Body):
     """A tool call in an assistant's message."""
 
     id: str | None = None
@@ -169,13 +136,13 @@ class ToolCall(Body):
     function: FunctionCall
 
 
-class Message(Body):
+class ChatMessage(Body):
     """A message of a dialog."""
 
     role: str
     content: str | list[ContentPart] | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[MessageToolCall] | None = None
     tool_call_id: str | None = None
 
 
@@ -188,7 +155,7 @@ class FunctionSpec(Body):
     strict: bool | None = None
 
 
-class Tool(Body):
+class ToolDefinition(Body):
     """A tool: functions are the one kind there is."""
 
     type: Literal["function"]
@@ -218,13 +185,13 @@ class JsonSchema(Body):
 
 
 class ResponseFormat(Body):
-    """The form of the answer: text, any JSON object, or JSON of a schema."""
+    """The format of the answer: text, any JSON object, or JSON of a schema."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
     schema_: dict[str, Any] | None = Field(None, alias="schema", description="with json_object, as llama.cpp takes it")
 
-    def form(self) -> dict[str, Any] | None:
+    def constraint(self) -> dict[str, Any] | None:
         """Return the schema that the answer has to follow, None for any text."""
         if self.type == "text":
             return None
@@ -240,10 +207,10 @@ class ResponseFormat(Body):
         return self
 
 
-class ChatRequest(Sampling):
+class ChatRequest(SamplingFields):
     """Body of /v1/chat/completions."""
 
-    refused: ClassVar = Sampling.refused | {
+    refused: ClassVar = SamplingFields.refused | {
         "functions": "give them as tools",
         "function_call": "give tools and tool_choice",
         "audio": "these models write text",
@@ -251,11 +218,11 @@ class ChatRequest(Sampling):
         "echo": "a chat's answer stands alone",
         "prompt_logprobs": "use echo and logprobs of /v1/completions",
     }
-    messages: list[Message]
+    messages: list[ChatMessage]
     max_completion_tokens: int | None = option("max_tokens")
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    tools: list[Tool] | None = None
+    tools: list[ToolDefinition] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
@@ -285,7 +252,7 @@ class ChatRequest(Sampling):
         return given
 
 
-class CompletionRequest(Sampling):
+class CompletionRequest(SamplingFields):
     """Body of /v1/completions."""
 
     prompt: str | list[str] | list[int] | list[list[int]] | None = Field(
@@ -296,7 +263,7 @@ class CompletionRequest(Sampling):
     logprobs: int | None = Field(None, ge=0, le=20)
     best_of: int | None = Field(None, ge=1)
     response_format: ResponseFormat | None = None
-    refused: ClassVar = Sampling.refused | {
+    refused: ClassVar = SamplingFields.refused | {
         "tools": "use /v1/chat/completions",
         "messages": "use /v1/chat/completions",
         "prompt_logprobs": "use echo with logprobs",

@@ -15,9 +15,9 @@ from ..errors import RequestError
 from ..finetune import distributed
 from ..finetune.settings import TrainSettings
 from ..finetune.training.callbacks import Callback, StepReport, ValidationReport
-from ..finetune.training.job import Build, Job, TrainResult, resumed_job, run_job
+from ..finetune.training.job import Build, TrainingJob, TrainResult, resumed_job, run_job
 from .model_choice import choose_model
-from .train import gather
+from .training_inputs import gather
 
 INTERRUPT_CODE = 130
 
@@ -30,38 +30,38 @@ def run_training(
     # Of several processes the first one speaks.
     first = distributed.rank() == 0
     with cancel_on_interrupt() as cancel:
-        shown = [Progress()] if first and not args.quiet else []
+        shown = [TrainingProgress()] if first and not args.quiet else []
         try:
             result = run_job(job, build, resume=bool(args.resume), callbacks=shown, cancel=cancel)
         finally:
             for progress in shown:
                 progress.close()
     if first:
-        sys.stdout.write(summary(result) + "\n")
+        sys.stdout.write(result_line(result) + "\n")
     if result.ended == "cancelled" and first:
-        sys.stderr.write(f"stopped at step {result.steps}; go on with: llama3-mlx {kind} --resume {result.folder}\n")
+        sys.stderr.write(f"stopped at step {result.steps}; resume with: llama3-mlx {kind} --resume {result.folder}\n")
     return INTERRUPT_CODE if result.ended == "cancelled" else 0
 
 
-def make_job(args: argparse.Namespace, kind: str, settings_kind: type[TrainSettings]) -> Job:
+def make_job(args: argparse.Namespace, kind: str, settings_kind: type[TrainSettings]) -> TrainingJob:
     """Return the job that the arguments describe."""
     inputs, values = gather(args, settings_kind)
     if args.resume:
         job = resumed_job(Path(args.resume).expanduser(), values, settings_kind)
         if job.kind != kind:
-            raise RequestError(f"{args.resume} is a run of {job.kind}: go on with llama3-mlx {job.kind} --resume")
+            raise RequestError(f"{args.resume} is a run of {job.kind}: resume it with llama3-mlx {job.kind} --resume")
         own = {"model": job.model, "data": job.data, "valid": job.valid, "out": job.out}
         inputs["out"] = inputs["out"] and Path(inputs["out"]).expanduser()
         others = [f"--{name}" for name, value in inputs.items() if value and value != own[name]]
         if others:
             raise RequestError(
-                f"{' and '.join(others)} can't change in a run that goes on: leave it out, or start a new run with "
+                f"{' and '.join(others)} can't change in a resumed run: leave it out, or start a new run with "
                 "--start-from"
             )
         return job
     settings = settings_kind.from_dict(values)
     model = str(choose_model(inputs["model"])) if inputs["model"] is None else inputs["model"]
-    return Job(kind, model, inputs["data"], inputs["valid"], Path(inputs["out"]).expanduser(), settings)
+    return TrainingJob(kind, model, inputs["data"], inputs["valid"], Path(inputs["out"]).expanduser(), settings)
 
 
 @contextmanager
@@ -82,18 +82,18 @@ def cancel_on_interrupt() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def summary(result: TrainResult) -> str:
+def result_line(result: TrainResult) -> str:
     """Return the result in one line."""
     loss = "" if result.loss is None else f", loss {result.loss:.4f}"
     valid = "" if result.valid_loss is None else f", validation {result.valid_loss:.4f} (step {result.best_step})"
     test = "" if result.test_loss is None else f", test {result.test_loss:.4f}"
     return (
         f"{result.folder}: {result.steps} of {result.total_steps} steps{loss}{valid}{test}, "
-        f"{result.trained_tokens:,} trained tokens in {result.seconds:.1f} s"
+        f"{result.target_tokens:,} target tokens in {result.seconds:.1f} s"
     )
 
 
-class Progress(Callback):
+class TrainingProgress(Callback):
     """Live on a terminal; elsewhere ten lines or so."""
 
     def __init__(self) -> None:

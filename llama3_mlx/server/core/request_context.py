@@ -16,9 +16,9 @@ from ..http.metrics import Metrics
 from ..http.streaming import STREAM_HEADERS
 from ..settings import ServerSettings
 from .durations import duration_s
-from .events import Answer, End, Event
+from .events import AnswerEnd, CollectedAnswer, Event
+from .loaded_model import LoadedModel
 from .loaded_models import LoadedModels
-from .served import Served
 
 T = TypeVar("T")
 CLIENT_GONE = 499
@@ -37,7 +37,7 @@ class ClientGoneError(Exception):
     """The client closed the connection before its answer was ready."""
 
 
-class Turn:
+class RequestContext:
     """A request that uses a model. Leaving its `async with` lets go of the model and cancels what still runs."""
 
     def __init__(self, request: Request) -> None:
@@ -46,24 +46,24 @@ class Turn:
         self.stack = AsyncExitStack()
         self.began: float = request.state.began
         self.headers: dict[str, str] = {}
-        self.served: Served
+        self.loaded: LoadedModel
         self.load_s = 0.0
         self._first_seen = False
 
-    async def __aenter__(self) -> "Turn":
+    async def __aenter__(self) -> "RequestContext":
         return self
 
     async def __aexit__(self, *error: Any) -> None:
         await self.stack.aclose()
 
-    async def use(self, model: str | None, keep_alive: float | str | None = None) -> Served:
-        """Return the model, loaded, for as long as this turn lasts."""
+    async def use(self, model: str | None, keep_alive: float | str | None = None) -> LoadedModel:
+        """Return the model, loaded, for as long as this request lasts."""
         keep_alive_s = duration_s(keep_alive)
         asked = time.perf_counter()
-        self.served = await self.stack.enter_async_context(self.server.models.use(model, keep_alive_s))
+        self.loaded = await self.stack.enter_async_context(self.server.models.use(model, keep_alive_s))
         self.load_s = time.perf_counter() - asked
-        self.note(model=self.served.choice.name)
-        return self.served
+        self.note(model=self.loaded.choice.name)
+        return self.loaded
 
     @property
     def elapsed_s(self) -> float:
@@ -84,20 +84,20 @@ class Turn:
     async def counted(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
         """Pass the events on and count them."""
         async for event in events:
-            if not self._first_seen and not isinstance(event, End):
+            if not self._first_seen and not isinstance(event, AnswerEnd):
                 self._first_seen = True
                 waited = time.perf_counter() - self.began
                 self.server.metrics.first_token.observe(waited)
                 self.note(first_token_s=round(waited, 4))
-            if isinstance(event, End):
+            if isinstance(event, AnswerEnd):
                 self._count(event)
             yield event
 
-    async def gather(self, events: AsyncIterator[Event], count: int) -> list[Answer]:
+    async def gather(self, events: AsyncIterator[Event], count: int) -> list[CollectedAnswer]:
         """Return `count` whole answers; raises ClientGoneError, and nothing goes on, if the client goes away."""
-        answers = [Answer() for _ in range(count)]
+        answers = [CollectedAnswer() for _ in range(count)]
 
-        async def collect() -> list[Answer]:
+        async def collect() -> list[CollectedAnswer]:
             async for event in self.counted(events):
                 answers[event.choice].add(event)
             return answers
@@ -124,11 +124,11 @@ class Turn:
         return JSONResponse(value, headers=self.headers)
 
     def stream(self, parts: AsyncIterator[bytes], media_type: str) -> Response:
-        """Return a streaming response that keeps this turn open to its end."""
-        return _TurnResponse(parts, self, media_type)
+        """Return a streaming response that keeps this request open to its end."""
+        return _ContextResponse(parts, self, media_type)
 
-    def _count(self, end: End) -> None:
-        metrics, model, done = self.server.metrics, self.served.choice.name, end.completion
+    def _count(self, end: AnswerEnd) -> None:
+        metrics, model, done = self.server.metrics, self.loaded.choice.name, end.completion
         metrics.prompt_tokens.add(done.prompt_tokens, model=model)
         metrics.cached_tokens.add(done.cached_tokens, model=model)
         metrics.written_tokens.add(len(done.token_ids), model=model)
@@ -139,15 +139,15 @@ class Turn:
             written_tokens=said.get("written_tokens", 0) + len(done.token_ids),
         )
         if self.server.settings.log_prompts:
-            self.note(prompt=self.served.llama.tokenizer.decode(end.prompt), answer=done.text)
+            self.note(prompt=self.loaded.llama.tokenizer.decode(end.prompt), answer=done.text)
 
 
-class _TurnResponse(StreamingResponse):
-    """A stream whose turn ends with it, even if it never began."""
+class _ContextResponse(StreamingResponse):
+    """A stream whose context ends with it, even if it never began."""
 
-    def __init__(self, parts: AsyncIterator[bytes], turn: Turn, media_type: str) -> None:
-        super().__init__(parts, headers={**STREAM_HEADERS, **turn.headers}, media_type=media_type)
-        self._stack, self._turn = turn.stack.pop_all(), turn
+    def __init__(self, parts: AsyncIterator[bytes], context: RequestContext, media_type: str) -> None:
+        super().__init__(parts, headers={**STREAM_HEADERS, **context.headers}, media_type=media_type)
+        self._stack, self._turn = context.stack.pop_all(), context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         whole = False

@@ -1,4 +1,4 @@
-"""One model in memory: hands the engine what is asked, and the pieces to the event loop."""
+"""One model in memory: hands submissions to the engine, and the pieces of its replies to the event loop."""
 
 import asyncio
 import time
@@ -12,19 +12,19 @@ import anyio.to_thread
 from ...engine.reply import Item, Reply
 from ...generation.completion import Completion, Piece
 from ...generation.options import make_options
-from ...library.catalogue import Choice, ModelEntry
+from ...library.catalogue import ModelChoice, ModelEntry
 from ...llama import Llama
 from ..http.errors import ApiError
 
 T = TypeVar("T")
-# Prompts that are tokenized and forms that are compiled at a time, beside the event loop.
+# Prompts that are tokenized and grammars that are compiled at a time, beside the event loop.
 _PREPARING = 4
 _ENDS_OF_TURN = ("<|eot_id|>", "<|im_end|>")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
-    """One generation that is wanted: a prompt in token ids, and settings by their names in GenerationOptions."""
+class Submission:
+    """One generation to submit: a prompt in token ids, and settings by their names in GenerationOptions."""
 
     prompt: Sequence[int]
     settings: dict[str, Any]
@@ -32,8 +32,8 @@ class Ask:
     """Tokens after which the answer ends where the settings have no max_tokens; may be more than the context leaves."""
 
 
-class Base:
-    """A loaded model; its engine writes the answers of all its adapters in one batch."""
+class ModelRuntime:
+    """A loaded model; its engine generates for all its adapters in one batch."""
 
     def __init__(self, model: ModelEntry, max_running: int, max_queue: int) -> None:
         self.model = model
@@ -74,16 +74,16 @@ class Base:
             del self.llama
 
 
-class Served:
+class LoadedModel:
     """A loaded model, with an adapter or without: what a request's `model` means."""
 
-    def __init__(self, base: Base, choice: Choice) -> None:
-        self.base, self.choice = base, choice
+    def __init__(self, runtime: ModelRuntime, choice: ModelChoice) -> None:
+        self.runtime, self.choice = runtime, choice
 
     @property
     def llama(self) -> Llama:
         """The model, which all of its adapters share."""
-        return self.base.llama
+        return self.runtime.llama
 
     async def call(self, function: Callable[[], T]) -> T:
         """Run `function` on the engine's thread, this choice's adapter applied."""
@@ -104,33 +104,36 @@ class Served:
     @property
     def active(self) -> int:
         """Generations that run or wait, of all adapters."""
-        return self.base.active
+        return self.runtime.active
 
     @property
     def waiting(self) -> int:
         """Generations that wait for a place."""
-        return max(0, self.base.active - self.base.max_running)
+        return max(0, self.runtime.active - self.runtime.max_running)
 
     async def prepare(self, function: Callable[[], T]) -> T:
         """Run what may take long without MLX, so that the event loop serves others meanwhile."""
-        return await self.base.prepare(function)
+        return await self.runtime.prepare(function)
 
     def check_room(self, count: int) -> None:
         """Raise ApiError 429 if so many more generations find no place in the queue."""
-        base = self.base
-        if base.active and base.active + count > base.room:
+        runtime = self.runtime
+        if runtime.active and runtime.active + count > runtime.room:
             raise ApiError(
                 429,
-                f"{base.active} requests are running or waiting, which is the limit: try again later",
+                f"{runtime.active} requests are running or waiting, which is the limit: try again later",
                 code="queue_full",
                 headers={"retry-after": "1"},
             )
 
-    async def start(self, asks: Sequence[Ask], timeout_s: float) -> "Replies":
-        """Start all asks at once; raises what a prompt or a setting is refused for, ApiError 429 for a full queue."""
-        self.check_room(len(asks))
-        self.base.active += len(asks)
-        replies = Replies(self, asks)
+    async def start(self, submissions: Sequence[Submission], timeout_s: float) -> "Replies":
+        """Start all submissions at once.
+
+        Raises what a prompt or a setting is refused for, and ApiError 429 for a full queue.
+        """
+        self.check_room(len(submissions))
+        self.runtime.active += len(submissions)
+        replies = Replies(self, submissions)
         try:
             await self.prepare(lambda: replies.submit(timeout_s))
         except BaseException:
@@ -140,7 +143,7 @@ class Served:
 
     def ended(self, count: int) -> None:
         """Take note that so many generations have ended."""
-        self.base.active -= count
+        self.runtime.active -= count
 
 
 class Replies:
@@ -150,27 +153,27 @@ class Replies:
     still runs.
     """
 
-    def __init__(self, served: Served, asks: Sequence[Ask]) -> None:
+    def __init__(self, loaded: LoadedModel, submissions: Sequence[Submission]) -> None:
         loop = asyncio.get_running_loop()
-        self._served, self._asks, self._count, self._open = served, asks, len(asks), len(asks)
+        self._served, self._asks, self._count, self._open = loaded, submissions, len(submissions), len(submissions)
         queue: asyncio.Queue[tuple[int, Item]] = asyncio.Queue()
         self._queue = queue
 
         def reply_of(index: int) -> Reply:
             return Reply(lambda item: _put(loop, queue, index, item))
 
-        self._replies = [reply_of(index) for index in range(len(asks))]
+        self._replies = [reply_of(index) for index in range(len(submissions))]
 
     def submit(self, timeout_s: float) -> None:
-        """Hand the asks to the engine, in any thread; raises what one of them is refused for."""
-        adapter, asks = self._served.choice.adapter, self._asks
-        ends = (min(timeout_s, ask.settings.get("timeout_s", timeout_s)) for ask in asks)
+        """Hand the submissions to the engine, in any thread; raises what one of them is refused for."""
+        adapter, submissions = self._served.choice.adapter, self._asks
+        ends = (min(timeout_s, submission.settings.get("timeout_s", timeout_s)) for submission in submissions)
         options = [
-            make_options({**ask.settings, "adapter": adapter, "timeout_s": end})
-            for ask, end in zip(asks, ends, strict=True)
+            make_options({**submission.settings, "adapter": adapter, "timeout_s": end})
+            for submission, end in zip(submissions, ends, strict=True)
         ]
-        for start, stop in _same_prompts(asks):
-            first = asks[start]
+        for start, stop in _same_prompts(submissions):
+            first = submissions[start]
             self._served.llama.submit(
                 first.prompt, options[start:stop], self._replies[start:stop], at_most=first.at_most
             )
@@ -203,7 +206,9 @@ def _put(loop: asyncio.AbstractEventLoop, queue: "asyncio.Queue[tuple[int, Item]
     loop.call_soon_threadsafe(queue.put_nowait, (index, item))
 
 
-def _same_prompts(asks: Sequence[Ask]) -> list[tuple[int, int]]:
+def _same_prompts(submissions: Sequence[Submission]) -> list[tuple[int, int]]:
     """Return the runs of neighbors that have one prompt, as start and stop."""
-    starts = [at for at, ask in enumerate(asks) if not at or ask.prompt != asks[at - 1].prompt]
-    return list(zip(starts, [*starts[1:], len(asks)], strict=True))
+    starts = [
+        at for at, submission in enumerate(submissions) if not at or submission.prompt != submissions[at - 1].prompt
+    ]
+    return list(zip(starts, [*starts[1:], len(submissions)], strict=True))
