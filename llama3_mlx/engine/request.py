@@ -36,7 +36,7 @@ class Request:
     adapter: str | None = None
     priority: int = 0
     progress: ProgressCallback | None = None
-    """Called with (prompt tokens done, prompt tokens in all) on the engine's thread, before, during and after prefill."""
+    """Called with (prompt tokens done, all) on the engine's thread: before, during and after the prefill."""
     bulk: bool = False
     """Nobody follows the answers while they are generated: the whole batch's time counts, not each answer's."""
     resumed: "DecodingSequence | None" = None

@@ -126,7 +126,7 @@ def _reject(positions: Sequence[SamplingPosition], draft: Draft, logits: mx.arra
     numbers = mx.array([uniforms(position.seed, position.step) for position in positions], mx.float32)
     target = probabilities(positions[0].sampling, process_logits(positions, logits), numbers)
     ends = mx.concatenate([numbers[:-1, 2], numbers[-1:, 0]])
-    return accept_sampled(target, draft.proposal, mx.array(draft.tokens), ends)
+    return accept_sampled(target, draft.proposal, mx.array(list(draft.tokens)), ends)
 
 
 def _sampled(

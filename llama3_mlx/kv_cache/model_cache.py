@@ -60,7 +60,7 @@ class ModelCache:
         """Return the positions of `n_new` tokens of each sequence; an empty cache takes any number of sequences."""
         if not self.lengths:
             self.lengths = [0] * n_sequences
-        assert n_sequences == len(self.lengths), f"{len(self.lengths)} sequences in the cache, {n_sequences} in the step"
+        assert n_sequences == len(self.lengths), f"{len(self.lengths)} sequences in the cache, not {n_sequences}"
         return make_step(self.lengths, n_new)
 
     def advance(self, n_new: int) -> None:

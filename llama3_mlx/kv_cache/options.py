@@ -22,7 +22,7 @@ class CacheOptions:
         if self.window is not None and self.kv_bits is not None:
             raise RequestError("a window and a quantized KV cache can't be combined: choose one of them")
         if self.window is not None and self.sinks > self.window - 8:
-            raise RequestError(f"sinks must leave at least 8 of the window's {self.window} positions, not {self.sinks!r}")
+            raise RequestError(f"sinks must be at most {self.window - 8}, 8 less than the window, not {self.sinks!r}")
 
     @property
     def label(self) -> str:

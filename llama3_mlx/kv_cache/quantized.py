@@ -1,8 +1,8 @@
 """The KV cache of one layer in 8 or 4 bits, from a chosen position on.
 
-The first `start` positions stay in the model's dtype. A decode step multiplies by the packed values directly, which reads a
-half or a quarter of the bytes; a long step dequantizes one layer at a time and uses the fused attention, so that no
-matrix of scores is built.
+The first `start` positions stay in the model's dtype. A decode step multiplies by the packed values directly, which
+reads a half or a quarter of the bytes; a long step dequantizes one layer at a time and uses the fused attention, so
+that no matrix of scores is built.
 """
 
 from collections.abc import Sequence
@@ -115,7 +115,7 @@ class QuantizedLayer:
         return [self.dense, self.packed]
 
     def row(self, row: int, start: int, stop: int) -> list[mx.array]:
-        """Return the keys and values of the positions from `start` to `stop` of one row: packed or not, or both in turn."""
+        """Return the keys and values of the positions from `start` to `stop` of one row: dense, packed, or both."""
         parts = [a[row : row + 1, :, start : min(stop, self.start)] for a in self.dense.arrays if start < self.start]
         if stop > self.start:
             a, b = max(start - self.start, 0) + self._skip, stop - self.start + self._skip

@@ -67,7 +67,10 @@ class SlidingWindowLayer:
                 self.first_keys.arrays[0][row : row + 1, :, length:stop] = keys[row : row + 1, :, : stop - length]
 
     def _decode(self, queries: mx.array, keys: mx.array, values: mx.array, scale: float, step: Step) -> mx.array:
-        """One new token a row, of which at least one stands beyond the window: attention doesn't depend on the order in the ring."""
+        """One new token a row, at least one of them beyond the window.
+
+        Attention doesn't depend on the order of keys in the ring.
+        """
         positions = mx.array(step.lengths, mx.int32)
         self.buffer.write_at(self._slots(positions)[:, None], self.window - 1, (keys, values))
         if self.sinks:

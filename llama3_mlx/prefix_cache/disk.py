@@ -92,7 +92,7 @@ class BlockStore:
             _touch(paths)
             self._evict()
         except (OSError, RuntimeError) as error:
-            _log.warning("the prefix cache in %s is not writable: %s", self.folder, error)
+            _log.warning("the prefix cache in %s can't be written: %s", self.folder, error)
 
     def blocks(self) -> Iterator[StoredBlock]:
         """Yield all blocks."""

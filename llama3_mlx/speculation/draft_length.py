@@ -10,8 +10,8 @@ _MARGIN = 1.02
 class Costs:
     """Costs of speculation, in plain decode steps.
 
-    `verify` is what each drafted token adds to the forward pass that verifies it, `draft` what it costs to draft it (a step
-    of the draft model; nothing for a lookup), `fixed` what such a pass costs beyond a plain step whatever its length.
+    `verify` is what each drafted token adds to the forward pass that verifies it, `draft` what it costs to draft it (a
+    step of the draft model; nothing for a lookup), `fixed` what such a pass costs beyond a plain step at any length.
     """
 
     verify: float = 0.05

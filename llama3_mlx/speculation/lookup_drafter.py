@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from .draft_length import Costs
 from .prompt_lookup import PromptLookup
 
-# Classes of match lengths by their first length, and the prior acceptance rate of the next token in each: between the shares measured on prompts whose answers repeat their text and on free text (SmolLM2-135M,
-# benchmarks/prompts.py).
+# Classes of match lengths by their first length, and the prior acceptance rate of the next token in each: between the
+# rates measured on prompts whose answers repeat their text and on free text (SmolLM2-135M, benchmarks/prompts.py).
 _CLASSES = (1, 2, 3, 4, 5, 9, 17)
 _PRIOR_RATES = (0.2, 0.5, 0.6, 0.75, 0.8, 0.9, 0.95)
 _CERTAINTY = 6.0

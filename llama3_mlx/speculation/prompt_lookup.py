@@ -40,7 +40,7 @@ class PromptLookup:
         indices = list(zip(self._sizes, self._masks, self._followers, strict=True))
         for token in tokens:
             position = len(known)
-            # An n-gram is entered once it has a follower: a lookup of the sequence's end finds earlier occurrences only.
+            # An n-gram is entered once it has a follower: a lookup of the sequence's end finds only earlier ones.
             for n, mask, followers in indices:
                 if position >= n:
                     followers[suffix & mask] = position

@@ -17,9 +17,9 @@ def accept_sampled(
     """Return how many leading draft tokens are accepted and the token after them, each (...).
 
     `target` (..., L + 1, V) and `proposal` (..., L, V) are probabilities, `draft` (..., L) was drawn from `proposal`.
-    Token x of position i is accepted with probability min(1, p_i(x) / q_i(x)); the token after the last
-    accepted one is drawn from max(p - q, 0) there, or from p where all are accepted. The generated text is then
-    distributed as by the target alone. `uniforms` (..., L + 1) from [0, 1): one for each drafted token, the last for the token after them.
+    Token x of position i is accepted with probability min(1, p_i(x) / q_i(x)); the token after the last accepted one is
+    drawn from max(p - q, 0) there, or from p where all are accepted. The generated text is then distributed as by the
+    target alone. `uniforms` (..., L + 1) from [0, 1): one for each drafted token, the last for the token after them.
 
     Source: https://arxiv.org/abs/2211.17192, algorithm 1; https://arxiv.org/abs/2302.01318, algorithm 2.
     """

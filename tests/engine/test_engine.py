@@ -393,7 +393,7 @@ def test_a_closed_model_gives_its_memory_back_and_says_so() -> None:
     next(stream)
     assert mx.get_active_memory() > before + 1_000_000
     llama.close()
-    with pytest.raises(EngineClosedError, match="closed while this answer was written"):
+    with pytest.raises(EngineClosedError, match="closed while this answer was generated"):
         _ = stream.completion
     with pytest.raises(EngineClosedError, match="load it again"):
         llama.generate("abc")
