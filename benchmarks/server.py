@@ -18,7 +18,7 @@ WORDS = "The library opens at nine and closes at five, except on the days when t
 
 
 def rate(url: str, tokens: int, clients: int) -> float:
-    """Return the tokens a second of all clients together, each with a story of its own."""
+    """Return the tokens per second of all clients together, each with a story of its own."""
     dialogs = [[{"role": "user", "content": f"Tell a long story about {topic}."}] for topic in TOPICS[:clients]]
     results, wall_s = asyncio.run(at_once(url, dialogs, max_tokens=tokens, temperature=0.0))
     return sum(result.tokens or len(result.times_s) for result in results) / wall_s
@@ -39,7 +39,7 @@ def commands(folder: Path, home: Path) -> dict[str, tuple[list[str], str, dict[s
 
 
 def rates(folder: Path, home: Path, tokens: int, rounds: int) -> dict[str, dict[int, list[float]]]:
-    """Return tokens a second by program and number of clients."""
+    """Return tokens per second by program and number of clients."""
     found: dict[str, dict[int, list[float]]] = {"ours": {1: [], 8: []}, "theirs": {1: [], 8: []}}
     for _ in range(rounds):
         for name, (command, health, environment) in commands(folder, home).items():

@@ -6,9 +6,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Unpack
 
+from ..checkpoint.folder import load_config
 from ..errors import ConversionError
 from ..model.channel_scales import load_scales
-from ..model.config import load_config
 from ..model.quantization import Quantization
 from .forecasting import Forecast, forecast, uniform_bits
 from .keywords import ConversionKeywords

@@ -13,13 +13,13 @@ from typing import TypeVar
 
 import mlx.core as mx
 
+from .dtypes import DTYPES, config_dtype, dtype_name
 from .errors import RequestError
 
 T = TypeVar("T")
 # Levels of memory pressure, as macOS numbers them.
 NORMAL, WARNING, CRITICAL = 1, 2, 4
 _LARGEST_CACHE = 2 * 2**30
-DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 
 
 def on_gpu() -> bool:
@@ -60,8 +60,7 @@ def compute_dtype(asked: str | None, stored: mx.Dtype, fits_float16: bool) -> mx
 
 def compute_dtype_name(stored: str | None, asked: str | None = None) -> str:
     """Return the name of the dtype to compute in for weights that a config calls `stored`, taken to fit float16."""
-    dtype = compute_dtype(asked, getattr(mx, stored or "float16"), fits_float16=True)
-    return str(dtype).removeprefix("mlx.core.")
+    return dtype_name(compute_dtype(asked, DTYPES[config_dtype(stored) or "float16"], fits_float16=True))
 
 
 def total_memory_bytes() -> int:

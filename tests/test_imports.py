@@ -15,14 +15,15 @@ PACKAGE = "llama3_mlx"
 # From the bottom to the top: a room may import only what stands above it in this table. "." is the package itself.
 ROOMS = {
     "errors": "",
-    "device": "errors",
+    "dtypes": "",
+    "device": "dtypes errors",
     "settings": "errors",
     "schema": "errors",
     "tools": "errors schema",
     "generation": "errors settings tools",
     "kv_cache": "errors settings",
-    "model": "errors kv_cache",
-    "checkpoint": "device errors model",
+    "model": "dtypes errors kv_cache",
+    "checkpoint": "device dtypes errors model",
     "files": "errors",
     "prefix_cache": "checkpoint errors files kv_cache model",
     "speculation": "errors generation kv_cache model prefix_cache",
@@ -30,12 +31,12 @@ ROOMS = {
     "structured": "errors schema tokenizer tools",
     "engine": "device errors generation kv_cache model prefix_cache speculation structured tokenizer tools",
     "finetune.layers": "device errors model",
-    "library": "checkpoint errors model",
+    "library": "checkpoint dtypes errors model",
     "adapters": "checkpoint errors files finetune.layers library model",
     "chat": "checkpoint errors model tokenizer",
     "llama": (
-        "adapters chat checkpoint device engine errors generation kv_cache library model prefix_cache "
-        "structured tokenizer tools"
+        "adapters chat checkpoint device engine errors generation kv_cache library model prefix_cache structured "
+        "tokenizer tools"
     ),
     "version": "",
     ".": "engine errors generation kv_cache llama structured tools version",
@@ -55,8 +56,8 @@ ROOMS = {
     ),
     "convert.opening": "convert.gguf convert.sources errors library",
     "convert.api": (
-        "convert.forecasting convert.gguf convert.keywords convert.opening convert.options convert.pipeline "
-        "convert.plan convert.quantization convert.sources convert.targets errors model"
+        "checkpoint convert.forecasting convert.gguf convert.keywords convert.opening convert.options "
+        "convert.pipeline convert.plan convert.quantization convert.sources convert.targets errors model"
     ),
     "convert": "convert.api convert.forecasting convert.options convert.pipeline convert.targets",
     "finetune.data": "chat errors tokenizer",
@@ -66,11 +67,11 @@ ROOMS = {
     "finetune.keywords": "",
     "finetune.settings": "errors finetune.layers settings",
     "finetune.objectives": (
-        "chat device engine errors finetune.data finetune.distributed finetune.kernels finetune.settings "
-        "generation model tokenizer"
+        "chat device engine errors finetune.data finetune.distributed finetune.kernels finetune.settings generation "
+        "model tokenizer"
     ),
     "finetune.training": (
-        "adapters chat checkpoint device errors files finetune.data finetune.distributed finetune.kernels "
+        "adapters chat checkpoint device dtypes errors files finetune.data finetune.distributed finetune.kernels "
         "finetune.layers finetune.objectives finetune.settings library model tokenizer trees"
     ),
     "finetune.sft": "errors finetune.data finetune.objectives finetune.settings finetune.training",
@@ -79,7 +80,7 @@ ROOMS = {
     ),
     "finetune.best_of": "errors files finetune.data finetune.objectives finetune.reinforcement llama",
     "finetune.fusing": (
-        "adapters checkpoint convert.targets device errors files finetune.layers library model tokenizer trees"
+        "adapters checkpoint convert.targets dtypes errors files finetune.layers library model tokenizer trees"
     ),
     "finetune.preference": "errors finetune.data finetune.objectives finetune.settings finetune.sft finetune.training",
     "server": "",
@@ -93,16 +94,16 @@ ROOMS = {
     "server.page": "server.http",
     "server.tokens": "server.core server.http server.openai",
     "server.app": (
-        "errors library server.anthropic server.core server.http server.ollama server.openai "
-        "server.operations server.page server.settings server.tokens version"
+        "errors library server.anthropic server.core server.http server.ollama server.openai server.operations "
+        "server.page server.settings server.tokens version"
     ),
     "server.running": "errors library server.app server.http server.settings",
     "cli": (
-        "adapters bench convert convert.forecasting convert.options convert.pipeline convert.quantization "
-        "convert.sources convert.targets device errors files finetune.best_of finetune.data "
-        "finetune.distributed finetune.fusing finetune.objectives finetune.preference finetune.reinforcement "
-        "finetune.settings finetune.sft finetune.training generation kv_cache library llama model "
-        "prefix_cache server.running server.settings settings version"
+        "adapters bench checkpoint convert convert.forecasting convert.options convert.pipeline "
+        "convert.quantization convert.sources convert.targets device dtypes errors files finetune.best_of "
+        "finetune.data finetune.distributed finetune.fusing finetune.objectives finetune.preference "
+        "finetune.reinforcement finetune.settings finetune.sft finetune.training generation kv_cache library llama "
+        "model prefix_cache server.running server.settings settings version"
     ),
     "__main__": "cli",
     "finetune": (

@@ -17,11 +17,12 @@ import mlx.optimizers as optimizers
 import numpy as np
 from mlx.utils import tree_map, tree_unflatten
 
+from ...checkpoint.reader import dequantize
 from ...errors import ConversionError
 from ...model.quantization import Scheme
 from ...model.transformer import Rope, TransformerBlock
 from ..plan import Plan
-from ..sources.source import Source, dequantize
+from ..sources.source import Source
 from .calibration import Calibration
 from .divergence import last_hidden
 from .dtypes import MLX_DTYPES, as_float32

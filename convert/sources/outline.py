@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from ...checkpoint.folder import load_config
 from ...checkpoint.model_files import copy_files
 from ...library.hub import repository_of
-from ...model.config import ModelConfig, load_config
+from ...model.config import ModelConfig
 from ...model.parameters import expected_tensors
 from ..options import DTYPE_NAMES
 from ..plan import ITEM_BYTES

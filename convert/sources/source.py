@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import mlx.core as mx
 import numpy as np
 
 from ...errors import CheckpointError
 from ...model.channel_scales import ChannelScales
 from ...model.config import ModelConfig
-from ...model.quantization import Scheme
 
 FLOAT_DTYPES = ("F32", "F16", "BF16")
 # Names of damaged tensors that an error shows.
@@ -98,17 +96,3 @@ def file_facts(path: Path) -> list[Any]:
     """Return name, size and time of a file, for fingerprints."""
     stat = path.stat()
     return [path.name, stat.st_size, stat.st_mtime_ns]
-
-
-def dequantize(arrays: list[mx.array], scheme: Scheme) -> np.ndarray:
-    """Return in float32 what packed words, scales and (in affine mode) biases stand for."""
-    weight, scales, *biases = (a.astype(mx.float32) if a.dtype in (mx.float16, mx.bfloat16) else a for a in arrays)
-    rows = mx.dequantize(
-        weight,
-        scales,
-        biases[0] if biases else None,
-        group_size=scheme.group_size,
-        bits=scheme.bits,
-        mode=scheme.mode,
-    )
-    return np.array(rows.astype(mx.float32))

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 import numpy as np
 
-from ...checkpoint.safetensors_files import INDEX_NAME
+from ...checkpoint.weight_files import INDEX_NAME
 from ...errors import ConversionError
 from ...model.channel_scales import SCALES_NAME
 from ...model.quantization import Scheme

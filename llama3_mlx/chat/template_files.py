@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.folder import load_config
 from ..checkpoint.model_files import NAMED_TEMPLATES
 from ..errors import ConfigError, DialogError, TokenizerError
-from ..model.config import load_config, load_json_object
+from ..model.config import load_json_object
 from ..tokenizer.tokenizer import Tokenizer
 from .llama3_templates import LLAMA_3, LLAMA_3_1
 

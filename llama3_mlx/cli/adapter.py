@@ -87,8 +87,8 @@ def _import(args: argparse.Namespace) -> int:
 def _base(args: argparse.Namespace) -> "AdapterBase":
     """Return the model's folder as a base; of its weights only what an adapter's fitting needs is read."""
     from ..adapters.rescaling import AdapterBase
+    from ..checkpoint.folder import load_config
     from ..model.channel_scales import load_scales
-    from ..model.config import load_config
 
     folder = choose_model(args.model)
     config = load_config(folder)

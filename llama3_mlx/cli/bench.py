@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bench.options import BenchOptions
-from ..device import DTYPES
+from ..dtypes import DTYPES
 from ..errors import RequestError
 from .flags import add_flags, from_flags
 from .model_choice import choose_model
@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError(f"plots are written as SVG: give --plot a name that ends in .svg, not {args.plot!r}")
     folder = choose_model(args.model or args.named)
     from ..bench.measure import measure
+    from ..checkpoint.folder import load_config
     from ..device import compute_dtype_name
-    from ..model.config import load_config
 
     config = load_config(folder)
     dtype = compute_dtype_name(config.dtype, args.dtype)

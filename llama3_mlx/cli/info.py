@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.folder import load_config
 from ..device import compute_dtype_name, device_info, working_memory_bytes
-from ..model.config import ModelConfig, load_config
+from ..model.config import ModelConfig
 from ..model.memory_estimate import Needs, estimate
 from ..model.quantization import Quantization, Scheme
 from .flags import positive

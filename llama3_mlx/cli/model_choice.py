@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..device import DTYPES
+from ..dtypes import DTYPES
 from ..errors import HubError
 from ..kv_cache.options import CacheOptions
 from ..library.home import EMBEDDED_MODEL, models_folder

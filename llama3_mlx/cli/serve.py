@@ -5,10 +5,10 @@ import importlib.util
 import os
 from pathlib import Path
 
+from ..checkpoint.folder import load_config
 from ..errors import CheckpointError, MissingExtraError, RequestError
 from ..library.catalogue import Catalogue
 from ..library.home import EMBEDDED_MODEL
-from ..model.config import load_config
 from ..server.settings import ServerSettings
 from .flags import add_flags, from_flags
 from .model_choice import VARIABLE, choose_model

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from llama3_mlx.checkpoint.folder import load_config
 from llama3_mlx.checkpoint.loading import load_model
 from llama3_mlx.cli import main
 from llama3_mlx.convert import convert
 from llama3_mlx.finetune import best_of_n, load_adapter
 from llama3_mlx.finetune.training.curves import Curve, chart
 from llama3_mlx.llama import Llama
-from llama3_mlx.model.config import load_config
 
 from ..support.llama_cpp import greedy_text
 from ..support.server_fixtures import save_adapter

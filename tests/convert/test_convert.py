@@ -241,6 +241,7 @@ def spoil(kind: str, source: Path) -> Path:
         rewrite(**{norm: None, layer: weights[layer][:-1], "extra.weight": np.ones(3, np.float16)})
     elif kind == "index leads outside":
         index(dict.fromkeys(weights, "../model.safetensors"))
+        file.unlink()
     elif kind == "index names an absent file":
         index({**dict.fromkeys(weights, "model.safetensors"), norm: "model-2.safetensors"})
     elif kind == "shards of two models":
@@ -250,11 +251,14 @@ def spoil(kind: str, source: Path) -> Path:
         save_file({name: array for name, array in weights.items() if name not in rest}, source / "a.safetensors")
         save_file(rest, source / "b.safetensors")
         index({name: "b.safetensors" if name in rest else "a.safetensors" for name in weights})
+        file.unlink()
     elif kind == "tensor in two shards":
         save_file(weights, source / "a.safetensors")
         save_file({norm: weights[norm]}, source / "b.safetensors")
         index({name: "b.safetensors" if name == norm else "a.safetensors" for name in weights})
+        file.unlink()
     elif kind == "link out of the index":
+        file = file.rename(source / "weights.safetensors")
         index(dict.fromkeys(weights, str(file.resolve())))
     elif kind == "one file of it":
         return file

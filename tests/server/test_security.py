@@ -191,6 +191,11 @@ def test_prompts_stay_out_of_the_log_unless_asked_for(tiny_folder: Path, caplog:
             running.post(
                 "/v1/chat/completions", {"messages": [{"role": "user", "content": "Xylophone"}], "max_tokens": 1}
             )
+            # The line is written once the answer is out: wait for it before the server goes.
+            deadline = time.monotonic() + 60
+            while not any("written_tokens" in getattr(record, "values", {}) for record in caplog.records):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
         return " ".join(str(record.__dict__) for record in caplog.records)
 
     quiet = logged()

@@ -439,9 +439,9 @@ def test_structure_without_models_imports_none_of_the_heavy_packages(llama3_fold
     code = f"""
 import sys
 from pathlib import Path
-from llama3_mlx.grammar import compile_grammar, parse_result
-from llama3_mlx.tokenizer_files import load_tokenizer
-from llama3_mlx.tools import tool_spec
+from llama3_mlx import compile_grammar, parse_result
+from llama3_mlx.tokenizer.loading import load_tokenizer
+from llama3_mlx import tool_spec
 def f(x: int) -> None: "Do."
 compile_grammar(load_tokenizer(Path({str(llama3_folder)!r})), tools=[f]).start()
 parse_result({{"type": "integer"}}, "1")

@@ -12,12 +12,13 @@ from ...adapters.adapter import put_into
 from ...adapters.mlx_lm_format import read_adapter
 from ...adapters.rescaling import adapter_base
 from ...chat.dialog import Dialog, load_dialog
+from ...checkpoint.folder import load_config
 from ...checkpoint.loading import load_model
 from ...device import bounded_cache, wired_memory
 from ...errors import TrainingError
 from ...files import disk_errors, save_json
 from ...library.hub import resolve_model
-from ...model.config import ModelConfig, load_config
+from ...model.config import ModelConfig
 from ...model.transformer import LlamaForCausalLM
 from ...tokenizer.loading import load_tokenizer
 from ...tokenizer.tokenizer import Tokenizer
