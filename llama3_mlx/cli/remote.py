@@ -95,7 +95,7 @@ def request_body(
         declared = settings_of(GenerationOptions)[name]
         if isinstance(declared.request, str):
             outer, _, inner = declared.request.partition(".")
-            body.setdefault(outer, {})[inner] = value
+            body[outer] = {**body.get(outer, {}), inner: value} if inner else value
         else:
             body[name] = value
     return body

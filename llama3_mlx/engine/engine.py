@@ -21,7 +21,7 @@ from .prefill import Prefill
 from .prefix_reuse import PrefixReuse
 from .request import Request
 from .scheduler import Scheduler
-from .sequence import DecodingSequence, may_speculate, shown_tokens
+from .sequence import DecodingSequence, may_speculate
 from .settings import Counts, EngineSettings
 
 T = TypeVar("T")
@@ -216,7 +216,7 @@ class Engine:
                 answer,
                 self.settings,
                 n_vocab=n_vocab,
-                detokenizer=make(shown_tokens(answer.options, self.settings.special_tokens)),
+                detokenizer=make(answer.shown),
                 speculator=self.speculators.make(request.prompt) if may_speculate(answer.options) else None,
             )
             for answer in request.answers

@@ -6,10 +6,10 @@ import queue
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Self
+from typing import Generic, Self
 
 from ..errors import ForkError
-from ..generation.completion import Completion, Piece
+from ..generation.completion import Completion, Parsed_co, Piece
 
 Item = Piece | Completion | BaseException
 Finish = Callable[[Completion], Completion]
@@ -40,7 +40,7 @@ class Reply:
         return self._cancelled.is_set()
 
 
-class Stream(Iterator[Piece]):
+class Stream(Iterator[Piece], Generic[Parsed_co]):
     """Pieces of a running generation; `completion` holds the whole once the last piece is out.
 
     The generation ends at the next token when the stream is closed, its `with` block or a `for` loop over it is left,
@@ -98,7 +98,7 @@ class Stream(Iterator[Piece]):
                 self._end = item
 
     @property
-    def completion(self) -> Completion:
+    def completion(self) -> Completion[Parsed_co]:
         """The completion; waits for the end of the generation. Raises the error that ended it, if one did."""
         for _ in self:
             pass
@@ -125,7 +125,7 @@ class _Loop(Iterator[Piece]):
         self._stream.reply.cancel()
 
 
-class AsyncStream(AsyncIterator[Piece]):
+class AsyncStream(AsyncIterator[Piece], Generic[Parsed_co]):
     """The same for an event loop: `async for piece in stream`, then `stream.completion`."""
 
     def __init__(self, finish: Finish | None = None) -> None:
@@ -176,7 +176,7 @@ class AsyncStream(AsyncIterator[Piece]):
                 self._end = item
 
     @property
-    def completion(self) -> Completion:
+    def completion(self) -> Completion[Parsed_co]:
         """The completion, once the iteration has ended."""
         if isinstance(self._end, Completion):
             return self._finish(self._end)

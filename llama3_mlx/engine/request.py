@@ -25,6 +25,10 @@ class AnswerRequest:
     reply: Reply
     max_tokens: int
     constraint: "Grammar | None" = None
+    stop_ids: frozenset[int] = frozenset()
+    """Tokens that end this answer, beside the model's own."""
+    shown: frozenset[str] = frozenset()
+    """Control tokens whose text is part of the answer's text."""
 
 
 @dataclass(eq=False)

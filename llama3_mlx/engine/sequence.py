@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import mlx.core as mx
@@ -17,7 +17,6 @@ from ..generation.sampling import Sampling
 from ..speculation.speculators import Speculator
 from ..structured.token_mask import mask_width
 from ..tokenizer.detokenizer import Detokenizer
-from ..tools.parser import PYTHON_TAG
 from .request import AnswerRequest, Request
 from .settings import EngineSettings
 from .text_stream import TextStream
@@ -39,7 +38,7 @@ class DecodingSequence:
     ) -> None:
         options = answer.options
         self.request, self.answer, self.options = request, answer, options
-        self.stop_ids = _stop_ids(answer, settings)
+        self.stop_ids = answer.stop_ids if options.ignore_eos else settings.stop_ids | answer.stop_ids
         self.sampling = Sampling.from_options(options, settings.xtc_exempt_ids)
         self.penalties: Penalties | None = make_penalties(options, request.prompt, n_vocab)
         self.custom: CustomSampling | None = make_custom_sampling(options, request.prompt)
@@ -181,17 +180,3 @@ def may_speculate(options: GenerationOptions) -> bool:
     The caller's own functions may keep a state, which trying and rejecting drafts would confuse.
     """
     return options.speculate and not options.logits_processors and options.sampler is None
-
-
-def shown_tokens(options: GenerationOptions, special_tokens: Collection[str]) -> Collection[str]:
-    """Return the control tokens whose text is part of the answer; that which begins a call is read by the parser."""
-    if not options.skip_special_tokens:
-        return special_tokens
-    return (PYTHON_TAG,) if options.calls_tools else ()
-
-
-def _stop_ids(answer: AnswerRequest, settings: EngineSettings) -> frozenset[int]:
-    """Return the tokens that end an answer: the model's own, the requested ids, and control tokens named as text."""
-    options = answer.options
-    named = (settings.special_tokens[text] for text in options.stop if text in settings.special_tokens)
-    return frozenset((*(() if options.ignore_eos else settings.stop_ids), *options.stop_token_ids, *named))

@@ -1,6 +1,5 @@
 """How an engine runs, and what it has done so far."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..kv_cache import CacheOptions
@@ -16,8 +15,6 @@ class EngineSettings:
     stop_ids: frozenset[int]
     max_sequences: int = 32
     cache: CacheOptions = field(default_factory=CacheOptions)
-    special_tokens: Mapping[str, int] = field(default_factory=dict)
-    """Ids of the control tokens by their texts, for stop strings and `skip_special_tokens=False`."""
     xtc_exempt_ids: frozenset[int] = frozenset()
     """Tokens that XTC never excludes: those that end a line or the text."""
 

@@ -21,16 +21,16 @@ def _bias_problem(name: str, value: Any) -> str | None:
     return None
 
 
+def _template_problem(name: str, value: Any) -> str | None:
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return None
+    return f"{name} must map the names of a template's values to them, not {value!r:.80}"
+
+
 def _tools_problem(name: str, value: Any) -> str | None:
     if isinstance(value, list | tuple):
         return None
     return f"{name} must be a list of functions or specifications, not {value!r:.80}"
-
-
-def _token_ids_problem(name: str, value: Any) -> str | None:
-    if isinstance(value, list | tuple) and all(type(token) is int and token >= 0 for token in value):
-        return None
-    return f"{name} must be a list of token ids, not {value!r:.80}"
 
 
 def _functions_problem(name: str, value: Any) -> str | None:
@@ -92,10 +92,19 @@ class GenerationOptions:
     )
     seed: int | None = setting(None, "same seed, same text", low=0, high=2**64 - 1, request=True)
     stop: tuple[str, ...] = setting((), "stop before this text; may be given several times", request=True)
-    stop_token_ids: Sequence[int] = setting(
-        (), "token ids that end the answer, too", check=_token_ids_problem, flag=False
+    stop_token_ids: tuple[int, ...] = setting(
+        (), "stop at this token, by its id; may be given several times", low=0, request=True
     )
-    skip_special_tokens: bool = setting(True, "leave control tokens out of the text")
+    skip_special_tokens: bool = setting(True, "leave control tokens out of the text", request=True)
+    special: bool = setting(
+        False, "read control tokens such as <|eot_id|> in a raw prompt; only for text you trust", flag=False
+    )
+    template_options: Mapping[str, Any] = setting(
+        {},
+        "value for the checkpoint's chat template, such as date_string; may be given several times",
+        check=_template_problem,
+        request="chat_template_kwargs",
+    )
     ignore_eos: bool = setting(False, "go on past the model's own stop tokens", request=True)
     logprobs: int | None = setting(
         None, "log-probability of each token and of this many alternatives", low=0, high=64, flag=False
@@ -119,7 +128,7 @@ class GenerationOptions:
     tools: Sequence[Any] = setting(
         (), "functions or specifications that the answer may call", check=_tools_problem, flag=False
     )
-    tool_choice: object = setting("auto", "auto, required, none or the name of a tool", flag=False)
+    tool_choice: str | Mapping[str, Any] = setting("auto", "auto, required, none or the name of a tool", flag=False)
     parallel_calls: bool = setting(True, "allow several calls in one answer", flag=False)
     logits_processors: Sequence[Callable[..., Any]] = setting(
         (),
