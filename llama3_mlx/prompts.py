@@ -14,7 +14,7 @@ Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message]
 
 # What a chat template gets from the dialog itself.
-_RESERVED = ("add_generation_prompt", "continue_final", "messages", "self", "tools")
+RESERVED = ("add_generation_prompt", "continue_final", "messages", "self", "tools")
 
 
 class PromptBuilder:
@@ -57,7 +57,7 @@ class PromptBuilder:
         if self._dialog is None:
             raise DialogError(f"{self._name} is a base model without a dialog format: use generate or --raw")
         options = dict(template_options or {})
-        reserved = [name for name in _RESERVED if name in options]
+        reserved = [name for name in RESERVED if name in options]
         if reserved:
             raise RequestError(f"template_options can't set {', '.join(reserved)}: the dialog itself says so")
         return self._dialog.encode(

@@ -28,16 +28,17 @@ ROOMS = {
     "prefix_cache": "checkpoint errors files kv_cache model",
     "speculation": "errors generation kv_cache model prefix_cache",
     "tokenizer": "errors model",
-    "structured": "errors schema tokenizer tools",
+    "structured": "errors generation schema tokenizer tools",
     "engine": "device errors generation kv_cache model prefix_cache speculation structured tokenizer tools",
     "finetune.layers": "device errors model",
     "library": "checkpoint dtypes errors model",
     "adapters": "checkpoint errors files finetune.layers library model",
     "chat": "checkpoint errors model tokenizer",
-    "llama": (
-        "adapters chat checkpoint device engine errors generation kv_cache library model prefix_cache structured "
-        "tokenizer tools"
-    ),
+    "prompts": "chat errors generation tokenizer tools",
+    "loader": "adapters chat checkpoint engine errors kv_cache library model prefix_cache tokenizer",
+    "submission": "engine errors generation loader structured tools",
+    "generating": "engine errors generation loader prompts submission tools",
+    "llama": "adapters device engine errors generating generation kv_cache loader model prompts submission tools",
     "version": "",
     ".": "engine errors generation kv_cache llama structured tools version",
     "bench": "device errors generation llama model settings version",
@@ -86,7 +87,9 @@ ROOMS = {
     "server": "",
     "server.settings": "errors settings",
     "server.http": "errors library server.settings",
-    "server.core": "device engine errors generation library llama model server.http server.settings settings tokenizer",
+    "server.core": (
+        "device engine errors generation library llama model prompts server.http server.settings settings tokenizer"
+    ),
     "server.openai": "library server.core server.http",
     "server.anthropic": "server.core server.http",
     "server.ollama": "chat convert errors library server.core server.http server.openai tokenizer",

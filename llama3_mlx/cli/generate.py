@@ -19,6 +19,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt (default, or -: standard input)")
     parser.add_argument("-s", "--system", metavar="TEXT", help="system message")
     parser.add_argument("--raw", action="store_true", help="complete the text as it is, without the chat template")
+    parser.add_argument(
+        "--special",
+        action="store_true",
+        default=None,
+        help="with --raw: read control tokens such as <|eot_id|> in the prompt; only for text you trust",
+    )
     parser.add_argument("--json", action="store_true", help="print the completion as one JSON object")
     parser.add_argument("-n", "--samples", type=positive, metavar="N", help="number of answers to generate")
     parser.add_argument("--logprobs", type=int, metavar="N", help="with --json: log-probabilities and N alternatives")
@@ -33,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     prompt = read_prompt(args.prompt)
     if args.raw and args.system is not None:
         raise RequestError("--system needs a chat template: leave it out with --raw")
+    if args.special and not args.raw:
+        raise RequestError("--special belongs to --raw: no text of a dialog becomes a control token")
     settings, tools = given_settings(args), load_tools(args.tool)
     if tools and (args.raw or args.samples):
         raise RequestError("--tool needs the chat template and one answer: leave out --raw and --samples")

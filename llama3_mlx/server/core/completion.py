@@ -5,7 +5,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...errors import RequestError
 from ..settings import ServerSettings
 from .answering import as_events, make_submissions, with_constraint
 from .events import Event
@@ -29,13 +28,7 @@ class Continuation:
 
 def prompt_ids(prompt: Prompt, loaded: LoadedModel) -> list[int]:
     """Return the token ids of a prompt; a text gets the beginning-of-text token, ids are taken as they are."""
-    llama = loaded.llama
-    if isinstance(prompt, str):
-        return llama.tokenizer.encode(prompt, bos=True)
-    wrong = [token for token in prompt if not 0 <= token < llama.config.vocab_size]
-    if wrong:
-        raise RequestError(f"token id {wrong[0]} is outside the vocabulary of {llama.config.vocab_size}")
-    return list(prompt)
+    return loaded.llama.prompts.text(prompt)
 
 
 async def complete(
