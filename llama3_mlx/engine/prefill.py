@@ -34,11 +34,6 @@ class Prefill:
         """Tokens that haven't been run yet."""
         return len(self.request.prompt) - self.done
 
-    @property
-    def tokens_per_second(self) -> float:
-        """The rate so far, 0 before the first chunk."""
-        return (self.done - self.cached_tokens) / (time.perf_counter() - self.began_s)
-
     def advance(self, n: int, *, wait: bool) -> None:
         """Run up to `n` more tokens; with `wait`, until they are computed."""
         stop = min(self.done + n, len(self.request.prompt))

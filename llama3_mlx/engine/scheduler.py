@@ -20,8 +20,9 @@ from .settings import Counts, EngineSettings
 _ADMISSION_HEADROOM = 256
 _STEP_HEADROOM = 32
 _MAX_CHUNK, _MIN_CHUNK, _FIRST_CHUNK = 2048, 16, 64
-# Where somebody follows a long prompt, its chunks take about so long, and are no shorter than is efficient.
-_REPORT_EVERY_S, _MIN_REPORTED_CHUNK = 0.5, 128
+# Where somebody follows the progress of a prompt. A constant, no time: with a quantized KV cache the text depends on the
+# chunks, and the same seed should give the same text again.
+_REPORTED_CHUNK = 256
 
 
 class Scheduler:
@@ -147,9 +148,7 @@ class Scheduler:
     def _chunk_size(self, prefill: Prefill) -> int:
         if self._followed:
             return self._pace.chunk()
-        if prefill.request.progress is None:
-            return _MAX_CHUNK
-        return max(_MIN_REPORTED_CHUNK, min(_MAX_CHUNK, int(_REPORT_EVERY_S * prefill.tokens_per_second)))
+        return _MAX_CHUNK if prefill.request.progress is None else _REPORTED_CHUNK
 
 
 class Pace:

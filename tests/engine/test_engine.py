@@ -441,10 +441,7 @@ def test_a_long_prompt_tells_its_progress_in_steps(llama: Llama) -> None:
     llama.release_memory()
     seen: list[tuple[int, int]] = []
     llama.generate(random_prompt(1500, 77), max_tokens=1, progress=lambda *at: seen.append(at))
-    assert seen[0] == (0, 1500)
-    assert seen[-1] == (1500, 1500)
-    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
-    assert len(seen) >= 3
+    assert seen == [(done, 1500) for done in (0, 256, 512, 768, 1024, 1280, 1500)]
     # What is in the prefix cache counts as done.
     seen.clear()
     llama.generate(random_prompt(1500, 77), max_tokens=1, progress=lambda *at: seen.append(at))
