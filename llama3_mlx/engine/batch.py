@@ -6,6 +6,7 @@ what the grammar allows, and only the sampling waits for it.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import mlx.core as mx
@@ -124,7 +125,7 @@ class Batch:
         if not ended:
             return None
         for index in ended:
-            self._on_finish(self.sequences[index], lambda index=index: self.cache.take(index))  # type: ignore[misc]
+            self._on_finish(self.sequences[index], partial(self.cache.take, index))
         leaving = [self.sequences[index] for index in ended]
         order = self._remove(ended)
         for sequence in leaving:

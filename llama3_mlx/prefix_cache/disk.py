@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ class BlockStore:
                 if not path.exists():
                     arrays = [mx.contiguous(array) for array in block(at * BLOCK, (at + 1) * BLOCK)]
                     mx.eval(arrays)
-                    save_whole(path, lambda place, arrays=arrays, key=key: self._write(place, key, arrays))  # type: ignore[misc]
+                    save_whole(path, partial(self._write, key=key, arrays=arrays))
                 paths.append(path)
             _touch(paths)
             self._evict()
@@ -168,7 +169,7 @@ def _header_bytes(path: Path) -> bytes:
         return file.read(min(length, 100_000_000))
 
 
-def _metadata(path: Path) -> dict[str, Any]:
+def _metadata(path: Path) -> dict[str, str]:
     return dict(json.loads(_header_bytes(path)).get("__metadata__", {}))
 
 
