@@ -20,7 +20,7 @@ from .settings import Counts, EngineSettings
 _ADMISSION_HEADROOM = 256
 _STEP_HEADROOM = 32
 _MAX_CHUNK, _MIN_CHUNK, _FIRST_CHUNK = 2048, 16, 64
-# Where somebody follows the progress of a prompt. A constant, no time: with a quantized KV cache the text depends on the
+# For prompts whose progress is followed. A constant, no time: with a quantized KV cache the text depends on the
 # chunks, and the same seed should give the same text again.
 _REPORTED_CHUNK = 256
 
