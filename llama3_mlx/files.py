@@ -110,3 +110,14 @@ def disk_errors(folder: Path) -> Iterator[None]:
         raise TrainingError(
             f"saving failed: {reason}; what was saved before is intact in {folder}: make room and go on with --resume"
         ) from None
+
+
+def printable(name: str | Path) -> str:
+    """Return a file's name as text that can be printed and written as UTF-8, whatever bytes it is made of."""
+    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def size_text(n_bytes: float) -> str:
+    """Return a number of bytes to three digits, in kB, MB or GB."""
+    unit, size = next(((unit, size) for unit, size in (("GB", 1e9), ("MB", 1e6)) if n_bytes >= size / 10), ("kB", 1e3))
+    return f"{n_bytes / size:.2f} {unit}"

@@ -15,7 +15,8 @@ from .generating import GeneratingMethods
 from .generation.limits import check_fits
 from .generation.options import GenerationOptions
 from .kv_cache import CacheOptions
-from .loader import ModelParts, ProgressCallback, download, load_parts
+from .library.resolver import resolve_adapter, resolve_model
+from .loader import ModelParts, ProgressCallback, load_parts
 from .model.transformer import LlamaForCausalLM
 from .prompts import Message, PromptBuilder
 from .submission import DEFAULT_ADAPTER, Submitter
@@ -89,14 +90,15 @@ class Llama(GeneratingMethods):
             ConfigError, CheckpointError, TokenizerError, HubError: The model can't be loaded.
             RequestError: An argument doesn't fit.
         """
-        folder = download(path_or_id, progress)
-        draft_folder = None if draft is None else download(draft, progress)
+        folder = resolve_model(path_or_id, report=progress)
+        draft_folder = None if draft is None else resolve_model(draft, report=progress)
         named = {**({DEFAULT_ADAPTER: adapter} if adapter is not None else {}), **(adapters or {})}
+        paths = {name: resolve_adapter(path) for name, path in named.items()}
 
         def build() -> "Llama":
             parts = load_parts(
                 folder,
-                adapters={name: Path(path) for name, path in named.items()},
+                adapters=paths,
                 dtype=dtype,
                 cache=cache or CacheOptions(),
                 draft=draft_folder,

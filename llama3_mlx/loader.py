@@ -14,7 +14,6 @@ from .engine.settings import EngineSettings
 from .errors import RequestError
 from .kv_cache import CacheOptions
 from .library.home import prefix_cache_bytes, prefix_folder
-from .library.hub import resolve_model
 from .model.config import load_json_object
 from .model.memory_estimate import RESERVE
 from .model.transformer import LlamaForCausalLM
@@ -102,16 +101,6 @@ def load_parts(
         disk=_disk_prefix_cache(folder, model, paths, cache) if disk_cache else None,
         adapter_paths=paths,
     )
-
-
-def download(path_or_id: str | Path, progress: ProgressCallback | None = None) -> Path:
-    """Return the folder of a model, downloaded if need be; `progress` is called with bytes (so far, in all)."""
-    if progress is None:
-        return resolve_model(path_or_id)
-    from .library.downloads import bar_class
-
-    report = progress
-    return resolve_model(path_or_id, bar=bar_class(lambda said: report(said["completed"], said["total"])))
 
 
 def load_draft(folder: Path, tokenizer: Tokenizer, dtype: str | None) -> LlamaForCausalLM:

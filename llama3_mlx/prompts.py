@@ -24,16 +24,16 @@ class PromptBuilder:
         """`name` is what the model is called in errors."""
         self._tokenizer, self._dialog, self._vocab_size, self._name = tokenizer, dialog, vocab_size, name
 
-    def text(self, prompt: str | Sequence[int], *, special: bool = False) -> list[int]:
-        """Return the ids of a text after the beginning-of-text token, or the ids given, checked.
+    def text(self, prompt: str | Sequence[int], *, special: bool = False, bos: bool = True) -> list[int]:
+        """Return the ids of a text after the beginning-of-text token (`bos`), or the ids given, checked.
 
         `special` reads control tokens in the text, which must then come from a trusted source. Raises RequestError.
         """
         if not isinstance(prompt, str):
             return self._checked(prompt)
         if not special:
-            return self._tokenizer.encode(prompt, bos=True)
-        ids, begin = self._tokenizer.encode_rendered(prompt), self._tokenizer.encode("", bos=True)
+            return self._tokenizer.encode(prompt, bos=bos)
+        ids, begin = self._tokenizer.encode_rendered(prompt), self._tokenizer.encode("", bos=bos)
         return ids if ids[: len(begin)] == begin else [*begin, *ids]
 
     def chat(

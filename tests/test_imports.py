@@ -15,6 +15,7 @@ PACKAGE = "llama3_mlx"
 # From the bottom to the top: a room may import only what stands above it in this table. "." is the package itself.
 ROOMS = {
     "errors": "",
+    "blas": "",
     "dtypes": "",
     "device": "dtypes errors",
     "settings": "errors",
@@ -22,43 +23,47 @@ ROOMS = {
     "tools": "errors schema",
     "generation": "errors settings tools",
     "kv_cache": "errors settings",
-    "model": "dtypes errors kv_cache",
+    "model": "device dtypes errors kv_cache",
     "checkpoint": "device dtypes errors model",
     "files": "errors",
     "prefix_cache": "checkpoint errors files kv_cache model",
     "speculation": "errors generation kv_cache model prefix_cache",
-    "tokenizer": "errors model",
+    "tokenizer": "checkpoint errors model",
     "structured": "errors generation schema tokenizer tools",
     "engine": "device errors generation kv_cache model prefix_cache speculation structured tokenizer tools",
-    "finetune.layers": "device errors model",
+    "finetune.layers": "errors model",
     "library": "checkpoint dtypes errors model",
     "adapters": "checkpoint errors files finetune.layers library model",
-    "chat": "checkpoint errors model tokenizer",
+    "chat": "checkpoint errors tokenizer",
     "prompts": "chat errors generation tokenizer tools",
     "loader": "adapters chat checkpoint engine errors kv_cache library model prefix_cache tokenizer",
     "submission": "engine errors generation loader structured tools",
     "generating": "engine errors generation loader prompts submission tools",
-    "llama": "adapters device engine errors generating generation kv_cache loader model prompts submission tools",
+    "llama": (
+        "adapters device engine errors generating generation kv_cache library loader model prompts submission tools"
+    ),
     "version": "",
-    ".": "engine errors generation kv_cache llama structured tools version",
-    "bench": "device errors generation llama model settings version",
+    ".": "blas engine errors generation kv_cache llama structured tools version",
+    "bench": "blas device errors generation llama model settings version",
     "convert.keywords": "",
     "convert.options": "errors model settings",
-    "convert.plan": "model",
+    "convert.plan": "errors model",
     "convert.sources": "chat checkpoint convert.options convert.plan errors files library model tokenizer",
     "convert.quantization": "checkpoint convert.options convert.plan convert.sources errors files model tokenizer",
     "convert.targets": (
-        "checkpoint convert.options convert.plan convert.quantization convert.sources errors library model version"
+        "checkpoint convert.options convert.plan convert.quantization convert.sources errors files library model "
+        "version"
     ),
     "convert.pipeline": "checkpoint convert.sources convert.targets errors files",
-    "convert.forecasting": "convert.pipeline convert.sources convert.targets model",
+    "convert.forecasting": "convert.pipeline convert.sources convert.targets",
     "convert.gguf": (
-        "chat checkpoint convert.quantization convert.sources convert.targets errors model tokenizer version"
+        "chat checkpoint convert.quantization convert.sources convert.targets errors files model tokenizer version"
     ),
-    "convert.opening": "convert.gguf convert.sources errors library",
+    "convert.hints": "convert.options convert.sources convert.targets model",
+    "convert.opening": "checkpoint convert.gguf convert.sources errors library",
     "convert.api": (
-        "checkpoint convert.forecasting convert.gguf convert.keywords convert.opening convert.options "
-        "convert.pipeline convert.plan convert.quantization convert.sources convert.targets errors model"
+        "checkpoint convert.forecasting convert.gguf convert.hints convert.keywords convert.opening convert.options "
+        "convert.pipeline convert.plan convert.quantization convert.sources convert.targets errors files model"
     ),
     "convert": "convert.api convert.forecasting convert.options convert.pipeline convert.targets",
     "finetune.data": "chat errors tokenizer",
@@ -102,7 +107,7 @@ ROOMS = {
     ),
     "server.running": "errors library server.app server.http server.settings",
     "cli": (
-        "adapters bench checkpoint convert convert.forecasting convert.options convert.pipeline "
+        "adapters bench blas checkpoint convert convert.forecasting convert.options convert.pipeline "
         "convert.quantization convert.sources convert.targets device dtypes errors files finetune.best_of "
         "finetune.data finetune.distributed finetune.fusing finetune.objectives finetune.preference "
         "finetune.reinforcement finetune.settings finetune.sft finetune.training generation kv_cache library llama "

@@ -91,12 +91,17 @@ class GGUFFile:
     def _parse(self) -> None:
         size = os.fstat(self._file).st_size
         if size < 24:
-            raise CheckpointError(f"{self.path} is no GGUF file: it has {size} bytes")
+            raise CheckpointError(f"{self.path} is not a GGUF file: it has {size} bytes")
         with mmap.mmap(self._file, 0, access=mmap.ACCESS_READ) as data:
             cursor = _Cursor(self.path, data)
             if cursor.take(4) != b"GGUF":
-                raise CheckpointError(f"{self.path} is no GGUF file: it doesn't begin with 'GGUF'")
+                raise CheckpointError(f"{self.path} is not a GGUF file: it doesn't begin with 'GGUF'")
             version = cursor.number("I")
+            if version == 1:
+                raise CheckpointError(
+                    f"{self.path} is of GGUF version 1, which nothing reads any more: take a newer file of "
+                    "the same model (2 or 3)"
+                )
             if version not in (2, 3):
                 raise CheckpointError(f"{self.path} has a damaged header, or is big-endian: version {version}")
             n_tensors, n_fields = cursor.count(20), cursor.count(12)

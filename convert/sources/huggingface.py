@@ -7,11 +7,13 @@ from typing import Any
 
 from ...checkpoint.folder import ModelFolder
 from ...checkpoint.model_files import copy_files
+from ...files import printable
 from ...library.hub import repository_of
 from ...model.channel_scales import ChannelScales, load_scales
 from ...model.config import ModelConfig
 from ...model.parameters import expected_tensors
-from .source import TensorRef, file_facts
+from ...tokenizer.vocab_merges import dumped, has_vocab_and_merges, tokenizer_json
+from .source import TensorRef, file_facts, main_dtype
 
 
 class HFSource:
@@ -23,20 +25,17 @@ class HFSource:
         self.config: ModelConfig = self._opened.config
         self.location = folder
         self.base_model = repository_of(folder)
-        self.description = self.base_model or f"Hugging Face folder {folder.name}"
+        self.description = self.base_model or f"Hugging Face folder {printable(folder.resolve().name)}"
         self.extra_config: dict[str, Any] = {}
         self._scales = load_scales(folder, self.config)
         self._reader = self._opened.reader()
+        self.dtype: str | None = main_dtype((tensor.dtype, tensor.shape) for tensor in self._opened.tensors.values())
+        self.is_mlx_quantized = bool(self._opened.schemes)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What was decided where the folder's files contradict one another."""
         return self._opened.notes
-
-    @property
-    def is_quantized(self) -> bool:
-        """Whether the source has quantized weights already."""
-        return bool(self._opened.schemes)
 
     def tensors(self) -> Iterator[TensorRef]:
         """Yield the tensors in the model's order."""
@@ -52,7 +51,7 @@ class HFSource:
                 yield TensorRef(name, shape, tensor.dtype, tensor.dtype, tensor.nbytes, partial(self._reader.raw, name))
 
     def channel_scales(self) -> ChannelScales | None:
-        """Return the scales that stand beside the weights."""
+        """Return the scales in the folder's channel_scales.json."""
         return self._scales
 
     def fingerprint(self) -> dict[str, Any]:
@@ -62,6 +61,8 @@ class HFSource:
     def save_side_files(self, folder: Path) -> None:
         """Copy tokenizer, template, generation config and license."""
         copy_files(self.folder, folder)
+        if has_vocab_and_merges(self._opened):
+            (folder / "tokenizer.json").write_text(dumped(tokenizer_json(self._opened)), encoding="utf-8")
 
     def close(self) -> None:
         """Close the weight files."""

@@ -18,7 +18,7 @@ _MEASURES = {
     "kl": "KL divergence, nats a token",
     "perplexity": "perplexity",
     "source_perplexity": "perplexity of the source",
-    "top1_agreement": "share of tokens whose likeliest is the same",
+    "top1_agreement": "share of tokens with the same most likely token",
     "tokens": "predicted tokens, of text that nothing was calibrated on",
 }
 # What a card of the source says that holds for what is made of it.

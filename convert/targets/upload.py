@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import HubError
-from ...library.hub import as_hub_error, check_id
+from ...library.hub import check_id
+from ...library.hub_errors import as_hub_error
 
 _REFUSALS = (401, 403)
 
@@ -45,16 +46,14 @@ def upload(path: Path, repo_id: str, *, progress: bool = False) -> str:
             api.upload_file(path_or_fileobj=path, path_in_repo=path.name, **told)
     except Exception as error:
         known = _as_upload_error(repo_id, error)
-        if isinstance(known, HubError):
-            known = HubError(f"{known}; the result is in {path}, and 'hf upload {repo_id} {path}' sends it")
-        raise known from None
+        raise HubError(f"{known}; the result is in {path}, and 'hf upload {repo_id} {path}' sends it") from None
     finally:
         if quiet:
             enable_progress_bars()
     return str(address)
 
 
-def _as_upload_error(repo_id: str, error: Exception) -> Exception:
+def _as_upload_error(repo_id: str, error: Exception) -> HubError:
     from huggingface_hub.errors import HfHubHTTPError
 
     if isinstance(error, HfHubHTTPError) and error.response.status_code in _REFUSALS:

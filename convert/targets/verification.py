@@ -16,8 +16,8 @@ from ..sources.source import TensorRef
 from .record import load_record
 
 _READ_VALUES = 16_000_000
-# A quantized matrix this far from its source says something else than the source.
-_HOPELESS = 0.9
+# A quantized matrix this far from its source holds something else than the source.
+_MAX_RELATIVE_ERROR = 0.9
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def verify_files(folder: Path, source: Iterable[TensorRef] = ()) -> Verification
         modules = tuple(
             module_error(ref, partial(reader.dequantized, ref.name), reader.kind(ref.name)) for ref in source
         )
-    refuse_hopeless(modules, folder)
+    check_errors(modules, folder)
     return Verification(len(opened.tensors), sum(tensor.nbytes for tensor in opened.tensors.values()), modules)
 
 
@@ -81,16 +81,16 @@ def module_error(ref: TensorRef, stored: Callable[[int, int], np.ndarray], store
     return ModuleError(ref.name, stored_as, relative, largest)
 
 
-def refuse_hopeless(modules: Iterable[ModuleError], where: Path | str) -> None:
-    """Raise CheckpointError naming the tensors that are nothing like the source's."""
-    lost = [f"{module.tensor} ({module.relative_error:.2f})" for module in modules if _is_hopeless(module)]
+def check_errors(modules: Iterable[ModuleError], where: Path | str) -> None:
+    """Raise CheckpointError naming the tensors whose relative error is too large for a quantization."""
+    lost = [f"{module.tensor} ({module.relative_error:.2f})" for module in modules if _is_too_far(module)]
     if lost:
-        raise CheckpointError(f"{where}: of these the relative error to the source is hopeless: {', '.join(lost)}")
+        raise CheckpointError(f"{where}: too far from the source (relative error): {', '.join(lost)}")
 
 
 def _scalar(value: mx.array) -> float:
     return float(np.array(value))
 
 
-def _is_hopeless(module: ModuleError) -> bool:
-    return not module.relative_error < _HOPELESS
+def _is_too_far(module: ModuleError) -> bool:
+    return not module.relative_error < _MAX_RELATIVE_ERROR

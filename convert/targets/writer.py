@@ -1,4 +1,4 @@
-"""Writes tensors into laid out files as their rows come, and goes on where a killed run stopped.
+"""Writes tensors into files whose layout is known beforehand; an interrupted run is resumed.
 
 A file's header and size are known beforehand, so it is made at once and rows go to their places. A tensor counts as
 done when its module stands in the journal, which is written after the files are flushed.
@@ -18,18 +18,18 @@ import numpy as np
 
 from ...errors import ConversionError
 from .journal import Checksums, Journal
-from .layout import FileLayout, Place
+from .layout import FileLayout, TensorRegion
 
-# So much work is lost at most when a run is killed.
+# Work that is lost when a run is killed, at most.
 FLUSH_BYTES = 128_000_000
 
 
 class ShardWriter:
-    """Writes the laid out files into `partial`/model; `partial` holds the journal beside it until all is done."""
+    """Writes the files into `partial`/model; `partial` also holds the journal until everything is written."""
 
     def __init__(self, partial: Path, layouts: Mapping[str, FileLayout], state: Mapping[str, Any]) -> None:
         self.partial, self.layouts, self.folder = partial, layouts, partial / "model"
-        self._places: dict[str, tuple[str, Place]] = {}
+        self._places: dict[str, tuple[str, TensorRegion]] = {}
         self._files: dict[str, int] = {}
         self._crc: dict[str, int] = {}
         self._finished: dict[str, Checksums] = {}
@@ -56,10 +56,10 @@ class ShardWriter:
         return self._journal.done
 
     def _check_files(self) -> None:
-        """Start anew unless the files that the journal speaks of are there; what doesn't belong here goes."""
+        """Start over unless the journal's files are there; delete what isn't one of them."""
         paths = {self.folder / name: layout.size for name, layout in self.layouts.items()}
         if self.done and not all(path.exists() and path.stat().st_size == size for path, size in paths.items()):
-            self._journal.start_anew()
+            self._journal.start_over()
         for old in self.folder.iterdir():
             if old not in paths or not self.done:
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
@@ -95,7 +95,7 @@ class ShardWriter:
         self._wait_for_flush()
 
     def _start_flush(self) -> None:
-        """Have a thread flush what is written so far; writing goes on meanwhile, but only one flush is on its way."""
+        """Flush in a thread what is written so far, one flush at a time, while writing continues."""
         self._wait_for_flush()
         finished, self._finished, self._unflushed = self._finished, {}, 0
         self._flush = self._flushing.submit(self._flush_files, finished)
@@ -121,13 +121,13 @@ class ShardWriter:
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:
-        """Turn a failed write into one line that says what is kept."""
+        """Turn a failed write into one line that names what is kept."""
         try:
             yield
         except OSError as error:
             raise ConversionError(
-                f"writing failed: {error.strerror}; what is done is kept in {self.partial}, and the same command goes "
-                "on from there once it can"
+                f"writing failed: {error.strerror}; what is done is kept in {self.partial}, and the same "
+                "command resumes from there"
             ) from None
 
 

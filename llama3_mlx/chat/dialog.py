@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.folder import ModelFolder
 from ..errors import DialogError
 from ..tokenizer.tokenizer import Tokenizer
 from .assistant_mask import encode_marked
@@ -173,7 +174,7 @@ class Dialog:
         return max(ends, default=len(text))
 
 
-def load_dialog(folder: Path, tokenizer: Tokenizer) -> Dialog | None:
+def load_dialog(folder: Path | ModelFolder, tokenizer: Tokenizer) -> Dialog | None:
     """Return the dialog format of a model folder, None for a base model that has none.
 
     Raises DialogError or TokenizerError for a template that is not valid Jinja or a file that can't be read.

@@ -27,7 +27,7 @@ def other_folder(folder: Path) -> str | None:
     """Return what a folder is in place of a model's, judged by the names of its files; None if nothing known."""
     if (folder / "adapter_config.json").exists() or (folder / "adapters.safetensors").exists():
         return f"{folder} is an adapter, not a model: name its base model with -m and this folder with --adapter"
-    gguf_files = sorted(path.name for path in folder.glob("*.gguf"))
+    gguf_files = sorted(path.name for path in folder.glob("*.[gG][gG][uU][fF]"))
     if gguf_files:
         return f"{folder} holds GGUF files: convert one first: llama3-mlx convert {folder / gguf_files[0]} DEST"
     if (folder / "params.json").exists() or any(folder.glob("consolidated.*.pth")):

@@ -70,7 +70,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ERROR_CODE
     except KeyboardInterrupt:
         sys.stderr.write("\n")
+        _leave_downloads()
         return INTERRUPT_CODE
+
+
+def _leave_downloads() -> None:
+    """End the process at once if a download's threads still wait for bytes: the interpreter would wait for them."""
+    downloads = sys.modules.get(f"{__package__.partition('.')[0]}.library.downloads")
+    if downloads is not None and downloads.unfinished():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(INTERRUPT_CODE)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

@@ -11,7 +11,7 @@ from ..bench.options import BenchOptions
 from ..dtypes import DTYPES
 from ..errors import RequestError
 from .flags import add_flags, from_flags
-from .model_choice import choose_model
+from .model_choice import MODEL_HELP, choose_model
 
 if TYPE_CHECKING:
     from ..bench.results import Results
@@ -21,7 +21,7 @@ _PEERS = ("mlx-lm",)
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `bench`."""
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="folder or Hub id of the model")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("-m", "--model", dest="named", metavar="MODEL", help="the same as a flag")
     parser.add_argument("--dtype", choices=DTYPES, help="dtype to compute in (default: what suits the device)")
     parser.add_argument("--compare", choices=_PEERS, help="measure this program too, on the same model and dtype")

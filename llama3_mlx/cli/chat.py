@@ -13,7 +13,7 @@ from ..files import save_json
 from ..generation.options import GenerationOptions
 from .flags import add_flags
 from .generate import given_settings, summary
-from .model_choice import add_model_flags, choose_model, load_llama
+from .model_choice import add_model_flags, load_llama
 from .structured_flags import add_structured_flags, load_tools
 
 _HELP = """\
@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
     """Read lines and answer them until the end of input."""
     settings = given_settings(args)
     tools = load_tools(args.tool)
-    folder = choose_model(args.model)
-    with load_llama(args, folder) as llama:
+    with load_llama(args) as llama:
+        folder = llama.folder
         if llama.dialog is None:
             raise DialogError(f"{folder.name} is a base model without a dialog format: use generate --raw")
         return talk(ChatSession(llama, args.system, settings, tools), folder.name)

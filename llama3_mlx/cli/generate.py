@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import RequestError
 from ..generation.options import GenerationOptions
 from .flags import add_flags, given_values, positive
-from .model_choice import add_model_flags, choose_model, load_llama
+from .model_choice import add_model_flags, load_llama
 from .structured_flags import add_structured_flags, load_tools, structured_settings
 
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     settings, tools = given_settings(args), load_tools(args.tool)
     if tools and (args.raw or args.samples):
         raise RequestError("--tool needs the chat template and one answer: leave out --raw and --samples")
-    with load_llama(args, choose_model(args.model)) as llama:
+    with load_llama(args) as llama:
         raw = args.raw or llama.dialog is None
         messages = as_messages(prompt, args.system)
         if tools:

@@ -6,20 +6,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..blas import blas_description
 from ..checkpoint.folder import load_config
 from ..device import compute_dtype_name, device_info, working_memory_bytes
 from ..model.config import ModelConfig
 from ..model.memory_estimate import Needs, estimate
 from ..model.quantization import Quantization, Scheme
 from .flags import positive
-from .model_choice import choose_model
+from .model_choice import MODEL_HELP, choose_model
 
 _CONTEXTS = (2048, 8192, 32768, 131072)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `info`."""
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="folder or Hub id of the model")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("-m", "--model", dest="named", metavar="MODEL", help="the same as a flag")
     parser.add_argument("--context", type=positive, metavar="N", help="also show the memory at a context of N tokens")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -59,6 +60,7 @@ def describe(folder: Path, context: int | None) -> dict[str, Any]:
         "memory_bytes_at_context": {str(n): needs.at_context(n) for n in contexts},
         "machine": {
             "device": device_info().get("device_name", ""),
+            "blas": blas_description(),
             "memory_bytes": memory,
             "longest_context": min(limit, needs.longest_context(memory)),
             "fits": _what_fits(config, memory),
@@ -126,6 +128,7 @@ def _print(facts: dict[str, Any]) -> None:
         ("context", f"{facts['context']:,} tokens, {facts['kv_bytes_per_token']:,} bytes each"),
         *((f"memory at {int(tokens):,}", _size(size)) for tokens, size in facts["memory_bytes_at_context"].items()),
         ("this machine", f"{machine['device']}, {_size(machine['memory_bytes'])} for models"),
+        ("BLAS", machine["blas"]),
         ("longest context here", f"{machine['longest_context']:,}" if machine["longest_context"] else "does not fit"),
         *((f"  in {form}", f"{tokens:,}" if tokens else "does not fit") for form, tokens in machine["fits"].items()),
     ]

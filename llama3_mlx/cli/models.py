@@ -8,8 +8,8 @@ from typing import Any
 
 from ..errors import ConfigError, RequestError
 from ..library.catalogue import Catalogue, ModelEntry
-from ..library.hub import resolve_model
 from ..library.storage import remove_model
+from .model_choice import downloaded
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _pull(args: argparse.Namespace) -> int:
-    folder = resolve_model(args.model, progress=True)
+    folder = downloaded(args.model)
     sys.stdout.write(json.dumps({"model": args.model, "folder": str(folder)}) if args.json else str(folder))
     sys.stdout.write("\n")
     return 0

@@ -15,7 +15,7 @@ from .remote import URL_VARIABLE, RemoteLlama, server_models, server_url
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `run`."""
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="name at the server, folder or Hub id")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="name at the server or of `models`, folder or Hub id")
     parser.add_argument("prompt", nargs="*", metavar="TEXT", help="one question (default: a dialog)")
     parser.add_argument("-s", "--system", metavar="TEXT", help="system message")
     parser.add_argument(

@@ -93,7 +93,7 @@ class GenerationOptions:
     seed: int | None = setting(None, "same seed, same text", low=0, high=2**64 - 1, request=True)
     stop: tuple[str, ...] = setting((), "stop before this text; may be given several times", request=True)
     stop_token_ids: tuple[int, ...] = setting(
-        (), "stop at this token, by its id; may be given several times", low=0, request=True
+        (), "stop at this token, by its id; may be given several times", request=True
     )
     skip_special_tokens: bool = setting(True, "leave control tokens out of the text", request=True)
     special: bool = setting(

@@ -14,7 +14,7 @@ from ..errors import CheckpointError, ConfigError, RequestError
 from ..model.config import ModelConfig, load_json_object
 from ..model.memory_estimate import Needs, estimate
 from .adapter_fit import fits
-from .home import home_folder, models_folder
+from .home import adapters_folder, models_folder
 
 _NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?\Z", re.ASCII)
 DEFAULT_TAG = "latest"
@@ -113,7 +113,7 @@ class Catalogue:
         """Return the folders of the adapters that fit a model, by name."""
         found = dict(self._adapters)
         if self._with_home:
-            for folder in _sub_folders(home_folder() / "adapters", "adapter_config.json"):
+            for folder in _sub_folders(adapters_folder(), "adapter_config.json"):
                 found.setdefault(folder.name, folder)
         try:
             return {name: folder for name, folder in found.items() if fits(folder, model.config)}

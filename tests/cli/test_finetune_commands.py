@@ -36,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def four_bits(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model in 4 bits."""
     folder = tmp_path_factory.mktemp("quantized") / "tiny-4bit"
-    convert(tiny_folder, folder, bits=4, group_size=32, quality="nearest")
+    convert(tiny_folder, folder, bits=4, group_size=32, quality="rtn")
     return folder
 
 

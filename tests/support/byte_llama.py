@@ -6,7 +6,7 @@ from typing import Any
 from llama3_mlx import Llama
 from llama3_mlx.loader import ModelParts
 from llama3_mlx.model.transformer import LlamaForCausalLM
-from llama3_mlx.tokenizer.tokenizer import Tokenizer
+from llama3_mlx.tokenizer.tokenizer import Ends, Tokenizer
 
 from .transformers_reference import llama3_rope, our_model, reference_model, small_config
 
@@ -30,7 +30,11 @@ def byte_tokenizer(vocab_size: int = 320) -> Tokenizer:
     """Bytes, a token that ends the text, and tokens without text."""
     table = [bytes([i]) for i in range(256)] + [b""] * (vocab_size - 256)
     return Tokenizer(
-        lambda text: list(text.encode()), table, {"<end>": END}, vocab_size=vocab_size, bos_id=None, stop_ids=[END]
+        lambda text: list(text.encode()),
+        table,
+        {"<end>": END},
+        vocab_size=vocab_size,
+        ends=Ends(None, frozenset([END])),
     )
 
 

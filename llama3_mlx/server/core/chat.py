@@ -28,15 +28,12 @@ class Chat:
     n: int = 1
     tools: Sequence[Mapping[str, Any]] = ()
     tool_choice: str = "auto"
-    named_tool: bool = False
     parallel_calls: bool = True
     schema: Mapping[str, Any] | None = None
     template: Mapping[str, Any] = field(default_factory=dict)
     top_logprobs: int | None = None
     continue_final: bool = False
     add_generation_prompt: bool = True
-    at_most: int | None = None
-    """Tokens after which an answer ends, as max_tokens, but no promise that the context has room for them."""
 
 
 def prompt_of(chat: Chat, loaded: LoadedModel) -> list[int]:
@@ -86,7 +83,7 @@ async def converse(
     if prompt is None:
         prompt = await loaded.prepare(lambda: prompt_of(chat, loaded))
     settings = with_constraint({**chat.settings, **_tools(chat)}, chat.schema, chat.top_logprobs)
-    submissions = make_submissions([prompt], chat.n, settings, chat.at_most, limits)
+    submissions = make_submissions([prompt], chat.n, settings, limits)
     replies = await loaded.start(submissions, limits.timeout_s)
     stack.callback(replies.close)
     return as_events(replies, submissions, loaded)

@@ -28,15 +28,15 @@ class Submission:
 
     prompt: Sequence[int]
     settings: dict[str, Any]
-    at_most: int | None = None
-    """Tokens after which the answer ends where the settings have no max_tokens; may be more than the context leaves."""
+    max_tokens: int | None = None
+    """May be more than the context leaves, where the answer then ends."""
 
 
 class ModelRuntime:
     """A loaded model; its engine generates for all its adapters in one batch."""
 
-    def __init__(self, model: ModelEntry, max_running: int, max_queue: int) -> None:
-        self.model = model
+    def __init__(self, model: ModelEntry, max_running: int, max_queue: int, *, draft: Path | None = None) -> None:
+        self.model, self.draft = model, draft
         self.load_s = 0.0
         self.active = 0
         """Generations that run or wait."""
@@ -175,7 +175,7 @@ class Replies:
         for start, stop in _same_prompts(submissions):
             first = submissions[start]
             self._served.llama.submit(
-                first.prompt, options[start:stop], self._replies[start:stop], at_most=first.at_most
+                first.prompt, options[start:stop], self._replies[start:stop], at_most=first.max_tokens
             )
 
     def __aiter__(self) -> "Replies":

@@ -44,10 +44,10 @@ def far(source: Path, result: Path) -> float:
 
 
 def test_each_step_is_closer_to_the_source(source: Path, text: Path, tmp_path: Path) -> None:
-    convert(source, tmp_path / "nearest", bits=4, quality="nearest")
+    convert(source, tmp_path / "rtn", bits=4, quality="rtn")
     convert(source, tmp_path / "fast", bits=4, quality="fast")
     report = convert(source, tmp_path / "calibrated", bits=4, calibration=text)
-    nearest, fast, calibrated = (far(source, tmp_path / name) for name in ("nearest", "fast", "calibrated"))
+    nearest, fast, calibrated = (far(source, tmp_path / name) for name in ("rtn", "fast", "calibrated"))
     assert fast < 0.95 * nearest
     assert calibrated < 0.3 * nearest
     assert report.quality is not None
@@ -62,7 +62,7 @@ def test_whole_weights_are_evened_out_by_default_and_quantized_ones_rounded(sour
     def weights(folder: Path) -> bytes:
         return (folder / "model.safetensors").read_bytes()
 
-    for name, of, quality in (("whole", source, "fast"), ("again", tmp_path / "whole", "nearest")):
+    for name, of, quality in (("whole", source, "fast"), ("again", tmp_path / "whole", "rtn")):
         convert(of, tmp_path / name, bits=4)
         convert(of, tmp_path / f"{name}-{quality}", bits=4, quality=quality)
         assert weights(tmp_path / name) == weights(tmp_path / f"{name}-{quality}")
@@ -130,7 +130,7 @@ def test_a_target_of_bits_is_met_and_closely(text: Path, tmp_path: Path, target:
 
 def test_a_target_below_what_can_be_is_refused(text: Path, tmp_path: Path) -> None:
     source = save_uneven(tmp_path / "source")
-    with pytest.raises(ConversionError, match="the least for this model is 2"):
+    with pytest.raises(ConversionError, match="the minimum for this model is 2"):
         convert(source, tmp_path / "made", target_bpw=2.1, calibration=text)
 
 
@@ -169,8 +169,8 @@ def test_bars_are_as_high_as_the_numbers_beside_them_say(highest: float, step: f
     ("settings", "words"),
     [
         ({"quality": "fast"}, "needs bits"),
-        ({"bits": 4, "quality": "best"}, "nearest, fast, calibrated, distilled"),
-        ({"bits": 4, "quality": "fast", "calibration": "builtin"}, "looks at no text"),
+        ({"bits": 4, "quality": "best"}, "rtn, fast, calibrated, distilled"),
+        ({"bits": 4, "quality": "fast", "calibration": "builtin"}, "uses no text"),
         ({"bits": 4, "target_bpw": 5.0}, "leave out bits"),
         ({"target_bpw": 1.0}, "more than 2"),
         ({"bits": 4, "calibration": "missing.txt"}, "can't be read"),
@@ -187,7 +187,7 @@ def test_settings_that_do_not_agree_are_one_line(tmp_path: Path, settings: Any, 
 def test_a_dry_run_tells_the_size_and_that_calibrating_comes_on_top(tmp_path: Path) -> None:
     source = save_uneven(tmp_path / "source")
     expected = dry_run(source, tmp_path / "made", bits=4, calibration="builtin")
-    assert any("calibrating comes on top" in warning for warning in expected.warnings)
+    assert any("calibration comes on top" in warning for warning in expected.notes)
     convert(source, tmp_path / "fast", bits=4, quality="fast")
     size = sum(path.stat().st_size for path in (tmp_path / "fast").glob("*.safetensors"))
     assert sum(expected.files.values()) == size
@@ -197,7 +197,7 @@ def test_a_dry_run_tells_the_size_and_that_calibrating_comes_on_top(tmp_path: Pa
 def test_a_dry_run_tells_the_size_that_a_target_will_have(text: Path, tmp_path: Path, target: float) -> None:
     source = save_uneven(tmp_path / "source")
     expected = dry_run(source, tmp_path / "made", target_bpw=target)
-    assert any("measured" in warning for warning in expected.warnings)
+    assert any("measured" in warning for warning in expected.notes)
     assert not (tmp_path / "made").exists()
     convert(source, tmp_path / "made", target_bpw=target, calibration=text, quality="fast")
     size = sum(path.stat().st_size for path in (tmp_path / "made").glob("*.safetensors"))
@@ -212,7 +212,7 @@ def test_a_quantized_gguf_is_calibrated_with_a_warning(text: Path, tmp_path: Pat
     assert plain.quality is not None
     assert made.quality is not None
     assert made.quality["kl"] < plain.quality["kl"]
-    assert any("quantized" in warning for warning in made.warnings)
+    assert any("quantized" in warning for warning in made.notes)
 
 
 def test_a_report_needs_a_tokenizer_before_the_work_begins(tmp_path: Path) -> None:
