@@ -30,6 +30,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the model's facts."""
     folder = choose_model(args.model or args.named)
     facts = describe(folder, args.context)
+    if args.context and args.context > facts["context"]:
+        sys.stderr.write(f"note: {args.context:,} tokens are beyond the model's context of {facts['context']:,}\n")
     if args.json:
         sys.stdout.write(json.dumps(facts, indent=2) + "\n")
     else:
