@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .blas import load_blas
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -100,6 +101,10 @@ __all__ = [
     "tool_spec",
     "__version__",
 ]
+
+
+# Before any module imports MLX.
+load_blas()
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,8 @@ from ..errors import DialogError
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "ipython")
 _KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
+# What OpenAI's message objects hold beside these, and no dialog format has a place for.
+_IGNORED = ("annotations", "audio", "function_call", "id", "parsed", "reasoning", "reasoning_content", "refusal")
 
 
 def normalize(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -30,7 +32,7 @@ def _message(index: int, message: Any) -> dict[str, Any]:
     role = message.get("role")
     if role not in ROLES:
         raise DialogError(f"{where} has the role {role!r:.80}; accepted are {', '.join(ROLES)}")
-    unknown = [key for key, value in message.items() if key not in _KEYS and value is not None]
+    unknown = [key for key, value in message.items() if key not in (*_KEYS, *_IGNORED) and value is not None]
     if unknown:
         raise DialogError(f"{where} has the unknown key {unknown[0]!r}; accepted are {', '.join(_KEYS)}")
     calls = message.get("tool_calls")

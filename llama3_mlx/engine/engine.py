@@ -31,7 +31,6 @@ from ..model.transformer import LlamaForCausalLM
 from ..prefix_cache.memory import PrefixCache
 from ..speculation.speculators import CPU_COSTS, GPU_COSTS, LookupSpeculator, ModelSpeculator, Speculator, verify_cost
 from ..tokenizer.detokenizer import Detokenizer
-from ..tools.parser import PYTHON_TAG
 from .batch import Batch
 from .memory_room import HEADROOM, STEP_HEADROOM, needed_bytes
 from .prefill import Prefill
@@ -326,7 +325,7 @@ class Engine:
                 ask,
                 n_vocab=n_vocab,
                 stop_ids=stop_ids,
-                detokenizer=self._make_detokenizer((PYTHON_TAG,) if ask.options.calls_tools else ()),
+                detokenizer=self._make_detokenizer(ask.shown),
                 speculator=self._make_speculator(request, ask),
             )
             for ask in request.asks

@@ -5,9 +5,9 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Generic
 
-from ..generation.completion import Completion, Piece
+from ..generation.completion import Completion, Parsed_co, Piece
 
 Item = Piece | Completion | BaseException
 Finish = Callable[[Completion], Completion]
@@ -29,7 +29,7 @@ class Reply:
             self.cancel()
 
     def cancel(self) -> None:
-        """AnswerRequest for the end of the answer; it comes with the next token."""
+        """Ask for the end of the answer; it comes with the next token."""
         self._cancelled.set()
 
     @property
@@ -38,7 +38,7 @@ class Reply:
         return self._cancelled.is_set()
 
 
-class Stream(Iterator[Piece]):
+class Stream(Iterator[Piece], Generic[Parsed_co]):
     """Pieces of a running generation; `completion` holds the whole once the last piece is out.
 
     Closing it, leaving its `with` block or dropping it ends the generation at the next token.
@@ -65,14 +65,14 @@ class Stream(Iterator[Piece]):
                 raise item
         raise StopIteration
 
-    def __enter__(self) -> "Stream":
+    def __enter__(self) -> "Stream[Parsed_co]":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def cancel(self) -> None:
-        """AnswerRequest for the end of the generation from any thread; pieces that are on their way still come."""
+        """Ask for the end of the generation from any thread; pieces that are on their way still come."""
         self.reply.cancel()
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class Stream(Iterator[Piece]):
                 self._end = item
 
     @property
-    def completion(self) -> Completion:
+    def completion(self) -> Completion[Parsed_co]:
         """The completion; waits for the end of the generation. Raises what ended it otherwise."""
         for _ in self:
             pass
@@ -94,7 +94,7 @@ class Stream(Iterator[Piece]):
         return self._finish(self._end)
 
 
-class AsyncStream:
+class AsyncStream(Generic[Parsed_co]):
     """The same for an event loop: `async for piece in stream`, then `stream.completion`."""
 
     def __init__(self, finish: Finish | None = None) -> None:
@@ -127,14 +127,14 @@ class AsyncStream:
                 raise item
         raise StopAsyncIteration
 
-    async def __aenter__(self) -> "AsyncStream":
+    async def __aenter__(self) -> "AsyncStream[Parsed_co]":
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def cancel(self) -> None:
-        """AnswerRequest for the end of the generation; pieces that are on their way still come."""
+        """Ask for the end of the generation; pieces that are on their way still come."""
         self.reply.cancel()
 
     async def aclose(self) -> None:
@@ -146,7 +146,7 @@ class AsyncStream:
                 self._end = item
 
     @property
-    def completion(self) -> Completion:
+    def completion(self) -> Completion[Parsed_co]:
         """The completion, once the iteration has ended."""
         if isinstance(self._end, Completion):
             return self._finish(self._end)

@@ -21,6 +21,10 @@ class AnswerRequest:
     limit: int
     constraint: Any = None
     """A compiled grammar, or None."""
+    stop_ids: frozenset[int] = frozenset()
+    """Tokens that end this answer, beside the model's own."""
+    shown: frozenset[str] = frozenset()
+    """Control tokens that are written out in the text."""
 
 
 @dataclass(eq=False)

@@ -37,7 +37,7 @@ class Row:
     ) -> None:
         options = ask.options
         self.request, self.ask, self.options = request, ask, options
-        self.stop_ids = frozenset() if options.ignore_eos else stop_ids
+        self.stop_ids = ask.stop_ids if options.ignore_eos else stop_ids | ask.stop_ids
         self.sampling = Sampling.from_options(options)
         self.penalties: Penalties | None = make_penalties(options, request.prompt, n_vocab)
         self.constraint = ask.constraint.start() if ask.constraint is not None else None

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 
-class GenerationKeywords(TypedDict, total=False):
+class ToolRunKeywords(TypedDict, total=False):
     """Settings of GenerationOptions as keyword arguments."""
 
     max_tokens: int | None
@@ -37,22 +37,26 @@ class GenerationKeywords(TypedDict, total=False):
     """Same seed, same text."""
     stop: str | Sequence[str]
     """Stop before this text; may be given several times."""
+    stop_token_ids: int | Sequence[int]
+    """Stop at this token, by its id; may be given several times."""
+    skip_special_tokens: bool
+    """Leave control tokens out of the text."""
+    special: bool
+    """Read control tokens such as <|eot_id|> in a raw prompt; only for text you trust."""
+    template_options: Mapping[str, Any]
+    """Value for the checkpoint's chat template, such as date_string; may be given several times."""
     ignore_eos: bool
     """Go on past the model's own stop tokens."""
     logprobs: int | None
     """Log-probability of each token and of this many alternatives."""
     prompt_logprobs: int | None
     """The same for the prompt's tokens."""
-    schema: Any
-    """JSON schema, pydantic model, dataclass or type of the answer."""
     regex: str | None
     """Regular expression that the whole answer matches."""
     grammar: str | None
     """Lark or GBNF grammar of the answer."""
     choices: str | Sequence[str]
     """The answer is one of these texts; may be given several times."""
-    tools: Sequence[Any]
-    """Functions or specifications that the answer may call."""
     tool_choice: Any
     """Auto, required, none or the name of a tool."""
     parallel_calls: bool
@@ -65,3 +69,10 @@ class GenerationKeywords(TypedDict, total=False):
     """End the answer after this many seconds."""
     priority: int
     """Where requests wait, those of higher priority go first."""
+
+
+class GenerationKeywords(ToolRunKeywords, total=False):
+    """Settings of GenerationOptions as keyword arguments."""
+
+    tools: Sequence[Any]
+    """Functions or specifications that the answer may call."""

@@ -21,6 +21,12 @@ def _bias_problem(name: str, value: Any) -> str | None:
     return None
 
 
+def _template_problem(name: str, value: Any) -> str | None:
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return None
+    return f"{name} must map the names of a template's values to them, not {value!r:.80}"
+
+
 def _tools_problem(name: str, value: Any) -> str | None:
     if isinstance(value, list | tuple):
         return None
@@ -76,6 +82,19 @@ class GenerationOptions:
     )
     seed: int | None = setting(None, "same seed, same text", low=0, high=2**64 - 1, request=True)
     stop: tuple[str, ...] = setting((), "stop before this text; may be given several times", request=True)
+    stop_token_ids: tuple[int, ...] = setting(
+        (), "stop at this token, by its id; may be given several times", request=True
+    )
+    skip_special_tokens: bool = setting(True, "leave control tokens out of the text", request=True)
+    special: bool = setting(
+        False, "read control tokens such as <|eot_id|> in a raw prompt; only for text you trust", flag=False
+    )
+    template_options: Mapping[str, Any] = setting(
+        {},
+        "value for the checkpoint's chat template, such as date_string; may be given several times",
+        check=_template_problem,
+        request="chat_template_kwargs",
+    )
     ignore_eos: bool = setting(False, "go on past the model's own stop tokens", request=True)
     logprobs: int | None = setting(
         None, "log-probability of each token and of this many alternatives", low=0, high=64, flag=False
@@ -99,7 +118,7 @@ class GenerationOptions:
     tools: Sequence[Any] = setting(
         (), "functions or specifications that the answer may call", check=_tools_problem, flag=False
     )
-    tool_choice: object = setting("auto", "auto, required, none or the name of a tool", flag=False)
+    tool_choice: str | Mapping[str, Any] = setting("auto", "auto, required, none or the name of a tool", flag=False)
     parallel_calls: bool = setting(True, "allow several calls in one answer", flag=False)
     speculate: bool = setting(
         True, "draft tokens ahead: by the draft model if there is one, else from the text so far", request=True

@@ -79,7 +79,7 @@ def test_a_function_of_a_file_is_called(generate: Any, tmp_path: Path) -> None:
         (["--tool", "absent.py:f"], "names no Python file that exists"),
         (["--schema", "{"], "--schema isn't JSON"),
         (["--schema", '{"type": "nonsense"}'], "can't be compiled"),
-        (["--regex", "a", "--choices", "b"], "one form at a time"),
+        (["--regex", "a", "--choices", "b"], "one output constraint at a time"),
         (["--kv-bits", "8", "--window", "64"], "don't go together"),
         (["--max-tokens", "500000"], "context is 131072"),
         (["--memory-gb", "0.001", "--max-tokens", "1000"], "GB are left beside the model"),

@@ -207,7 +207,7 @@ def test_the_command_lists_and_clears(tmp_path: Path, monkeypatch: pytest.Monkey
     run(main, "clear", "one")
     assert [row["model"] for row in json.loads(run(main, "list", "--json"))] == ["two"]
     run(main, "clear")
-    assert "nothing is kept" in run(main, "list")
+    assert "is empty" in run(main, "list")
 
 
 def run(main: Any, *arguments: str) -> str:

@@ -137,7 +137,7 @@ def test_ignored_fields_inside_others_are_named_by_their_paths(server: Running) 
         ("/v1/chat/completions", {"tool_choice": "required"}, "tool_choice"),
         ("/v1/chat/completions", {"bad_words": ["x"]}, "bad_words"),
         ("/api/generate", {"options": {"mirostat": 2}}, "mirostat"),
-        ("/v1/chat/completions", {"stop_token_ids": [2]}, "stop_token_ids"),
+        ("/v1/chat/completions", {"allowed_token_ids": [2]}, "allowed_token_ids"),
         ("/v1/chat/completions", {"add_generation_prompt": False}, "add_generation_prompt"),
         ("/v1/completions", {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ("/v1/responses", {"conversation": "conv_1"}, "conversation"),

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from llama3_mlx import Llama
+from llama3_mlx.loader import ModelParts
 from llama3_mlx.model.transformer import LlamaForCausalLM
 from llama3_mlx.tokenizer.tokenizer import Ends, Tokenizer
 
@@ -39,4 +40,6 @@ def byte_tokenizer(vocab_size: int = 320) -> Tokenizer:
 
 def byte_llama(model: LlamaForCausalLM | None = None, **options: Any) -> Llama:
     """The model as a `Llama`; every position of a text up to 131,072 has a place."""
-    return Llama(Path("nowhere"), model or byte_model(), byte_tokenizer(), None, **options)
+    limits = {name: options.pop(name) for name in ("memory_bytes", "max_sequences") if name in options}
+    parts = ModelParts(folder=Path("nowhere"), model=model or byte_model(), tokenizer=byte_tokenizer(), **options)
+    return Llama(parts, **limits)

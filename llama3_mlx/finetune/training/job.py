@@ -20,6 +20,7 @@ from ...files import disk_errors, save_json
 from ...library.resolver import resolve_model
 from ...model.config import ModelConfig
 from ...model.transformer import LlamaForCausalLM
+from ...model.unpacked import unpack_products
 from ...tokenizer.loading import load_tokenizer
 from ...tokenizer.tokenizer import Tokenizer
 from ...trees import flatten
@@ -28,7 +29,6 @@ from ..data.encoding import Example
 from ..layers.attach import attach, choose_full, unfreeze_full
 from ..layers.dropout import Noise
 from ..layers.targets import choose_paths, make_targets, read_ranks
-from ..layers.unpacked import unpack_for_training
 from ..objectives.objective import Objective
 from ..objectives.supervised import Supervised
 from ..settings import TrainSettings
@@ -203,7 +203,7 @@ def prepare_model(model: LlamaForCausalLM, targets: Sequence[Any], settings: Tra
     """Put trainable layers into a loaded model."""
     chosen = choose_full(model, settings.modules_to_save)
     kept = [target for target in targets if target.path not in chosen]
-    unpack_for_training(model)
+    unpack_products(model)
     noise = attach(model, kept, dropout=settings.dropout, dora=settings.dora, seed=settings.seed)
     unfreeze_full(model, chosen)
     if not model.trainable_parameters():

@@ -5,7 +5,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...errors import RequestError
 from ..settings import ServerSettings
 from .answering import as_events, make_submissions, with_constraint
 from .events import Event
@@ -29,25 +28,12 @@ class Continuation:
 
 def prompt_ids(prompt: Prompt, loaded: LoadedModel, *, parse_special: bool = False) -> list[int]:
     """Return the token ids of a prompt; a text gets the beginning-of-text token, ids are taken as they are."""
-    if isinstance(prompt, str):
-        return text_ids(prompt, loaded, bos=True, parse_special=parse_special)
-    size = loaded.llama.config.vocab_size
-    wrong = [token for token in prompt if not 0 <= token < size]
-    if wrong:
-        raise RequestError(f"token id {wrong[0]} is outside the vocabulary of {size}")
-    return list(prompt)
+    return loaded.llama.prompts.text(prompt, special=parse_special)
 
 
 def text_ids(text: str, loaded: LoadedModel, *, bos: bool, parse_special: bool) -> list[int]:
-    """Return the token ids of a text, every character of it ordinary unless control tokens are to be recognized.
-
-    The beginning-of-text token isn't put before a text that begins with it.
-    """
-    tokenizer = loaded.llama.tokenizer
-    if not parse_special:
-        return tokenizer.encode(text, bos=bos)
-    ids = tokenizer.encode_rendered(text)
-    return ids if ids[:1] == [tokenizer.bos_id] else [*tokenizer.encode("", bos=bos), *ids]
+    """Return the token ids of a text, every character of it ordinary unless control tokens are to be recognized."""
+    return loaded.llama.prompts.text(text, special=parse_special, bos=bos)
 
 
 async def complete(

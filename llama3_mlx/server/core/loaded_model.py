@@ -35,8 +35,8 @@ class Submission:
 class ModelRuntime:
     """A loaded model; its engine generates for all its adapters in one batch."""
 
-    def __init__(self, model: ModelEntry, max_running: int, max_queue: int) -> None:
-        self.model = model
+    def __init__(self, model: ModelEntry, max_running: int, max_queue: int, *, draft: Path | None = None) -> None:
+        self.model, self.draft = model, draft
         self.load_s = 0.0
         self.active = 0
         """Generations that run or wait."""

@@ -7,13 +7,13 @@ effect and fields that no list names are accepted and named in the header `x-ign
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
 from ...generation.options import GenerationOptions
-from ...settings import settings_of
+from ...settings import Setting, settings_of
 
 KeepAlive = float | str | None
 Effect = Literal["honored", "without effect", "refused"]
@@ -92,6 +92,34 @@ def option(name: str) -> Any:
     """Return the field of a generation setting, its text and limits taken from GenerationOptions."""
     declared = settings_of(GenerationOptions)[name]
     return Field(default=None, description=declared.help, ge=declared.low, le=declared.high)
+
+
+def _generation_fields() -> dict[str, Any]:
+    """Return the fields of a body for the settings that requests take by their own names."""
+    return {
+        name: (_body_type(declared) | None, Field(None, description=declared.help, ge=declared.low, le=declared.high))
+        for name, declared in settings_of(GenerationOptions).items()
+        if declared.request is True
+    }
+
+
+def _body_type(declared: Setting) -> Any:
+    """Return a setting's type as JSON has it: several values are a list, or one by itself; keys are texts."""
+    if get_origin(declared.kind) is Mapping:
+        return dict[str, get_args(declared.kind)[1]]  # type: ignore[misc]
+    several: Any = list
+    return declared.kind if declared.item is None else declared.item | several[declared.item]
+
+
+GenerationFields = create_model("GenerationFields", __base__=Body, **_generation_fields())
+"""A body with every generation setting that requests take by its own name."""
+
+
+def given_settings(body: Body) -> dict[str, Any]:
+    """Return the generation settings that a body gives by their own names; null and what is empty count as absent."""
+    declared = settings_of(GenerationOptions)
+    values = {name: getattr(body, name, None) for name, entry in declared.items() if entry.request is True}
+    return {name: value for name, value in values.items() if value not in (None, [], {})}
 
 
 def without_sentinels(settings: Mapping[str, Any]) -> dict[str, Any]:

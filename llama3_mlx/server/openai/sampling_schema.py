@@ -10,7 +10,16 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from ..core.schema import Body, KeepAlive, TokenLimit, TopK, option, refusal, without_sentinels
+from ..core.schema import (
+    Body,
+    GenerationFields,
+    KeepAlive,
+    TokenLimit,
+    TopK,
+    given_settings,
+    refusal,
+    without_sentinels,
+)
 
 # What vLLM, llama.cpp, SGLang and Ollama call settings of ours.
 _OTHER_NAMES = {
@@ -67,12 +76,11 @@ class StructuredOutputs(Body):
         return {name: value for name, value in given.items() if value is not None}
 
 
-class SamplingFields(Body):
+class SamplingFields(GenerationFields):  # type: ignore[misc, valid-type]
     """The settings that all of OpenAI's generating requests share, and those of ours beside them."""
 
     refused: ClassVar = {
         "min_tokens": "an answer ends where the model ends it; ignore_eos goes on to max_tokens",
-        "stop_token_ids": "give the texts in stop",
         "allowed_token_ids": "give structured_outputs, or logit_bias",
         "bad_words": "give logit_bias",
         "adapters": "name the adapter in model, as MODEL:ADAPTER",
@@ -83,7 +91,6 @@ class SamplingFields(Body):
         "use_beam_search": "answers are sampled",
         "length_penalty": "answers are sampled",
         "include_stop_str_in_output": "an answer ends before its stop text",
-        "skip_special_tokens": "control tokens never stand in an answer",
         "truncate_prompt_tokens": "nothing is left out of a prompt",
         "structural_tag": "give tools, or structured_outputs",
         "json_object": 'give response_format {"type": "json_object"}',
@@ -100,7 +107,6 @@ class SamplingFields(Body):
         "moderation": "the server moderates nothing",
     }
     harmless: ClassVar = {
-        "skip_special_tokens": (True,),
         "length_penalty": (1,),
         "tfs_z": (1,),
         "top_n_sigma": (-1,),
@@ -110,26 +116,11 @@ class SamplingFields(Body):
     without_effect: ClassVar = frozenset({"user"})
     model: str | None = Field(None, description="model, or model:adapter; absent: the server's first model")
     max_tokens: TokenLimit | None = None
-    temperature: float | None = option("temperature")
-    top_p: float | None = option("top_p")
     seed: Annotated[int, Field(ge=-(2**63), le=2**64 - 1, description="same seed, same text; -1: none")] | None = None
-    stop: str | list[str] | None = Field(None, description="the answer ends before any of these texts")
     n: int | None = Field(None, ge=1, description="answers to write")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: dict[str, float] | None = Field(None, description="token id to what is added to its logit")
     top_k: TopK | None = None
-    min_p: float | None = option("min_p")
-    repetition_penalty: float | None = option("repetition_penalty")
-    repetition_window: int | None = option("repetition_window")
-    typical_p: float | None = option("typical_p")
-    xtc_probability: float | None = option("xtc_probability")
-    xtc_threshold: float | None = option("xtc_threshold")
-    ignore_eos: bool | None = option("ignore_eos")
-    speculate: bool | None = option("speculate")
-    timeout_s: float | None = option("timeout_s")
     structured_outputs: StructuredOutputs | None = None
     keep_alive: KeepAlive = Field(None, description="how long the model stays loaded, as Ollama takes it")
 
@@ -140,38 +131,12 @@ class SamplingFields(Body):
 
     def settings(self) -> dict[str, Any]:
         """Return what was given by the names of GenerationOptions."""
-        given = {name: getattr(self, name) for name in _PLAIN if getattr(self, name) is not None}
-        given = without_sentinels(given)
+        given = without_sentinels(given_settings(self))
         if "seed" in given:
             given["seed"] %= 2**64
-        if self.stop is not None:
-            given["stop"] = tuple([self.stop] if isinstance(self.stop, str) else self.stop)
-        for name in ("presence_penalty", "frequency_penalty"):
-            if getattr(self, name):
-                given[name] = getattr(self, name)
-        if self.logit_bias:
-            given["logit_bias"] = self.logit_bias
         if self.structured_outputs is not None:
             given |= self.structured_outputs.settings()
         return given
-
-
-_PLAIN = (
-    "max_tokens",
-    "temperature",
-    "top_p",
-    "top_k",
-    "seed",
-    "min_p",
-    "repetition_penalty",
-    "repetition_window",
-    "typical_p",
-    "xtc_probability",
-    "xtc_threshold",
-    "ignore_eos",
-    "speculate",
-    "timeout_s",
-)
 
 
 def with_our_names(body: Mapping[str, Any]) -> dict[str, Any]:
