@@ -34,7 +34,8 @@ class ChatTemplate:
     ) -> str:
         """Return the text; `marks` stand before and after what the template says the assistant wrote.
 
-        `today` is what the template takes for the present, by default the clock's. Raises DialogError where the template refuses the dialog or fails.
+        `today` is what the template takes for the present, by default the clock's. Raises DialogError where the
+        template refuses the dialog or fails.
         """
         from jinja2 import TemplateError
 
