@@ -36,6 +36,8 @@ class Llama(GeneratingMethods):
     def __init__(self, parts: ModelParts, *, memory_bytes: int | None = None, max_sequences: int = 32) -> None:
         """Take what `load_parts` has loaded; see `load` for the limits."""
         self.folder, self.tokenizer, self.dialog = parts.folder, parts.tokenizer, parts.dialog
+        # What was decided where the folder's files contradict one another, a line each.
+        self.notes = parts.notes
         # None once closed.
         self._model: LlamaForCausalLM | None = parts.model
         self.config = parts.model.config
@@ -128,7 +130,8 @@ class Llama(GeneratingMethods):
         )
 
     def logits(self, token_ids: Sequence[int]) -> mx.array:
-        """Return the logits after each token, (L, V) float32."""
+        """Return the logits after each token, (L, V) float32; raises RequestError for ids outside the vocabulary."""
+        token_ids = self.prompts.text(token_ids)
         check_fits(token_ids, self.config.max_position_embeddings)
 
         def run() -> mx.array:
