@@ -9,7 +9,7 @@ from ..generation.options import GenerationOptions
 from .chat import ChatSession, talk
 from .flags import add_flags
 from .generate import as_messages, given_settings
-from .model_choice import choose_model
+from .model_choice import choose_model, write_notes
 from .remote import URL_VARIABLE, RemoteLlama, server_models, server_url
 from .terminal import piped_text
 
@@ -61,6 +61,7 @@ def _here(name: str | None) -> Any:
     models = Catalogue({}, {}).models()
     folder = models[name].folder if name in models else choose_model(name)
     llama = Llama.load(folder)
+    write_notes(llama.notes)
     if llama.dialog is None:
         raise DialogError(f"{folder.name} is a base model without a dialog format: use generate --raw")
     return llama
