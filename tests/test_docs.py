@@ -65,7 +65,7 @@ def workplace(tiny_folder: Path, smollm2_folder: Path, tmp_path: Path, monkeypat
     models = tmp_path / ".llama3-mlx" / "models"
     models.mkdir(parents=True)
     (models / EMBEDDED).symlink_to(smollm2_folder)
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LLAMA3_MLX_HOME", str(tmp_path / ".llama3-mlx"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return tmp_path
 
