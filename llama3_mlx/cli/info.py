@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ..blas import blas_description
-from ..checkpoint.folder import load_config
+from ..checkpoint.folder import ModelFolder
 from ..device import compute_dtype_name, device_info, working_memory_bytes
 from ..model.config import ModelConfig
 from ..model.memory_estimate import Needs, estimate
 from ..model.quantization import Quantization, Scheme
 from .flags import positive
-from .model_choice import MODEL_HELP, choose_model
+from .model_choice import MODEL_HELP, choose_model, write_notes
 
 _CONTEXTS = (2048, 8192, 32768, 131072)
 
@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     facts = describe(folder, args.context)
     if args.context and args.context > facts["context"]:
         sys.stderr.write(f"note: {args.context:,} tokens are beyond the model's context of {facts['context']:,}\n")
+    write_notes(facts["notes"])
     if args.json:
         sys.stdout.write(json.dumps(facts, indent=2) + "\n")
     else:
@@ -41,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(folder: Path, context: int | None) -> dict[str, Any]:
     """Return the facts of a model folder as plain values, sizes in bytes."""
-    config = load_config(folder)
+    opened = ModelFolder(folder)
+    config = opened.config
     dtype = compute_dtype_name(config.dtype)
     needs = estimate(config, dtype)
     memory = working_memory_bytes()
@@ -49,6 +51,7 @@ def describe(folder: Path, context: int | None) -> dict[str, Any]:
     contexts = sorted({*(n for n in _CONTEXTS if n < limit), limit, *([context] if context else [])})
     return {
         "folder": str(folder),
+        "notes": list(opened.notes),
         "architecture": _architecture(config),
         "parameters": needs.parameters,
         "bits_per_weight": round(estimate(config).weight_bytes * 8 / needs.parameters, 3),

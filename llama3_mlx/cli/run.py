@@ -10,7 +10,7 @@ from .chat_model import ChatModel
 from .chat_session import ChatSession, write
 from .flags import add_flags
 from .generate import as_messages, given_settings
-from .model_choice import choose_model
+from .model_choice import choose_model, write_notes
 from .progress import PromptProgress
 from .remote import URL_VARIABLE, RemoteLlama, server_models, server_url
 from .terminal import piped_text
@@ -62,6 +62,7 @@ def _here(name: str | None) -> ChatModel:
     from ..llama import Llama
 
     llama = Llama.load(folder)
+    write_notes(llama.notes)
     if llama.dialog is None:
         raise DialogError(f"{folder.name} is a base model without a chat template: use generate --raw")
     return llama
