@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from llama3_mlx.cli.progress import ConversionProgress, PromptProgress
+from llama3_mlx.cli.training_run import TrainingProgress
 from llama3_mlx.convert import convert
+from llama3_mlx.finetune.training.callbacks import StepReport
 
 
 class Terminal(io.StringIO):
@@ -64,3 +66,20 @@ def test_a_long_prompt_is_shown_until_the_answer_begins(monkeypatch: pytest.Monk
         assert shown.endswith("\r\x1b[K"), "the line is taken away"
         progress.report(2048, 8000)
     assert terminal.getvalue() == shown, "nothing is written into the answer"
+
+
+def test_training_tells_what_it_does_besides_steps_and_gives_no_time_left_at_its_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = TrainingProgress()
+    shown.on_start({"total_steps": 2, "step": 0})
+    shown.on_stage("generating sample answers before training")
+    numbers = (0.1, 2.0, 1e-4, 1.0, 500, 100, 1.0, 500.0, 10**9, 2 * 10**9)
+    for step in (1, 2):
+        shown.on_step(StepReport(step, 2, *numbers))
+    shown.on_stage("testing")
+    first, second, third, last = capsys.readouterr().err.splitlines()
+    assert (first, last) == ("generating sample answers before training …", "testing …")
+    assert second.endswith("0:01 left")
+    assert third.startswith("step 2/2")
+    assert "left" not in third
