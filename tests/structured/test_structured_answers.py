@@ -92,7 +92,7 @@ def test_speculation_changes_nothing(llama: Llama) -> None:
 
 
 def test_what_cannot_be_compiled_is_refused_before_anything_runs(llama: Llama) -> None:
-    with pytest.raises(RequestError, match="the schema can't be compiled: Invalid type: strin"):
+    with pytest.raises(RequestError, match="the schema isn't valid: type is"):
         llama.stream("x", schema={"type": "strin"})
     with pytest.raises(RequestError, match="one output constraint at a time"):
         GenerationOptions(schema=SCHEMA, regex="a")

@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 
 from llama3_mlx.errors import RequestError
-from llama3_mlx.schema.validation import check_json
+from llama3_mlx.schema.check import check_json
 
 from ..support.random_schemas import random_schema, random_value
 
@@ -74,7 +74,7 @@ def test_the_first_fault_is_named_with_its_place() -> None:
 def test_references_that_lead_nowhere_or_round_in_circles_are_refused() -> None:
     with pytest.raises(RequestError, match="which it doesn't have"):
         check_json({"$ref": "#/$defs/a"}, 1)
-    with pytest.raises(RequestError, match="only references inside it"):
+    with pytest.raises(RequestError, match="which it doesn't have"):
         check_json({"$ref": "https://example.org/a.json"}, 1)
-    with pytest.raises(RequestError, match="refers to itself without end"):
+    with pytest.raises(RequestError, match="goes on without end"):
         check_json({"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}, 1)
