@@ -77,7 +77,7 @@ def main() -> None:
             rows.append([f"tokens/s, {label}", f"{a:.1f}", f"{b:.1f}", f"{a / b:.2f}"])
     note = (
         f"SmolLM2-135M, {args.requests} requests with prompts of {args.longest // 8} to {args.longest} tokens and "
-        f"{args.tokens} tokens generated for each, median of {args.rounds} alternating rounds. OpenBLAS is preloaded "
+        f"{args.tokens} tokens generated for each, median of {args.rounds} alternating rounds. OpenBLAS computes "
         "for both. More tokens per second are better."
     )
     publish("Several requests at once", ["", "llama3-mlx", "mlx-lm", "ratio"], rows, note, args.write)

@@ -104,7 +104,7 @@ def main() -> None:
             rows.append([f"operations per step, {label}", str(our_operations), str(their_operations), ratio])
     note = (
         f"SmolLM2-135M, greedy, {args.tokens} tokens after a prompt of {len(PROMPT)}, median of {args.rounds} "
-        "alternating rounds. OpenBLAS is preloaded for both. More tokens per second and fewer operations are better."
+        "alternating rounds. OpenBLAS computes for both. More tokens per second and fewer operations are better."
     )
     publish("Decoding", ["", "llama3-mlx", "mlx-lm", "ratio"], rows, note, args.write)
 

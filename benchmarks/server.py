@@ -5,6 +5,7 @@ Each round runs both programs one after the other, each alone on the machine; th
 
 import asyncio
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def first_token(url: str, question: str, system: str) -> Streamed:
 
 def commands(folder: Path, home: Path) -> dict[str, tuple[list[str], str, dict[str, str]]]:
     """Return each program's command, the path that tells that it is up, and its environment."""
-    theirs = ["mlx_lm.server", "--model", str(folder), "--host", "127.0.0.1"]
+    theirs = [sys.executable, "-m", "benchmarks.peer", "mlx_lm.server", "--model", str(folder), "--host", "127.0.0.1"]
     ours = ["llama3-mlx", "serve", "-m", str(folder)]
     return {"ours": (ours, "/health", {"LLAMA3_MLX_HOME": str(home)}), "theirs": (theirs, "/health", {})}
 

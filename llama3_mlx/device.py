@@ -27,6 +27,11 @@ def on_gpu() -> bool:
     return mx.default_device().type == mx.DeviceType.gpu
 
 
+def unpacks_products() -> bool:
+    """Return whether quantized matrices are unpacked before they are multiplied: the CPU back end's are slow."""
+    return not on_gpu()
+
+
 def emulates_bfloat16() -> bool:
     """Return whether the chip has no bfloat16 arithmetic of its own: M1 and M2 (GPU families 13 and 14).
 

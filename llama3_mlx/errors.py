@@ -48,6 +48,17 @@ class EngineClosedError(Llama3MLXError):
         super().__init__(message)
 
 
+class ForkError(Llama3MLXError):
+    """A model is used in a process that was forked from the one that loaded it."""
+
+    def __init__(
+        self,
+        message: str = "the model was loaded before this process was forked, and can't be used in it: load it in each "
+        'process (multiprocessing: start method "spawn"; gunicorn: without --preload)',
+    ) -> None:
+        super().__init__(message)
+
+
 class HubError(Llama3MLXError):
     """A model can't be had from the Hub: not found, gated, offline or broken off."""
 

@@ -36,6 +36,8 @@ class Llama(GeneratingMethods):
     def __init__(self, parts: ModelParts, *, memory_bytes: int | None = None, max_sequences: int = 32) -> None:
         """Take what `load_parts` has loaded; see `load` for the limits."""
         self.folder, self.tokenizer, self.dialog = parts.folder, parts.tokenizer, parts.dialog
+        # What was decided where the folder's files contradict one another, a line each.
+        self.notes = parts.notes
         # None once closed.
         self._model: LlamaForCausalLM | None = parts.model
         self.config = parts.model.config
@@ -128,7 +130,8 @@ class Llama(GeneratingMethods):
         )
 
     def logits(self, token_ids: Sequence[int]) -> mx.array:
-        """Return the logits after each token, (L, V) float32."""
+        """Return the logits after each token, (L, V) float32; raises RequestError for ids outside the vocabulary."""
+        token_ids = self.prompts.text(token_ids)
         check_fits(token_ids, self.config.max_position_embeddings)
 
         def run() -> mx.array:
@@ -207,6 +210,13 @@ class Llama(GeneratingMethods):
         """End what runs and give the memory back; what needs the model raises EngineClosedError afterwards."""
         self._close()
         self._model = self._adapters = None
+
+    def __reduce__(self) -> str:
+        # pickle and copy ask for this: multiprocessing does both to what is handed to a worker.
+        raise TypeError(
+            "a Llama can't be pickled or copied, since its weights and its thread belong to one process: hand over "
+            "the folder and call Llama.load in the other process"
+        )
 
     def __enter__(self) -> "Llama":
         return self

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlx.utils import tree_flatten
 
 from .chat.dialog import Dialog, load_dialog
+from .checkpoint.folder import ModelFolder
 from .checkpoint.loading import load_model
 from .engine.settings import EngineSettings
 from .errors import RequestError
@@ -44,6 +45,8 @@ class ModelParts:
     disk: DiskPrefixCache | None = None
     adapter_paths: dict[str, Path] = field(default_factory=dict)
     """Shared with the fingerprints of the prefix cache on disk, which need the files of later adapters too."""
+    notes: tuple[str, ...] = ()
+    """What was decided where the folder's files contradict one another, a line each."""
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -72,6 +75,7 @@ class ModelParts:
             bytes_per_token=per_token,
             prefix_bytes=int(left * _PREFIX_SHARE),
             stop_ids=self.stop_ids,
+            xtc_exempt_ids=self.stop_ids | frozenset(self.tokenizer.encode("\n")),
             max_sequences=max_sequences,
             cache=self.cache,
         )
@@ -87,18 +91,21 @@ def load_parts(
     disk_cache: bool,
 ) -> ModelParts:
     """Load everything in the calling thread. Raises ConfigError, CheckpointError, TokenizerError or RequestError."""
-    model, tokenizer = load_model(folder, dtype=dtype), load_tokenizer(folder)
+    opened = ModelFolder(folder)
+    model, tokenizer = load_model(opened, dtype=dtype), load_tokenizer(opened)
+    dialog = load_dialog(opened, tokenizer)
     paths = dict(adapters)
     return ModelParts(
         folder=folder,
         model=model,
         tokenizer=tokenizer,
-        dialog=load_dialog(folder, tokenizer),
+        dialog=dialog,
         cache=cache,
         adapters=_load_adapters(model, paths) if paths else None,
         draft=None if draft is None else load_draft(draft, tokenizer, dtype),
         disk=_disk_prefix_cache(folder, model, paths, cache) if disk_cache else None,
         adapter_paths=paths,
+        notes=opened.notes,
     )
 
 

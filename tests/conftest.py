@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+# Before anything imports MLX: the package loads a fast BLAS.
+import llama3_mlx  # noqa: F401
+
 from .support.llama3_tokenizer import save_llama3_tokenizer
 from .support.smollm2 import save_smollm2
 from .support.tiny_model import save_tiny

@@ -1,5 +1,6 @@
 """The guides are true: links lead somewhere, commands parse, Python runs, and what must be listed is listed."""
 
+import ast
 import re
 import shlex
 import subprocess
@@ -14,7 +15,7 @@ from llama3_mlx import cli, convert, errors, finetune
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
-GUIDES = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+GUIDES = [*PAGES, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md"))]
 EMBEDDED = "SmolLM2-135M-Instruct-4bit"
 
 
@@ -118,7 +119,7 @@ def defined(path: Path, name: str) -> bool:
     return re.search(rf"^\s*(?:async )?(?:def|class) {name}\b", path.read_text(), re.MULTILINE) is not None
 
 
-@pytest.mark.parametrize("path", [*GUIDES, ROOT / "README.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.name)
 def test_the_modules_that_a_page_names_exist(path: Path) -> None:
     """In backticks and in the boxes of the diagrams; a box's second line is what it shows of the module."""
     text = path.read_text(encoding="utf-8")
@@ -135,3 +136,14 @@ def test_the_modules_that_a_page_names_exist(path: Path) -> None:
 def module_path(name: str) -> Path:
     inside = ROOT / "llama3_mlx" / name
     return inside if inside.exists() else ROOT / name
+
+
+def test_every_room_says_what_is_in_it() -> None:
+    """In the docstring of its `__init__.py`, by modules that exist."""
+    wrong = []
+    for path in [*(ROOT / "llama3_mlx").rglob("__init__.py"), *(ROOT / "convert").rglob("__init__.py")]:
+        text = ast.get_docstring(ast.parse(path.read_text())) or ""
+        wrong += [str(path)] if not text else []
+        names = re.findall(r"`([\w/]+\.py)`", text)
+        wrong += [f"{path}: {name}" for name in names if not (path.parent / name).exists()]
+    assert wrong == []

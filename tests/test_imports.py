@@ -15,6 +15,7 @@ PACKAGE = "llama3_mlx"
 # From the bottom to the top: a room may import only what stands above it in this table. "." is the package itself.
 ROOMS = {
     "errors": "",
+    "blas": "",
     "dtypes": "",
     "device": "dtypes errors",
     "settings": "errors",
@@ -22,7 +23,7 @@ ROOMS = {
     "tools": "errors schema",
     "generation": "errors settings tools",
     "kv_cache": "errors settings",
-    "model": "dtypes errors kv_cache",
+    "model": "device dtypes errors kv_cache",
     "checkpoint": "device dtypes errors model",
     "files": "errors",
     "prefix_cache": "checkpoint errors files kv_cache model",
@@ -30,7 +31,7 @@ ROOMS = {
     "tokenizer": "checkpoint errors model",
     "structured": "errors generation schema tokenizer tools",
     "engine": "device errors generation kv_cache model prefix_cache speculation structured tokenizer tools",
-    "finetune.layers": "device errors model",
+    "finetune.layers": "errors model",
     "library": "checkpoint dtypes errors model",
     "adapters": "checkpoint errors files finetune.layers library model",
     "chat": "checkpoint errors tokenizer",
@@ -42,8 +43,8 @@ ROOMS = {
         "adapters device engine errors generating generation kv_cache library loader model prompts submission tools"
     ),
     "version": "",
-    ".": "engine errors generation kv_cache llama structured tools version",
-    "bench": "device errors generation llama model settings version",
+    ".": "blas engine errors generation kv_cache llama structured tools version",
+    "bench": "blas device errors generation llama model settings version",
     "convert.keywords": "",
     "convert.options": "errors model settings",
     "convert.plan": "errors model",
@@ -106,7 +107,7 @@ ROOMS = {
     ),
     "server.running": "errors library server.app server.http server.settings",
     "cli": (
-        "adapters bench checkpoint convert convert.forecasting convert.options convert.pipeline "
+        "adapters bench blas checkpoint convert convert.forecasting convert.options convert.pipeline "
         "convert.quantization convert.sources convert.targets device dtypes errors files finetune.best_of "
         "finetune.data finetune.distributed finetune.fusing finetune.objectives finetune.preference "
         "finetune.reinforcement finetune.settings finetune.sft finetune.training generation kv_cache library llama "

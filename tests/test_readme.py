@@ -1,4 +1,4 @@
-"""The README is true: its links lead somewhere, its commands exist and its Python runs."""
+"""The README is true: its commands and its Python run. What else a page must hold, test_docs.py asks of it as well."""
 
 import re
 import shlex
@@ -6,22 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from llama3_mlx import cli
-
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
-
-
-def test_links_lead_to_files() -> None:
-    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", TEXT) if "://" not in target]
-    assert targets
-    assert [target for target in targets if not (ROOT / target).exists()] == []
 
 
 def test_scripts_it_names_are_there() -> None:
@@ -33,11 +23,6 @@ def test_scripts_it_names_are_there() -> None:
 def commands() -> list[list[str]]:
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("llama3-mlx ")]
     return [shlex.split(line, comments=True)[1:] for line in lines]
-
-
-@pytest.mark.parametrize("arguments", commands(), ids=" ".join)
-def test_its_commands_parse(arguments: list[str]) -> None:
-    cli._parse(arguments)
 
 
 def test_its_commands_and_its_python_run(tiny_folder: Path, tmp_path: Path) -> None:

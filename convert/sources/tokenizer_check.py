@@ -17,12 +17,12 @@ def check_tokenizer(source: Source) -> tuple[str, ...]:
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source.save_side_files(folder)
-        if not has_tokenizer(folder):
-            return ()
-        write_json(folder / "config.json", source.config.to_dict())
-        opened = ModelFolder(folder)
         try:
+            source.save_side_files(folder)
+            if not has_tokenizer(folder):
+                return ()
+            write_json(folder / "config.json", source.config.to_dict())
+            opened = ModelFolder(folder)
             load_tokenizer(opened)
         except TokenizerError as error:
             text = str(error).replace(name, str(source.location))

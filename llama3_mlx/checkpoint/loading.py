@@ -16,6 +16,7 @@ from ..model.config import ModelConfig
 from ..model.fused_projections import join_projections
 from ..model.quantization import Scheme
 from ..model.transformer import LlamaForCausalLM
+from ..model.unpacked import unpack_products
 from .folder import ModelFolder
 from .reader import StoredTensor
 
@@ -41,6 +42,7 @@ def load_model(folder: Path | ModelFolder, *, dtype: str | None = None, join: bo
     del cast_weights
     if join:
         join_projections(model)
+        unpack_products(model)
     for layer in model.model.layers:
         mx.eval(layer.parameters())
     mx.eval(model.parameters())

@@ -24,7 +24,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="how the fused matrices of a quantized base are stored: auto keeps 95%% of the adapter's effect in as few "
         "bytes as that takes; a number of bits; float16 and the like (default: auto)",
     )
-    parser.add_argument("--text", metavar="FILE", help="text to measure the effect on (default: the adapter's data)")
+    parser.add_argument(
+        "--text",
+        metavar="FILE",
+        help="text to measure the effect on (default: the adapter's data where they are, else a built-in text)",
+    )
     parser.add_argument("--force", action="store_true", help="replace FOLDER")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
 

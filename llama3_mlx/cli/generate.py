@@ -11,12 +11,14 @@ from ..generation.options import GenerationOptions
 from .flags import add_flags, given_values, positive
 from .model_choice import add_model_flags, load_llama
 from .structured_flags import add_structured_flags, load_tools, structured_settings
+from .terminal import piped_text, read_stdin, stdin_is_terminal
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `generate`."""
     add_model_flags(parser)
-    parser.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt (default, or -: standard input)")
+    parser.add_argument("words", nargs="*", metavar="TEXT", help="the prompt; text that is piped in is appended")
+    parser.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt as a flag (-: standard input alone)")
     parser.add_argument("-s", "--system", metavar="TEXT", help="system message")
     parser.add_argument("--raw", action="store_true", help="complete the text as it is, without the chat template")
     parser.add_argument(
@@ -36,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generate and print."""
-    prompt = read_prompt(args.prompt)
+    prompt = read_prompt(args.prompt, args.words)
     if args.raw and args.system is not None:
         raise RequestError("--system needs a chat template: leave it out with --raw")
     if args.special and not args.raw:
@@ -105,20 +107,19 @@ def as_messages(prompt: str, system: str | None) -> list[dict[str, str]]:
     return [*opening, {"role": "user", "content": prompt}]
 
 
-def read_prompt(asked: str | None) -> str:
-    """Return the prompt of the flag, or standard input's UTF-8 text without its final newline."""
-    if asked is not None and asked != "-":
-        prompt = asked
-    else:
-        if sys.stdin.isatty():
+def read_prompt(flag: str | None, words: list[str]) -> str:
+    """Return the prompt of the command line, with what is piped in behind it; without one, standard input is it."""
+    if flag is not None and words:
+        raise RequestError("there are two prompts: give one with -p TEXT or as words, not both")
+    written = " ".join(words) if words else flag
+    if written is None or written == "-":
+        if stdin_is_terminal():
             sys.stderr.write("reading the prompt from the terminal; end it with Ctrl-D\n")
-        try:
-            prompt = sys.stdin.buffer.read().decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise RequestError(f"the prompt on standard input is not UTF-8: byte {error.start} can't be read") from None
-        prompt = prompt.removesuffix("\n")
+        prompt = read_stdin()
+    else:
+        prompt = "\n\n".join(text for text in (written, piped_text()) if text.strip()) if written.strip() else ""
     if not prompt.strip():
-        raise RequestError("the prompt is empty: give one with -p TEXT or on standard input")
+        raise RequestError("the prompt is empty: give one with -p TEXT, as words, or on standard input")
     return prompt
 
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,7 @@ def load_llama(args: argparse.Namespace) -> "Llama":
     folder = choose_model(args.model, adapter=adapter)
     from ..llama import Llama
 
-    return Llama.load(
+    llama = Llama.load(
         folder,
         adapter=adapter,
         draft=args.draft,
@@ -56,6 +57,14 @@ def load_llama(args: argparse.Namespace) -> "Llama":
         disk_cache=args.disk_cache,
         memory_gb=args.memory_gb,
     )
+    write_notes(llama.notes)
+    return llama
+
+
+def write_notes(notes: Iterable[str]) -> None:
+    """Write what was decided about a model's contradictory files, a line each, to stderr."""
+    for note in notes:
+        sys.stderr.write(f"note: {note}\n")
 
 
 def choose_model(requested: str | None, *, adapter: Path | None = None) -> Path:

@@ -117,6 +117,23 @@ def server_models(url: str) -> list[str] | None:
         connection.close()
 
 
+def loaded_models(url: str) -> list[dict[str, Any]]:
+    """Return what Ollama's protocol says of the models in the server's memory; raises ServerError without a server."""
+    connection = _connect(url, timeout=2.0)
+    try:
+        connection.request("GET", "/api/ps", headers=_headers())
+        response = connection.getresponse()
+        body = response.read()
+        if response.status != 200:
+            raise ServerError(_message(body))
+        models: list[dict[str, Any]] = json.loads(body)["models"]
+        return models
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        raise ServerError(f"no server answers at {url}: start one with llama3-mlx serve") from None
+    finally:
+        connection.close()
+
+
 def server_url() -> str:
     """Return where the server is looked for."""
     return os.environ.get(URL_VARIABLE) or DEFAULT_URL

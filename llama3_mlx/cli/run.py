@@ -9,14 +9,15 @@ from ..generation.options import GenerationOptions
 from .chat import ChatSession, talk
 from .flags import add_flags
 from .generate import as_messages, given_settings
-from .model_choice import choose_model
+from .model_choice import choose_model, write_notes
 from .remote import URL_VARIABLE, RemoteLlama, server_models, server_url
+from .terminal import piped_text
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `run`."""
     parser.add_argument("model", nargs="?", metavar="MODEL", help="name at the server or of `models`, folder or Hub id")
-    parser.add_argument("prompt", nargs="*", metavar="TEXT", help="one question (default: a dialog)")
+    parser.add_argument("words", nargs="*", metavar="TEXT", help="one question (default: a dialog)")
     parser.add_argument("-s", "--system", metavar="TEXT", help="system message")
     parser.add_argument(
         "--url", metavar="URL", help=f"address of the server (default: ${URL_VARIABLE}, port 8080 here)"
@@ -27,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answer one prompt, or hold a dialog."""
     settings = given_settings(args)
-    prompt = _prompt(args.prompt)
+    prompt = _prompt(args.words)
     model = _at_server(args.url or server_url(), args.model) or _here(args.model)
     if prompt is None:
         return talk(ChatSession(model, args.system, settings), str(args.model or model.folder))
@@ -39,9 +40,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prompt(words: list[str]) -> str | None:
-    """Return the question of the command line, with what is piped in after it; None for a dialog."""
-    piped = "" if sys.stdin.isatty() else sys.stdin.read()
-    return "\n\n".join(text for text in (" ".join(words), piped.strip()) if text) or None
+    """Return the question of the command line, with what is piped in behind it; None for a dialog."""
+    return "\n\n".join(text for text in (" ".join(words), piped_text().strip()) if text) or None
 
 
 def _at_server(url: str, name: str | None) -> Any:
@@ -61,6 +61,7 @@ def _here(name: str | None) -> Any:
     models = Catalogue({}, {}).models()
     folder = models[name].folder if name in models else choose_model(name)
     llama = Llama.load(folder)
+    write_notes(llama.notes)
     if llama.dialog is None:
         raise DialogError(f"{folder.name} is a base model without a dialog format: use generate --raw")
     return llama

@@ -20,6 +20,12 @@ class ServerSettings:
     api_key: str | None = setting(None, f"key that requests must carry (better: ${API_KEY_VARIABLE})")
     allow_origin: tuple[str, ...] = setting((), "web origin that may call the server from a browser; repeatable")
     allow_host: tuple[str, ...] = setting((), "further host name that requests may be addressed to; repeatable")
+    default_model: str | None = setting(
+        None, "model for requests that name none, or one that isn't there (default: the first one, and an error)"
+    )
+    draft: tuple[str, ...] = setting(
+        (), "smaller model that drafts tokens, as MODEL=DRAFT, or DRAFT for the first model; repeatable"
+    )
     memory_gb: float | None = setting(
         None, "memory for models and their contexts, in GB (default: 75%% of what this machine can use)", low=0.001
     )

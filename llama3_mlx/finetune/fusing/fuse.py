@@ -24,8 +24,8 @@ from ...errors import ConversionError
 from ...files import whole_folder
 from ...library.resolver import resolve_adapter, resolve_model
 from ...model.quantization import Scheme
+from ...model.unpacked import unpack_products
 from ...tokenizer.loading import load_tokenizer
-from ..layers.unpacked import unpack_for_training
 from .fused_layers import Form
 from .precision import KEPT, choose_forms
 from .probe_text import TEXT
@@ -67,7 +67,7 @@ def fuse(
     for needed in (source, adapter):
         check_destination(target, needed, force=force)
     base = load_model(source, join=False)
-    unpack_for_training(base)
+    unpack_products(base)
     read = read_adapter(adapter, adapter_base(base))
     tokens = _probe_tokens(source, adapter, texts)
     layers = {path: layer for path, layer in base.named_modules() if path in _paths(read)}

@@ -12,7 +12,7 @@ from ...adapters.adapter import put_into
 from ...adapters.mlx_lm_format import read_adapter
 from ...adapters.rescaling import adapter_base
 from ...chat.dialog import Dialog, load_dialog
-from ...checkpoint.folder import load_config
+from ...checkpoint.folder import ModelFolder
 from ...checkpoint.loading import load_model
 from ...device import bounded_cache, wired_memory
 from ...errors import TrainingError
@@ -20,6 +20,7 @@ from ...files import disk_errors, save_json
 from ...library.resolver import resolve_model
 from ...model.config import ModelConfig
 from ...model.transformer import LlamaForCausalLM
+from ...model.unpacked import unpack_products
 from ...tokenizer.loading import load_tokenizer
 from ...tokenizer.tokenizer import Tokenizer
 from ...trees import flatten
@@ -28,7 +29,6 @@ from ..data.encoding import Example
 from ..layers.attach import attach, choose_full, unfreeze_full
 from ..layers.dropout import Noise
 from ..layers.targets import choose_paths, make_targets, read_ranks
-from ..layers.unpacked import unpack_for_training
 from ..objectives.objective import Objective
 from ..objectives.supervised import Supervised
 from ..settings import TrainSettings
@@ -79,6 +79,8 @@ class TextSide:
     config: ModelConfig
     tokenizer: Tokenizer
     dialog: Dialog | None
+    notes: tuple[str, ...] = ()
+    """What was decided where the folder's files contradict one another."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def run_job(
     if distributed.rank() == 0:
         _prepare_folder(job, fingerprint, resume=resume)
     for callback in callbacks:
-        callback.on_plan(prepared.notes)
+        callback.on_plan((*text.notes, *prepared.notes))
     with bounded_cache(), wired_memory():
         model, noise = load_for_training(text, job.settings)
         bind = getattr(objective, "bind", None)
@@ -174,8 +176,9 @@ def run_job(
 def load_text_side(model: str) -> TextSide:
     """Return config, tokenizer and dialog format of a model."""
     folder = resolve_model(model)
-    tokenizer = load_tokenizer(folder)
-    return TextSide(folder, load_config(folder), tokenizer, load_dialog(folder, tokenizer))
+    opened = ModelFolder(folder)
+    tokenizer = load_tokenizer(opened)
+    return TextSide(folder, opened.config, tokenizer, load_dialog(opened, tokenizer), opened.notes)
 
 
 def base_name(model: str) -> str:
@@ -203,7 +206,7 @@ def prepare_model(model: LlamaForCausalLM, targets: Sequence[Any], settings: Tra
     """Put trainable layers into a loaded model."""
     chosen = choose_full(model, settings.modules_to_save)
     kept = [target for target in targets if target.path not in chosen]
-    unpack_for_training(model)
+    unpack_products(model)
     noise = attach(model, kept, dropout=settings.dropout, dora=settings.dora, seed=settings.seed)
     unfreeze_full(model, chosen)
     if not model.trainable_parameters():
