@@ -2,12 +2,14 @@
 
 The keywords are those of the specifications: https://json-schema.org/draft/2020-12/json-schema-core and -validation,
 https://json-schema.org/draft-07/json-schema-validation, https://json-schema.org/draft-04/json-schema-validation. What
-is right is judged by jsonschema_rs, a validator in Rust, where it is installed, and stated here otherwise.
+is right is judged by jsonschema_rs, a validator in Rust.
 """
 
 import json
 from typing import Any, Literal, NamedTuple
 
+import jsonschema
+import jsonschema_rs
 import pytest
 
 from llama3_mlx.errors import RequestError
@@ -89,7 +91,7 @@ CASES: dict[str, Case] = {
     "unevaluatedItems": Case("check", {"type": "array", "prefixItems": [{}], "unevaluatedItems": False}, [1], [1, 2]),
     "$dynamicRef": Case("check", {"$dynamicRef": "#/$defs/n"}, 1, "x"),
 }
-OLD = {
+OLD: dict[str, tuple[str, dict[str, Any], Any, Any]] = {
     "exclusiveMinimum (draft 4)": (DRAFT_4, {"type": "number", "minimum": 0, "exclusiveMinimum": True}, 1, 0),
     "exclusiveMaximum (draft 4)": (DRAFT_4, {"type": "number", "maximum": 1, "exclusiveMaximum": True}, 0, 1),
     "items and additionalItems": (
@@ -134,7 +136,6 @@ def fits(specification: dict[str, Any], value: Any) -> bool:
 
 def test_the_table_has_every_keyword() -> None:
     """By the vocabularies of the specifications, and those that llama3_mlx lists are the same."""
-    jsonschema = pytest.importorskip("jsonschema")
     known = {
         keyword
         for draft in (
@@ -169,13 +170,12 @@ def test_a_keyword_is_held_or_checked(keyword: str) -> None:
 
 @pytest.mark.parametrize("keyword", CASES)
 def test_the_verdict_is_that_of_another_validator(keyword: str) -> None:
-    other = pytest.importorskip("jsonschema_rs")
     case = CASES[keyword]
     draft = (
         DRAFT_7 if keyword in ("additionalItems", "dependencies") else "https://json-schema.org/draft/2020-12/schema"
     )
     schema = {"$schema": draft, "$defs": {"n": {"type": "integer"}}, **case.schema}
-    validator = other.validator_for(schema, validate_formats=True)
+    validator = jsonschema_rs.validator_for(schema, validate_formats=True)
     assert validator.is_valid(case.fits)
     assert not validator.is_valid(case.breaks)
 

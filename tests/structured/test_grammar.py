@@ -247,8 +247,12 @@ def test_with_auto_text_is_free_and_calls_are_held_to_their_schema(llama3: Walke
 
 
 def test_a_state_goes_back_and_copies_stand_on_their_own(llama3: Walker) -> None:
-    schema = {"type": "object", "properties": {"a": {"type": "array", "items": {"type": "integer"}}}, "required": ["a"]}
-    schema["additionalProperties"] = True
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "array", "items": {"type": "integer"}}},
+        "required": ["a"],
+        "additionalProperties": True,
+    }
     grammar, chance = compiled(llama3, schema=schema), random.Random(5)
     tokens = [*llama3.tokenizer.encode('{"a": [1, 22, -3], "b": {"c": null}}'), 128009]
     state = grammar.start()
