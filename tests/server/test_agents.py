@@ -27,7 +27,7 @@ def script(prompt: str, options: GenerationOptions) -> str:
     tools = {tool["function"]["name"]: tool["function"] for tool in options.tools}
     if "weather" in tools and "42 degrees in Rome" not in prompt:
         return CALL
-    if options.schema is not None:
+    if options.schema is not None and options.tool_choice == "auto":
         return json.dumps(REPORT)
     name = next((name for name in tools if name != "weather"), None)
     return "It is hot." if name is None else json.dumps({"name": name, "parameters": REPORT})
@@ -79,18 +79,15 @@ asyncio.run(main())
 """
 PYDANTIC_AI = """
 from pydantic_ai import Agent, NativeOutput
-from pydantic_ai.models.anthropic import AnthropicModel
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 def weather(city: str) -> str:
     return f"42 degrees in {city}"
 found = []
-for model in (OpenAIChatModel("tiny"), OpenAIResponsesModel("tiny"), AnthropicModel("tiny")):
+for model in (OpenAIChatModel("tiny"), OpenAIResponsesModel("tiny")):
     text = Agent(model, tools=[weather]).run_sync(QUESTION).output
     by_tool = Agent(model, output_type=Report).run_sync(QUESTION).output
-    both = None
-    if not isinstance(model, AnthropicModel):
-        both = Agent(model, tools=[weather], output_type=NativeOutput(Report)).run_sync(QUESTION).output.model_dump()
-    found.append([text, by_tool.model_dump(), both])
+    both = Agent(model, tools=[weather], output_type=NativeOutput(Report)).run_sync(QUESTION).output
+    found.append([text, by_tool.model_dump(), both.model_dump()])
 print(json.dumps(found))
 """
 INSTRUCTOR = """
@@ -126,7 +123,7 @@ print(json.dumps(found))
 """
 CASES = {
     "agents": (OPENAI_AGENTS, [["It is hot.", REPORT, REPORT]] * 2 + ["It is hot."]),
-    "pydantic_ai": (PYDANTIC_AI, [["It is hot.", REPORT, REPORT]] * 2 + [["It is hot.", REPORT, None]]),
+    "pydantic_ai": (PYDANTIC_AI, [["It is hot.", REPORT, REPORT]] * 2),
     "instructor": (INSTRUCTOR, [REPORT] * 4),
     "langchain_openai": (LANGCHAIN, [["It is hot.", REPORT, REPORT]] * 2),
 }
