@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ..errors import Llama3MLXError
 from ..version import __version__
 from .parser import Parser, take_words, unalias, unknown_command
-from .terminal import tolerate_encodings
+from .terminal import prepare_streams
 
 # name: (module, one line of help)
 COMMANDS = {
@@ -38,6 +38,7 @@ COMMANDS = {
     "fuse": ("fuse", "merge an adapter into a model's weights"),
     "adapter": ("adapter", "show an adapter, or convert it to the format of PEFT, llama.cpp or mlx-lm"),
     "data": ("data", "check training data"),
+    "completion": ("completion", "print the script that completes commands and flags in a shell"),
     "serve": ("serve", "serve models over OpenAI's, Ollama's and Anthropic's protocols, with a page to chat on"),
 }
 ERROR_CODE, INTERRUPT_CODE = 2, 130
@@ -46,7 +47,7 @@ ERROR_CODE, INTERRUPT_CODE = 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    tolerate_encodings()
+    prepare_streams()
     try:
         args = _parse(arguments)
         return int(args.run(args))

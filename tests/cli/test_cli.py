@@ -2,11 +2,9 @@
 
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -273,44 +271,19 @@ def test_chat_from_a_pipe_keeps_the_dialog_and_obeys_commands(tiny_folder: Path,
     assert "answer: 3 tokens" in result.stderr.decode()
 
 
-def read_until(terminal: int, words: str, timeout_s: float = 60) -> str:
-    """Read a pseudo-terminal until the words have come."""
-    seen, end = "", time.monotonic() + timeout_s
-    os.set_blocking(terminal, False)
-    while words not in seen:
-        assert time.monotonic() < end, seen
-        try:
-            seen += os.read(terminal, 65536).decode(errors="replace")
-        except BlockingIOError:
-            time.sleep(0.02)
-    return seen
-
-
-def test_ctrl_c_in_a_terminal_stops_the_reply_and_not_the_program(tiny_folder: Path) -> None:
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "llama3_mlx", "chat", "-m", str(tiny_folder), "--temperature", "0"]
-    process: subprocess.Popen[bytes] = subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
-    )
-    try:
-        read_until(ours, ">>> ")
-        os.write(ours, b"Tell me everything\n")
-        time.sleep(3)
-        process.send_signal(signal.SIGINT)
-        read_until(ours, "(stopped)")
-        os.write(ours, b"/stats\n")
-        read_until(ours, "answer: ")
-        os.write(ours, b"/exit\n")
-        assert process.wait(timeout=30) == 0
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)
-        os.close(theirs)
-
-
 def test_a_gguf_file_converts_from_the_command_line(tmp_path: Path) -> None:
     result: Any = run("convert", str(gguf_path()), str(tmp_path / "out"), "--bits", "4", "--group-size", "32")
     assert result.returncode == 0, result.stderr
     answer = run("generate", "-m", str(tmp_path / "out"), "-p", "What is the capital of France?")
     assert "Paris" in answer.stdout.decode()
+
+
+def test_bash_completes_commands_and_flags(tmp_path: Path) -> None:
+    """Bash itself runs the script and the completion."""
+    script = tmp_path / "completion.bash"
+    script.write_bytes(run("completion", "bash").stdout)
+    for words, meant in ((["llama3-mlx", "conv"], "convert"), (["llama3-mlx", "generate", "--max-t"], "--max-tokens")):
+        ask = f"source {script}; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; "
+        ask += '$(complete -p llama3-mlx | sed "s/.*-F \\([^ ]*\\) .*/\\1/"); echo "${COMPREPLY[@]}"'
+        result = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
+        assert result.stdout.split() == [meant], result.stderr
