@@ -1,12 +1,16 @@
 """Settings to submissions, and pieces of a reply to events; shared by chats and completions."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from ...errors import StructureError
 from ...generation.completion import Completion, TokenLogprob
+from ...generation.options import GenerationOptions
+from ...structured.constraint import finisher
 from ...tokenizer.tokenizer import Tokenizer
 from ..settings import ServerSettings
-from .events import AnswerEnd, Event, LogprobEntry, Reason, TextDelta, ToolCallEvent, as_json
+from .events import AnswerEnd, Event, LogprobEntry, PromptProgress, Reason, TextDelta, ToolCallEvent, as_json
 from .loaded_model import LoadedModel, Replies, Submission
 from .partial_calls import UnfinishedCall, may_begin_call, unfinished_call
 
@@ -18,6 +22,9 @@ async def as_events(replies: Replies, submissions: Sequence[Submission], loaded:
     held: list[TextDelta | None] = [None] * len(submissions)
     tokenizer = loaded.llama.tokenizer
     async for index, item in replies:
+        if isinstance(item, PromptProgress):
+            yield item
+            continue
         before, held[index] = held[index], None
         submission = submissions[index]
         if isinstance(item, Completion):
@@ -27,7 +34,8 @@ async def as_events(replies: Replies, submissions: Sequence[Submission], loaded:
             if call is not None and call.name:
                 yield ToolCallEvent(index, called[index], call.name, call.arguments_json)
             reason = _reason(item, calls=bool(called[index]))
-            yield AnswerEnd(index, reason, item, submission.prompt, _stop_text(item, submission, loaded))
+            notes = await loaded.prepare(partial(notes_on, item, replies.options[index]))
+            yield AnswerEnd(index, reason, item, submission.prompt, _stop_text(item, submission, loaded), notes)
             continue
         if before is not None:
             yield before
@@ -41,6 +49,18 @@ async def as_events(replies: Replies, submissions: Sequence[Submission], loaded:
         for tool_call in item.tool_calls:
             yield ToolCallEvent(index, called[index], tool_call.name, as_json(tool_call.arguments))
             called[index] += 1
+
+
+def notes_on(done: Completion, options: GenerationOptions) -> tuple[str, ...]:
+    """Say where a finished answer, or a call in it, doesn't fit its schema: no grammar holds all of JSON Schema."""
+    finish = finisher(options)
+    if finish is None:
+        return ()
+    try:
+        checked = finish(done)
+    except StructureError as error:
+        return (str(error),)
+    return tuple(f"{call.name}: {call.problem}" for call in checked.tool_calls if call.problem)
 
 
 def _cut_off(
@@ -81,7 +101,12 @@ def with_constraint(
 
 
 def make_submissions(
-    prompts: Sequence[Sequence[int]], n: int, settings: Mapping[str, Any], limits: ServerSettings
+    prompts: Sequence[Sequence[int]],
+    n: int,
+    settings: Mapping[str, Any],
+    limits: ServerSettings,
+    *,
+    progress: bool = False,
 ) -> list[Submission]:
     """Return `n` submissions for each prompt, those of one prompt in a row, within the server's length limit.
 
@@ -90,7 +115,7 @@ def make_submissions(
     ends = [limit for limit in (settings.get("max_tokens"), limits.max_tokens) if limit is not None]
     others = {name: value for name, value in settings.items() if name != "max_tokens"}
     return [
-        Submission(prompt=prompt, settings=seeded(others, index), max_tokens=min(ends, default=None))
+        Submission(prompt=prompt, settings=seeded(others, index), max_tokens=min(ends, default=None), progress=progress)
         for prompt in prompts
         for index in range(n)
     ]

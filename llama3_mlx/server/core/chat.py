@@ -34,6 +34,8 @@ class Chat:
     top_logprobs: int | None = None
     continue_final: bool = False
     add_generation_prompt: bool = True
+    progress: bool = False
+    """Whether events tell how much of the prompt has been run."""
 
 
 def prompt_of(chat: Chat, loaded: LoadedModel) -> list[int]:
@@ -83,7 +85,7 @@ async def converse(
     if prompt is None:
         prompt = await loaded.prepare(lambda: prompt_of(chat, loaded))
     settings = with_constraint({**chat.settings, **_tools(chat)}, chat.schema, chat.top_logprobs)
-    submissions = make_submissions([prompt], chat.n, settings, limits)
+    submissions = make_submissions([prompt], chat.n, settings, limits, progress=chat.progress)
     replies = await loaded.start(submissions, limits.timeout_s)
     stack.callback(replies.close)
     return as_events(replies, submissions, loaded)

@@ -27,6 +27,15 @@ class LogprobEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptProgress:
+    """How much of a prompt has been run, in tokens; comes before any text, where it was asked for."""
+
+    choice: int
+    processed: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
     """New text of one answer; `logprobs` belong to the tokens that came in with it, where they were asked for."""
 
@@ -70,9 +79,11 @@ class AnswerEnd:
     completion: Completion
     prompt: Sequence[int] = ()
     stop_text: str | None = None
+    notes: tuple[str, ...] = ()
+    """What the client should know about the answer: where it doesn't fit a schema that no grammar could hold."""
 
 
-Event = TextDelta | ToolCallEvent | AnswerEnd
+Event = PromptProgress | TextDelta | ToolCallEvent | AnswerEnd
 
 
 @dataclass
@@ -91,7 +102,7 @@ class CollectedAnswer:
             self.logprobs += event.logprobs
         elif isinstance(event, ToolCallEvent):
             self.calls.append(event)
-        else:
+        elif isinstance(event, AnswerEnd):
             self.end = event
 
     @property

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,11 +13,12 @@ import anyio.to_thread
 
 from ...engine.reply import Item, Reply
 from ...generation.completion import Completion, Piece
-from ...generation.options import make_options
+from ...generation.options import GenerationOptions, make_options
 from ...library.catalogue import ModelChoice, ModelEntry
 from ...llama import Llama
 from ..http.errors import ApiError
 from ..http.logs import log
+from .events import PromptProgress
 
 T = TypeVar("T")
 # Prompts that are tokenized and grammars that are compiled at a time, beside the event loop.
@@ -32,6 +34,8 @@ class Submission:
     settings: dict[str, Any]
     max_tokens: int | None = None
     """May be more than the context leaves, where the answer then ends."""
+    progress: bool = False
+    """Whether to tell how much of the prompt has been run."""
 
 
 class ModelRuntime:
@@ -151,41 +155,49 @@ class LoadedModel:
 
 
 class Replies:
-    """Pieces of several generations as they come, each with its ask's index, and the completion at its end.
+    """Pieces of several generations as they come, each with the index of its submission, and the completion at its end.
 
-    Asks of the same prompt share its prefill. After the time limit every answer ends where it is. `close` cancels what
-    still runs.
+    Submissions of the same prompt share its prefill. After the time limit every answer ends where it is. `close`
+    cancels what still runs.
     """
 
     def __init__(self, loaded: LoadedModel, submissions: Sequence[Submission]) -> None:
-        loop = asyncio.get_running_loop()
-        self._served, self._asks, self._count, self._open = loaded, submissions, len(submissions), len(submissions)
-        queue: asyncio.Queue[tuple[int, Item]] = asyncio.Queue()
-        self._queue = queue
-
-        def reply_of(index: int) -> Reply:
-            return Reply(lambda item: _put(loop, queue, index, item))
-
-        self._replies = [reply_of(index) for index in range(len(submissions))]
+        self._loop = asyncio.get_running_loop()
+        self._loaded, self._submissions = loaded, submissions
+        self._count = self._open = len(submissions)
+        self._queue: asyncio.Queue[tuple[int, Item | PromptProgress]] = asyncio.Queue()
+        self._replies = [Reply(partial(self._put, index)) for index in range(len(submissions))]
+        self.options: list[GenerationOptions] = []
+        """Those of each submission, once they are submitted."""
 
     def submit(self, timeout_s: float) -> None:
         """Hand the submissions to the engine, in any thread; raises what one of them is refused for."""
-        adapter, submissions = self._served.choice.adapter, self._asks
+        adapter, submissions = self._loaded.choice.adapter, self._submissions
         ends = (min(timeout_s, submission.settings.get("timeout_s", timeout_s)) for submission in submissions)
-        options = [
+        self.options = [
             make_options({**submission.settings, "adapter": adapter, "timeout_s": end})
             for submission, end in zip(submissions, ends, strict=True)
         ]
         for start, stop in _same_prompts(submissions):
             first = submissions[start]
-            self._served.llama.submit(
-                first.prompt, options[start:stop], self._replies[start:stop], at_most=first.max_tokens
+            self._loaded.llama.submit(
+                first.prompt,
+                self.options[start:stop],
+                self._replies[start:stop],
+                at_most=first.max_tokens,
+                progress=partial(self._put_progress, start) if first.progress else None,
             )
+
+    def _put_progress(self, index: int, processed: int, total: int) -> None:
+        self._put(index, PromptProgress(index, processed, total))
+
+    def _put(self, index: int, item: Item | PromptProgress) -> None:
+        self._loop.call_soon_threadsafe(self._queue.put_nowait, (index, item))
 
     def __aiter__(self) -> "Replies":
         return self
 
-    async def __anext__(self) -> tuple[int, Piece | Completion]:
+    async def __anext__(self) -> tuple[int, Piece | Completion | PromptProgress]:
         if not self._open:
             raise StopAsyncIteration
         index, item = await self._queue.get()
@@ -198,16 +210,12 @@ class Replies:
         """Cancel what still runs."""
         if self._count:
             self._cancel()
-            self._served.ended(self._count)
+            self._loaded.ended(self._count)
             self._count = 0
 
     def _cancel(self) -> None:
         for reply in self._replies:
             reply.cancel()
-
-
-def _put(loop: asyncio.AbstractEventLoop, queue: "asyncio.Queue[tuple[int, Item]]", index: int, item: Item) -> None:
-    loop.call_soon_threadsafe(queue.put_nowait, (index, item))
 
 
 def _same_prompts(submissions: Sequence[Submission]) -> list[tuple[int, int]]:

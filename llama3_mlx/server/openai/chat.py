@@ -8,7 +8,17 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from ..core.chat import Chat, converse
-from ..core.events import CollectedAnswer, Event, LogprobEntry, TextDelta, ToolCallEvent, Usage, usage
+from ..core.events import (
+    AnswerEnd,
+    CollectedAnswer,
+    Event,
+    LogprobEntry,
+    PromptProgress,
+    TextDelta,
+    ToolCallEvent,
+    Usage,
+    usage,
+)
 from ..core.request_context import RequestContext
 from ..http.errors import ApiError
 from ..http.streaming import COMMENT, DONE, EVENT_STREAM, errors_as_events, kept_alive, sse
@@ -69,6 +79,7 @@ def chat_of(body: ChatRequest, tools: ToolSet) -> Chat:
         template=body.chat_template_kwargs or {},
         continue_final=bool(body.continue_final_message),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        progress=bool(body.stream and body.return_progress),
     )
 
 
@@ -100,6 +111,7 @@ class _ChatObjects:
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.created, self.model = int(time.time()), model
         self.tools, self._extension = tools, extension
+        self._began = time.monotonic()
 
     def __call__(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         return {
@@ -109,8 +121,16 @@ class _ChatObjects:
             "model": self.model,
             "system_fingerprint": None,
             "choices": choices,
-            **more,
             **self._extension,
+            **more,
+        }
+
+    def progress(self, event: PromptProgress) -> dict[str, Any]:
+        """Return how much of the prompt has been run, as llama.cpp's server tells it."""
+        return {
+            "total": event.total,
+            "processed": event.processed,
+            "time_ms": round((time.monotonic() - self._began) * 1e3),
         }
 
     def whole(self, answers: Sequence[CollectedAnswer], chat: Chat) -> dict[str, Any]:
@@ -138,6 +158,9 @@ async def _stream(
         yield sse(head(chunk, [_delta(index, {"role": "assistant", "content": "", "refusal": None})], **later))
     async for event in events:
         answers[event.choice].add(event)
+        if isinstance(event, PromptProgress):
+            yield sse(head(chunk, [_delta(event.choice, {})], prompt_progress=head.progress(event), **later))
+            continue
         if isinstance(event, TextDelta):
             logprobs = _logprobs(event.logprobs) if chat.top_logprobs is not None else None
             choice = _delta(event.choice, {"content": event.text}, logprobs=logprobs)
@@ -145,7 +168,8 @@ async def _stream(
             choice = _delta(event.choice, {"tool_calls": [{"index": event.position, **_call(event, head.tools)}]})
         else:
             choice = _delta(event.choice, {}, event.reason)
-        yield sse(head(chunk, [choice], **later))
+        notes = notes_of(event) if isinstance(event, AnswerEnd) else {}
+        yield sse(head(chunk, [choice], **later, **notes))
     if include_usage:
         yield sse(head(chunk, [], usage=usage_object(usage(answers, chat.n))))
     yield DONE
@@ -175,6 +199,11 @@ def _logprobs(logprobs: Sequence[LogprobEntry]) -> dict[str, Any]:
 def logprob_object(entry: LogprobEntry) -> dict[str, Any]:
     """Return a token with its log-probability as OpenAI writes it."""
     return {"token": entry.text, "bytes": list(entry.data), "logprob": entry.logprob}
+
+
+def notes_of(end: AnswerEnd) -> dict[str, list[str]]:
+    """Return the field for notes on an answer, which isn't of the protocol; nothing where there are none."""
+    return {"notes": list(end.notes)} if end.notes else {}
 
 
 def usage_object(count: Usage) -> dict[str, Any]:

@@ -7,9 +7,9 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-from ..core.events import CollectedAnswer, Event, LogprobEntry, TextDelta, ToolCallEvent
+from ..core.events import CollectedAnswer, Event, LogprobEntry, PromptProgress, TextDelta, ToolCallEvent
 from ..http.streaming import sse
-from .chat import logprob_object
+from .chat import logprob_object, notes_of
 from .tools import ToolSet
 
 Keep = Callable[[Mapping[str, Any], CollectedAnswer], None]
@@ -29,6 +29,7 @@ class ResponseWriter:
         done, cut = answer.end.completion, answer.reason == "length"
         return {
             **self._head,
+            **notes_of(answer.end),
             "status": "incomplete" if cut else "completed",
             "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
             "output": output,
@@ -54,6 +55,8 @@ class ResponseWriter:
         answer, output = CollectedAnswer(), list[dict[str, Any]]()
         in_text = False
         async for event in events:
+            if isinstance(event, PromptProgress):
+                continue
             answer.add(event)
             if isinstance(event, TextDelta):
                 if not event.text and output:
