@@ -249,20 +249,3 @@ def test_with_tools_and_a_format_an_answer_is_a_call_or_follows_the_format(serve
     assert (cut.finish_reason, cut.message.tool_calls) == ("length", None)
     assert cut.message.content
     assert '{"degrees": 42}'.startswith(cut.message.content)
-
-
-def test_an_answer_that_does_not_fit_what_no_grammar_holds_comes_with_a_note(serve: Serve) -> None:
-    """A grammar can't hold uniqueItems: the answer is checked once it is whole."""
-    schema = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
-    asked: dict[str, Any] = {
-        "model": "tiny",
-        "messages": QUESTION,
-        "response_format": {"type": "json_schema", "json_schema": {"name": "r", "schema": schema}},
-    }
-    with serve("[1, 1]") as (server, _), openai_client(server) as client:
-        reply = client.chat.completions.create(**asked)
-        chunks = list(client.chat.completions.create(**asked, stream=True))
-    assert reply.choices[0].message.content == "[1, 1]"
-    for extra in (reply.model_extra, chunks[-1].model_extra):
-        assert extra is not None
-        assert extra["notes"] == ["the answer has an item twice"]

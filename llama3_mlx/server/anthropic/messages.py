@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from ..core.chat import Chat, converse, prompt_of
 from ..core.events import AnswerEnd, Event, PromptProgress, TextDelta, ToolCallEvent
 from ..core.request_context import RequestContext
+from ..core.schema import options_of
 from ..http.errors import ApiError
 from ..http.streaming import EVENT_STREAM, errors_as_events, kept_alive, sse
 from .schema import AnthropicTool, ContentBlock, CountRequest, MessagesRequest, TextSource, ToolChoice
@@ -61,11 +62,13 @@ def _chat(body: CountRequest, tools: list[dict[str, Any]], settings: dict[str, A
     choice = body.tool_choice
     return Chat(
         messages=[*system, *(part for m in body.messages for part in _messages(m.role, m.content))],
-        settings=settings,
-        tools=tools,
-        tool_choice=_tool_choice(choice, tools),
-        parallel_calls=not (choice and choice.disable_parallel_tool_use),
-        schema=body.constraint,
+        options=options_of(
+            settings,
+            tools=tools,
+            tool_choice=_tool_choice(choice, tools),
+            parallel_calls=not (choice and choice.disable_parallel_tool_use),
+            schema=body.constraint,
+        ),
         continue_final=bool(body.messages) and body.messages[-1].role == "assistant",
     )
 
@@ -204,8 +207,7 @@ async def _stream(head: Mapping[str, Any], events: AsyncIterator[Event], prompt_
             yield _event("content_block_stop", index=blocks)
             blocks += 1
         elif isinstance(event, AnswerEnd):
-            notes = {"notes": list(event.notes)} if event.notes else {}
-            yield _event("message_delta", delta=_stopped(event), usage=_usage(event), **notes)
+            yield _event("message_delta", delta=_stopped(event), usage=_usage(event))
     yield _event("message_stop")
 
 

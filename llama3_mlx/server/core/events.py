@@ -79,8 +79,6 @@ class AnswerEnd:
     completion: Completion
     prompt: Sequence[int] = ()
     stop_text: str | None = None
-    notes: tuple[str, ...] = ()
-    """What the client should know about the answer: where it doesn't fit a schema that no grammar could hold."""
 
 
 Event = PromptProgress | TextDelta | ToolCallEvent | AnswerEnd

@@ -4,18 +4,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio.to_thread
 
 from ...engine.reply import Item, Reply
 from ...generation.completion import Completion, Piece
-from ...generation.options import GenerationOptions, make_options
+from ...generation.options import GenerationOptions
 from ...library.catalogue import ModelChoice, ModelEntry
 from ...llama import Llama
+from ...structured.constraint import check_answer
 from ..http.errors import ApiError
 from ..http.logs import log
 from .events import PromptProgress
@@ -28,10 +29,10 @@ _ENDS_OF_TURN = ("<|eot_id|>", "<|im_end|>")
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """One generation to submit: a prompt in token ids, and settings by their names in GenerationOptions."""
+    """One generation to submit: a prompt in token ids and its options, the length apart."""
 
     prompt: Sequence[int]
-    settings: dict[str, Any]
+    options: GenerationOptions
     max_tokens: int | None = None
     """May be more than the context leaves, where the answer then ends."""
     progress: bool = False
@@ -167,22 +168,23 @@ class Replies:
         self._count = self._open = len(submissions)
         self._queue: asyncio.Queue[tuple[int, Item | PromptProgress]] = asyncio.Queue()
         self._replies = [Reply(partial(self._put, index)) for index in range(len(submissions))]
-        self.options: list[GenerationOptions] = []
-        """Those of each submission, once they are submitted."""
 
     def submit(self, timeout_s: float) -> None:
         """Hand the submissions to the engine, in any thread; raises what one of them is refused for."""
         adapter, submissions = self._loaded.choice.adapter, self._submissions
-        ends = (min(timeout_s, submission.settings.get("timeout_s", timeout_s)) for submission in submissions)
-        self.options = [
-            make_options({**submission.settings, "adapter": adapter, "timeout_s": end})
-            for submission, end in zip(submissions, ends, strict=True)
+        options = [
+            replace(
+                submission.options,
+                adapter=adapter,
+                timeout_s=min(timeout_s, submission.options.timeout_s or timeout_s),
+            )
+            for submission in submissions
         ]
         for start, stop in _same_prompts(submissions):
             first = submissions[start]
             self._loaded.llama.submit(
                 first.prompt,
-                self.options[start:stop],
+                options[start:stop],
                 self._replies[start:stop],
                 at_most=first.max_tokens,
                 progress=partial(self._put_progress, start) if first.progress else None,
@@ -203,7 +205,9 @@ class Replies:
         index, item = await self._queue.get()
         if isinstance(item, BaseException):
             raise item
-        self._open -= isinstance(item, Completion)
+        if isinstance(item, Completion):
+            self._open -= 1
+            check_answer(self._submissions[index].options, item)
         return index, item
 
     def close(self) -> None:

@@ -99,7 +99,6 @@ class RequestContext:
                 self.log_values(first_token_s=round(waited, 4))
             if isinstance(event, AnswerEnd):
                 self._count(event)
-                self.notes += event.notes
             yield event
 
     async def gather(self, events: AsyncIterator[Event], count: int) -> list[CollectedAnswer]:

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Request, Response
 
 from ..core.chat import Chat, converse
 from ..core.events import (
-    AnswerEnd,
     CollectedAnswer,
     Event,
     LogprobEntry,
@@ -20,6 +19,7 @@ from ..core.events import (
     usage,
 )
 from ..core.request_context import RequestContext
+from ..core.schema import options_of
 from ..http.errors import ApiError
 from ..http.streaming import COMMENT, DONE, EVENT_STREAM, errors_as_events, kept_alive, sse
 from .schema import AllowedToolChoice, ChatRequest, NamedTool, ToolDefinition
@@ -70,15 +70,17 @@ def chat_of(body: ChatRequest, tools: ToolSet) -> Chat:
     choice, allowed = _tool_choice(body, tools)
     return Chat(
         messages=[message.as_message() for message in body.messages],
-        settings=body.settings(),
+        options=options_of(
+            body.settings(),
+            tools=tools.specs(allowed),
+            tool_choice=choice,
+            parallel_calls=body.parallel_tool_calls is not False,
+            schema=body.response_format.constraint() if body.response_format else None,
+            template=body.chat_template_kwargs,
+            top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        ),
         n=body.n or 1,
-        tools=tools.specs(allowed),
-        tool_choice=choice,
-        parallel_calls=body.parallel_tool_calls is not False,
-        schema=body.response_format.constraint() if body.response_format else None,
-        template=body.chat_template_kwargs or {},
         continue_final=bool(body.continue_final_message),
-        top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         progress=bool(body.stream and body.return_progress),
     )
 
@@ -144,7 +146,7 @@ def _choice(index: int, answer: CollectedAnswer, chat: Chat, tools: ToolSet) -> 
     if answer.calls:
         message["content"] = answer.text or None
         message["tool_calls"] = [_call(call, tools) for call in answer.calls]
-    logprobs = _logprobs(answer.logprobs) if chat.top_logprobs is not None else None
+    logprobs = _logprobs(answer.logprobs) if chat.options.logprobs is not None else None
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": answer.reason}
 
 
@@ -162,14 +164,13 @@ async def _stream(
             yield sse(head(chunk, [_delta(event.choice, {})], prompt_progress=head.progress(event), **later))
             continue
         if isinstance(event, TextDelta):
-            logprobs = _logprobs(event.logprobs) if chat.top_logprobs is not None else None
+            logprobs = _logprobs(event.logprobs) if chat.options.logprobs is not None else None
             choice = _delta(event.choice, {"content": event.text}, logprobs=logprobs)
         elif isinstance(event, ToolCallEvent):
             choice = _delta(event.choice, {"tool_calls": [{"index": event.position, **_call(event, head.tools)}]})
         else:
             choice = _delta(event.choice, {}, event.reason)
-        notes = notes_of(event) if isinstance(event, AnswerEnd) else {}
-        yield sse(head(chunk, [choice], **later, **notes))
+        yield sse(head(chunk, [choice], **later))
     if include_usage:
         yield sse(head(chunk, [], usage=usage_object(usage(answers, chat.n))))
     yield DONE
@@ -199,11 +200,6 @@ def _logprobs(logprobs: Sequence[LogprobEntry]) -> dict[str, Any]:
 def logprob_object(entry: LogprobEntry) -> dict[str, Any]:
     """Return a token with its log-probability as OpenAI writes it."""
     return {"token": entry.text, "bytes": list(entry.data), "logprob": entry.logprob}
-
-
-def notes_of(end: AnswerEnd) -> dict[str, list[str]]:
-    """Return the field for notes on an answer, which isn't of the protocol; nothing where there are none."""
-    return {"notes": list(end.notes)} if end.notes else {}
 
 
 def usage_object(count: Usage) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..core.events import CollectedAnswer, Event, LogprobEntry, PromptProgress, TextDelta, ToolCallEvent
 from ..http.streaming import sse
-from .chat import logprob_object, notes_of
+from .chat import logprob_object
 from .tools import ToolSet
 
 Keep = Callable[[Mapping[str, Any], CollectedAnswer], None]
@@ -29,7 +29,6 @@ class ResponseWriter:
         done, cut = answer.end.completion, answer.reason == "length"
         return {
             **self._head,
-            **notes_of(answer.end),
             "status": "incomplete" if cut else "completed",
             "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
             "output": output,
