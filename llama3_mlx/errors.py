@@ -34,7 +34,11 @@ class MemoryLimitError(RequestError):
 
 
 class StructureError(Llama3MLXError):
-    """An answer isn't of the structure that was asked for: cut off, or outside its schema."""
+    """An answer doesn't follow its output constraint: cut off, or outside its schema. `text` is the answer."""
+
+    def __init__(self, message: str, text: str = "") -> None:
+        super().__init__(message)
+        self.text = text
 
 
 class EngineClosedError(Llama3MLXError):

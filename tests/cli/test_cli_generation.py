@@ -78,7 +78,7 @@ def test_a_function_of_a_file_is_called(generate: Any, tmp_path: Path) -> None:
     [
         (["--tool", "absent.py:f"], "names no Python file that exists"),
         (["--schema", "{"], "--schema isn't JSON"),
-        (["--schema", '{"type": "nonsense"}'], "can't be compiled"),
+        (["--schema", '{"type": "nonsense"}'], "isn't a type of JSON Schema"),
         (["--regex", "a", "--choices", "b"], "one output constraint at a time"),
         (["--kv-bits", "8", "--window", "64"], "don't go together"),
         (["--max-tokens", "500000"], "context is 131072"),
