@@ -24,9 +24,10 @@ class ConversionKeywords(TypedDict, total=False):
     head_bits: int | None
     """Bits of the head (0: not quantized)."""
     quality: str | None
-    """Rtn: round-to-nearest; fast: channel equalization first, as quick; calibrated: GPTQ against the model's
-    activations on a text; distilled: scales and norms trained on it as well (default: calibrated with a calibration
-    text or target_bpw; else fast for affine bits, and rtn where the source is quantized already).
+    """Rtn: round-to-nearest; repack: a quantized source's own levels where they fit; fast: channel equalization first,
+    as quick; calibrated: GPTQ against the model's activations on a text; distilled: scales and norms trained on it
+    as well (default: calibrated with a calibration text or target_bpw; else fast for affine bits, and repack where
+    the source is quantized already).
     """
     calibration: str | Path | None
     """Text file to calibrate on, or 'builtin' for texts of this package."""

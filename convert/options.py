@@ -13,7 +13,7 @@ DTYPE_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 TARGETS = ("mlx", "hf", "gguf")
 GGUF_TYPES = ("f32", "f16", "q8_0", "q4_0", "q4_1")
 # The quantization methods; quantization/methods.py has the table of what they are.
-QUALITIES = ("rtn", "fast", "calibrated", "distilled")
+QUALITIES = ("rtn", "repack", "fast", "calibrated", "distilled")
 BUILTIN_TEXT = Path("builtin")
 
 
@@ -41,9 +41,10 @@ class ConversionOptions:
     head_bits: int | None = setting(None, "bits of the head (0: not quantized)", choices=(0, *AFFINE_BITS))
     quality: str | None = setting(
         None,
-        "rtn: round-to-nearest; fast: channel equalization first, as quick; calibrated: GPTQ against the model's "
-        "activations on a text; distilled: scales and norms trained on it as well (default: calibrated with a "
-        "calibration text or target_bpw; else fast for affine bits, and rtn where the source is quantized already)",
+        "rtn: round-to-nearest; repack: a quantized source's own levels where they fit; fast: channel equalization "
+        "first, as quick; calibrated: GPTQ against the model's activations on a text; distilled: scales and norms "
+        "trained on it as well (default: calibrated with a calibration text or target_bpw; else fast for affine bits, "
+        "and repack where the source is quantized already)",
         choices=QUALITIES,
     )
     calibration: Path | None = setting(  # noqa: RUF009
@@ -84,11 +85,13 @@ class ConversionOptions:
     def chosen_quality(self, *, lossy: bool) -> str:
         """Return the quantization method: the given one, or what the other settings suggest.
 
-        Weights that lie on a grid already (`lossy`) are rounded to nearest: moved off it they would lose more.
+        Weights that lie on a grid already (`lossy`) are repacked: moved off it they would lose more.
         """
         if self.quality or self.uses_text:
             return self.quality or "calibrated"
-        return "rtn" if lossy or self.mode != "affine" else "fast"
+        if self.mode != "affine":
+            return "rtn"
+        return "repack" if lossy else "fast"
 
     @property
     def uses_text(self) -> bool:
@@ -106,7 +109,7 @@ class ConversionOptions:
                 raise ConversionError(f"target_bpw chooses every module's bits itself: leave out {', '.join(taken)}")
         if (self.quality or self.calibration) and not self.quantizes:
             raise ConversionError("a quality needs bits: say how many, or give target_bpw")
-        if self.calibration and self.quality in ("rtn", "fast") and self.target_bpw is None:
+        if self.calibration and self.quality in ("rtn", "repack", "fast") and self.target_bpw is None:
             raise ConversionError(f"quality {self.quality} uses no text: leave out the calibration text")
 
     def target(self, dest: Path) -> str:

@@ -201,7 +201,11 @@ class GeneratingMethods:
         streams: list[Stream[Any]] = [Stream(finish_of(options)) for _ in range(n)]
         answers = [prepared.request(stream.reply, seed_offset=at) for at, stream in enumerate(streams)]
         self._submitter.submit(ids, answers, progress)
-        return [stream.completion for stream in streams]
+        try:
+            return [stream.completion for stream in streams]
+        finally:
+            for stream in streams:
+                stream.cancel()
 
     def run_tools(
         self,

@@ -211,6 +211,13 @@ class Llama(GeneratingMethods):
         self._close()
         self._model = self._adapters = None
 
+    def __reduce__(self) -> str:
+        # pickle and copy ask for this: multiprocessing does both to what is handed to a worker.
+        raise TypeError(
+            "a Llama can't be pickled or copied, since its weights and its thread belong to one process: hand over "
+            "the folder and call Llama.load in the other process"
+        )
+
     def __enter__(self) -> "Llama":
         return self
 

@@ -75,6 +75,7 @@ class ModelParts:
             bytes_per_token=per_token,
             prefix_bytes=int(left * _PREFIX_SHARE),
             stop_ids=self.stop_ids,
+            xtc_exempt_ids=self.stop_ids | frozenset(self.tokenizer.encode("\n")),
             max_sequences=max_sequences,
             cache=self.cache,
         )

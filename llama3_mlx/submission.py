@@ -13,7 +13,7 @@ from .generation.completion import Completion
 from .generation.limits import check_length, check_memory
 from .generation.options import GenerationOptions
 from .loader import ModelParts, ProgressCallback
-from .tools.parser import PYTHON_TAG
+from .tools.parser import SHOWN_TAGS
 
 if TYPE_CHECKING:
     from .structured.grammar import Grammar
@@ -62,13 +62,16 @@ class Submitter:
         if options.is_constrained and constraint is None:
             constraint = self.compile(options)
         control = self._tokenizer.control_tokens
-        tag = {PYTHON_TAG} if options.calls_tools else set()
         return PreparedAnswer(
             options,
             limit,
             constraint,
             stop_ids=frozenset([*options.stop_token_ids, *(control[text] for text in options.stop if text in control)]),
-            shown=frozenset(tag if options.skip_special_tokens else control),
+            shown=frozenset(control)
+            if not options.skip_special_tokens
+            else SHOWN_TAGS
+            if options.calls_tools
+            else frozenset(),
         )
 
     def compile(self, options: GenerationOptions) -> "Grammar":
@@ -136,8 +139,8 @@ class Submitter:
 
 
 def finish_of(options: GenerationOptions) -> Finish | None:
-    """Return what puts the object of a schema into a completion, None where no schema is given."""
-    if options.schema is None:
+    """Return what checks a finished answer and puts the object of its schema into it, None for free text."""
+    if options.schema is None and not options.calls_tools:
         return None
     from .structured.constraint import finisher
 

@@ -41,7 +41,8 @@ def commands(path: Path) -> list[list[str]]:
 
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.name)
 def test_links_lead_to_files_and_commands_parse(path: Path) -> None:
-    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", text) + re.findall(r'src="([^"]+)"', text)
     assert [target for target in targets if "://" not in target and not (path.parent / target).exists()] == []
     for arguments in commands(path):
         if len(arguments) == 1 or "--help" in arguments:
@@ -64,7 +65,7 @@ def workplace(tiny_folder: Path, smollm2_folder: Path, tmp_path: Path, monkeypat
     models = tmp_path / ".llama3-mlx" / "models"
     models.mkdir(parents=True)
     (models / EMBEDDED).symlink_to(smollm2_folder)
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LLAMA3_MLX_HOME", str(tmp_path / ".llama3-mlx"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return tmp_path
 

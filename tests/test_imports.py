@@ -24,8 +24,8 @@ ROOMS = {
     "generation": "errors settings tools",
     "kv_cache": "errors settings",
     "model": "device dtypes errors kv_cache",
-    "checkpoint": "device dtypes errors model",
     "files": "errors",
+    "checkpoint": "device dtypes errors files model",
     "prefix_cache": "checkpoint errors files kv_cache model",
     "speculation": "errors generation kv_cache model prefix_cache",
     "tokenizer": "checkpoint errors model",
@@ -107,11 +107,12 @@ ROOMS = {
     ),
     "server.running": "errors library server.app server.http server.settings",
     "cli": (
-        "adapters bench blas checkpoint convert convert.forecasting convert.options convert.pipeline "
-        "convert.quantization convert.sources convert.targets device dtypes errors files finetune.best_of "
-        "finetune.data finetune.distributed finetune.fusing finetune.objectives finetune.preference "
-        "finetune.reinforcement finetune.settings finetune.sft finetune.training generation kv_cache library llama "
-        "model prefix_cache server.running server.settings settings version"
+        "adapters bench blas chat checkpoint convert convert.forecasting convert.options convert.pipeline "
+        "convert.quantization convert.sources convert.targets device dtypes engine errors files "
+        "finetune.best_of finetune.data finetune.distributed finetune.fusing finetune.objectives "
+        "finetune.preference finetune.reinforcement finetune.settings finetune.sft finetune.training "
+        "generation kv_cache library llama model prefix_cache server.running server.settings settings tools "
+        "version"
     ),
     "__main__": "cli",
     "finetune": (

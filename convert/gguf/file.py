@@ -25,6 +25,11 @@ _MAX_NESTING = 4
 _DEFAULT_ALIGNMENT = 32
 # Values that are dequantized at once; the gguf package needs several temporary arrays of them.
 _STEP_VALUES = 4_000_000
+_WRONG_VERSIONS = {
+    1: "is of GGUF's version 1, which is no longer read: download a newer file, or convert the original weights",
+    2 << 24: "is big-endian, which is not supported: download a little-endian one, or convert the original weights",
+    3 << 24: "is big-endian, which is not supported: download a little-endian one, or convert the original weights",
+}
 _PLAIN = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
@@ -103,7 +108,9 @@ class GGUFFile:
                     "the same model (2 or 3)"
                 )
             if version not in (2, 3):
-                raise CheckpointError(f"{self.path} has a damaged header, or is big-endian: version {version}")
+                raise CheckpointError(
+                    f"{self.path} {_WRONG_VERSIONS.get(version, f'has a damaged header: version {version}')}"
+                )
             n_tensors, n_fields = cursor.count(20), cursor.count(12)
             for _ in range(n_fields):
                 key = cursor.string()

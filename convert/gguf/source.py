@@ -18,7 +18,7 @@ from ..sources.side_files import generation_config, write_json
 from ..sources.source import TensorRef, file_facts, main_dtype
 from .config import read_config
 from .file import GGUFFile, GGUFTensor, unreadable_kinds
-from .tokenizer import save_tokenizer
+from .tokenizer import save_tokenizer, tokenizer_note
 
 LAYER_NAMES = {
     "attn_norm": "input_layernorm",
@@ -32,7 +32,7 @@ LAYER_NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_SPLIT = re.compile(r"(?P<stem>.*)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf\Z")
+_SPLIT = re.compile(r"(?P<stem>.*)-(?P<part>\d{5})-of-(?P<parts>\d{5})(?P<suffix>\.gguf)\Z", re.IGNORECASE)
 
 
 class GGUFSource:
@@ -67,6 +67,8 @@ class GGUFSource:
             raise CheckpointError(f"{path} has tensors of type {', '.join(missing)}, which can't be dequantized here")
         self.dtype: str | None = main_dtype((tensor.kind, tensor.shape) for _, tensor in self._tensors.values())
         factors = self._tensors.pop("rope_freqs.weight", None)
+        note = tokenizer_note(self.field)
+        self.notes += [note] if note else []
         self.config: ModelConfig = read_config(
             self.field,
             rope_factors=None if factors is None else factors[0].read(factors[1], 0, factors[1].shape[0]),
@@ -116,7 +118,7 @@ def split_files(path: Path) -> list[Path]:
     if not match:
         return [path]
     parts = int(match["parts"])
-    files = [path.with_name(f"{match['stem']}-{n:05d}-of-{parts:05d}.gguf") for n in range(1, parts + 1)]
+    files = [path.with_name(f"{match['stem']}-{n:05d}-of-{parts:05d}{match['suffix']}") for n in range(1, parts + 1)]
     missing = [file.name for file in files if not file.exists()]
     if missing:
         raise CheckpointError(f"{path.parent} lacks {', '.join(missing)}")

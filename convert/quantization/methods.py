@@ -20,6 +20,7 @@ from .distilled_source import DistilledSource
 from .equalized_source import EqualizedSource, WeightScales
 from .fast_rounding import EqualizedRoundToNearest
 from .quantizer import Quantizer, RoundToNearest
+from .repacking import Repacking
 from .sensitivity import sensitivities
 
 # Windows that the modules' sensitivity is measured on: gradients make it the more expensive pass.
@@ -38,6 +39,10 @@ class Prepared:
 
 def _rtn(source: Source, _plan: Plan, _text: Path | None) -> Prepared:
     return Prepared(source, RoundToNearest(), source)
+
+
+def _repack(source: Source, _plan: Plan, _text: Path | None) -> Prepared:
+    return Prepared(source, Repacking(), source)
 
 
 def _fast(source: Source, plan: Plan, _text: Path | None) -> Prepared:
@@ -82,6 +87,12 @@ METHODS: Mapping[str, Method] = {
         "none; mlx.core.quantize",
         "quantizer.py",
         _rtn,
+    ),
+    "repack": Method(
+        "the levels of a source that is quantized already, where MLX's groups can hold them; else round-to-nearest",
+        "none; ggml's block formats",
+        "repacking.py",
+        _repack,
     ),
     "fast": Method(
         "channel equalization from the weights alone, then round-to-nearest",

@@ -65,5 +65,4 @@ class HFSource:
             (folder / "tokenizer.json").write_text(dumped(tokenizer_json(self._opened)), encoding="utf-8")
 
     def close(self) -> None:
-        """Close the weight files."""
-        self._reader.close()
+        """Do nothing: no file stays open."""

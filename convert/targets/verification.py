@@ -52,15 +52,13 @@ def verify_files(folder: Path, source: Iterable[TensorRef] = ()) -> Verification
     opened = ModelFolder(folder)
     load_scales(folder, opened.config)
     expected = load_record(folder)["crc32"]
-    with opened.reader() as reader:
-        reader.read_past_cache()
-        wrong = [name for name in opened.tensors if expected.get(name) != f"{reader.crc(name):08x}"]
-        wrong += [name for name in expected if name not in opened.tensors]
-        if wrong:
-            raise CheckpointError(f"{folder}: not what was written: {', '.join(sorted(wrong))}; convert it again")
-        modules = tuple(
-            module_error(ref, partial(reader.dequantized, ref.name), reader.kind(ref.name)) for ref in source
-        )
+    reader = opened.reader()
+    reader.read_past_cache()
+    wrong = [name for name in opened.tensors if expected.get(name) != f"{reader.crc(name):08x}"]
+    wrong += [name for name in expected if name not in opened.tensors]
+    if wrong:
+        raise CheckpointError(f"{folder}: not what was written: {', '.join(sorted(wrong))}; convert it again")
+    modules = tuple(module_error(ref, partial(reader.dequantized, ref.name), reader.kind(ref.name)) for ref in source)
     check_errors(modules, folder)
     return Verification(len(opened.tensors), sum(tensor.nbytes for tensor in opened.tensors.values()), modules)
 

@@ -8,7 +8,7 @@ import errno
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ConversionError
+from ...files import fsync_path
 from .journal import Checksums, Journal
 from .layout import FileLayout, TensorRegion
 
@@ -30,7 +31,9 @@ class ShardWriter:
     def __init__(self, partial: Path, layouts: Mapping[str, FileLayout], state: Mapping[str, Any]) -> None:
         self.partial, self.layouts, self.folder = partial, layouts, partial / "model"
         self._places: dict[str, tuple[str, TensorRegion]] = {}
-        self._files: dict[str, int] = {}
+        # Written to since the last flush. A file is open only while something is written: a large model has more
+        # shards than macOS lets a process have files.
+        self._unflushed_files: set[str] = set()
         self._crc: dict[str, int] = {}
         self._finished: dict[str, Checksums] = {}
         self._unflushed = 0
@@ -45,7 +48,7 @@ class ShardWriter:
             try:
                 self._check_files()
                 for name, layout in layouts.items():
-                    self._open(name, layout)
+                    self._create(name, layout)
             except BaseException:
                 self.close()
                 raise
@@ -64,21 +67,29 @@ class ShardWriter:
             if old not in paths or not self.done:
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
 
-    def _open(self, name: str, layout: FileLayout) -> None:
-        file = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o666)
-        self._files[name] = file
-        if os.fstat(file).st_size != layout.size:
-            # Reserving the space now makes a full disk known before the work, where the system can.
-            _allocate(file, layout.size)
-            write_at(file, memoryview(layout.header), 0)
+    def _create(self, name: str, layout: FileLayout) -> None:
+        with self._file(name) as file:
+            if os.fstat(file).st_size != layout.size:
+                # Reserving the space now makes a full disk known before the work, where the system can.
+                _allocate(file, layout.size)
+                write_at(file, memoryview(layout.header), 0)
         self._places |= {tensor: (name, place) for tensor, place in layout.places.items()}
+
+    @contextmanager
+    def _file(self, name: str) -> Iterator[int]:
+        self._unflushed_files.add(name)
+        file = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            yield file
+        finally:
+            os.close(file)
 
     def write_rows(self, name: str, start: int, rows: np.ndarray) -> None:
         """Write the rows of a tensor that begin at row `start`; the blocks of a tensor come in order."""
-        file, place = self._places[name]
+        file_name, place = self._places[name]
         data = memoryview(np.ascontiguousarray(rows).data).cast("B")
-        with self._disk_errors():
-            write_at(self._files[file], data, place.offset + start * place.row_bytes)
+        with self._disk_errors(), self._file(file_name) as file:
+            write_at(file, data, place.offset + start * place.row_bytes)
         self._crc[name] = zlib.crc32(data, self._crc[name] if start else 0)
         self._unflushed += len(data)
 
@@ -98,25 +109,23 @@ class ShardWriter:
         """Flush in a thread what is written so far, one flush at a time, while writing continues."""
         self._wait_for_flush()
         finished, self._finished, self._unflushed = self._finished, {}, 0
-        self._flush = self._flushing.submit(self._flush_files, finished)
+        names, self._unflushed_files = self._unflushed_files, set()
+        self._flush = self._flushing.submit(self._flush_files, names, finished)
 
     def _wait_for_flush(self) -> None:
         if self._flush:
             flush, self._flush = self._flush, None
             flush.result()
 
-    def _flush_files(self, finished: Mapping[str, Checksums]) -> None:
+    def _flush_files(self, names: Iterable[str], finished: Mapping[str, Checksums]) -> None:
         with self._disk_errors():
-            for file in self._files.values():
-                os.fsync(file)
+            for name in names:
+                fsync_path(self.folder / name)
             self._journal.add(finished)
 
     def close(self) -> None:
-        """Close the files, after a flush that is on its way."""
+        """Close the journal, after a flush that is on its way."""
         self._flushing.shutdown()
-        for file in self._files.values():
-            os.close(file)
-        self._files.clear()
         self._journal.close()
 
     @contextmanager

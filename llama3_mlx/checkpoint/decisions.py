@@ -25,10 +25,10 @@ def with_head(config: ModelConfig, tensors: Tensors, note: Note) -> ModelConfig:
     """Untie the head where the checkpoint has one that isn't the embedding; as transformers does since 5."""
     if not config.tie_word_embeddings or f"{HEAD}.weight" not in tensors or f"{EMBEDDING}.weight" not in tensors:
         return config
-    with CheckpointReader(tensors, {}) as reader:
-        heads, embeddings = reader.parts(HEAD), reader.parts(EMBEDDING)
-        if len(heads) == len(embeddings) and all(map(reader.equal, heads, embeddings)):
-            return config
+    reader = CheckpointReader(tensors, {})
+    heads, embeddings = reader.parts(HEAD), reader.parts(EMBEDDING)
+    if len(heads) == len(embeddings) and all(map(reader.equal, heads, embeddings)):
+        return config
     note("config.json ties the head to the embedding, but lm_head.weight differs from it: the head is read as it is")
     return replace(config, tie_word_embeddings=False)
 

@@ -11,6 +11,7 @@ import mlx.nn as nn
 from ..device import compute_dtype, emulates_bfloat16
 from ..dtypes import DTYPES
 from ..errors import CheckpointError, ConfigError
+from ..files import allow_open_files
 from ..model.channel_scales import load_scales
 from ..model.config import ModelConfig
 from ..model.fused_projections import join_projections
@@ -65,7 +66,10 @@ def make_model(config: ModelConfig, schemes: Mapping[str, Scheme]) -> LlamaForCa
 def _lazy_weights(tensors: Mapping[str, StoredTensor]) -> dict[str, mx.array]:
     """Return the tensors, not evaluated."""
     files: dict[Path, dict[str, mx.array]] = {}
-    for path in dict.fromkeys(tensor.path for tensor in tensors.values()):
+    paths = dict.fromkeys(tensor.path for tensor in tensors.values())
+    # MLX keeps a file open until its last tensor is evaluated.
+    allow_open_files(len(paths))
+    for path in paths:
         try:
             files[path] = cast(dict[str, mx.array], mx.load(str(path), format="safetensors"))
         except RuntimeError as error:

@@ -3,13 +3,15 @@
 import fcntl
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
+from ..errors import CheckpointError
 from ..model.quantization import Scheme
 from .safetensors_files import TensorInfo, as_mlx, read_rows
 
@@ -41,11 +43,13 @@ class StoredTensor:
 
 
 class CheckpointReader:
-    """Reads rows of a checkpoint's tensors; close it, or use it in a `with` block. Files are opened at first use."""
+    """Reads rows of a checkpoint's tensors, in any thread.
+
+    Each read opens its file: a large model has more shards than macOS lets a process have open files.
+    """
 
     def __init__(self, tensors: Mapping[str, StoredTensor], schemes: Mapping[str, Scheme]) -> None:
         self.tensors, self.schemes = tensors, schemes
-        self._open: dict[Path, int] = {}
         self._past_cache = False
 
     def read_past_cache(self) -> None:
@@ -55,7 +59,8 @@ class CheckpointReader:
     def raw(self, name: str, start: int, stop: int) -> np.ndarray:
         """Return rows as they are stored, bfloat16 as uint16."""
         tensor = self.tensors[name]
-        return read_rows(self._file(tensor.path), tensor.info, start, stop)
+        with self._file(tensor.path) as file:
+            return read_rows(file, tensor.info, start, stop)
 
     def dequantized(self, name: str, start: int, stop: int) -> np.ndarray:
         """Return rows of a tensor in float32, of a quantized matrix what its words, scales and biases stand for."""
@@ -92,18 +97,6 @@ class CheckpointReader:
             for start, stop in self._blocks(name)
         )
 
-    def close(self) -> None:
-        """Close the files."""
-        for file in self._open.values():
-            os.close(file)
-        self._open.clear()
-
-    def __enter__(self) -> "CheckpointReader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _blocks(self, name: str) -> list[tuple[int, int]]:
         tensor = self.tensors[name]
         rows = tensor.shape[0] if tensor.shape else 1
@@ -113,12 +106,18 @@ class CheckpointReader:
     def _mlx(self, name: str, start: int, stop: int) -> mx.array:
         return as_mlx(self.raw(name, start, stop), self.tensors[name].dtype)
 
-    def _file(self, path: Path) -> int:
-        if path not in self._open:
-            self._open[path] = os.open(path, os.O_RDONLY)
+    @contextmanager
+    def _file(self, path: Path) -> Iterator[int]:
+        try:
+            file = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise CheckpointError(f"{path} can't be read: {error.strerror}") from None
+        try:
             if self._past_cache:
-                _bypass_cache(self._open[path])
-        return self._open[path]
+                _bypass_cache(file)
+            yield file
+        finally:
+            os.close(file)
 
 
 def dequantize(arrays: Sequence[mx.array], scheme: Scheme) -> np.ndarray:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ..errors import Llama3MLXError
 from ..version import __version__
 from .parser import Parser, take_words, unalias, unknown_command
-from .terminal import tolerate_encodings
+from .terminal import prepare_streams
 
 # name: (module, one line of help)
 COMMANDS = {
@@ -46,7 +46,7 @@ ERROR_CODE, INTERRUPT_CODE = 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    tolerate_encodings()
+    prepare_streams()
     try:
         args = _parse(arguments)
         return int(args.run(args))

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _list(args: argparse.Namespace, disk: BlockStore) -> int:
     by_model: dict[str, list[StoredBlock]] = defaultdict(list)
-    for entry in disk.entries():
+    for entry in disk.blocks():
         by_model[entry.model].append(entry)
     rows = [
         {
@@ -63,7 +63,7 @@ def _table(rows: list[dict[str, Any]], disk: BlockStore) -> str:
 
 
 def _clear(args: argparse.Namespace, disk: BlockStore) -> int:
-    models = sorted({entry.model for entry in disk.entries()})
+    models = sorted({entry.model for entry in disk.blocks()})
     if args.model is not None and args.model not in models:
         raise RequestError(
             f"nothing of a model {args.model!r} is in {disk.folder}; there is of {', '.join(models) or 'none'}"

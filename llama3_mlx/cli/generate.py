@@ -4,14 +4,20 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import RequestError
 from ..generation.options import GenerationOptions
+from .chat_model import Answer
 from .flags import add_flags, given_values, positive
 from .model_choice import add_model_flags, load_llama
+from .progress import PromptProgress
 from .structured_flags import add_structured_flags, load_tools, structured_settings
 from .terminal import piped_text, read_stdin, stdin_is_terminal
+
+if TYPE_CHECKING:
+    from ..engine.reply import Stream
+    from ..generation.completion import Completion
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     settings, tools = given_settings(args), load_tools(args.tool)
     if tools and (args.raw or args.samples):
         raise RequestError("--tool needs the chat template and one answer: leave out --raw and --samples")
-    with load_llama(args) as llama:
+    with load_llama(args) as llama, PromptProgress() as progress:
+        settings["progress"] = progress.report
         raw = args.raw or llama.dialog is None
         messages = as_messages(prompt, args.system)
         if tools:
@@ -55,14 +62,15 @@ def run(args: argparse.Namespace) -> int:
             completions = llama.samples(prompt if raw else messages, args.samples, **settings)
         else:
             stream = llama.stream(prompt, **settings) if raw else llama.stream_chat(messages, **settings)
-            completions = [_stream(stream, quiet=args.json)]
+            completions = [_stream(stream, progress, quiet=args.json)]
     _print(completions, args)
     return 0
 
 
-def _stream(stream: Any, *, quiet: bool) -> Any:
+def _stream(stream: "Stream[Any]", progress: PromptProgress, *, quiet: bool) -> "Completion[Any]":
     """Write pieces as they come, and return the completion."""
     for piece in stream:
+        progress.close()
         if not quiet:
             sys.stdout.write(piece.text)
             sys.stdout.flush()
@@ -123,7 +131,7 @@ def read_prompt(flag: str | None, words: list[str]) -> str:
     return prompt
 
 
-def summary(completion: Any) -> str:
+def summary(completion: Answer) -> str:
     """Return counts, rates and memory in one line."""
     cached = f" ({completion.cached_tokens} cached)" if completion.cached_tokens else ""
     drafted = completion.passes and len(completion.token_ids) / completion.passes

@@ -1,6 +1,8 @@
 """Progress on stderr: a bar where it is a terminal, a few lines where it is a file."""
 
 import sys
+import threading
+import time
 from types import TracebackType
 
 
@@ -67,3 +69,39 @@ class ConversionProgress:
         self._task = self._progress.add_task(name, total=total, told="", left="left" if total else "")
         # Not before: a download shows bars of its own.
         self._progress.start()
+
+
+class PromptProgress:
+    """Shows how much of a long prompt is read: on a terminal, where it takes more than a moment."""
+
+    _AFTER_S = 1.0
+
+    def __init__(self) -> None:
+        self._began_s = time.monotonic()
+        self._shown = False
+        # Reports come from the engine's thread, the end from the one that writes the answer.
+        self._closed = not sys.stderr.isatty()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "PromptProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def report(self, done: int, total: int) -> None:
+        """Show that `done` of `total` tokens are read."""
+        with self._lock:
+            if self._closed or time.monotonic() - self._began_s < self._AFTER_S:
+                return
+            self._shown = True
+            sys.stderr.write(f"\rreading the prompt: {done:,} of {total:,} tokens\x1b[K")
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        """Take the line away, for what comes next."""
+        with self._lock:
+            if self._shown and not self._closed:
+                sys.stderr.write("\r\x1b[K")
+                sys.stderr.flush()
+            self._closed = True

@@ -1,5 +1,6 @@
 """Standard input and output as a command meets them: terminals, pipes, files, closed, not in UTF-8."""
 
+import io
 import os
 import stat
 import sys
@@ -8,12 +9,21 @@ from ..errors import RequestError
 
 
 def stdin_is_terminal() -> bool:
-    """Return whether somebody can type; a closed standard input is no terminal."""
-    return sys.stdin is not None and sys.stdin.isatty()
+    """Return whether somebody can type."""
+    return sys.stdin.isatty()
 
 
-def tolerate_encodings() -> None:
-    """Have characters that the terminal's encoding lacks replaced, where writing them would raise."""
+def prepare_streams() -> None:
+    """Have closed standard streams read and write nothing, and replace characters that the terminal's encoding lacks.
+
+    The number of a closed stream would else be that of the next file that is opened, and 0 isn't one that MLX reads.
+    """
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
@@ -24,19 +34,18 @@ def piped_text() -> str:
 
     Nothing else is read: a command in a loop must not take the input that the loop reads from a device or socket.
     """
-    if sys.stdin is None or sys.stdin.isatty():
+    if sys.stdin.isatty():
         return ""
     try:
         kind = os.fstat(sys.stdin.fileno()).st_mode
     except (OSError, ValueError):
-        return read_stdin()
+        # What stands in for a file: a text, or what can't be read.
+        return read_stdin() if isinstance(sys.stdin, io.StringIO) else ""
     return read_stdin() if stat.S_ISFIFO(kind) or stat.S_ISREG(kind) else ""
 
 
 def read_stdin() -> str:
     """Read standard input to its end, without the final newline; raises RequestError where it isn't UTF-8."""
-    if sys.stdin is None:
-        return ""
     buffer = getattr(sys.stdin, "buffer", None)
     if buffer is None:
         return sys.stdin.read().removesuffix("\n")
@@ -52,8 +61,6 @@ def read_stdin() -> str:
 
 def read_line() -> str:
     """Read a line of standard input; bytes that aren't UTF-8 are replaced. Raises EOFError at its end."""
-    if sys.stdin is None:
-        raise EOFError
     buffer = getattr(sys.stdin, "buffer", None)
     line = sys.stdin.readline() if buffer is None else buffer.readline().decode("utf-8", errors="replace")
     if not line:

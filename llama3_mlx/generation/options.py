@@ -1,6 +1,6 @@
 """Settings of a generation, each declared once; flags, keyword arguments and request fields are derived from them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +31,16 @@ def _tools_problem(name: str, value: Any) -> str | None:
     if isinstance(value, list | tuple):
         return None
     return f"{name} must be a list of functions or specifications, not {value!r:.80}"
+
+
+def _functions_problem(name: str, value: Any) -> str | None:
+    if isinstance(value, list | tuple) and all(map(callable, value)):
+        return None
+    return f"{name} must be a list of functions (tokens, logits) -> logits, not {value!r:.80}"
+
+
+def _function_problem(name: str, value: Any) -> str | None:
+    return None if callable(value) else f"{name} must be a function logprobs -> token, not {value!r:.80}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +130,18 @@ class GenerationOptions:
     )
     tool_choice: str | Mapping[str, Any] = setting("auto", "auto, required, none or the name of a tool", flag=False)
     parallel_calls: bool = setting(True, "allow several calls in one answer", flag=False)
+    logits_processors: Sequence[Callable[..., Any]] = setting(
+        (),
+        "functions from tokens so far (n,) and logits (1, V) to logits (1, V), as mlx-lm has them",
+        check=_functions_problem,
+        flag=False,
+    )
+    sampler: Callable[..., Any] | None = setting(  # noqa: RUF009
+        None,
+        "function from log-probabilities (1, V) to a token (1,), in the place of temperature and what follows it",
+        check=_function_problem,
+        flag=False,
+    )
     speculate: bool = setting(
         True, "draft tokens ahead: by the draft model if there is one, else from the text so far", request=True
     )

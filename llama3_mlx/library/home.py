@@ -23,6 +23,11 @@ def adapters_folder() -> Path:
     return home_folder() / "adapters"
 
 
+def chats_folder() -> Path:
+    """Return the folder of the dialogs that `chat --resume` finds."""
+    return home_folder() / "chats"
+
+
 def prefix_folder() -> Path:
     """Return the folder of the prefix cache on disk."""
     return home_folder() / "cache" / "prefixes"

@@ -2,11 +2,9 @@
 
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -271,42 +269,6 @@ def test_chat_from_a_pipe_keeps_the_dialog_and_obeys_commands(tiny_folder: Path,
     assert json.loads((tmp_path / "after.json").read_text())["messages"] == [{"role": "system", "content": "Be brief"}]
     assert "no command /nonsense" in result.stderr.decode()
     assert "answer: 3 tokens" in result.stderr.decode()
-
-
-def read_until(terminal: int, words: str, timeout_s: float = 60) -> str:
-    """Read a pseudo-terminal until the words have come."""
-    seen, end = "", time.monotonic() + timeout_s
-    os.set_blocking(terminal, False)
-    while words not in seen:
-        assert time.monotonic() < end, seen
-        try:
-            seen += os.read(terminal, 65536).decode(errors="replace")
-        except BlockingIOError:
-            time.sleep(0.02)
-    return seen
-
-
-def test_ctrl_c_in_a_terminal_stops_the_reply_and_not_the_program(tiny_folder: Path) -> None:
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "llama3_mlx", "chat", "-m", str(tiny_folder), "--temperature", "0"]
-    process: subprocess.Popen[bytes] = subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
-    )
-    try:
-        read_until(ours, ">>> ")
-        os.write(ours, b"Tell me everything\n")
-        time.sleep(3)
-        process.send_signal(signal.SIGINT)
-        read_until(ours, "(stopped)")
-        os.write(ours, b"/stats\n")
-        read_until(ours, "answer: ")
-        os.write(ours, b"/exit\n")
-        assert process.wait(timeout=30) == 0
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)
-        os.close(theirs)
 
 
 def test_a_gguf_file_converts_from_the_command_line(tmp_path: Path) -> None:

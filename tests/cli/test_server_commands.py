@@ -93,8 +93,7 @@ def test_run_loads_the_model_itself_where_no_server_is(
 def test_run_holds_a_dialog_through_the_server(
     home: Path, smollm2_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = iter([QUESTION, "/stats", "/exit"])
-    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    monkeypatch.setattr(sys, "stdin", Piped(f"{QUESTION}\n/stats\n/exit\n"))
     monkeypatch.setattr("llama3_mlx.cli.run._prompt", lambda _: None)
     with running_server({"smollm2": smollm2_folder}) as running:
         monkeypatch.setenv("LLAMA3_MLX_URL", running.url)
@@ -244,8 +243,8 @@ def test_an_answer_that_has_begun_is_finished_when_the_server_is_told_to_stop(ho
     [
         (["--host", "0.0.0.0"], "API key is required"),
         (["--port", "99999"], "port must be"),
-        (["--log-format", "xml"], "log_format"),
-        (["--adapter", "x=/nowhere"], "adapter_config.json"),
+        (["--log-format", "xml"], "log-format"),
+        (["--adapter", "x=/nowhere"], "there is no adapter '/nowhere'"),
         (["-m", "no-such-model"], "no-such-model"),
     ],
 )

@@ -208,7 +208,9 @@ def test_metadata_is_what_the_gguf_package_reads() -> None:
         (lambda data: data[: len(data) // 2], r"is cut short: blk\.\d+\.\w+\.weight ends at byte \d+, the file at \d+"),
         (lambda data: b"GGML" + data[4:], "is not a GGUF file"),
         (lambda data: data[:8] + struct.pack("<Q", 2**60) + data[16:], f"cut short: {2**60} entries"),
-        (lambda data: data[:4] + struct.pack("<I", 99) + data[8:], "big-endian: version 99"),
+        (lambda data: data[:4] + struct.pack("<I", 99) + data[8:], "has a damaged header: version 99"),
+        (lambda data: data[:4] + struct.pack("<I", 1) + data[8:], "GGUF version 1, which nothing reads any more"),
+        (lambda data: data[:4] + struct.pack(">I", 3) + data[8:], "is big-endian, which is not supported"),
         (lambda data: b"", "is not a GGUF file"),
     ],
 )

@@ -22,6 +22,7 @@ from llama3_mlx.convert.quantization.quantizer import RoundToNearest
 from llama3_mlx.convert.targets.folder import FolderTarget
 
 from ..support.tiny_model import save_tiny
+from .test_pre_tokenizers import save_words_tokenizer
 
 SMALL: dict[str, Any] = {"vocab_size": 512, "num_hidden_layers": 8, "eos_token_id": [1], "bos_token_id": 0}
 
@@ -335,7 +336,7 @@ def test_a_dry_run_says_that_the_disk_is_too_small(
 def test_a_source_without_a_tokenizer_is_noted(source: Path, tmp_path: Path) -> None:
     (note,) = convert(source, tmp_path / "out", bits=4).notes
     assert note.startswith("the source has no tokenizer")
-    (source / "tokenizer.json").write_text("{}")
+    save_words_tokenizer(source, [])
     assert convert(source, tmp_path / "other", bits=4).notes == ()
 
 

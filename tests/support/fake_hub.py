@@ -72,6 +72,8 @@ class FakeHub:
                     self.uploaded[repo][value["path"]] = base64.b64decode(value["content"])
                 elif line["key"] == "lfsFile":
                     self.uploaded[repo][value["path"]] = self._objects[value["oid"]]
+                elif line["key"] == "deletedFile":
+                    del self.uploaded[repo][value["path"]]
             self._json(request, {"commitUrl": f"{address}/{repo}/commit/{COMMIT}", "commitOid": COMMIT})
         elif match:
             actions = [
@@ -102,6 +104,9 @@ class FakeHub:
             return
         if match and match[1] in self.failing:
             self._error(request, self.failing[match[1]], "", "no")
+        elif tree and match and match[1] in self.uploaded:
+            held = self.uploaded[match[1]].items()
+            self._json(request, [{"type": "file", "path": name, "size": len(data), "oid": "0"} for name, data in held])
         elif not match or match[1] not in self.repositories:
             self._error(request, 404, "RepoNotFound", "Repository not found")
         elif match[1] in self.gated and not (api and not match[3]):

@@ -56,7 +56,7 @@ def read_bytes(text: str) -> int:
     size = float(match[1]) * _UNITS[match[2].upper()] if match else 0
     if not size:
         raise RequestError(f"a size is given as 12GB or 800MB, not {text!r}")
-    return int(size)
+    return round(size)
 
 
 def step_memory(config: ModelConfig, settings: TrainSettings, shape: RowShape, keep: str) -> StepMemory:

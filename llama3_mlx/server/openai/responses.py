@@ -12,7 +12,7 @@ from ..core.events import CollectedAnswer
 from ..core.request_context import RequestContext
 from ..http.errors import ApiError
 from ..http.streaming import COMMENT, EVENT_STREAM, errors_as_events, kept_alive
-from .responses_input import chat_of, dialog_messages, input_items, tools_of
+from .responses_input import chat_of, dialog_messages, input_items, stored_item, tools_of
 from .responses_schema import InputItem, ResponseInput, ResponsesRequest
 from .responses_store import ResponseStore, Stored
 from .responses_writer import ResponseWriter
@@ -38,7 +38,7 @@ async def responses(body: ResponsesRequest, request: Request) -> Response:
 
         def keep(response: Mapping[str, Any], answer: CollectedAnswer) -> None:
             if body.store is not False:
-                sent = [item.model_dump(exclude_none=True) for item in items]
+                sent = [stored_item(item) for item in items]
                 store.put(Stored(response, [*messages, _said(answer)], sent))
 
         if body.stream:

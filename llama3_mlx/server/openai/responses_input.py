@@ -28,6 +28,15 @@ def input_items(body: ResponseInput, store: ResponseStore) -> list[InputItem]:
     return [item if item.id else item.model_copy(update={"id": _new_id(item.type or "message")}) for item in items]
 
 
+def stored_item(item: InputItem) -> dict[str, Any]:
+    """Return an item as it is stored and listed: content as parts."""
+    value = item.model_dump(exclude_none=True)
+    if isinstance(item.content, str):
+        kind = "output_text" if item.role == "assistant" else "input_text"
+        value = {**value, "type": "message", "content": [{"type": kind, "text": item.content}]}
+    return value
+
+
 def _is_reference(item: InputItem) -> bool:
     return item.type == "item_reference" or (item.type is None and item.role is None and item.content is None)
 

@@ -1,4 +1,4 @@
-"""The ladder of qualities, end to end on a small model: each step is closer to the source, other tools load it."""
+"""The quantization methods, end to end on a small model: each is closer to the source, other tools load the result."""
 
 import json
 import xml.etree.ElementTree as ElementTree
@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from llama3_mlx import ConversionError, Llama3MLXError
-from llama3_mlx.convert import convert, dry_run
+from llama3_mlx.convert import convert, dry_run, measure
+from llama3_mlx.convert.options import QUALITIES
 from llama3_mlx.convert.quantization import corpus
 from llama3_mlx.convert.quantization.divergence import ModuleDistance
+from llama3_mlx.convert.quantization.methods import METHODS
 from llama3_mlx.convert.quantization.sensitivity_plot import sensitivity_picture
 
 from ...support.quality_fixtures import divergence, logits, opened, random_windows, save_uneven
@@ -147,6 +149,34 @@ def test_a_report_has_every_module_and_a_picture(source: Path, tmp_path: Path) -
     bars = ElementTree.parse(tmp_path / "report" / "sensitivity.svg").getroot()
     titles = [title.text or "" for title in bars.iter("{http://www.w3.org/2000/svg}title")]
     assert len(titles) == len(modules)
+
+
+def test_a_folder_that_exists_is_measured_as_it_was_when_it_was_made(source: Path, tmp_path: Path) -> None:
+    report = convert(source, tmp_path / "made", bits=4, quality="fast", report_to=tmp_path / "report")
+    found = measure(tmp_path / "made", source, report_to=tmp_path / "again")
+    assert report.quality is not None
+    assert found == pytest.approx(dict(report.quality), rel=1e-4)
+    modules = [json.loads((tmp_path / name / "report.json").read_text())["modules"] for name in ("report", "again")]
+    assert [module["path"] for module in modules[1]] == [module["path"] for module in modules[0]]
+
+
+def test_the_table_of_methods_names_every_quality_and_modules_that_exist() -> None:
+    assert tuple(METHODS) == QUALITIES
+    folder = Path(corpus.__file__).parent
+    for method in METHODS.values():
+        assert all((folder / name).is_file() for name in method.modules.split(", ")), method
+
+
+def test_a_target_beyond_what_the_schemes_can_spend_is_noted_before_and_after(text: Path, tmp_path: Path) -> None:
+    """8 bits in groups of 32 are 9 bits for every weight in a matrix, the most there is."""
+    source = save_uneven(tmp_path / "source")
+    expected = dry_run(source, tmp_path / "made", target_bpw=12)
+    report = convert(source, tmp_path / "made", target_bpw=12, calibration=text, quality="fast")
+    assert expected.bits_per_weight == pytest.approx(report.bits_per_weight, abs=0.01)
+    for notes in (expected.notes, report.notes):
+        assert any(note.startswith("9.0") and "the target of 12" in note for note in notes), notes
+    with pytest.raises(ConversionError, match="the minimum for this model is 2"):
+        dry_run(source, tmp_path / "other", target_bpw=2.05)
 
 
 @pytest.mark.parametrize(("highest", "step"), [(0.0791, 0.02), (3.0, 1.0), (0.00012, 0.00005), (1.0, 0.5)])
