@@ -89,6 +89,7 @@ ROOMS = {
         "adapters checkpoint convert.targets dtypes errors files finetune.layers library model tokenizer trees"
     ),
     "finetune.preference": "errors finetune.data finetune.objectives finetune.settings finetune.sft finetune.training",
+    "safety": "chat errors kv_cache llama model tokenizer",
     "server": "",
     "server.settings": "errors settings",
     "server.http": "errors library server.settings",
@@ -108,11 +109,10 @@ ROOMS = {
     "server.running": "errors library server.app server.http server.settings",
     "cli": (
         "adapters bench blas chat checkpoint convert convert.forecasting convert.options convert.pipeline "
-        "convert.quantization convert.sources convert.targets device dtypes engine errors files "
-        "finetune.best_of finetune.data finetune.distributed finetune.fusing finetune.objectives "
-        "finetune.preference finetune.reinforcement finetune.settings finetune.sft finetune.training "
-        "generation kv_cache library llama model prefix_cache server.running server.settings settings tools "
-        "version"
+        "convert.quantization convert.sources convert.targets device dtypes engine errors files finetune.best_of "
+        "finetune.data finetune.distributed finetune.fusing finetune.objectives finetune.preference "
+        "finetune.reinforcement finetune.settings finetune.sft finetune.training generation kv_cache library llama "
+        "model prefix_cache safety server.running server.settings settings tools version"
     ),
     "__main__": "cli",
     "finetune": (
