@@ -17,6 +17,7 @@ from .hints import conversion_hints
 from .keywords import ConversionKeywords
 from .opening import open_source, outline_source
 from .options import DTYPE_NAMES, ConversionOptions, make_conversion_options
+from .phases import Phase, phase_of, unseen
 from .pipeline import ConversionReport, Progress, run
 from .plan import Plan, make_plan, reachable_bpw, uniform_bits
 from .quantization.equalized_source import in_channels
@@ -73,7 +74,7 @@ def convert(
         if progress and options.target_bpw is not None:
             progress.stage("measuring which modules need more bits")
         notes = check_tokenizer(opened)
-        target = make_target(opened, options, kind, place)
+        target = make_target(opened, options, kind, place, phase_of(progress))
         report = run(
             opened,
             target,
@@ -172,7 +173,7 @@ def measure(
         opened.close()
 
 
-def make_target(source: Source, options: ConversionOptions, kind: str, dest: Path) -> Target:
+def make_target(source: Source, options: ConversionOptions, kind: str, dest: Path, phase: Phase = unseen) -> Target:
     """Return what lays out and writes the result; raises ConversionError where source and options don't agree."""
     if kind == "gguf":
         from .gguf.target import GGUFTarget
@@ -183,7 +184,7 @@ def make_target(source: Source, options: ConversionOptions, kind: str, dest: Pat
             f"{source.description} is quantized already: choose bits to quantize it again, or dequantize to write "
             "unquantized weights"
         )
-    plan = plan_for(source, options)
+    plan = plan_for(source, options, phase)
     if kind == "hf":
         return FolderTarget(in_channels(source, plan.dtype, None), plan, RoundToNearest(), form="pt")
     notes = _target_notes(options.target_bpw, plan.bits_per_weight) if options.target_bpw is not None else []
@@ -192,7 +193,7 @@ def make_target(source: Source, options: ConversionOptions, kind: str, dest: Pat
         return FolderTarget(source, plan, RoundToNearest(), reference=source if plan.schemes else None, notes=notes)
     from .quantization.methods import apply_method
 
-    prepared = apply_method(source, plan, method, options.calibration)
+    prepared = apply_method(source, plan, method, options.calibration, phase)
     return FolderTarget(prepared.source, plan, prepared.quantizer, reference=prepared.reference, notes=notes)
 
 
@@ -215,12 +216,12 @@ def measurement(
     return lambda written: measured(source, exact, written, windows, report_folder)
 
 
-def plan_for(source: Source, options: ConversionOptions) -> Plan:
+def plan_for(source: Source, options: ConversionOptions, phase: Phase = unseen) -> Plan:
     """Return what a conversion with these options writes."""
     if options.target_bpw is not None:
         from .quantization.methods import allocated
 
-        quantization: Quantization | None = allocated(source, options.target_bpw, options.calibration)
+        quantization: Quantization | None = allocated(source, options.target_bpw, options.calibration, phase)
     else:
         quantization = make_quantization(source.config, options)
     dtype = choose_dtype(options.dtype, source.dtype, quantized=quantization is not None)

@@ -11,6 +11,7 @@ import pytest
 
 import llama3_mlx
 from llama3_mlx import cli, convert, errors, finetune
+from llama3_mlx.cli import chat_commands
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -34,8 +35,9 @@ def commands(path: Path) -> list[list[str]]:
     inline = [
         code for code in re.findall(r"`([^`]+)`", text.replace("\n", " ")) if not re.search("…|COMMAND|KEY", code)
     ]
-    found = [shlex.split(line, comments=True) for line in [*joined.splitlines(), *inline] if "llama3-mlx " in line]
-    calls = [words[words.index("llama3-mlx") + 1 :] for words in found if "llama3-mlx" in words]
+    lines = [re.sub(r" <+ ?\S+| \|.*", "", line) for line in [*joined.splitlines(), *inline] if "llama3-mlx " in line]
+    found = [shlex.split(line[line.index("llama3-mlx ") :], comments=True) for line in lines if "llama3-mlx " in line]
+    calls = [words[1:] for words in found]
     return [call for call in calls if call and not call[0].startswith("-") and call[0] != "…"]
 
 
@@ -90,6 +92,11 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(path: Path, workplace: Pat
 def test_the_quickstart_answers_with_the_embedded_model(workplace: Path) -> None:
     output = run("\n".join(blocks(DOCS / "quickstart.md", "python")), workplace)
     assert output.count("Paris") >= 2
+
+
+def test_the_commands_of_a_dialog_are_those_of_its_help() -> None:
+    listed = set(re.findall(r"`(/\w+)", page("terminal.md")))
+    assert listed == set(re.findall(r"^(/\w+)", chat_commands._HELP, re.MULTILINE)) | {"/help"}
 
 
 def test_every_class_of_error_has_its_cause_and_way_out() -> None:

@@ -48,8 +48,11 @@ ROOMS = {
     "convert.keywords": "",
     "convert.options": "errors model settings",
     "convert.plan": "errors model",
+    "convert.phases": "",
     "convert.sources": "chat checkpoint convert.options convert.plan errors files library model tokenizer",
-    "convert.quantization": "checkpoint convert.options convert.plan convert.sources errors files model tokenizer",
+    "convert.quantization": (
+        "checkpoint convert.options convert.phases convert.plan convert.sources errors files model tokenizer"
+    ),
     "convert.targets": (
         "checkpoint convert.options convert.plan convert.quantization convert.sources errors files library model "
         "version"
@@ -63,7 +66,8 @@ ROOMS = {
     "convert.opening": "checkpoint convert.gguf convert.sources errors library",
     "convert.api": (
         "checkpoint convert.forecasting convert.gguf convert.hints convert.keywords convert.opening convert.options "
-        "convert.pipeline convert.plan convert.quantization convert.sources convert.targets errors files model"
+        "convert.phases convert.pipeline convert.plan convert.quantization convert.sources convert.targets errors "
+        "files model"
     ),
     "convert": "convert.api convert.forecasting convert.options convert.pipeline convert.targets",
     "finetune.data": "chat errors tokenizer",
@@ -94,7 +98,8 @@ ROOMS = {
     "server.settings": "errors settings",
     "server.http": "errors library server.settings",
     "server.core": (
-        "device engine errors generation library llama model prompts server.http server.settings settings tokenizer"
+        "device engine errors generation library llama model prompts server.http server.settings settings structured "
+        "tokenizer"
     ),
     "server.openai": "library server.core server.http",
     "server.anthropic": "server.core server.http",

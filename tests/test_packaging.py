@@ -158,7 +158,7 @@ print(llama3_mlx.__file__)
 def documented_dependencies() -> set[str]:
     """Return what docs/installation.md installs in the place of all dependencies."""
     text = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
-    line = re.search(r"--no-deps \.\npip install (.+)", text)
+    line = re.search(r"--no-deps \.\npip install (.+)", text.replace("\\\n", ""))
     assert line is not None
     return set(shlex.split(line[1]))
 

@@ -11,6 +11,7 @@ from ...errors import ConversionError
 from ...model.channel_scales import LayerScales
 from ...model.quantization import Scheme
 from ...model.transformer import Rope
+from ..phases import Phase, unseen
 from ..plan import Plan
 from ..sources.source import Source
 from .activations import Activations, channel_rms, mapped, moments, through
@@ -38,6 +39,7 @@ class Calibration:
         plan: Plan,
         windows: Sequence[Sequence[int]],
         settings: CalibrationSettings | None = None,
+        phase: Phase = unseen,
     ) -> None:
         # The text decides the result: a run on another text must not resume from this one's files.
         digest = zlib.crc32(np.array([token for window in windows for token in window], np.int64).tobytes())
@@ -55,6 +57,7 @@ class Calibration:
         self._results: dict[str, dict[str, Rounded]] = {}
         self._lock = RLock()
         self._nearest = RoundToNearest()
+        self._phase = phase
 
     def layer_scales(self, index: int) -> LayerScales:
         """Return the scales of layer `index`, once it and those before it are calibrated."""
@@ -114,8 +117,11 @@ class Calibration:
 
     def _final(self, activations: Activations) -> Activations:
         """Return the exact normed hidden states, the head's inputs; reads every layer once."""
-        for index in range(self.config.num_hidden_layers):
+        layers = self.config.num_hidden_layers
+        for index in range(layers):
+            self._phase("reading the text", index, layers)
             activations = through(self._reader.block(index), activations, self._rope)
+        self._phase("reading the text", layers, layers)
         return self._normed(activations)
 
     def _normed(self, activations: Activations) -> Activations:
@@ -127,6 +133,7 @@ class Calibration:
         self._begin()
         while len(self._scales) <= index:
             at = len(self._scales)
+            self._phase("calibrating", at, self.config.num_hidden_layers)
             prefix = f"model.layers.{at}."
             schemes = {
                 path.removeprefix(prefix): scheme
@@ -135,6 +142,7 @@ class Calibration:
             }
             result = self._layers.run(self._reader.block(at), self._rope, schemes, self._exact, self._quantized)
             self._keep(at, result)
+            self._phase("calibrating", at + 1, self.config.num_hidden_layers)
 
     def _keep(self, index: int, result: LayerResult) -> None:
         self._exact, self._quantized = result.exact, result.quantized

@@ -21,6 +21,7 @@ from ...checkpoint.reader import dequantize
 from ...errors import ConversionError
 from ...model.quantization import Scheme
 from ...model.transformer import Rope, TransformerBlock
+from ..phases import Phase, unseen
 from ..plan import Plan
 from ..sources.source import Source
 from .calibration import Calibration
@@ -141,6 +142,7 @@ class Distillation:
         plan: Plan,
         windows: Sequence[Sequence[int]],
         settings: DistillationSettings | None = None,
+        phase: Phase = unseen,
     ) -> None:
         self.settings = settings or DistillationSettings()
         if len(windows) <= self.settings.held_out:
@@ -151,6 +153,7 @@ class Distillation:
         self._student: Student | None = None
         self._found: Parameters = {}
         self._lock = RLock()
+        self._phase = phase
 
     def __call__(self, tensor: str, start: int, rows: mx.array, scheme: Scheme) -> Packed:
         """Return packed weight, trained scales and biases of rows of a matrix."""
@@ -170,7 +173,7 @@ class Distillation:
             if self._student is None:
                 teacher = last_hidden(LayerReader(self._source), self._windows)
                 student = Student(self._plan, self._quantized(), LayerReader(self._source).head())
-                self._found = trained(student, self._windows, teacher, self.settings)
+                self._found = trained(student, self._windows, teacher, self.settings, self._phase)
                 self._student = student
             return self._student
 
@@ -195,7 +198,11 @@ class Distillation:
 
 
 def trained(
-    student: Student, windows: Sequence[mx.array], teacher: Sequence[mx.array], settings: DistillationSettings
+    student: Student,
+    windows: Sequence[mx.array],
+    teacher: Sequence[mx.array],
+    settings: DistillationSettings,
+    phase: Phase = unseen,
 ) -> Parameters:
     """Return the changes that are best on the held-out windows, which may be none."""
     few = min(settings.held_out, len(windows) - 1)
@@ -207,14 +214,16 @@ def trained(
     optimizer = optimizers.Adam(optimizers.cosine_decay(settings.rate, steps), bias_correction=True)
     gradient = mx.value_and_grad(student.loss)
     shuffled = np.random.default_rng(settings.seed)
-    for _ in range(settings.epochs):
-        for index in shuffled.permutation(order):
+    for epoch in range(settings.epochs):
+        for at, index in enumerate(shuffled.permutation(order)):
+            phase("distilling", epoch * len(order) + at, steps)
             loss, gradients = gradient(parameters, windows[index], teacher[index])
             parameters = optimizer.apply_gradients(gradients, parameters)
             mx.eval(loss, parameters, optimizer.state)
         now = _held_out_loss(student, parameters, [(windows[i], teacher[i]) for i in held_out])
         if now < best:
             best, kept = now, tree_map(lambda value: value, parameters)
+    phase("distilling", steps, steps)
     return kept
 
 

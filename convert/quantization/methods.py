@@ -10,6 +10,7 @@ from ...model.quantization import Quantization
 from ...tokenizer.loading import load_tokenizer
 from ...tokenizer.tokenizer import Tokenizer
 from ..options import BUILTIN_TEXT
+from ..phases import Phase, unseen
 from ..plan import Plan
 from ..sources.source import Source
 from .bit_allocation import allocate
@@ -37,37 +38,39 @@ class Prepared:
     reference: Source
 
 
-def _rtn(source: Source, _plan: Plan, _text: Path | None) -> Prepared:
+def _rtn(source: Source, _plan: Plan, _text: Path | None, _phase: Phase) -> Prepared:
     return Prepared(source, RoundToNearest(), source)
 
 
-def _repack(source: Source, _plan: Plan, _text: Path | None) -> Prepared:
+def _repack(source: Source, _plan: Plan, _text: Path | None, _phase: Phase) -> Prepared:
     return Prepared(source, Repacking(), source)
 
 
-def _fast(source: Source, plan: Plan, _text: Path | None) -> Prepared:
+def _fast(source: Source, plan: Plan, _text: Path | None, _phase: Phase) -> Prepared:
     scales = WeightScales(source, plan.dtype)
     fits = ("model.embed_tokens",) if source.config.tie_word_embeddings else ()
     equalized = EqualizedSource(source, plan.dtype, scales.layer, scales.head)
     return Prepared(equalized, EqualizedRoundToNearest(fits), equalized)
 
 
-def _calibrated(source: Source, plan: Plan, text: Path | None) -> Prepared:
-    calibration, equalized = _calibration(source, plan, windows_for(source, text))
+def _calibrated(source: Source, plan: Plan, text: Path | None, phase: Phase) -> Prepared:
+    calibration, equalized = _calibration(source, plan, windows_for(source, text), phase)
     return Prepared(equalized, calibration, equalized)
 
 
-def _distilled(source: Source, plan: Plan, text: Path | None) -> Prepared:
+def _distilled(source: Source, plan: Plan, text: Path | None, phase: Phase) -> Prepared:
     windows = windows_for(source, text)
-    calibration, equalized = _calibration(source, plan, windows)
-    distillation = Distillation(source, equalized, calibration, plan, windows)
+    calibration, equalized = _calibration(source, plan, windows, phase)
+    distillation = Distillation(source, equalized, calibration, plan, windows, phase=phase)
     return Prepared(DistilledSource(equalized, distillation.norm), distillation, equalized)
 
 
-def _calibration(source: Source, plan: Plan, windows: list[list[int]]) -> tuple[Calibration, EqualizedSource]:
+def _calibration(
+    source: Source, plan: Plan, windows: list[list[int]], phase: Phase
+) -> tuple[Calibration, EqualizedSource]:
     if source.is_mlx_quantized:
         raise ConversionError("the source is quantized already: calibrate the original weights, or use quality fast")
-    calibration = Calibration(source, plan, windows)
+    calibration = Calibration(source, plan, windows, phase=phase)
     return calibration, EqualizedSource(source, plan.dtype, calibration.layer_scales, calibration.head_scales)
 
 
@@ -78,7 +81,7 @@ class Method:
     summary: str
     paper: str
     modules: str
-    prepare: Callable[[Source, Plan, Path | None], Prepared]
+    prepare: Callable[[Source, Plan, Path | None, Phase], Prepared]
 
 
 METHODS: Mapping[str, Method] = {
@@ -115,16 +118,16 @@ METHODS: Mapping[str, Method] = {
 }
 
 
-def apply_method(source: Source, plan: Plan, method: str, text: Path | None = None) -> Prepared:
+def apply_method(source: Source, plan: Plan, method: str, text: Path | None = None, phase: Phase = unseen) -> Prepared:
     """Prepare a source for a method of METHODS; `text` is what it calibrates on (default: the built-in texts)."""
-    return METHODS[method].prepare(source, plan, text)
+    return METHODS[method].prepare(source, plan, text, phase)
 
 
-def allocated(source: Source, target_bpw: float, text: Path | None = None) -> Quantization:
+def allocated(source: Source, target_bpw: float, text: Path | None = None, phase: Phase = unseen) -> Quantization:
     """Return the schemes that spend `target_bpw` bits per weight best, by the modules' sensitivity on a text."""
     windows = windows_for(source, text)
     few = windows[:: max(1, len(windows) // _MEASURED_WINDOWS)][:_MEASURED_WINDOWS]
-    return allocate(source.config, sensitivities(source, few), target_bpw)
+    return allocate(source.config, sensitivities(source, few, phase=phase), target_bpw)
 
 
 def windows_for(source: Source, text: Path | None = None) -> list[list[int]]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ...model.quantization import Scheme
 from ...model.transformer import Rope, TransformerBlock
+from ..phases import Phase, unseen
 from ..plan import AFFINE_SCHEMES
 from ..sources.source import Source
 from .activations import Activations, mapped, through
@@ -36,7 +37,11 @@ class Sensitivity:
 
 
 def sensitivities(
-    source: Source, windows: Sequence[Sequence[int]], schemes: Sequence[Scheme] = AFFINE_SCHEMES, seed: int = 0
+    source: Source,
+    windows: Sequence[Sequence[int]],
+    schemes: Sequence[Scheme] = AFFINE_SCHEMES,
+    seed: int = 0,
+    phase: Phase = unseen,
 ) -> list[Sensitivity]:
     """Measure every matrix of a source; one layer's weights and each layer's inputs are in memory."""
     reader = LayerReader(source)
@@ -52,7 +57,9 @@ def sensitivities(
     tied = source.config.tie_word_embeddings
     head_path = "model.embed_tokens" if tied else "lm_head"
     head = _costs(reader.head(), head_inputs, head_rows, schemes)
-    for index in reversed(range(source.config.num_hidden_layers)):
+    layers = source.config.num_hidden_layers
+    for index in reversed(range(layers)):
+        phase("measuring which modules need more bits", layers - 1 - index, layers)
         block = reader.block(index)
         gradients, energies, inputs = _layer_gradients(block, rope, activations.pop(), gradients)
         for name in MODULES:
@@ -60,6 +67,7 @@ def sensitivities(
             weight = block[parent][child].weight
             costs = _costs(weight, inputs[name], energies[name], schemes)
             found.append(Sensitivity(f"model.layers.{index}.{name}", weight.size, costs))
+    phase("measuring which modules need more bits", layers, layers)
     as_table = _table_costs(table, tokens, gradients, schemes)
     if tied:
         both = {scheme: head[scheme] + as_table[scheme] for scheme in head}

@@ -4,6 +4,10 @@ import sys
 import threading
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 
 class ConversionProgress:
@@ -28,6 +32,8 @@ class ConversionProgress:
         )
         self._lines = not console.is_terminal
         self._task = self._progress.add_task("", visible=False, told="", left="")
+        self._phase: TaskID | None = None
+        self._quarter = 0
         self._total = self._bytes = self._done = self._read = self._percent = 0
 
     def __enter__(self) -> "ConversionProgress":
@@ -47,6 +53,23 @@ class ConversionProgress:
         self._show(name, None)
         if self._lines:
             sys.stderr.write(f"{name}\n")
+
+    def phase(self, name: str, done: int, total: int) -> None:
+        """Show how much of a counted part of the work is done, below the conversion's own bar."""
+        if done < total:
+            if self._phase is None:
+                self._phase = self._progress.add_task(name, total=total, told="", left="left")
+                self._quarter = 0
+            self._progress.update(self._phase, description=name, completed=done, total=total, told=f"{done}/{total}")
+            self._progress.start()
+        elif self._phase is not None:
+            self._progress.remove_task(self._phase)
+            self._phase = None
+        # One bar until there is something to show of both.
+        self._progress.update(self._task, visible=self._phase is None or self._read > 0)
+        if self._lines and 4 * done // total > self._quarter:
+            self._quarter = 4 * done // total
+            sys.stderr.write(f"{name}: {done} of {total}\n")
 
     def start(self, total_tensors: int, total_bytes: int) -> None:
         """Take the size of the whole job."""

@@ -218,3 +218,34 @@ def test_a_prompt_in_the_models_own_format_is_read_as_such_where_that_is_asked_f
         opened = server.post("/api/generate", {**raw, "options": {"parse_special": True}}).json()
         assert opened["prompt_eval_count"] == len(written["tokens"])
         assert server.post("/api/generate", raw).json()["prompt_eval_count"] == counted()
+
+
+def test_with_tools_and_a_format_an_answer_is_a_call_or_follows_the_format(serve: Serve) -> None:
+    """The constraint must allow both: the scripted model says nothing that it forbids."""
+
+    def script(prompt: str, options: GenerationOptions) -> str:
+        return '{"degrees": 42}' if "42 degrees" in prompt else CALL
+
+    schema = {"type": "object", "properties": {"degrees": {"type": "integer"}}, "required": ["degrees"]}
+    with serve(script) as (server, _), openai_client(server) as client:
+        asked: dict[str, Any] = {
+            "model": "tiny",
+            "tools": [WEATHER],
+            "response_format": {"type": "json_schema", "json_schema": {"name": "r", "schema": schema}},
+        }
+        first = client.chat.completions.create(messages=QUESTION, **asked).choices[0]
+        assert first.finish_reason == "tool_calls"
+        assert first.message.tool_calls is not None
+        results: Any = [
+            *QUESTION,
+            first.message.model_dump(exclude_none=True),
+            {"role": "tool", "tool_call_id": first.message.tool_calls[0].id, "content": "42 degrees"},
+        ]
+        final = client.chat.completions.create(messages=results, **asked).choices[0]
+        limit = tokens(server, '{"degrees"')
+        cut = client.chat.completions.create(messages=results, max_tokens=limit, **asked).choices[0]
+    assert (final.finish_reason, final.message.content) == ("stop", '{"degrees": 42}')
+    # The beginning of an answer is no beginning of a call.
+    assert (cut.finish_reason, cut.message.tool_calls) == ("length", None)
+    assert cut.message.content
+    assert '{"degrees": 42}'.startswith(cut.message.content)

@@ -162,8 +162,12 @@ def run_job(
         for callback in listeners:
             callback.on_start(plan)
         probes = make_probes(prepared.shown, text.tokenizer, job.settings.samples) if first else []
+        if probes:
+            _announce(listeners, "generating sample answers before training")
         before = _before(job, model, text, probes)
         ended = trainer.run()
+        if ended != "cancelled":
+            _announce(listeners, "testing and generating sample answers" if probes else "testing")
         test_loss = _test_loss(job, trainer) if ended != "cancelled" else None
         result = _result(job, trainer, ended, test_loss)
         if first:
@@ -171,6 +175,11 @@ def run_job(
         for callback in listeners:
             callback.on_end(result)
     return result
+
+
+def _announce(listeners: Sequence[Callback], stage: str) -> None:
+    for callback in listeners:
+        callback.on_stage(stage)
 
 
 def load_text_side(model: str) -> TextSide:
