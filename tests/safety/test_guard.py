@@ -225,7 +225,8 @@ def test_scores_take_one_pass_and_a_safe_verdict_no_more(guard: Guard, monkeypat
     guard.check([{"role": "user", "content": "Another one"}])
     assert len(passes) == 2
     # The policy and the beginning of the conversation aren't run again.
-    assert passes[1] < passes[0] / 3
+    whole = prompt_ids(guard.llama.tokenizer, guard.policy, turns_of([{"role": "user", "content": "Another one"}]))
+    assert passes[1] < len(whole) / 2
 
 
 def test_an_unsafe_verdict_names_categories_of_the_policy(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
