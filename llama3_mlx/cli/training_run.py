@@ -13,9 +13,11 @@ from typing import Any
 
 from ..errors import RequestError
 from ..finetune import distributed
+from ..finetune.data.sources import anchored, as_sources
 from ..finetune.settings import TrainSettings
 from ..finetune.training.callbacks import Callback, StepReport, ValidationReport
-from ..finetune.training.job import Build, TrainingJob, TrainResult, resumed_job, run_job
+from ..finetune.training.job import Build, TrainingJob, TrainResult, make_job, resumed_job
+from ..finetune.training.running import run_job
 from .model_choice import choose_model
 from .training_inputs import gather
 
@@ -26,7 +28,7 @@ def run_training(
     args: argparse.Namespace, kind: str, build: Build, settings_kind: type[TrainSettings] = TrainSettings
 ) -> int:
     """Run a training command; its exit code is 130 if Ctrl-C ended it, with all saved."""
-    job = make_job(args, kind, settings_kind)
+    job = job_of(args, kind, settings_kind)
     # Of several processes the first one speaks.
     first = distributed.rank() == 0
     with cancel_on_interrupt() as cancel:
@@ -43,7 +45,7 @@ def run_training(
     return INTERRUPT_CODE if result.ended == "cancelled" else 0
 
 
-def make_job(args: argparse.Namespace, kind: str, settings_kind: type[TrainSettings]) -> TrainingJob:
+def job_of(args: argparse.Namespace, kind: str, settings_kind: type[TrainSettings]) -> TrainingJob:
     """Return the job that the arguments describe."""
     inputs, values = gather(args, settings_kind)
     if args.resume:
@@ -51,7 +53,9 @@ def make_job(args: argparse.Namespace, kind: str, settings_kind: type[TrainSetti
         if job.kind != kind:
             raise RequestError(f"{args.resume} is a run of {job.kind}: resume it with llama3-mlx {job.kind} --resume")
         own = {"model": job.model, "data": job.data, "valid": job.valid, "out": job.out}
-        inputs["out"] = inputs["out"] and Path(inputs["out"]).expanduser()
+        inputs["out"] = inputs["out"] and Path(inputs["out"]).expanduser().absolute()
+        inputs["model"] = inputs["model"] and anchored(str(inputs["model"]))
+        inputs |= {name: as_sources(inputs[name]) for name in ("data", "valid")}
         others = [f"--{name}" for name, value in inputs.items() if value and value != own[name]]
         if others:
             raise RequestError(
@@ -61,7 +65,7 @@ def make_job(args: argparse.Namespace, kind: str, settings_kind: type[TrainSetti
         return job
     settings = settings_kind.from_dict(values)
     model = str(choose_model(inputs["model"])) if inputs["model"] is None else inputs["model"]
-    return TrainingJob(kind, model, inputs["data"], inputs["valid"], Path(inputs["out"]).expanduser(), settings)
+    return make_job(kind, model, inputs["data"], inputs["out"], settings, inputs["valid"])
 
 
 @contextmanager

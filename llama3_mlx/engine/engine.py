@@ -19,10 +19,10 @@ from mlx.utils import tree_flatten
 from ..device import (
     CRITICAL,
     NORMAL,
+    back_end,
     give_back_free_memory,
     lowered_cache_limit,
     memory_pressure,
-    on_gpu,
     wired_memory,
 )
 from ..errors import EngineClosedError
@@ -338,7 +338,7 @@ class Engine:
         if self.draft is None:
             self._verify_cost = self._verify_cost or verify_cost(self.model)
             return LookupSpeculator(request.prompt, self._verify_cost)
-        costs = GPU_COSTS if on_gpu() else CPU_COSTS
+        costs = GPU_COSTS if back_end().cheap_verification else CPU_COSTS
         return ModelSpeculator(self.draft, request.prompt, replace(costs, draft=self._draft_cost))
 
     def _keep(self, row: Row, take: Callable[[], ModelCache]) -> None:

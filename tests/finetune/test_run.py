@@ -20,7 +20,8 @@ from llama3_mlx.cli import main
 from llama3_mlx.finetune import DataError, TrainingError, TrainSettings, dpo, train
 from llama3_mlx.finetune.sft import build_supervised
 from llama3_mlx.finetune.training.callbacks import Callback, StepReport, ValidationReport
-from llama3_mlx.finetune.training.job import resumed_job, run_job
+from llama3_mlx.finetune.training.job import resumed_job
+from llama3_mlx.finetune.training.running import run_job
 
 from ..support.finetune_fixtures import SHORT_RUN, write_lines
 
@@ -115,7 +116,8 @@ def test_a_run_that_goes_on_keeps_its_data(
 RUN = """
 import json, sys
 from llama3_mlx.finetune import train, TrainSettings
-from llama3_mlx.finetune.training.job import resumed_job, run_job
+from llama3_mlx.finetune.training.job import resumed_job
+from llama3_mlx.finetune.training.running import run_job
 from llama3_mlx.finetune.sft import build_supervised
 from pathlib import Path
 model, data, out, settings = sys.argv[1:]

@@ -71,7 +71,7 @@ def test_wandb_gets_every_step(tiny_folder: Path, texts: Path, tmp_path: Path, m
     monkeypatch.setattr(wandb, "init", recording)
     train(str(tiny_folder), texts, tmp_path / "out", **{**SHORT_RUN, "loggers": ("wandb",), "steps": 3})
     assert handed == pytest.approx(metrics(tmp_path / "out", "step"))
-    assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+    assert list(tmp_path.glob("out/wandb/offline-run-*/run-*.wandb"))
 
 
 def test_loggers_that_are_unknown_or_absent_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
-from ...device import on_gpu
+from ...device import back_end
 from ...model.transformer import LlamaForCausalLM
 from .lora import dense_weight
 
@@ -68,7 +68,7 @@ class UnpackedEmbedding(nn.QuantizedEmbedding):
 
 def unpack_for_training(model: LlamaForCausalLM) -> None:
     """Replace quantized layers by unpacking ones where that is faster: on the CPU."""
-    if on_gpu():
+    if back_end().multiplies_packed:
         return
     made: list[tuple[str, Any]] = []
     for path, module in model.named_modules():

@@ -1,5 +1,6 @@
 """report.html: what a run did, in one file that needs nothing else; report.png where matplotlib is installed."""
 
+import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -92,12 +93,17 @@ def _samples(samples: Sequence[Mapping[str, str]]) -> str:
     return "<h2>Before and after</h2>" + "<hr>".join(blocks)
 
 
+def check_png() -> None:
+    """Raise MissingExtraError where a picture can't be written."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError("report.png needs matplotlib: pip install 'llama3-mlx[report]'")
+
+
 def write_png(folder: Path) -> Path:
     """Write the curves as report.png; raises MissingExtraError without matplotlib."""
-    try:
-        from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        raise MissingExtraError("a PNG needs matplotlib: pip install 'llama3-mlx[report]'") from None
+    check_png()
+    from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
+
     lines = read_metrics(folder)
     found = charts(*([line for line in lines if line["kind"] == kind] for kind in ("step", "validation")))
     figure = Figure(figsize=(8, 2.6 * len(found)), layout="constrained")
