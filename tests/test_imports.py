@@ -59,12 +59,12 @@ ROOMS = {
         "convert.plan convert.quantization convert.sources convert.targets errors model"
     ),
     "convert": "convert.api convert.forecasting convert.options convert.pipeline convert.targets",
-    "finetune.data": "chat errors tokenizer",
     "trees": "",
     "finetune.distributed": "trees",
     "finetune.kernels": "device model trees",
     "finetune.keywords": "",
     "finetune.settings": "errors finetune.layers settings",
+    "finetune.data": "chat errors finetune.settings tokenizer",
     "finetune.objectives": (
         "chat device engine errors finetune.data finetune.distributed finetune.kernels finetune.settings "
         "generation model tokenizer"
@@ -73,11 +73,9 @@ ROOMS = {
         "adapters chat checkpoint device errors files finetune.data finetune.distributed finetune.kernels "
         "finetune.layers finetune.objectives finetune.settings library model tokenizer trees"
     ),
-    "finetune.sft": "errors finetune.data finetune.objectives finetune.settings finetune.training",
-    "finetune.reinforcement": (
-        "chat errors finetune.data finetune.objectives finetune.settings finetune.sft finetune.training"
-    ),
-    "finetune.best_of": "errors files finetune.data finetune.objectives finetune.reinforcement llama",
+    "finetune.sft": "finetune.data finetune.keywords finetune.objectives finetune.settings finetune.training",
+    "finetune.reinforcement": ("chat errors finetune.data finetune.objectives finetune.settings finetune.training"),
+    "finetune.best_of": "errors files finetune.data finetune.objectives finetune.reinforcement finetune.settings llama",
     "finetune.fusing": (
         "adapters checkpoint convert.targets device errors files finetune.layers library model tokenizer trees"
     ),

@@ -33,7 +33,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     import_.add_argument("adapter", metavar="FOLDER", help="PEFT's adapter folder")
     import_.add_argument("out", metavar="OUT", help="adapter folder to write")
     import_.set_defaults(action=_import)
-    for action in (info, export, import_):
+    merge = actions.add_parser("merge", help="make one adapter of several, as their weighted sum")
+    merge.add_argument("adapters", metavar="FOLDER[=WEIGHT]", nargs="+", help="adapters and their weights (default: 1)")
+    merge.add_argument("-o", "--out", metavar="OUT", required=True, help="adapter folder to write")
+    merge.set_defaults(action=_merge)
+    for action in (info, export, import_, merge):
         action.add_argument("-m", "--model", metavar="MODEL", help="folder or Hub id of the adapter's base model")
 
 
@@ -67,10 +71,24 @@ def _export(args: argparse.Namespace) -> int:
     adapter = read_adapter(Path(args.adapter).expanduser(), base, for_source=form != "mlx-lm")
     if form == "gguf":
         save_gguf_adapter(out, adapter, base.config)
+        _write_modelfile(out, base)
     else:
         (save_peft if form == "peft" else save_adapter)(out, adapter, base.config)
     sys.stdout.write(f"{out}: {adapter.parameters:,} values for {form}\n")
     return 0
+
+
+def _write_modelfile(out: Path, base: "AdapterBase") -> None:
+    """Write what `ollama create NAME -f` takes: the base and this adapter."""
+    from ..files import save_text
+
+    plain = base.config.quantization is None and base.folder is not None
+    # Ollama reads Hugging Face's folders and GGUF files, but not MLX's quantized folders.
+    source = str(base.folder.absolute()) if plain and base.folder else "./base.gguf"
+    note = "" if plain else "# base.gguf: the base as GGUF, by llama3-mlx convert MODEL base.gguf\n"
+    modelfile = out.with_suffix(".Modelfile")
+    save_text(modelfile, f"{note}FROM {source}\nADAPTER ./{out.name}\n")
+    sys.stderr.write(f"for Ollama: ollama create NAME -f {modelfile}\n")
 
 
 def _import(args: argparse.Namespace) -> int:
@@ -82,6 +100,33 @@ def _import(args: argparse.Namespace) -> int:
     save_adapter(out, adapter, base.config)
     sys.stdout.write(f"{out}: {adapter.parameters:,} values on {len(adapter.parts)} layers\n")
     return 0
+
+
+def _merge(args: argparse.Namespace) -> int:
+    from ..adapters.merging import merged
+    from ..adapters.mlx_lm_format import read_adapter, save_adapter
+
+    base = _base(args)
+    weighted = [(read_adapter(path, base), weight) for path, weight in map(_weighted, args.adapters)]
+    adapter = merged(weighted)
+    save_adapter(Path(args.out).expanduser(), adapter, base.config)
+    ranks = sorted({part.rank for part in adapter.parts.values()})
+    sys.stdout.write(f"{args.out}: {len(weighted)} adapters as one of rank {', '.join(map(str, ranks))}\n")
+    return 0
+
+
+def _weighted(text: str) -> tuple[Path, float]:
+    """Read FOLDER or FOLDER=WEIGHT."""
+    from ..errors import RequestError
+
+    path = Path(text).expanduser()
+    name, equals, weight = text.rpartition("=")
+    if path.is_dir() or not equals:
+        return path, 1.0
+    try:
+        return Path(name).expanduser(), float(weight)
+    except ValueError:
+        raise RequestError(f"the weight of an adapter must be a number, not {weight!r}") from None
 
 
 def _base(args: argparse.Namespace) -> "AdapterBase":

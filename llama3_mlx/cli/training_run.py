@@ -27,7 +27,7 @@ INTERRUPT_CODE = 130
 def run_training(
     args: argparse.Namespace, kind: str, build: Build, settings_kind: type[TrainSettings] = TrainSettings
 ) -> int:
-    """Run a training command; its exit code is 130 if Ctrl-C ended it, with all saved."""
+    """Run a training command; its exit code is 130 if Ctrl-C ended it, 143 for SIGTERM, with all saved."""
     job = job_of(args, kind, settings_kind)
     # Of several processes the first one speaks.
     first = distributed.rank() == 0
@@ -42,7 +42,7 @@ def run_training(
         sys.stdout.write(result_line(result) + "\n")
     if result.ended == "cancelled" and first:
         sys.stderr.write(f"stopped at step {result.steps}; resume with: llama3-mlx {kind} --resume {result.folder}\n")
-    return INTERRUPT_CODE if result.ended == "cancelled" else 0
+    return cancel.exit_code if result.ended == "cancelled" else 0
 
 
 def job_of(args: argparse.Namespace, kind: str, settings_kind: type[TrainSettings]) -> TrainingJob:
@@ -69,21 +69,29 @@ def job_of(args: argparse.Namespace, kind: str, settings_kind: type[TrainSetting
 
 
 @contextmanager
-def cancel_on_interrupt() -> Iterator[threading.Event]:
-    """Give an event that the first Ctrl-C sets; the second one interrupts at once."""
-    cancel = threading.Event()
+def cancel_on_interrupt() -> Iterator["Cancellation"]:
+    """Give an event that the first Ctrl-C or SIGTERM sets; a second Ctrl-C interrupts at once."""
+    cancel = Cancellation()
 
-    def interrupted(_number: int, _frame: FrameType | None) -> None:
-        if cancel.is_set():
+    def interrupted(number: int, _frame: FrameType | None) -> None:
+        if cancel.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
+        cancel.exit_code = 128 + number
         cancel.set()
         sys.stderr.write("\nfinishing this step and saving; Ctrl-C again to stop at once\n")
 
-    before = signal.signal(signal.SIGINT, interrupted)
+    before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield cancel
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Cancellation(threading.Event):
+    """Set by a signal; `exit_code` is what the shell expects of a process that it ended."""
+
+    exit_code = INTERRUPT_CODE
 
 
 def result_line(result: TrainResult) -> str:

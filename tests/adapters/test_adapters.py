@@ -343,7 +343,7 @@ def test_a_peft_adapter_read_and_written_is_the_same(tmp_path: Path) -> None:
 
 def test_a_tied_embedding_is_not_exported_to_peft(tmp_path: Path) -> None:
     model = small_model(tie_word_embeddings=True)
-    with pytest.raises(CheckpointError, match="PEFT adapts the embedding alone"):
+    with pytest.raises(CheckpointError, match="PEFT changes the embedding alone"):
         save_peft(tmp_path / "one", random_adapter(model, 3, ("embed_tokens",)), model.config)
 
 

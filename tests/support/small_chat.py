@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from .tiny_model import save_tiny
 
@@ -42,6 +42,8 @@ def save_small_chat(folder: Path, **changes: Any) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(text, special=True) for text in SPECIAL])
+    begin = (SPECIAL[0], BOS)
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{SPECIAL[0]} $A", special_tokens=[begin])
     tokenizer.save(str(folder / "tokenizer.json"))
     values = {
         "tokenizer_class": "PreTrainedTokenizerFast",

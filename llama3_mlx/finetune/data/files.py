@@ -88,8 +88,8 @@ def _text(path: Path, text: str) -> Values:
 
 def _parquet(path: Path, content: bytes) -> Values:
     try:
-        import pyarrow  # type: ignore[import-untyped, import-not-found, unused-ignore]
-        import pyarrow.parquet  # type: ignore[import-untyped, import-not-found, unused-ignore]
+        import pyarrow
+        import pyarrow.parquet
     except ImportError:
         raise MissingExtraError(f"{path} needs the package pyarrow: pip install 'llama3-mlx[data]'") from None
     try:

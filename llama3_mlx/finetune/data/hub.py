@@ -56,7 +56,7 @@ def _rows(name: str, rows: Any) -> list[tuple[str, Any]]:
 
 def _datasets(name: str) -> Any:
     try:
-        import datasets  # type: ignore[import-not-found, import-untyped, unused-ignore]
+        import datasets
     except ImportError:
         raise MissingExtraError(
             f"reading {name} as a data set of the Hub needs the package datasets: pip install 'llama3-mlx[data]'"
