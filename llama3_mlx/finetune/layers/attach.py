@@ -28,7 +28,8 @@ def attach(
     noise = Noise()
     mx.random.seed(seed)
     wrapped = []
-    for target in targets:
+    order = {path: number for number, path in enumerate(modules)}
+    for target in sorted(targets, key=lambda target: order[target.path]):
         source = noise.make_dropout(dropout) if dropout else None
         wrapped.append((target.path, make_adapted(modules[target.path], target.rank, target.scale, source, dora=dora)))
     model.update_modules(tree_unflatten(wrapped))
