@@ -1,4 +1,4 @@
-"""Several requests at once against mlx-lm's batch_generate in one process: tokens a second, on SmolLM2.
+"""Several requests at once against mlx-lm's batch_generate in one process: tokens per second, on SmolLM2.
 
 Prompts have different lengths and every answer has the same number of tokens. Rounds alternate between the two
 programs; the median round counts. The time is that of the whole call, prompts included.
@@ -77,8 +77,8 @@ def main() -> None:
             rows.append([f"tokens/s, {label}", f"{a:.1f}", f"{b:.1f}", f"{a / b:.2f}"])
     note = (
         f"SmolLM2-135M, {args.requests} requests with prompts of {args.longest // 8} to {args.longest} tokens and "
-        f"{args.tokens} tokens written to each, median of {args.rounds} alternating rounds. OpenBLAS is preloaded for "
-        "both. More tokens a second are better."
+        f"{args.tokens} tokens generated for each, median of {args.rounds} alternating rounds. OpenBLAS computes "
+        "for both. More tokens per second are better."
     )
     publish("Several requests at once", ["", "llama3-mlx", "mlx-lm", "ratio"], rows, note, args.write)
 

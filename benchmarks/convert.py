@@ -5,13 +5,14 @@ Whole processes, one after the other, in turn. Needs space for the model and two
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 from benchmarks.processes import Run, run
 from benchmarks.random_model import SHAPES, make_model
 from benchmarks.tables import parser, publish
 
-QUALITIES = ("nearest", "fast")
+QUALITIES = ("rtn", "fast")
 
 
 def _ratios(values: dict[str, float]) -> str:
@@ -28,7 +29,8 @@ def main() -> None:
     dest = args.folder.parent / f"{args.folder.name}-converted"
     shutil.rmtree(dest, ignore_errors=True)
     ours = ["llama3-mlx", "convert", source, str(dest), "--bits", "4"]
-    theirs = ["mlx_lm.convert", "--hf-path", source, "--mlx-path", str(dest), "-q", "--q-bits", "4"]
+    theirs = [sys.executable, "-m", "benchmarks.peer", "mlx_lm.convert", "--hf-path", source]
+    theirs += ["--mlx-path", str(dest), "-q", "--q-bits", "4"]
     commands = {**{name: [*ours, "--quality", name] for name in QUALITIES}, "mlx-lm": theirs}
     told = [json.loads(run([*commands[name], "--dry-run", "--json"]).output) for name in QUALITIES]
     runs: dict[str, list[Run]] = {name: [] for name in commands}

@@ -1,4 +1,4 @@
-"""Decoding against mlx-lm in one process: operations of one step, tokens a second, on SmolLM2 in float32 and 4 bits.
+"""Decoding against mlx-lm in one process: operations of one step, tokens per second, on SmolLM2 in float32 and 4 bits.
 
 Operations are the primitives of the step's graph, which MLX's CPU back end breaks fused ones (rope, norm, attention)
 into; on Metal each of those is one. Rounds alternate between the two programs; the median round counts.
@@ -66,7 +66,7 @@ def rate(tokens: Any, count: int) -> float:
 
 
 def compare(folder: Path, count: int, rounds: int) -> tuple[list[float], list[float], int, int]:
-    """Return both programs' rates and operations a step."""
+    """Return both programs' rates and operations per step."""
     import mlx_lm.utils
     from mlx_lm.generate import generate_step
 
@@ -101,10 +101,10 @@ def main() -> None:
             a, b = statistics.median(ours), statistics.median(theirs)
             rows.append([f"tokens/s, {label}", f"{a:.1f}", f"{b:.1f}", f"{a / b:.2f}"])
             ratio = f"{our_operations / their_operations:.2f}"
-            rows.append([f"operations a step, {label}", str(our_operations), str(their_operations), ratio])
+            rows.append([f"operations per step, {label}", str(our_operations), str(their_operations), ratio])
     note = (
         f"SmolLM2-135M, greedy, {args.tokens} tokens after a prompt of {len(PROMPT)}, median of {args.rounds} "
-        "alternating rounds. OpenBLAS is preloaded for both. More tokens a second and fewer operations are better."
+        "alternating rounds. OpenBLAS computes for both. More tokens per second and fewer operations are better."
     )
     publish("Decoding", ["", "llama3-mlx", "mlx-lm", "ratio"], rows, note, args.write)
 

@@ -1,7 +1,7 @@
 """Fine-tuning against mlx-lm: the same model, data, adapter and batch size, one process each, one epoch each.
 
-Cases: dialogs of which half the tokens are learned; text of which all are; dialogs of 20 to 400 tokens. The rate counts
-the tokens that are to be learned, each once. Both sides compute in float32 and begin to count after the first step.
+Cases: dialogs with half of the tokens as targets; text with all of them; dialogs of 20 to 400 tokens. The rate counts
+the target tokens, each once. Both sides compute in float32 and begin to count after the first step.
 """
 
 import json
@@ -17,11 +17,11 @@ from benchmarks.processes import run
 from benchmarks.tables import parser, publish
 
 BATCH, RANK, ALPHA = 4, 8, 160.0
-CASES = {"dialogs": "half of the tokens learned", "text": "all tokens learned", "mixed": "20 to 400 tokens"}
+CASES = {"dialogs": "half of the tokens are targets", "text": "all tokens are targets", "mixed": "20 to 400 tokens"}
 
 
 def ours(model: Path, data: Path, out: Path, row: int) -> dict[str, float]:
-    """Train by this package; return seconds, learned tokens and peak memory after the first step."""
+    """Train by this package; return seconds, target tokens and peak memory after the first step."""
     import mlx.core as mx
 
     from llama3_mlx.finetune import Callback, StepReport, TrainSettings, train
@@ -42,7 +42,7 @@ def ours(model: Path, data: Path, out: Path, row: int) -> dict[str, float]:
     timed = reports[1:]
     return {
         "seconds": sum(report.seconds for report in timed),
-        "learned": sum(report.target_tokens for report in timed),
+        "targets": sum(report.target_tokens for report in timed),
         "peak_bytes": max(report.peak_bytes for report in reports),
         "first_loss": reports[0].loss,
     }
@@ -83,7 +83,7 @@ def theirs(model: Path, data: Path, out: Path, masked: bool) -> dict[str, float]
     first, last = keep.marks[0], keep.marks[-1]
     return {
         "seconds": last[0] - first[0],
-        "learned": last[1]["target_tokens"] - first[1]["target_tokens"],
+        "targets": last[1]["trained_tokens"] - first[1]["trained_tokens"],
         "peak_bytes": mx.get_peak_memory(),
         "first_loss": first[1]["train_loss"],
     }
@@ -115,12 +115,12 @@ def main() -> None:
         for case in args.cases:
             rows.append(measured(model, case, args.examples * (4 if case == "mixed" else 1), args.row))
             print(rows[-1], file=sys.stderr)
-    header = ["model", "data", "learned tokens/s", "mlx-lm", "ratio", "peak GB", "mlx-lm", "ratio", "RSS ratio"]
+    header = ["model", "data", "target tokens/s", "mlx-lm", "ratio", "peak GB", "mlx-lm", "ratio", "RSS ratio"]
     note = (
-        f"LoRA of rank {RANK} on all linear layers, {BATCH} examples or rows a step, float32, one epoch in a process "
-        "each. Ours takes the rows of a step one after the other (`--batch-size 1 --accumulate 4`), which gives the "
-        "same gradient; mlx-lm takes them at once. Its loss counts one padding token in each row beside the learned "
-        "ones; its rate is of its own count."
+        f"LoRA of rank {RANK} on all linear layers, {BATCH} examples or rows per step, float32, one epoch in a process "
+        "each. Ours takes the rows of a step one after another (`--batch-size 1 --accumulate 4`), which gives the "
+        "same gradient; mlx-lm takes them at once. mlx-lm's loss counts one padding token per row as a target; its "
+        "rate is by its own count."
     )
     publish("Fine-tuning", header, rows, note, args.write)
 
@@ -137,7 +137,7 @@ def measured(model: str, case: str, examples: int, row: int) -> list[str]:
             output = run([*command, case, str(row)]).output
             found.append(json.loads(output.strip().rpartition("\n")[2]))
     mine, other = found
-    rates = [one["learned"] / one["seconds"] for one in found]
+    rates = [one["targets"] / one["seconds"] for one in found]
     return [
         model, f"{case}: {CASES[case]}", f"{rates[0]:.0f}", f"{rates[1]:.0f}", f"{rates[0] / rates[1]:.2f}",
         f"{mine['peak_bytes'] / 1e9:.2f}", f"{other['peak_bytes'] / 1e9:.2f}",

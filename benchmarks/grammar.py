@@ -112,7 +112,7 @@ def step(model: LlamaForCausalLM, cache: ModelCache, token: int, state: GrammarS
 
 
 def steps(model: LlamaForCausalLM, tokens: Sequence[int], grammar: Grammar) -> list[tuple[float, float]]:
-    """Return the seconds of each step over a text, plain and held, one after the other."""
+    """Return the seconds of each step over a text, plain and constrained, one after the other."""
     plain, held = (make_cache(model.config.num_hidden_layers) for _ in range(2))
     state = grammar.start()
     row = np.zeros((1, mask_width(VOCABULARY)), np.uint32)
@@ -140,7 +140,12 @@ def step_row(tokenizer: Tokenizer, grammar: Grammar, text: str) -> list[str]:
     steps(model, tokens[:8], grammar)
     pairs = [pair for _ in range(3) for pair in steps(model, tokens, grammar)]
     plain, held = (statistics.median(times) * 1e3 for times in zip(*pairs, strict=True))
-    return ["whole step, 2 layers, plain and held, ms", f"{plain:.2f}", f"{held:.2f}", f"ratio {held / plain:.3f}"]
+    return [
+        "whole step, 2 layers, plain and constrained, ms",
+        f"{plain:.2f}",
+        f"{held:.2f}",
+        f"ratio {held / plain:.3f}",
+    ]
 
 
 def main() -> None:
@@ -159,8 +164,8 @@ def main() -> None:
             rows.append([title, f"{statistics.mean(times):.0f}", f"{max(times):.0f}", f"compiled in {compiled:.0f}"])
         what, text = CASES["JSON schema"]
         rows += [*apply_rows(), step_row(tokenizer, compile_grammar(tokenizer, **what), text)]
-    note = "Microseconds a step over 128,256 tokens, mean and worst, the fastest of five rounds; CPU, two cores."
-    publish("Structure", ["", "mean", "worst", ""], rows, note, args.write)
+    note = "Microseconds per step over 128,256 tokens, mean and worst, the fastest of five rounds; CPU, two cores."
+    publish("Constrained decoding", ["", "mean", "worst", ""], rows, note, args.write)
 
 
 if __name__ == "__main__":

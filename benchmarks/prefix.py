@@ -55,9 +55,9 @@ def main() -> None:
     rows = [["time to first token, s", f"{a:.2f}", f"{b:.3f}", f"{b / a:.3f}"]]
     note = (
         f"A prompt of {TOKENS} tokens, SmolLM2-135M in float32, a new process each time, median of {args.rounds}. "
-        f"{cached} tokens come from disk, the rest is run. OpenBLAS is preloaded."
+        f"{cached} tokens come from disk, the rest is prefilled. OpenBLAS computes."
     )
-    publish("Prefixes on disk", ["", "nothing known", "blocks on disk", "ratio"], rows, note, args.write)
+    publish("Prefix cache on disk", ["", "empty cache", "blocks on disk", "ratio"], rows, note, args.write)
 
 
 if __name__ == "__main__":

@@ -115,10 +115,10 @@ def main() -> None:
             sys.stderr.write(" | ".join(rows[-1]) + "\n")
     header = [
         "quantizer",
-        "bits a weight",
-        "KL, nats a token",
+        "bits per weight",
+        "KL, nats per token",
         "perplexity",
-        "same likeliest token",
+        "same most likely token",
         "processor s",
         "peak GB",
     ]

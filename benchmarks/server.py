@@ -5,6 +5,7 @@ Each round runs both programs one after the other, each alone on the machine; th
 
 import asyncio
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ WORDS = "The library opens at nine and closes at five, except on the days when t
 
 
 def rate(url: str, tokens: int, clients: int) -> float:
-    """Return the tokens a second of all clients together, each with a story of its own."""
+    """Return the tokens per second of all clients together, each with a story of its own."""
     dialogs = [[{"role": "user", "content": f"Tell a long story about {topic}."}] for topic in TOPICS[:clients]]
     results, wall_s = asyncio.run(at_once(url, dialogs, max_tokens=tokens, temperature=0.0))
     return sum(result.tokens or len(result.times_s) for result in results) / wall_s
@@ -33,13 +34,13 @@ def first_token(url: str, question: str, system: str) -> Streamed:
 
 def commands(folder: Path, home: Path) -> dict[str, tuple[list[str], str, dict[str, str]]]:
     """Return each program's command, the path that tells that it is up, and its environment."""
-    theirs = ["mlx_lm.server", "--model", str(folder), "--host", "127.0.0.1"]
+    theirs = [sys.executable, "-m", "benchmarks.peer", "mlx_lm.server", "--model", str(folder), "--host", "127.0.0.1"]
     ours = ["llama3-mlx", "serve", "-m", str(folder)]
     return {"ours": (ours, "/health", {"LLAMA3_MLX_HOME": str(home)}), "theirs": (theirs, "/health", {})}
 
 
 def rates(folder: Path, home: Path, tokens: int, rounds: int) -> dict[str, dict[int, list[float]]]:
-    """Return tokens a second by program and number of clients."""
+    """Return tokens per second by program and number of clients."""
     found: dict[str, dict[int, list[float]]] = {"ours": {1: [], 8: []}, "theirs": {1: [], 8: []}}
     for _ in range(rounds):
         for name, (command, health, environment) in commands(folder, home).items():

@@ -1,8 +1,8 @@
-"""Prompt lookup against plain decoding of the same model in one process, on SmolLM2: tokens a pass and rate.
+"""Prompt lookup against plain decoding of the same model in one process, on SmolLM2: tokens per pass and rate.
 
 Answers are greedy, and each speculated one is compared with the plain one, token for token. A GPU verifies drafts more
-cheaply than a CPU, so that longer ones pay there: its tokens a pass are counted by writing the same answers again with
-a GPU's costs. The two ways alternate; their rates are those of processor time, which other programs disturb less.
+cheaply than a CPU, so that longer ones pay there: its tokens per pass are counted by generating the same answers again
+with a GPU's costs. The two ways alternate; their rates are those of processor time, which other programs disturb less.
 """
 
 import tempfile
@@ -103,7 +103,7 @@ def main() -> None:
         "benchmarks/prompts.py; drafts come from prompt and answer, no draft model. The rate is that of speculated "
         "to plain decoding by processor time, alternating."
     )
-    header = ["", "tokens a pass", "with a GPU's costs", "rate by plain rate", "texts equal to plain"]
+    header = ["", "tokens per pass", "with a GPU's costs", "speed-up over plain", "texts equal to plain"]
     publish("Prompt lookup", header, rows, note, args.write)
 
 

@@ -40,8 +40,8 @@ def main() -> None:
             titled = f"bytes read by weight bytes, {label}"
             rows.append([titled, f"{shares[0]:.3f}", f"{shares[1]:.3f}", f"{shares[0] / shares[1]:.2f}"])
     note = (
-        f"SmolLM2-135M, one greedy step behind {args.depth} tokens. Launches are the operations that compute; "
-        "the others only look at an array in another way. Bytes are those of weights and caches."
+        f"SmolLM2-135M, one greedy step after {args.depth} tokens. Launches are operations that compute; "
+        "the others only reshape or view an array. Bytes are those of weights and caches."
     )
     publish("Work of a decode step", ["", "llama3-mlx", "mlx-lm", "ratio"], rows, note, args.write)
 

@@ -1,6 +1,6 @@
-"""Brings weights into MLX folders and out of them; installed as `llama3_mlx.convert`."""
+"""Converts weights into MLX folders and out of them; installed as `llama3_mlx.convert`."""
 
-from .api import convert, dry_run, verify
+from .api import convert, dry_run, measure, verify
 from .forecasting import Forecast
 from .options import ConversionOptions
 from .pipeline import ConversionReport, Progress
@@ -16,6 +16,7 @@ __all__ = [
     "Verification",
     "convert",
     "dry_run",
+    "measure",
     "upload",
     "verify",
 ]

@@ -1,4 +1,4 @@
-"""What a conversion will need, measured on a sample of it: the same code, on one layer and a part of what is beside."""
+"""A forecast of a conversion, measured on a sample: the same code on some layers and a part of embedding and head."""
 
 import os
 import re
@@ -15,26 +15,24 @@ from typing import Any
 
 import numpy as np
 
-from ..model.quantization import AFFINE_BITS, Scheme
 from . import pipeline
 from .sources.source import TensorRef
-from .targets.destination import no_space
+from .targets.destination import lacking_space
 from .targets.folder import Target, total_bytes
 from .targets.writer import FLUSH_BYTES, write_at
 
-# Blocks of rows of embedding and head that stand for the rest; one is read, one converted, one written at a time.
+# Blocks of rows of embedding and head in the sample; one is read, one converted, one written at a time.
 _SAMPLE_BLOCKS = 8
-# Weights that the sampled layers have, where there are so many: the time of few is chance.
+# Weights that the sampled layers have, where there are so many: the time of few varies too much.
 _SAMPLE_VALUES = 450_000_000
-# Among the many blocks of a whole conversion some are freed later than any of a sample's: its peak is up to a sixth
-# more.
+# Among the many blocks of a conversion some are freed later than any of a sample's: its peak is up to a sixth higher.
 _LONGER = 1.08
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a conversion would write and need. Files with their bytes; memory and time estimated from a sample."""
+    """What a conversion would write and need: files with their bytes; memory and time estimated from a sample."""
 
     files: Mapping[str, int]
     parameters: int
@@ -43,7 +41,7 @@ class Forecast:
     peak_memory_bytes: int
     seconds: float
     quantizer: str | None
-    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
 
     def at(self, bits_per_weight: float) -> "Forecast":
         """Return the forecast for another number of bits, files in the same proportion."""
@@ -53,54 +51,50 @@ class Forecast:
         return replace(self, files=files, total_bytes=total, bits_per_weight=bits_per_weight)
 
 
-def uniform_bits(target_bpw: float) -> int:
-    """Return the bits in groups of 64 that come nearest to a target, with 16-bit scales and biases."""
-    return min(AFFINE_BITS, key=lambda bits: abs(Scheme(bits=bits, group_size=64).bits_per_weight - target_bpw))
-
-
 def forecast(target: Target, dest: Path) -> Forecast:
-    """Convert a sample of the target into a file without a name, and reckon from it."""
+    """Convert a sample of the target into a file without a name, and extrapolate from it."""
+    place, place_notes = _sample_folder(target, dest)
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         target.write_side_files(Path(folder))
-        beside = time.perf_counter() - began
+        side_files_s = time.perf_counter() - began
     size = total_bytes(target)
     return Forecast(
         files={name: layout.size for name, layout in target.layouts.items()},
         parameters=target.parameters,
         total_bytes=size,
         bits_per_weight=size * 8 / target.parameters,
-        seconds=_conversion_seconds(target, _place_of_sample(target, dest)) + beside,
+        seconds=_conversion_seconds(target, place) + side_files_s,
         peak_memory_bytes=round(peak_memory() * _LONGER),
         quantizer=target.quantizer,
-        warnings=tuple(target.warnings()),
+        notes=(*target.notes(), *place_notes),
     )
 
 
 def _conversion_seconds(target: Target, folder: Path) -> float:
-    """Measure the first layer and first blocks, which pay for what is done once, then some more, for all that are left.
+    """Measure the first layer and first blocks, which include what is done once, then some more to extrapolate from.
 
-    What is beside the layers, embedding and head, is taken in blocks of rows.
+    Embedding and head are sampled in blocks of rows.
     """
     layers, others = _split(target.refs())
     first = [*layers[0], *(_cut(ref, 0, 1) for ref in others)]
     chosen = _evenly(layers[1:])
     more = [cut for ref in others if (cut := _cut(ref, 1, 1 + _SAMPLE_BLOCKS)).rows]
     parts = [first, [ref for layer in chosen for ref in layer], more]
-    watch = _Watch([len(part) for part in parts])
+    watch = _Stopwatch([len(part) for part in parts])
     with tempfile.TemporaryFile(dir=folder) as file:
         writer = _SampleWriter(file.fileno())
         pipeline.convert_tensors(target, [ref for part in parts for ref in part], writer, watch)
         began = time.perf_counter()
         os.fsync(file.fileno())
         flush_rate = (time.perf_counter() - began) / writer.nbytes
-    once, middle, beside = watch.took
+    once, middle, others_s = watch.took
     took = once
     if chosen:
         took += middle / len(chosen) * (len(layers) - 1)
     if more:
-        took += beside / _nbytes(more) * sum(ref.nbytes - _cut(ref, 0, 1).nbytes for ref in others)
-    # What is written is flushed while more is converted, but for the last of it.
+        took += others_s / _nbytes(more) * sum(ref.nbytes - _cut(ref, 0, 1).nbytes for ref in others)
+    # Flushing overlaps with converting, except for the last part.
     size = total_bytes(target)
     return max(took, flush_rate * size) + flush_rate * min(size, FLUSH_BYTES)
 
@@ -115,7 +109,7 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-class _Watch:
+class _Stopwatch:
     """Measures the seconds that parts of a conversion take; `took` has those that are finished."""
 
     def __init__(self, parts: list[int]) -> None:
@@ -169,7 +163,7 @@ def _split(refs: list[TensorRef]) -> tuple[list[list[TensorRef]], list[TensorRef
 
 
 def _evenly(layers: list[list[TensorRef]]) -> list[list[TensorRef]]:
-    """Return some of the layers, evenly spaced: one at least, more where they are small."""
+    """Return some of the layers, evenly spaced: at least one, more where they are small."""
     if not layers:
         return []
     values = sum(prod(ref.shape) for ref in layers[0])
@@ -194,8 +188,16 @@ def _nbytes(refs: list[TensorRef]) -> int:
     return sum(ref.nbytes for ref in refs)
 
 
-def _place_of_sample(target: Target, dest: Path) -> Path:
-    """Return a folder on the disk of the result, where that has room, since disks are of different speed."""
-    if no_space(dest, sum(layout.size for layout in target.layouts.values())):
-        return Path(tempfile.gettempdir())
-    return next(path for path in dest.parents if path.is_dir())
+def _sample_folder(target: Target, dest: Path) -> tuple[Path, list[str]]:
+    """Return a folder on the disk of the result, since disks differ in speed, or where that can't be, a temporary one.
+
+    A note says where the conversion itself could not be written.
+    """
+    parent = next(path for path in dest.parents if path.is_dir())
+    if lacking_space(dest, sum(layout.size for layout in target.layouts.values())):
+        return Path(tempfile.gettempdir()), []
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            return parent, []
+    except OSError as error:
+        return Path(tempfile.gettempdir()), [f"{parent} can't be written to: {error.strerror}; choose another place"]

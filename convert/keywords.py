@@ -24,16 +24,17 @@ class ConversionKeywords(TypedDict, total=False):
     head_bits: int | None
     """Bits of the head (0: not quantized)."""
     quality: str | None
-    """Nearest: plain rounding; fast: channels evened out first, as quick; calibrated: rounded against the model's
-    activations on a text; distilled: scales trained on it as well (default: calibrated with a calibration text or
-    target_bpw; else fast for affine bits, and nearest where the source is quantized already).
+    """Rtn: round-to-nearest; repack: a quantized source's own levels where they fit; fast: channel equalization first,
+    as quick; calibrated: GPTQ against the model's activations on a text; distilled: scales and norms trained on it
+    as well (default: calibrated with a calibration text or target_bpw; else fast for affine bits, and repack where
+    the source is quantized already).
     """
     calibration: str | Path | None
     """Text file to calibrate on, or 'builtin' for texts of this package."""
     target_bpw: float | None
-    """Bits of a weight on average, everything counted, spent where a measurement says they count."""
+    """Average bits per weight, everything counted, allocated by measured sensitivity."""
     dequantize: bool
-    """Write a quantized source's weights whole."""
+    """Write the weights of a quantized source unquantized."""
     to: str | None
     """Mlx: folder for MLX; hf: folder for transformers; gguf: file for llama.cpp and Ollama (default: mlx, and gguf
     where DEST ends in .gguf).

@@ -1,59 +1,94 @@
 """Opens whatever holds weights: a folder of Hugging Face's or Meta's files, a GGUF file, a Hub id."""
 
+import shlex
 from pathlib import Path
 
+from ..checkpoint.weight_files import safetensors_names
 from ..errors import CheckpointError
-from ..library.hub import resolve_config, resolve_model
+from ..library.download_bar import download_bar
+from ..library.resolver import resolve_config, resolve_model
 from .sources.source import Source
+
+_GGUF_MAGIC = b"GGUF"
+_PARTS_OF_MODELS = (".safetensors", ".pth", ".bin", ".json")
 
 
 def open_source(source: str | Path, *, progress: bool = False) -> Source:
-    """Return the source at a path or Hub id; raises CheckpointError or HubError saying what is accepted."""
+    """Return the source at a path or Hub id; raises CheckpointError or HubError saying what is accepted.
+
+    A GGUF file is known by its first bytes, whatever its name: Ollama keeps its models as blobs without a suffix.
+    """
     path = Path(source).expanduser()
     if path.is_file():
-        if path.suffix == ".gguf":
-            from .gguf.source import GGUFSource
-
-            return GGUFSource(path)
-        if path.suffix in (".safetensors", ".pth", ".bin"):
+        if is_gguf(path):
+            return _open_gguf(path)
+        if path.suffix.lower() in _PARTS_OF_MODELS:
             raise CheckpointError(f"{path} is a part of a model: name the folder that it is in")
-        raise CheckpointError(f"{path} is no GGUF file: accepted are folders, .gguf files and Hub ids")
-    return _open_folder(resolve_model(source, progress=progress))
+        raise CheckpointError(
+            f"{path} is not a GGUF file, which begins with 'GGUF': accepted are folders, GGUF files and Hub ids"
+        )
+    if not progress:
+        return _open_folder(resolve_model(source))
+    with download_bar(str(source)) as report:
+        return _open_folder(resolve_model(source, report=report))
 
 
 def outline_source(source: str | Path) -> Source:
-    """Return the source for a dry run: where only a config.json can be had without a download, that will do."""
+    """Return the source for a dry run: a config.json will do where there is nothing else without a download."""
     path = Path(source).expanduser()
     if path.exists() and not path.is_dir():
         return open_source(source)
     folder = resolve_config(source)
-    if (folder / "config.json").exists() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+    weights = (*safetensors_names(folder), *folder.glob("*.bin"), *_ggufs(folder))
+    if (folder / "config.json").exists() and not weights:
         from .sources.outline import OutlineSource
 
         return OutlineSource(folder)
     return _open_folder(folder)
 
 
-def _open_folder(folder: Path) -> Source:
-    if (folder / "config.json").exists():
-        from .sources.huggingface import HFSource
+def is_gguf(path: Path) -> bool:
+    """Return whether a file begins as GGUF files do; raises CheckpointError if it can't be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read: {error.strerror}") from None
 
-        return HFSource(folder)
+
+def _open_folder(folder: Path) -> Source:
+    # GGUF repositories often have a config.json that belongs to no weights of theirs.
+    gguf_files, described = _ggufs(folder), (folder / "config.json").exists()
+    if described and (safetensors_names(folder) or not gguf_files):
+        return _open_safetensors(folder)
     # Where Hugging Face keeps Meta's files.
     original = folder / "original"
-    if (original / "params.json").exists():
+    if not described and (original / "params.json").exists():
         folder = original
-    if (folder / "params.json").exists() or any(folder.glob("consolidated.*.pth")):
+    if not described and ((folder / "params.json").exists() or any(folder.glob("consolidated.*.pth"))):
         from .sources.meta import MetaSource
 
         return MetaSource(folder)
-    gguf_files = sorted(folder.glob("*.gguf"))
-    if gguf_files:
-        from .gguf.source import GGUFSource
+    if len(gguf_files) > 1 and "-00001-of-" not in gguf_files[0].name:
+        names = ", ".join(file.name for file in gguf_files[:5])
+        raise CheckpointError(
+            f"{folder} has {len(gguf_files)} GGUF files ({names}): name one of them, as in "
+            f"llama3-mlx convert {shlex.quote(str(gguf_files[0]))} DEST"
+        )
+    return _open_gguf(gguf_files[0]) if gguf_files else _open_safetensors(folder)
 
-        if len(gguf_files) > 1 and "-00001-of-" not in gguf_files[0].name:
-            raise CheckpointError(f"{folder} has {len(gguf_files)} GGUF files: name one of them")
-        return GGUFSource(gguf_files[0])
+
+def _open_safetensors(folder: Path) -> Source:
     from .sources.huggingface import HFSource
 
     return HFSource(folder)
+
+
+def _open_gguf(path: Path) -> Source:
+    from .gguf.source import GGUFSource
+
+    return GGUFSource(path)
+
+
+def _ggufs(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".gguf")

@@ -1,4 +1,4 @@
-"""What a caller can ask of a conversion: each setting once, with its help; the command's flags come from here."""
+"""The settings of a conversion: each declared once, with its help; the command's flags come from here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,13 +12,14 @@ from ..settings import make, setting, validate
 DTYPE_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 TARGETS = ("mlx", "hf", "gguf")
 GGUF_TYPES = ("f32", "f16", "q8_0", "q4_0", "q4_1")
-QUALITIES = ("nearest", "fast", "calibrated", "distilled")
+# The quantization methods; quantization/methods.py has the table of what they are.
+QUALITIES = ("rtn", "repack", "fast", "calibrated", "distilled")
 BUILTIN_TEXT = Path("builtin")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionOptions:
-    """Settings of one conversion. Without bits, mode, mixed or rules nothing is quantized."""
+    """Settings of one conversion. Without bits, mode, mixed, rules or target_bpw nothing is quantized."""
 
     bits: int | None = setting(None, "bits of a weight (default: not quantized)", choices=AFFINE_BITS, short="-b")
     group_size: int | None = setting(
@@ -40,21 +41,19 @@ class ConversionOptions:
     head_bits: int | None = setting(None, "bits of the head (0: not quantized)", choices=(0, *AFFINE_BITS))
     quality: str | None = setting(
         None,
-        "nearest: plain rounding; fast: channels evened out first, as quick; calibrated: rounded against the model's "
-        "activations on a text; distilled: scales trained on it as well (default: calibrated with a calibration text "
-        "or target_bpw; else fast for affine bits, and nearest where the source is quantized already)",
+        "rtn: round-to-nearest; repack: a quantized source's own levels where they fit; fast: channel equalization "
+        "first, as quick; calibrated: GPTQ against the model's activations on a text; distilled: scales and norms "
+        "trained on it as well (default: calibrated with a calibration text or target_bpw; else fast for affine bits, "
+        "and repack where the source is quantized already)",
         choices=QUALITIES,
     )
     calibration: Path | None = setting(  # noqa: RUF009
         None, "text file to calibrate on, or 'builtin' for texts of this package", metavar="FILE"
     )
     target_bpw: float | None = setting(
-        None,
-        "bits of a weight on average, everything counted, spent where a measurement says they count",
-        above=2,
-        high=16,
+        None, "average bits per weight, everything counted, allocated by measured sensitivity", above=2, high=16
     )
-    dequantize: bool = setting(False, "write a quantized source's weights whole")
+    dequantize: bool = setting(False, "write the weights of a quantized source unquantized")
     to: str | None = setting(
         None,
         "mlx: folder for MLX; hf: folder for transformers; gguf: file for llama.cpp and Ollama (default: mlx, and gguf "
@@ -65,32 +64,37 @@ class ConversionOptions:
 
     def __post_init__(self) -> None:
         validate(self, error=ConversionError)
+        # The shell leaves the ~ in --rules=~/rules.toml as it is.
+        for name in ("rules", "calibration"):
+            if isinstance(file := getattr(self, name), Path):
+                object.__setattr__(self, name, file.expanduser())
         self._check_target_bpw()
         apart = (self.rules, self.embedding_bits, self.head_bits)
         if self.default_scheme() is None and self.group_size is not None and apart == (None, None, None):
-            raise ConversionError("a group size needs bits: say how many, or leave both out to keep the weights whole")
-
+            raise ConversionError("a group size needs bits: say how many, or leave both out to quantize nothing")
         if self.quantizes and self.dequantize:
-            raise ConversionError("dequantize writes whole weights: leave it out, or leave out what asks for bits")
+            raise ConversionError("dequantize writes unquantized weights: leave it out, or leave out what sets bits")
 
     @property
     def quantizes(self) -> bool:
-        """Whether these settings ask for MLX's quantized weights."""
+        """Whether these settings quantize in MLX's formats."""
         set_apart = (self.embedding_bits, self.head_bits)
-        asked = (self.rules, self.target_bpw)
-        return self.default_scheme() is not None or asked != (None, None) or any(set_apart)
+        others = (self.rules, self.target_bpw)
+        return self.default_scheme() is not None or others != (None, None) or any(set_apart)
 
     def chosen_quality(self, *, lossy: bool) -> str:
-        """Return the step of the ladder: what was asked for, or what the other settings suggest.
+        """Return the quantization method: the given one, or what the other settings suggest.
 
-        Weights that lie on a grid already (`lossy`) are rounded to the nearest: moved off it they would lose more.
+        Weights that lie on a grid already (`lossy`) are repacked: moved off it they would lose more.
         """
-        if self.quality or self.looks_at_text:
+        if self.quality or self.uses_text:
             return self.quality or "calibrated"
-        return "nearest" if lossy or self.mode != "affine" else "fast"
+        if self.mode != "affine":
+            return "rtn"
+        return "repack" if lossy else "fast"
 
     @property
-    def looks_at_text(self) -> bool:
+    def uses_text(self) -> bool:
         """Whether the model is run on a text to quantize it."""
         if self.quality is not None:
             return self.quality in ("calibrated", "distilled")
@@ -105,19 +109,19 @@ class ConversionOptions:
                 raise ConversionError(f"target_bpw chooses every module's bits itself: leave out {', '.join(taken)}")
         if (self.quality or self.calibration) and not self.quantizes:
             raise ConversionError("a quality needs bits: say how many, or give target_bpw")
-        if self.calibration and self.quality in ("nearest", "fast") and self.target_bpw is None:
-            raise ConversionError(f"quality {self.quality} looks at no text: leave out the calibration text")
+        if self.calibration and self.quality in ("rtn", "repack", "fast") and self.target_bpw is None:
+            raise ConversionError(f"quality {self.quality} uses no text: leave out the calibration text")
 
     def target(self, dest: Path) -> str:
         """Return the kind of target; raises ConversionError where other settings don't go with it."""
-        kind = self.to or ("gguf" if dest.suffix == ".gguf" else "mlx")
+        kind = self.to or ("gguf" if dest.suffix.lower() == ".gguf" else "mlx")
         if kind != "mlx" and self.quantizes:
-            raise ConversionError(f"bits are for MLX folders; {kind} is written whole" + _INSTEAD[kind])
+            raise ConversionError(f"bits are for MLX folders; {kind} is not quantized by them" + _INSTEAD[kind])
         if kind == "gguf" and self.dtype:
             raise ConversionError("dtype is not for gguf: choose gguf_type f16 or f32")
         if kind != "gguf" and self.gguf_type:
             raise ConversionError(f"gguf_type is for gguf files, and {dest.name} is to be of kind {kind}")
-        if (kind == "gguf") != (dest.suffix == ".gguf"):
+        if (kind == "gguf") != (dest.suffix.lower() == ".gguf"):
             raise ConversionError(
                 f"{dest.name} can't be of kind {kind}: a GGUF file's name ends in .gguf, no other's does"
             )
@@ -141,7 +145,7 @@ class ConversionOptions:
         return Scheme(4 if bits is None else bits, self.group_size or 64, self.mode)
 
 
-_INSTEAD = {"hf": "", "gguf": " or in its own types: choose with gguf_type"}
+_INSTEAD = {"hf": ": leave them out", "gguf": ": choose one of its own types with gguf_type"}
 
 
 def mixed_bits(mixed: str) -> tuple[int, int]:
@@ -153,6 +157,6 @@ def mixed_bits(mixed: str) -> tuple[int, int]:
     return int(low), int(high)
 
 
-def make_options(settings: Mapping[str, Any]) -> ConversionOptions:
+def make_conversion_options(settings: Mapping[str, Any]) -> ConversionOptions:
     """Build the options from keyword arguments; raises ConversionError on unknown names."""
     return make(ConversionOptions, settings, error=ConversionError)

@@ -1,4 +1,4 @@
-"""The conversion: source, quantizer, writer, one pass, one block of rows at a time."""
+"""The conversion: one pass from source over quantizer to writer, one block of rows at a time."""
 
 import json
 import shutil
@@ -16,18 +16,18 @@ from ..errors import CheckpointError, TokenizerError
 from ..files import fsync_folder, take_place
 from .sources.source import Source, TensorRef, damage, is_finite
 from .targets.destination import check_destination, check_space, partial_folder
-from .targets.folder import Parts, Target, total_bytes
+from .targets.folder import Parts, Target, ValueRangeError, total_bytes
 from .targets.record import make_record
 from .targets.verification import Verification
 from .targets.writer import ShardWriter
 
-# Values a block of rows holds at most, 16 MB in 16 bits. Larger ones are given back to the system each time, and a
-# third of the processor's time goes into fetching their pages anew (glibc).
+# Values in a block of rows, at most: 16 MB in 16 bits. glibc returns larger ones to the system each time, and
+# a third of the processor's time would go into faulting their pages in again.
 BLOCK_VALUES = 8_000_000
 
 
 class Progress(Protocol):
-    """Told how far a conversion is; the library itself prints nothing."""
+    """Is called as a conversion progresses; the library itself prints nothing."""
 
     def stage(self, name: str) -> None:
         """A part of the work begins that isn't counted in tensors, such as `verifying`."""
@@ -43,7 +43,7 @@ class Progress(Protocol):
 class ConversionReport:
     """What was written at `path`: bytes of all tensors, bits of a weight with everything counted.
 
-    `warnings` are sentences for the user; `quality` and `verification` are None unless they were asked for.
+    `notes` are sentences for the user; `quality` and `verification` are None unless they were requested.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class ConversionReport:
     bits_per_weight: float
     quantizer: str | None
     resumed_modules: int
-    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     verification: Verification | None = None
     quality: Mapping[str, Any] | None = None
 
@@ -69,10 +69,10 @@ def run(
     measure: Callable[[Path], Mapping[str, Any]] | None = None,
     progress: Progress | None = None,
 ) -> ConversionReport:
-    """Write the target at `dest`; it appears when all is done, and has been verified if that is asked for.
+    """Write the target; it appears at `dest` atomically, when all is done and, with `verify`, verified.
 
-    `settings` is what was asked for, for the record, and what decides the result beside source and target. `measure`
-    is given the complete folder before it takes its place; what it returns goes into record and card.
+    `settings` are the given ones, for the record; with source and target they decide the result. `measure` gets the
+    complete folder before it takes its place; what it returns goes into record and card.
     Raises ConversionError where `dest` is taken or the disk is full, CheckpointError where the source is damaged.
     """
     check_destination(dest, source.location, force=force, single_file=target.single_file)
@@ -92,19 +92,19 @@ def run(
         convert_tensors(target, target.refs(), writer, progress)
         writer.flush()
         record = make_record(source, target.quantizer, settings, writer.done)
-        target.write_beside(writer.folder, record)
+        target.write_metadata(writer.folder, record)
         if measure:
-            _tell(progress, "measuring the result against its source")
+            _announce(progress, "measuring the result against its source")
             quality = measure(writer.folder)
-            target.write_beside(writer.folder, {**record, "quality": quality})
+            target.write_metadata(writer.folder, {**record, "quality": quality})
         fsync_folder(writer.folder)
         if verify:
-            _tell(progress, "verifying")
+            _announce(progress, "verifying")
             verification = target.verify(writer.folder)
         take_place(writer.folder / next(iter(target.layouts)) if target.single_file else writer.folder, dest)
         shutil.rmtree(partial, ignore_errors=True)
-    except (CheckpointError, TokenizerError):
-        # Nothing that comes out of a damaged source is worth keeping.
+    except (CheckpointError, TokenizerError, ValueRangeError):
+        # Nothing that comes out of a damaged source, or in a dtype that doesn't fit, can be resumed.
         shutil.rmtree(partial, ignore_errors=True)
         raise
     finally:
@@ -118,7 +118,7 @@ def run(
         bits_per_weight=size * 8 / target.parameters,
         quantizer=target.quantizer,
         resumed_modules=resumed,
-        warnings=tuple(target.warnings()),
+        notes=tuple(target.notes()),
         verification=verification,
         quality=quality,
     )
@@ -206,7 +206,7 @@ def _read_block(ref: TensorRef, start: int, stop: int) -> tuple[TensorRef, int, 
     return ref, start, raw, is_finite(raw, ref.dtype)
 
 
-def _tell(progress: Progress | None, stage: str) -> None:
+def _announce(progress: Progress | None, stage: str) -> None:
     if progress:
         progress.stage(stage)
 

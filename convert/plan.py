@@ -4,11 +4,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
+from ..errors import ConversionError
 from ..model.config import ModelConfig
 from ..model.parameters import expected_tensors, stored_tensors
-from ..model.quantization import Quantization, Scheme
+from ..model.quantization import AFFINE_BITS, AFFINE_GROUP_SIZES, Quantization, Scheme
 
 SHARD_BYTES = 5_000_000_000
+AFFINE_SCHEMES = tuple(Scheme(bits, size) for bits in AFFINE_BITS for size in AFFINE_GROUP_SIZES)
 ITEM_BYTES = {"U32": 4, "F32": 4, "F16": 2, "BF16": 2, "U8": 1}
 
 
@@ -30,7 +32,7 @@ class OutputTensor:
 class Plan:
     """The output of a conversion: the scheme of each quantized module, the others' dtype, tensors by shard file.
 
-    `quantization` is config.json's entry; `indivisible` names the matrices that stay whole because a group size
+    `quantization` is config.json's entry; `indivisible` names the matrices that stay unquantized because a group size
     doesn't divide their rows.
     """
 
@@ -82,10 +84,10 @@ def make_plan(
         elif scheme and scheme.mode != "affine" and part == "scales":
             kept = "U8"
         tensors.append(OutputTensor(name, kept, shape))
-    asked = quantization.scheme_for if quantization else lambda _: None
-    whole = tuple(path for path in matrices(config) if asked(path) and path not in schemes)
+    requested = quantization.scheme_for if quantization else lambda _: None
+    indivisible = tuple(path for path in matrices(config) if requested(path) and path not in schemes)
     entry = quantization_entry(config, quantization.default, schemes) if quantization else None
-    return Plan(config, entry, schemes, whole, dtype, _shards(tensors, shard_bytes))
+    return Plan(config, entry, schemes, indivisible, dtype, _shards(tensors, shard_bytes))
 
 
 def module_schemes(config: ModelConfig, quantization: Quantization | None) -> dict[str, Scheme]:
@@ -98,6 +100,28 @@ def module_schemes(config: ModelConfig, quantization: Quantization | None) -> di
         if scheme and shapes[f"{path}.weight"][1] % scheme.group_size == 0:
             schemes[path] = scheme
     return schemes
+
+
+def uniform_bits(target_bpw: float) -> int:
+    """Return the bits in groups of 64 that come nearest to a target, with 16-bit scales and biases."""
+    return min(AFFINE_BITS, key=lambda bits: abs(Scheme(bits=bits, group_size=64).bits_per_weight - target_bpw))
+
+
+def reachable_bpw(config: ModelConfig, target_bpw: float) -> float:
+    """Return the target, or the most that affine schemes can spend on the model if that is less.
+
+    Raises ConversionError where even the fewest bits are more than the target.
+    """
+    low = high = total = 0.0
+    for shape in expected_tensors(config).values():
+        fitting = [s.bits_per_weight for s in AFFINE_SCHEMES if len(shape) == 2 and shape[1] % s.group_size == 0]
+        size = prod(shape)
+        low, high, total = low + size * min(fitting, default=16), high + size * max(fitting, default=16), total + size
+    if target_bpw < low / total:
+        raise ConversionError(
+            f"{target_bpw} bits per weight can't be met: the minimum for this model is {low / total:.2f}"
+        )
+    return min(target_bpw, high / total)
 
 
 def matrices(config: ModelConfig) -> list[str]:

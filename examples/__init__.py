@@ -1,1 +1,1 @@
-"""Fine-tuning on made tasks, from data to the figures before and after."""
+"""An application (inbox), the command line in pipelines (pipeline.sh), fine-tuning on made tasks with its figures."""

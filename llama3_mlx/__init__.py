@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .blas import load_blas
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
         ConversionError,
         DialogError,
         EngineClosedError,
+        ForkError,
         HubError,
         Llama3MLXError,
         MemoryLimitError,
@@ -46,6 +48,7 @@ _HOMES = {
     "ConversionError": "errors",
     "DialogError": "errors",
     "EngineClosedError": "errors",
+    "ForkError": "errors",
     "HubError": "errors",
     "Llama3MLXError": "errors",
     "MemoryLimitError": "errors",
@@ -76,6 +79,7 @@ __all__ = [
     "ConversionError",
     "DialogError",
     "EngineClosedError",
+    "ForkError",
     "Grammar",
     "HubError",
     "Llama",
@@ -100,6 +104,10 @@ __all__ = [
     "tool_spec",
     "__version__",
 ]
+
+
+# Before any module imports MLX.
+load_blas()
 
 
 def __getattr__(name: str) -> Any:

@@ -14,13 +14,13 @@ from typing import TypeVar
 
 import mlx.core as mx
 
+from .dtypes import DTYPES, config_dtype, dtype_name
 from .errors import RequestError
 
 T = TypeVar("T")
 # Levels of memory pressure, as macOS numbers them.
 NORMAL, WARNING, CRITICAL = 1, 2, 4
 _LARGEST_CACHE = 2 * 2**30
-DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 
 
 def on_gpu() -> bool:
@@ -77,6 +77,11 @@ def back_end() -> BackEnd:
     return GPU if on_gpu() else CPU
 
 
+def unpacks_products() -> bool:
+    """Return whether quantized matrices are unpacked before they are multiplied: the CPU back end's are slow."""
+    return not back_end().multiplies_packed
+
+
 def emulates_bfloat16() -> bool:
     """Return whether the chip has no bfloat16 arithmetic of its own: M1 and M2 (GPU families 13 and 14).
 
@@ -110,8 +115,7 @@ def compute_dtype(asked: str | None, stored: mx.Dtype, fits_float16: bool) -> mx
 
 def compute_dtype_name(stored: str | None, asked: str | None = None) -> str:
     """Return the name of the dtype to compute in for weights that a config calls `stored`, taken to fit float16."""
-    dtype = compute_dtype(asked, getattr(mx, stored or "float16"), fits_float16=True)
-    return str(dtype).removeprefix("mlx.core.")
+    return dtype_name(compute_dtype(asked, DTYPES[config_dtype(stored) or "float16"], fits_float16=True))
 
 
 def total_memory_bytes() -> int:

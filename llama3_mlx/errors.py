@@ -34,13 +34,28 @@ class MemoryLimitError(RequestError):
 
 
 class StructureError(Llama3MLXError):
-    """An answer isn't of the structure that was asked for: cut off, or outside its schema."""
+    """An answer doesn't follow its output constraint: cut off, or outside its schema. `text` is the answer."""
+
+    def __init__(self, message: str, text: str = "") -> None:
+        super().__init__(message)
+        self.text = text
 
 
 class EngineClosedError(Llama3MLXError):
     """The model has been given back: nothing can be generated with it any more."""
 
     def __init__(self, message: str = "the model has been closed: load it again to go on") -> None:
+        super().__init__(message)
+
+
+class ForkError(Llama3MLXError):
+    """A model is used in a process that was forked from the one that loaded it."""
+
+    def __init__(
+        self,
+        message: str = "the model was loaded before this process was forked, and can't be used in it: load it in each "
+        'process (multiprocessing: start method "spawn"; gunicorn: without --preload)',
+    ) -> None:
         super().__init__(message)
 
 

@@ -2,14 +2,18 @@
 
 import json
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from .errors import TrainingError
+
+# Files that a process has open beside the weights: sockets, logs, caches.
+_OTHER_FILES = 200
 
 
 def fsync_path(path: Path) -> None:
@@ -110,3 +114,26 @@ def disk_errors(folder: Path) -> Iterator[None]:
         raise TrainingError(
             f"saving failed: {reason}; what was saved before is intact in {folder}: make room and go on with --resume"
         ) from None
+
+
+def printable(name: str | Path) -> str:
+    """Return a file's name as text that can be printed and written as UTF-8, whatever bytes it is made of."""
+    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def size_text(n_bytes: float) -> str:
+    """Return a number of bytes to three digits, in kB, MB or GB."""
+    unit, size = next(((unit, size) for unit, size in (("GB", 1e9), ("MB", 1e6)) if n_bytes >= size / 10), ("kB", 1e3))
+    return f"{n_bytes / size:.2f} {unit}"
+
+
+def allow_open_files(count: int) -> None:
+    """Let this process have so many more files open, as far as the system does: macOS begins with 256."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = count + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    with suppress(ValueError, OSError):
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (needed if hard == resource.RLIM_INFINITY else min(needed, hard), hard)
+        )

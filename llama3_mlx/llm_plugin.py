@@ -33,7 +33,7 @@ def _options() -> type[llm.Options]:
     given: dict[str, Any] = {
         name: ((declared.item or declared.kind) | None, Field(default=None, description=declared.help))
         for name, declared in settings_of(GenerationOptions).items()
-        if declared.flag
+        if declared.flag and isinstance(declared.item or declared.kind, type)
     }
     return create_model("Options", __base__=llm.Options, **given)
 

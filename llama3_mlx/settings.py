@@ -57,7 +57,7 @@ class Setting:
 
     def coerced(self, value: Any) -> Any:
         """Return the value in the setting's own type where another form of it is accepted, else unchanged."""
-        if self.item is not None and isinstance(value, str | Path):
+        if self.item is not None and isinstance(value, str | Path | int):
             return (self.coerced_item(value),)
         if self.item is not None and isinstance(value, list | tuple):
             return tuple(map(self.coerced_item, value))
@@ -74,7 +74,7 @@ class Setting:
         if self.check is not None:
             return self.check(self.name, value)
         if self.item is not None:
-            whole = isinstance(value, tuple) and all(isinstance(each, self.item) and each for each in value)
+            whole = isinstance(value, tuple) and all(_is_a(self.item, each) for each in value)
             return None if whole else f"{self.name} must be one or several {_SEVERAL[self.item]}, not {value!r:.80}"
         if self.kind in _WORDS and not _is_a(self.kind, value):
             return f"{self.name} must be {_WORDS[self.kind]}, not {value!r:.80}"
@@ -107,7 +107,7 @@ _WORDS = {
     bool: "true or false",
     Path: "a path",
 }
-_SEVERAL = {str: "texts that aren't empty", Path: "paths"}
+_SEVERAL = {str: "texts that aren't empty", Path: "paths", int: "whole numbers"}
 
 
 def setting(

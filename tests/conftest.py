@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+# Before anything imports MLX: the package loads a fast BLAS.
+import llama3_mlx  # noqa: F401  # isort: skip
 from llama3_mlx import device
 
 from .support.llama3_tokenizer import save_llama3_tokenizer

@@ -1,9 +1,16 @@
-"""The learning examples in a short form, on the real small model: what they print in full has to begin to show."""
+"""The examples on the real small model; those that train in a short form: what they print has to begin to show."""
 
+import asyncio
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-from examples import extraction, preference, reward
+from examples import extraction, inbox, preference, reward
+from llama3_mlx import Llama
+
+ROOT = Path(__file__).parents[1]
 
 KEYS = {"customer", "goods", "count", "place", "date"}
 
@@ -28,3 +35,23 @@ def test_a_preference_shows_on_pairs_that_were_held_out(smollm2_folder: Path, tm
 def test_a_reward_rises_on_questions_that_were_held_out(smollm2_folder: Path, tmp_path: Path) -> None:
     before, after = reward.run(smollm2_folder, tmp_path, steps=5, layers=8, learning_rate=3e-3)
     assert after > before + 0.1
+
+
+def test_mails_are_sorted_and_answered_at_the_same_time(smollm2_folder: Path) -> None:
+    with Llama.load(smollm2_folder, disk_cache=False) as llama:
+        found = inbox.sort_mails(llama, inbox.MAILS)
+        assert [type(each) for each in found] == [inbox.Sorted] * len(inbox.MAILS)
+        texts = asyncio.run(inbox.answer_all(llama, inbox.MAILS[:2], longest=40))
+        assert all(len(text) >= 40 for text in texts)
+
+
+def test_the_command_line_works_in_pipelines(smollm2_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("Rain in the north, sun in the south, and a cold night everywhere.")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    command = [ROOT / "examples" / "pipeline.sh", smollm2_folder, tmp_path / "note.txt"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    *_, title, decision = result.stdout.splitlines()
+    assert title.startswith("title: ")
+    assert decision in ("weather", "something else")

@@ -15,48 +15,59 @@ PACKAGE = "llama3_mlx"
 # From the bottom to the top: a room may import only what stands above it in this table. "." is the package itself.
 ROOMS = {
     "errors": "",
-    "device": "errors",
+    "blas": "",
+    "dtypes": "",
+    "device": "dtypes errors",
     "settings": "errors",
     "schema": "errors",
     "tools": "errors schema",
     "generation": "errors settings tools",
     "kv_cache": "errors settings",
-    "model": "errors kv_cache",
-    "checkpoint": "device errors model",
+    "model": "device dtypes errors kv_cache",
     "files": "errors",
+    "checkpoint": "device dtypes errors files model",
     "prefix_cache": "checkpoint errors files kv_cache model",
     "speculation": "errors generation kv_cache model prefix_cache",
-    "tokenizer": "errors model",
-    "structured": "errors schema tokenizer tools",
+    "tokenizer": "checkpoint errors model",
+    "structured": "errors generation schema tokenizer tools",
     "engine": "device errors generation kv_cache model prefix_cache speculation structured tokenizer tools",
-    "finetune.layers": "device errors model",
-    "library": "checkpoint errors model",
+    "finetune.layers": "errors model",
+    "library": "checkpoint dtypes errors model",
     "adapters": "checkpoint errors files finetune.layers library model",
-    "chat": "checkpoint errors model tokenizer",
+    "chat": "checkpoint errors tokenizer",
+    "prompts": "chat errors generation tokenizer tools",
+    "loader": "adapters chat checkpoint engine errors kv_cache library model prefix_cache tokenizer",
+    "submission": "engine errors generation loader structured tools",
+    "generating": "engine errors generation loader prompts submission tools",
     "llama": (
-        "adapters chat checkpoint device engine errors generation kv_cache library model prefix_cache "
-        "structured tokenizer tools"
+        "adapters device engine errors generating generation kv_cache library loader model prompts submission tools"
     ),
     "version": "",
-    ".": "engine errors generation kv_cache llama structured tools version",
-    "bench": "device errors generation llama model settings version",
+    ".": "blas engine errors generation kv_cache llama structured tools version",
+    "bench": "blas device errors generation llama model settings version",
     "convert.keywords": "",
     "convert.options": "errors model settings",
-    "convert.plan": "model",
+    "convert.plan": "errors model",
+    "convert.phases": "",
     "convert.sources": "chat checkpoint convert.options convert.plan errors files library model tokenizer",
-    "convert.quantization": "checkpoint convert.options convert.plan convert.sources errors files model tokenizer",
+    "convert.quantization": (
+        "checkpoint convert.options convert.phases convert.plan convert.sources errors files model tokenizer"
+    ),
     "convert.targets": (
-        "checkpoint convert.options convert.plan convert.quantization convert.sources errors library model version"
+        "checkpoint convert.options convert.plan convert.quantization convert.sources errors files library model "
+        "version"
     ),
     "convert.pipeline": "checkpoint convert.sources convert.targets errors files",
-    "convert.forecasting": "convert.pipeline convert.sources convert.targets model",
+    "convert.forecasting": "convert.pipeline convert.sources convert.targets",
     "convert.gguf": (
-        "chat checkpoint convert.quantization convert.sources convert.targets errors model tokenizer version"
+        "chat checkpoint convert.quantization convert.sources convert.targets errors files model tokenizer version"
     ),
-    "convert.opening": "convert.gguf convert.sources errors library",
+    "convert.hints": "convert.options convert.sources convert.targets model",
+    "convert.opening": "checkpoint convert.gguf convert.sources errors library",
     "convert.api": (
-        "convert.forecasting convert.gguf convert.keywords convert.opening convert.options convert.pipeline "
-        "convert.plan convert.quantization convert.sources convert.targets errors model"
+        "checkpoint convert.forecasting convert.gguf convert.hints convert.keywords convert.opening convert.options "
+        "convert.phases convert.pipeline convert.plan convert.quantization convert.sources convert.targets errors "
+        "files model"
     ),
     "convert": "convert.api convert.forecasting convert.options convert.pipeline convert.targets",
     "trees": "",
@@ -66,24 +77,26 @@ ROOMS = {
     "finetune.settings": "errors finetune.layers settings",
     "finetune.data": "chat errors finetune.settings tokenizer",
     "finetune.objectives": (
-        "chat device engine errors finetune.data finetune.distributed finetune.kernels finetune.settings "
-        "generation model tokenizer"
+        "chat device engine errors finetune.data finetune.distributed finetune.kernels finetune.settings generation "
+        "model tokenizer"
     ),
     "finetune.training": (
-        "adapters chat checkpoint device errors files finetune.data finetune.distributed finetune.kernels "
+        "adapters chat checkpoint device dtypes errors files finetune.data finetune.distributed finetune.kernels "
         "finetune.layers finetune.objectives finetune.settings library model tokenizer trees"
     ),
     "finetune.sft": "finetune.data finetune.keywords finetune.objectives finetune.settings finetune.training",
     "finetune.reinforcement": ("chat errors finetune.data finetune.objectives finetune.settings finetune.training"),
     "finetune.best_of": "errors files finetune.data finetune.objectives finetune.reinforcement finetune.settings llama",
     "finetune.fusing": (
-        "adapters checkpoint convert.targets device errors files finetune.layers library model tokenizer trees"
+        "adapters checkpoint convert.targets dtypes errors files finetune.layers library model tokenizer trees"
     ),
     "finetune.preference": "errors finetune.data finetune.objectives finetune.settings finetune.sft finetune.training",
     "server": "",
     "server.settings": "errors settings",
     "server.http": "errors library server.settings",
-    "server.core": "device engine errors generation library llama model server.http server.settings settings tokenizer",
+    "server.core": (
+        "device engine errors generation library llama model prompts server.http server.settings settings tokenizer"
+    ),
     "server.openai": "library server.core server.http",
     "server.anthropic": "server.core server.http",
     "server.ollama": "chat convert errors library server.core server.http server.openai tokenizer",
@@ -91,16 +104,17 @@ ROOMS = {
     "server.page": "server.http",
     "server.tokens": "server.core server.http server.openai",
     "server.app": (
-        "errors library server.anthropic server.core server.http server.ollama server.openai "
-        "server.operations server.page server.settings server.tokens version"
+        "errors library server.anthropic server.core server.http server.ollama server.openai server.operations "
+        "server.page server.settings server.tokens version"
     ),
     "server.running": "errors library server.app server.http server.settings",
     "cli": (
-        "adapters bench convert convert.forecasting convert.options convert.pipeline convert.quantization "
-        "convert.sources convert.targets device errors files finetune.best_of finetune.data "
-        "finetune.distributed finetune.fusing finetune.objectives finetune.preference finetune.reinforcement "
-        "finetune.settings finetune.sft finetune.training generation kv_cache library llama model "
-        "prefix_cache server.running server.settings settings version"
+        "adapters bench blas chat checkpoint convert convert.forecasting convert.options convert.pipeline "
+        "convert.quantization convert.sources convert.targets device dtypes engine errors files "
+        "finetune.best_of finetune.data finetune.distributed finetune.fusing finetune.objectives "
+        "finetune.preference finetune.reinforcement finetune.settings finetune.sft finetune.training "
+        "generation kv_cache library llama model prefix_cache server.running server.settings settings tools "
+        "version"
     ),
     "__main__": "cli",
     "finetune": (

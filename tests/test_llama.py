@@ -130,7 +130,7 @@ def test_no_entry_point_lets_text_become_a_control_token(tiny: Llama, token: str
     assert not control & set(tiny.tokenizer.encode(token))
     plain = [i for i in tiny.encode_chat([{"role": "user", "content": "x"}]) if i in control]
     assert [i for i in tiny.encode_chat([{"role": "user", "content": token}]) if i in control] == plain
-    assert [i for i in tiny._prompt_ids(token) if i in control] == [tiny.tokenizer.bos_id]
+    assert [i for i in tiny.prompts.text(token) if i in control] == [tiny.tokenizer.bos_id]
 
 
 @pytest.mark.parametrize("eos", [128001, 128008, 128009])

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -72,7 +73,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     venv.create(environment, with_pip=False)
     python = environment / "bin" / "python"
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
-    subprocess.run(install, check=True, capture_output=True)
+    # What PYTHONPATH names may look installed to pip.
+    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(install, check=True, capture_output=True, env=outside)
     site = next((environment / "lib").glob("python*/site-packages"))
     # The .pth files of that environment are not read, so neither is the one that leads to this folder.
     (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
@@ -103,6 +106,37 @@ def test_the_sdist_holds_every_tracked_file_of_the_packages(installed: Installed
     assert set(package_files().values()) <= names
 
 
+def test_the_sdist_holds_documentation_examples_scripts_and_tests(installed: Installed) -> None:
+    with tarfile.open(installed.sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    folders = ("docs", "examples", "scripts", "tests", "benchmarks")
+    files = [path.relative_to(ROOT) for path in tracked() if path.is_file()]
+    expected = {str(path) for path in files if path.parts[0] in folders or path.suffix == ".md"}
+    assert expected - names == set()
+
+
+def test_the_wheel_and_its_description_pass_the_checks_of_pypi(installed: Installed) -> None:
+    """As check-wheel-contents and twine see them."""
+    for command in (["check_wheel_contents"], ["twine", "check", "--strict"]):
+        result = subprocess.run(
+            [sys.executable, "-m", *command, installed.wheel], capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_links_of_the_description_are_absolute_and_lead_to_files(installed: Installed) -> None:
+    """PyPI shows the README without the repository around it."""
+    with zipfile.ZipFile(installed.wheel) as archive:
+        metadata = next(name for name in archive.namelist() if name.endswith("METADATA"))
+        text = archive.read(metadata).decode()
+    links = re.findall(r"\]\(([^)#\s]+)", text) + re.findall(r'src="([^"]+)"', text)
+    assert [link for link in links if not link.startswith("https://")] == []
+    ours = [re.match(r"https://[\w./-]+?/llama3-mlx/llama3-mlx/(?:blob/)?main/(.+)", link) for link in links]
+    files = [match[1] for match in ours if match]
+    assert len(files) > 5
+    assert [name for name in files if not (ROOT / name).exists()] == []
+
+
 def test_every_module_imports_from_the_installed_wheel(installed: Installed, tmp_path: Path) -> None:
     modules = sorted(
         name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
@@ -119,6 +153,49 @@ print(llama3_mlx.__file__)
     result = installed.run("-c", code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(str(installed.site))
+
+
+def documented_dependencies() -> set[str]:
+    """Return what docs/installation.md installs in the place of all dependencies."""
+    text = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
+    line = re.search(r"--no-deps \.\npip install (.+)", text.replace("\\\n", ""))
+    assert line is not None
+    return set(shlex.split(line[1]))
+
+
+def test_the_documented_dependencies_are_all_but_mlx_lm() -> None:
+    declared = {re.split(r"[>;]", entry)[0] for entry in SETTINGS["project"]["dependencies"]} - {"mlx[cpu]", "mlx-lm"}
+    assert {re.split(r"[>;]", entry)[0] for entry in documented_dependencies()} == declared
+
+
+def test_nothing_but_the_comparison_needs_mlx_lm_or_transformers(
+    installed: Installed, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Every module imports, and converting, generating, chatting, training and serving work, where neither is there."""
+    example = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+    (tmp_path / "data.jsonl").write_text(f"{json.dumps(example)}\n" * 4)
+    modules = sorted(
+        name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for name in package_files()
+        if name.endswith(".py") and not name.endswith("__main__.py")
+    )
+    code = f"""
+import importlib, sys
+for name in ("mlx_lm", "transformers", "torch"):
+    sys.modules[name] = None
+for name in {modules!r}:
+    importlib.import_module(name)
+from llama3_mlx import cli
+for command in (
+    ["convert", {str(tiny_folder)!r}, "model", "--bits", "4"],
+    ["generate", "-m", "model", "-p", "Hi", "--max-tokens", "2"],
+    ["train", "-m", "model", "-d", "data.jsonl", "-o", "adapter", "--steps", "1", "--samples", "0", "--quiet"],
+    ["generate", "-m", "model", "--adapter", "adapter", "-p", "Hi", "--max-tokens", "2"],
+):
+    assert cli.main(command) == 0, command
+"""
+    result = installed.run("-c", code, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from ...errors import CheckpointError
 from ...model.config import ModelConfig
 from ...model.rope import RopeScaling, rope_periods
 
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _FACTORS = (8.0, 32.0)
 _TOLERANCE = 1e-3
 
@@ -19,6 +20,7 @@ def read_config(
     *,
     rope_factors: np.ndarray | None,
     shapes: Mapping[str, tuple[int, ...]],
+    dtype: str,
     where: Path,
 ) -> ModelConfig:
     """Return the config that metadata and tensor shapes describe; raises CheckpointError for other architectures."""
@@ -54,7 +56,7 @@ def read_config(
         "tie_word_embeddings": "lm_head.weight" not in shapes,
         "attention_bias": "model.layers.0.self_attn.q_proj.bias" in shapes,
         "mlp_bias": "model.layers.0.mlp.up_proj.bias" in shapes,
-        "torch_dtype": "float16",
+        "torch_dtype": _DTYPES[dtype],
         "bos_token_id": field("tokenizer.ggml.bos_token_id"),
         "eos_token_id": _end_tokens(field),
     }

@@ -25,6 +25,11 @@ _MAX_NESTING = 4
 _DEFAULT_ALIGNMENT = 32
 # Values that are dequantized at once; the gguf package needs several temporary arrays of them.
 _STEP_VALUES = 4_000_000
+_WRONG_VERSIONS = {
+    1: "is of GGUF's version 1, which is no longer read: download a newer file, or convert the original weights",
+    2 << 24: "is big-endian, which is not supported: download a little-endian one, or convert the original weights",
+    3 << 24: "is big-endian, which is not supported: download a little-endian one, or convert the original weights",
+}
 _PLAIN = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
@@ -91,14 +96,21 @@ class GGUFFile:
     def _parse(self) -> None:
         size = os.fstat(self._file).st_size
         if size < 24:
-            raise CheckpointError(f"{self.path} is no GGUF file: it has {size} bytes")
+            raise CheckpointError(f"{self.path} is not a GGUF file: it has {size} bytes")
         with mmap.mmap(self._file, 0, access=mmap.ACCESS_READ) as data:
             cursor = _Cursor(self.path, data)
             if cursor.take(4) != b"GGUF":
-                raise CheckpointError(f"{self.path} is no GGUF file: it doesn't begin with 'GGUF'")
+                raise CheckpointError(f"{self.path} is not a GGUF file: it doesn't begin with 'GGUF'")
             version = cursor.number("I")
+            if version == 1:
+                raise CheckpointError(
+                    f"{self.path} is of GGUF version 1, which nothing reads any more: take a newer file of "
+                    "the same model (2 or 3)"
+                )
             if version not in (2, 3):
-                raise CheckpointError(f"{self.path} has a damaged header, or is big-endian: version {version}")
+                raise CheckpointError(
+                    f"{self.path} {_WRONG_VERSIONS.get(version, f'has a damaged header: version {version}')}"
+                )
             n_tensors, n_fields = cursor.count(20), cursor.count(12)
             for _ in range(n_fields):
                 key = cursor.string()

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError
+from ...files import printable
 from ...model.config import ModelConfig
 from ...model.parameters import check_tensors, expected_tensors
 from ..sources.rotary_rows import read_halves
 from ..sources.side_files import generation_config, write_json
-from ..sources.source import TensorRef, file_facts
+from ..sources.source import TensorRef, file_facts, main_dtype
 from .config import read_config
 from .file import GGUFFile, GGUFTensor, unreadable_kinds
-from .tokenizer import save_tokenizer
+from .tokenizer import save_tokenizer, tokenizer_note
 
 LAYER_NAMES = {
     "attn_norm": "input_layernorm",
@@ -31,7 +32,7 @@ LAYER_NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_SPLIT = re.compile(r"(?P<stem>.*)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf\Z")
+_SPLIT = re.compile(r"(?P<stem>.*)-(?P<part>\d{5})-of-(?P<parts>\d{5})(?P<suffix>\.gguf)\Z", re.IGNORECASE)
 
 
 class GGUFSource:
@@ -40,8 +41,10 @@ class GGUFSource:
     def __init__(self, path: Path) -> None:
         self.location = path
         self.base_model: str | None = None
-        self.description = f"GGUF file {path.name}"
+        self.description = f"GGUF file {printable(path.name)}"
         self.extra_config: dict[str, Any] = {}
+        self.is_mlx_quantized = False
+        self.notes: list[str] = []
         self._files: list[GGUFFile] = []
         try:
             self._open(path)
@@ -55,18 +58,22 @@ class GGUFSource:
         self._tensors: dict[str, tuple[GGUFFile, GGUFTensor]] = {}
         for file in self._files:
             for tensor in file.tensors.values():
-                name = hf_name(tensor.name)
+                name = from_gguf_name(tensor.name)
                 if name in self._tensors:
                     raise CheckpointError(f"{file.path}: {tensor.name} stands in another part, too")
                 self._tensors[name] = (file, tensor)
         missing = unreadable_kinds(tensor for _, tensor in self._tensors.values())
         if missing:
             raise CheckpointError(f"{path} has tensors of type {', '.join(missing)}, which can't be dequantized here")
+        self.dtype: str | None = main_dtype((tensor.kind, tensor.shape) for _, tensor in self._tensors.values())
         factors = self._tensors.pop("rope_freqs.weight", None)
+        note = tokenizer_note(self.field)
+        self.notes += [note] if note else []
         self.config: ModelConfig = read_config(
             self.field,
             rope_factors=None if factors is None else factors[0].read(factors[1], 0, factors[1].shape[0]),
             shapes={name: tensor.shape for name, (_, tensor) in self._tensors.items()},
+            dtype=self.dtype or "F16",
             where=path,
         )
         shapes = {name: tensor.shape for name, (_, tensor) in self._tensors.items()}
@@ -106,19 +113,19 @@ class GGUFSource:
 
 
 def split_files(path: Path) -> list[Path]:
-    """Return all parts of a split file, the file itself if it is whole; raises CheckpointError naming missing ones."""
+    """Return all parts of a split file, or the file itself; raises CheckpointError naming missing ones."""
     match = _SPLIT.match(path.name)
     if not match:
         return [path]
     parts = int(match["parts"])
-    files = [path.with_name(f"{match['stem']}-{n:05d}-of-{parts:05d}.gguf") for n in range(1, parts + 1)]
+    files = [path.with_name(f"{match['stem']}-{n:05d}-of-{parts:05d}{match['suffix']}") for n in range(1, parts + 1)]
     missing = [file.name for file in files if not file.exists()]
     if missing:
         raise CheckpointError(f"{path.parent} lacks {', '.join(missing)}")
     return files
 
 
-def hf_name(name: str) -> str:
+def from_gguf_name(name: str) -> str:
     """Return the Hugging Face name of a GGUF tensor; unknown names come back as they are."""
     parts = name.split(".")
     if len(parts) == 4 and parts[0] == "blk" and parts[2] in LAYER_NAMES:

@@ -22,9 +22,9 @@ from ...model.rope import RopeScaling, rope_periods
 from ...version import __version__
 from ..quantization.recipes import head_path
 from ..sources.source import Source, TensorRef
-from ..targets.folder import Parts, in_range, lossy_source
+from ..targets.folder import Parts, in_range, lossy_source_notes
 from ..targets.layout import FileLayout
-from ..targets.verification import Verification, module_error, refuse_hopeless
+from ..targets.verification import Verification, check_errors, module_error
 from .source import LAYER_NAMES, TOP_NAMES, GGUFSource
 from .vocabulary import vocabulary_fields
 from .writer import TYPES, GGUFOutput, gguf_layout
@@ -40,6 +40,7 @@ class GGUFTarget:
     """One GGUF file. Vectors stay in float32; in 4 bits the head, or the embedding it is tied to, has 8."""
 
     single_file = True
+    reference: Source | None = None
 
     def __init__(self, source: Source, file_name: str, kind: str) -> None:
         self.source, self._file_name, self.kind = source, file_name, kind.upper()
@@ -51,7 +52,7 @@ class GGUFTarget:
         shapes = expected_tensors(config)
         self.parameters = sum(int(np.prod(shape)) for shape in shapes.values())
         kinds = {name: self._kind(name, shape) for name, shape in shapes.items()}
-        self._outputs = {name: GGUFOutput(gguf_name(name), shape, kinds[name]) for name, shape in shapes.items()}
+        self._outputs = {name: GGUFOutput(to_gguf_name(name), shape, kinds[name]) for name, shape in shapes.items()}
         self._whole = [name for name, shape in shapes.items() if kinds[name] == "F16" != self.kind and len(shape) == 2]
         self._factors = rope_factors(config)
         if self._factors is not None:
@@ -109,7 +110,7 @@ class GGUFTarget:
     def write_side_files(self, folder: Path) -> None:
         """Write nothing: the tokenizer is in the file."""
 
-    def write_beside(self, folder: Path, record: Mapping[str, Any]) -> None:
+    def write_metadata(self, folder: Path, record: Mapping[str, Any]) -> None:
         """Write nothing: the file holds all."""
 
     def verify(self, folder: Path) -> Verification:
@@ -125,13 +126,14 @@ class GGUFTarget:
             )
         finally:
             written.close()
-        refuse_hopeless(modules, self._file_name)
+        check_errors(modules, self._file_name)
         size = sum(place.nbytes for place in self.layouts[self._file_name].places.values())
         return Verification(len(modules), size, modules)
 
-    def warnings(self) -> Iterator[str]:
+    def notes(self) -> Iterator[str]:
         """Yield what was lost before, and what was not quantized."""
-        yield from lossy_source(self.refs(), quantizes=self.kind.startswith("Q"))
+        yield from self.source.notes
+        yield from lossy_source_notes(self.refs(), quantizes=self.kind.startswith("Q"))
         if self._whole:
             yield f"kept in F16, as blocks of 32 don't divide their rows: {', '.join(self._whole[:3])}"
 
@@ -187,7 +189,7 @@ def rope_factors(config: ModelConfig) -> np.ndarray | None:
     return (scaled / plain).astype(np.float32)
 
 
-def gguf_name(name: str) -> str:
+def to_gguf_name(name: str) -> str:
     """Return the GGUF name of a tensor from its Hugging Face name."""
     path, _, kind = name.rpartition(".")
     if path.startswith("model.layers."):

@@ -1,6 +1,6 @@
 """tokenizer.json and tokenizer_config.json out of GGUF metadata.
 
-Source of the pre-tokenizers: llama.cpp `src/llama-vocab.cpp`; of merges out of scores: transformers
+Source of flags and defaults: llama.cpp `src/llama-vocab.cpp`; of merges out of scores: transformers
 `convert_slow_tokenizer.py` (`generate_merges`).
 """
 
@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError
-from ...tokenizer.llama3 import SPLIT_PATTERN
 from ..sources.side_files import write_json
 from ..sources.tokenizer_json import beginning, byte_level_json
+from .pre_tokenizers import find_pre_tokenizer
 
 _CONTROL, _USER_DEFINED, _BYTE = 3, 4, 6
-_LLAMA_3 = ("llama-bpe", "llama3", "llama-v3")
-_DIGITS = {"type": "Digits", "individual_digits": True}
+
+
+def tokenizer_note(field: Callable[..., Any]) -> str | None:
+    """Return what the user should know about how the file's tokenizer is read."""
+    if field("tokenizer.ggml.model") != "gpt2":
+        return None
+    _, note = find_pre_tokenizer(field("tokenizer.ggml.pre"), field("tokenizer.ggml.tokens") or [])
+    return note
 
 
 def save_tokenizer(field: Callable[..., Any], folder: Path) -> None:
@@ -23,25 +29,25 @@ def save_tokenizer(field: Callable[..., Any], folder: Path) -> None:
     kind, tokens = field("tokenizer.ggml.model"), field("tokenizer.ggml.tokens")
     if not tokens:
         raise CheckpointError("the GGUF file has no tokenizer: take one that has, or convert the original weights")
+    if kind not in ("gpt2", "llama"):
+        raise CheckpointError(f"the GGUF file's tokenizer is of type {kind!r}; accepted are 'gpt2' and 'llama'")
+    pre = find_pre_tokenizer(field("tokenizer.ggml.pre"), tokens)[0] if kind == "gpt2" else None
     kinds = field("tokenizer.ggml.token_type") or [1] * len(tokens)
     bos = field("tokenizer.ggml.bos_token_id")
-    adds_bos = field("tokenizer.ggml.add_bos_token", kind == "llama" or field("tokenizer.ggml.pre") in _LLAMA_3)
+    adds_bos = field("tokenizer.ggml.add_bos_token", pre.adds_bos if pre else True)
     added = [
         added_token(i, text, special=kinds[i] == _CONTROL)
         for i, text in enumerate(tokens)
         if kinds[i] in (_CONTROL, _USER_DEFINED)
     ]
     post = beginning(tokens[bos], bos) if bos is not None and adds_bos else None
-    if kind == "gpt2":
+    if pre:
         merges = field("tokenizer.ggml.merges") or []
-        content = byte_level_json(
-            _split_steps(field("tokenizer.ggml.pre")), _vocabulary(tokens, kinds), merges, added, post
-        )
-        content["model"]["ignore_merges"] = field("tokenizer.ggml.pre") in _LLAMA_3
-    elif kind == "llama":
-        content = _sentencepiece_json(tokens, field("tokenizer.ggml.scores") or [], kinds, added, post)
+        content = byte_level_json([*map(dict, pre.steps)], _vocabulary(tokens, kinds), merges, added, post)
+        content["model"]["ignore_merges"] = pre.ignore_merges
     else:
-        raise CheckpointError(f"the GGUF file's tokenizer is of type {kind!r}; accepted are 'gpt2' and 'llama'")
+        spaced = field("tokenizer.ggml.add_space_prefix", True)
+        content = _sentencepiece_json(tokens, field("tokenizer.ggml.scores") or [], kinds, added, post, spaced=spaced)
     write_json(folder / "tokenizer.json", content)
     named = {"bos_token": bos, "eos_token": field("tokenizer.ggml.eos_token_id")}
     config = {
@@ -75,23 +81,10 @@ def _vocabulary(tokens: Sequence[str], kinds: Sequence[int]) -> dict[str, int]:
     return {text: i for i, text in enumerate(tokens[: last + 1])}
 
 
-def _split_steps(pre: str | None) -> list[dict[str, Any]]:
-    """Return the pre-tokenizer's steps before the byte-level one."""
-    if pre in _LLAMA_3:
-        return [{"type": "Split", "pattern": {"Regex": SPLIT_PATTERN}, "behavior": "Isolated", "invert": False}]
-    if pre == "smollm":
-        return [_DIGITS]
-    if pre in (None, "gpt-2", "default"):
-        return []
-    raise CheckpointError(
-        f"the GGUF file's pre-tokenizer is {pre!r}; accepted are {', '.join(_LLAMA_3)}, smollm and gpt-2"
-    )
-
-
 def _sentencepiece_json(
-    tokens: Sequence[str], scores: Sequence[float], kinds: Sequence[int], added: list[Any], post: Any
+    tokens: Sequence[str], scores: Sequence[float], kinds: Sequence[int], added: list[Any], post: Any, *, spaced: bool
 ) -> dict[str, Any]:
-    """Return a BPE with byte fallback: pieces merge in the order of their scores."""
+    """Return a BPE with byte fallback: pieces merge in the order of their scores; `spaced` texts begin with a space."""
     if len(scores) != len(tokens):
         raise CheckpointError("the GGUF file's tokenizer has no score for each token")
     ids = {text: i for i, text in enumerate(tokens)}
@@ -113,7 +106,7 @@ def _sentencepiece_json(
         "normalizer": {
             "type": "Sequence",
             "normalizers": [
-                {"type": "Prepend", "prepend": space},
+                *([{"type": "Prepend", "prepend": space}] if spaced else []),
                 {"type": "Replace", "pattern": {"String": " "}, "content": space},
             ],
         },
@@ -125,7 +118,7 @@ def _sentencepiece_json(
                 {"type": "Replace", "pattern": {"String": space}, "content": " "},
                 {"type": "ByteFallback"},
                 {"type": "Fuse"},
-                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+                *([{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if spaced else []),
             ],
         },
         "model": {

@@ -1,7 +1,7 @@
 """A BPE tokenizer out of tokenizer.json as GGUF metadata: byte-level, or with byte fallback as in Llama 2.
 
-Source of keys, pre-tokenizers and the meaning of scores: llama.cpp `gguf-py/gguf/constants.py`,
-`convert_hf_to_gguf.py` (get_vocab_base, get_vocab_base_pre) and `src/llama-vocab.cpp`.
+Source of keys and of the meaning of scores: llama.cpp `gguf-py/gguf/constants.py`,
+`convert_hf_to_gguf.py` (get_vocab_base) and `src/llama-vocab.cpp`.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any
 from ...chat.template_files import own_templates
 from ...errors import ConversionError
 from ...model.config import ModelConfig, load_json_object
-from ...tokenizer.llama3 import SPLIT_PATTERN
+from .pre_tokenizers import name_pre_tokenizer
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>\Z")
@@ -38,16 +38,17 @@ def vocabulary_fields(folder: Path, config: ModelConfig) -> dict[str, Any]:
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.add_bos_token": _adds_bos(content, settings),
     }
-    if _falls_back_to_bytes(content):
+    spaced = _space_prefix(content)
+    if spaced is not None:
         kinds = _piece_kinds(tokens, kinds, content["model"].get("unk_token"))
         fields |= {
             "tokenizer.ggml.model": "llama",
             "tokenizer.ggml.pre": "default",
             "tokenizer.ggml.scores": _scores(tokens, merges),
-            "tokenizer.ggml.add_space_prefix": True,
+            "tokenizer.ggml.add_space_prefix": spaced,
         }
     else:
-        fields |= {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": _pre_tokenizer(content)}
+        fields |= {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": name_pre_tokenizer(content)}
         fields |= {"tokenizer.ggml.merges": merges}
     fields |= {"tokenizer.ggml.token_type": kinds}
     fields |= _special_ids(settings, config, ids)
@@ -71,14 +72,15 @@ def _check_shape(content: Mapping[str, Any], file: Path) -> None:
         raise ConversionError(f"{file.name} has no vocabulary of texts and ids, so it can't be exported to GGUF")
 
 
-def _falls_back_to_bytes(content: Mapping[str, Any]) -> bool:
-    """Return whether the tokenizer is SentencePiece's kind of BPE, which puts a space before each text."""
+def _space_prefix(content: Mapping[str, Any]) -> bool | None:
+    """Return whether SentencePiece's kind of BPE puts a space before each text; None for other tokenizers."""
+    if content["model"].get("type") != "BPE" or not content["model"].get("byte_fallback"):
+        return None
     normalizer, pre = content.get("normalizer") or {}, content.get("pre_tokenizer") or {}
     steps = [step.get("type") for step in normalizer.get("normalizers") or [normalizer]]
-    spaced = steps == ["Prepend", "Replace"] or (
-        pre.get("type") == "Metaspace" and pre.get("prepend_scheme") in ("first", "always") and steps == [None]
-    )
-    return content["model"].get("type") == "BPE" and bool(content["model"].get("byte_fallback")) and spaced
+    if pre.get("type") == "Metaspace" and steps == [None]:
+        return {"first": True, "always": True, "never": False}.get(pre.get("prepend_scheme", "always"))
+    return {("Prepend", "Replace"): True, ("Replace",): False}.get(tuple(steps)) if not pre else None
 
 
 def _piece_kinds(tokens: Sequence[str], kinds: Sequence[int], unknown: str | None) -> list[int]:
@@ -101,6 +103,12 @@ def _tokens(content: Mapping[str, Any], size: int) -> tuple[list[str], list[int]
     """Return text and type of every row of the embedding; rows beyond the vocabulary are marked as unused."""
     texts: dict[int, tuple[str, int]] = {token: (text, _NORMAL) for text, token in content["model"]["vocab"].items()}
     for entry in content.get("added_tokens") or []:
+        odd = [name for name in ("lstrip", "rstrip", "single_word") if entry.get(name)]
+        if odd:
+            raise ConversionError(
+                f"the added token {entry['content']!r} has {', '.join(odd)}, which GGUF has no place for: llama.cpp "
+                "would make other tokens of the text around it"
+            )
         texts[entry["id"]] = (entry["content"], _CONTROL if entry.get("special") else _USER_DEFINED)
     beyond = [text for token, (text, _) in texts.items() if not 0 <= token < size]
     if beyond:
@@ -109,24 +117,6 @@ def _tokens(content: Mapping[str, Any], size: int) -> tuple[list[str], list[int]
         )
     known = [texts.get(token, (f"[PAD{token}]", _UNUSED)) for token in range(size)]
     return [text for text, _ in known], [kind for _, kind in known]
-
-
-def _pre_tokenizer(content: Mapping[str, Any]) -> str:
-    """Return llama.cpp's name of the way that text is split before the merges."""
-    outer = content.get("pre_tokenizer") or {}
-    steps = outer.get("pretokenizers") or [outer]
-    kinds = [step.get("type") for step in steps]
-    known = content["model"].get("type") == "BPE" and not content.get("normalizer") and kinds[-1:] == ["ByteLevel"]
-    if known and kinds == ["ByteLevel"]:
-        return "gpt-2"
-    if known and kinds == ["Digits", "ByteLevel"] and steps[0].get("individual_digits"):
-        return "smollm"
-    if known and kinds == ["Split", "ByteLevel"] and steps[0].get("pattern", {}).get("Regex") == SPLIT_PATTERN:
-        return "llama-bpe"
-    raise ConversionError(
-        "the tokenizer splits text in a way that GGUF export doesn't know; accepted are those of Llama 3, "
-        "SmolLM, GPT-2 and Llama 2"
-    )
 
 
 def _adds_bos(content: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from ..targets.layout import FileLayout, Place
+from ..targets.layout import FileLayout, TensorRegion
 
 _ALIGNMENT = 32
 _VERSION = 3
@@ -48,7 +48,7 @@ def gguf_layout(fields: Mapping[str, Any], tensors: Sequence[GGUFOutput]) -> Fil
     )
     header += bytes(_aligned(len(header)) - len(header))
     places = {
-        tensor.name: Place(len(header) + offset, tensor.row_bytes, tensor.shape[0])
+        tensor.name: TensorRegion(len(header) + offset, tensor.row_bytes, tensor.shape[0])
         for tensor, offset in zip(tensors, offsets, strict=True)
     }
     return FileLayout(header, places, len(header) + at)

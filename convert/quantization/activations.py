@@ -1,7 +1,7 @@
 """Runs one decoder layer in its four parts, so that the inputs of each group of matrices can be seen.
 
-A stream is the calibration text's hidden states as a list of batches (B, L, D). Two streams run side by side: the
-exact one, and the one that has been through the quantized layers so far.
+Calibration activations are the hidden states of the calibration text, as a list of batches (B, L, D). Two of them run
+side by side: the exact ones, and those that have been through the layers quantized so far.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,11 +12,11 @@ import numpy as np
 
 from ...model.transformer import MLP, Attention, Rope, TransformerBlock
 
-Stream = list[mx.array]
+Activations = list[mx.array]
 
 
-def attention_outputs(attention: Attention, inputs: Stream, rope: Rope) -> Stream:
-    """Return what o_proj meets, (B, L, H * head_dim), for normed inputs."""
+def attention_outputs(attention: Attention, inputs: Activations, rope: Rope) -> Activations:
+    """Return the inputs of o_proj, (B, L, H * head_dim), for normed inputs."""
     projection, attention["o_proj"] = attention["o_proj"], nn.Identity()
     try:
         return evaluated(attention(x, rope, "causal", None) for x in inputs)
@@ -24,8 +24,8 @@ def attention_outputs(attention: Attention, inputs: Stream, rope: Rope) -> Strea
         attention["o_proj"] = projection
 
 
-def hidden_outputs(mlp: MLP, inputs: Stream) -> Stream:
-    """Return what down_proj meets, (B, L, F), for normed inputs."""
+def hidden_outputs(mlp: MLP, inputs: Activations) -> Activations:
+    """Return the inputs of down_proj, (B, L, F), for normed inputs."""
     projection, mlp["down_proj"] = mlp["down_proj"], nn.Identity()
     try:
         return evaluated(mlp(x) for x in inputs)
@@ -33,27 +33,27 @@ def hidden_outputs(mlp: MLP, inputs: Stream) -> Stream:
         mlp["down_proj"] = projection
 
 
-def through(block: TransformerBlock, stream: Stream, rope: Rope) -> Stream:
-    """Return a stream after a layer."""
-    return evaluated(block(x, rope, "causal", None) for x in stream)
+def through(block: TransformerBlock, activations: Activations, rope: Rope) -> Activations:
+    """Return the activations after a layer."""
+    return evaluated(block(x, rope, "causal", None) for x in activations)
 
 
-def mapped(module: Callable[[mx.array], mx.array], stream: Stream) -> Stream:
-    """Return the stream with a module applied to each batch."""
-    return evaluated(module(x) for x in stream)
+def mapped(module: Callable[[mx.array], mx.array], activations: Activations) -> Activations:
+    """Return the activations with a module applied to each batch."""
+    return evaluated(module(x) for x in activations)
 
 
-def added(stream: Stream, other: Stream) -> Stream:
-    """Return the sum of two streams."""
-    return evaluated(x + y for x, y in zip(stream, other, strict=True))
+def added(activations: Activations, other: Activations) -> Activations:
+    """Return the sum of two activations."""
+    return evaluated(x + y for x, y in zip(activations, other, strict=True))
 
 
-def subtracted(stream: Stream, other: Stream) -> Stream:
-    """Return the difference of two streams."""
-    return evaluated(x - y for x, y in zip(stream, other, strict=True))
+def subtracted(activations: Activations, other: Activations) -> Activations:
+    """Return the difference of two activations."""
+    return evaluated(x - y for x, y in zip(activations, other, strict=True))
 
 
-def evaluated(batches: Iterable[mx.array]) -> Stream:
+def evaluated(batches: Iterable[mx.array]) -> Activations:
     """Return the batches, each evaluated before the next so that one batch's intermediates are in memory."""
     done = []
     for batch in batches:
@@ -62,8 +62,8 @@ def evaluated(batches: Iterable[mx.array]) -> Stream:
     return done
 
 
-def moments(left: Stream, right: Stream | None = None) -> np.ndarray:
-    """Return E[x yᵀ] over all tokens of two streams (of one with itself), float32."""
+def moments(left: Activations, right: Activations | None = None) -> np.ndarray:
+    """Return E[x yᵀ] over all tokens of two activations (of one with itself), float32."""
     total = mx.array(0.0)
     tokens = 0
     for x, y in zip(left, left if right is None else right, strict=True):
@@ -74,10 +74,10 @@ def moments(left: Stream, right: Stream | None = None) -> np.ndarray:
     return np.array(total) / tokens
 
 
-def sizes(stream: Stream) -> np.ndarray:
+def channel_rms(activations: Activations) -> np.ndarray:
     """Return each channel's root mean square."""
     total, tokens = mx.array(0.0), 0
-    for x in stream:
+    for x in activations:
         total = total + x.square().sum(axis=(0, 1))
         tokens += x.shape[0] * x.shape[1]
         mx.eval(total)

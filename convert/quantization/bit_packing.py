@@ -6,7 +6,7 @@ Source: `mlx.core.quantize`, whose packed words the tests compare with.
 import numpy as np
 
 
-def pack(codes: np.ndarray, bits: int) -> np.ndarray:
+def pack_codes(codes: np.ndarray, bits: int) -> np.ndarray:
     """Return the words (R, C * bits / 32) uint32 of codes (R, C) uint8."""
     rows, columns = codes.shape
     if 8 % bits == 0:

@@ -1,4 +1,4 @@
-"""The calibration of a whole model, one layer in memory at a time, as the conversion asks for its tensors."""
+"""The calibration of a whole model, one layer in memory at a time, as the conversion requests its tensors."""
 
 import zlib
 from collections.abc import Sequence
@@ -11,14 +11,15 @@ from ...errors import ConversionError
 from ...model.channel_scales import LayerScales
 from ...model.quantization import Scheme
 from ...model.transformer import Rope
+from ..phases import Phase, unseen
 from ..plan import Plan
 from ..sources.source import Source
-from .activations import Stream, mapped, moments, sizes, through
-from .bit_packing import pack
+from .activations import Activations, channel_rms, mapped, moments, through
+from .bit_packing import pack_codes
 from .dtypes import MLX_DTYPES
 from .equalization import norm_scales
 from .gptq import Rounded, compensated, inverse_factor
-from .layer_calibration import CalibrationSettings, LayerCalibration, LayerResult, nearest
+from .layer_calibration import CalibrationSettings, LayerCalibration, LayerResult, round_to_nearest
 from .layer_reader import LayerReader
 from .quantizer import Packed, RoundToNearest
 
@@ -28,7 +29,7 @@ _BATCH_TOKENS = 1024
 class Calibration:
     """Gives scales and rounded matrices of a source; the quantizer of a calibrated conversion.
 
-    Layers are calibrated in order when they are first asked for. Scales of all layers are kept, codes of the last
+    Layers are calibrated in order when they are first requested. Scales of all layers are kept, codes of the last
     two: a conversion reads a block ahead of the one it quantizes.
     """
 
@@ -38,23 +39,25 @@ class Calibration:
         plan: Plan,
         windows: Sequence[Sequence[int]],
         settings: CalibrationSettings | None = None,
+        phase: Phase = unseen,
     ) -> None:
-        # The text decides the result: a run on another must not go on from this one's files.
-        told = zlib.crc32(np.array([token for window in windows for token in window], np.int64).tobytes())
-        self.name = f"calibrated on {len(windows)} windows of {len(windows[0])} tokens ({told:08x})"
+        # The text decides the result: a run on another text must not resume from this one's files.
+        digest = zlib.crc32(np.array([token for window in windows for token in window], np.int64).tobytes())
+        self.name = f"calibrated on {len(windows)} windows of {len(windows[0])} tokens ({digest:08x})"
         self.plan, self.config, self.settings = plan, source.config, settings or CalibrationSettings()
         self.dtype = MLX_DTYPES[plan.dtype]
         self._reader = LayerReader(source)
         self._rope = Rope(source.config)
         self._layers = LayerCalibration(plan.dtype, self.settings)
         self._tokens = batches_of(windows)
-        self._exact: Stream = []
-        self._quantized: Stream = []
+        self._exact: Activations = []
+        self._quantized: Activations = []
         self._scales: list[LayerScales] = []
         self._head: np.ndarray | None = None
         self._results: dict[str, dict[str, Rounded]] = {}
         self._lock = RLock()
         self._nearest = RoundToNearest()
+        self._phase = phase
 
     def layer_scales(self, index: int) -> LayerScales:
         """Return the scales of layer `index`, once it and those before it are calibrated."""
@@ -71,13 +74,13 @@ class Calibration:
             return self._head
 
     def __call__(self, tensor: str, start: int, rows: mx.array, scheme: Scheme) -> Packed:
-        """Return packed weight, scales and biases of rows of a calibrated matrix; `rows` is what they stand for."""
+        """Return packed weight, scales and biases of rows of a calibrated matrix; `rows` are their values."""
         found = self.rounded(tensor) if scheme.mode == "affine" else None
         if found is None:
             return self._nearest(tensor, start, rows, scheme)
         part = slice(start, start + rows.shape[0])
         grid = (found.grid.scales[part], found.grid.biases[part])
-        return (mx.array(pack(found.codes[part], scheme.bits)), *(values.astype(self.dtype) for values in grid))
+        return (mx.array(pack_codes(found.codes[part], scheme.bits)), *(values.astype(self.dtype) for values in grid))
 
     def rounded(self, path: str) -> Rounded | None:
         """Return the rounded matrix of a module, None for one that isn't calibrated (an untied embedding)."""
@@ -102,7 +105,7 @@ class Calibration:
         if scheme is None:
             table = table.astype(self.dtype).astype(mx.float32)
         elif scheme.mode != "affine" or not self.config.tie_word_embeddings:
-            table = nearest(table, scheme, self.dtype)
+            table = round_to_nearest(table, scheme, self.dtype)
         else:
             hessian = moments(self._final(self._exact))
             hessian += self.settings.table * np.diag(hessian).mean() * np.eye(len(hessian), dtype=np.float32)
@@ -112,21 +115,25 @@ class Calibration:
         self._quantized = [table[tokens] for tokens in self._tokens]
         mx.eval(self._quantized)
 
-    def _final(self, stream: Stream) -> Stream:
-        """Return the exact normed hidden states that the head meets; reads every layer once."""
-        for index in range(self.config.num_hidden_layers):
-            stream = through(self._reader.block(index), stream, self._rope)
-        return self._normed(stream)
+    def _final(self, activations: Activations) -> Activations:
+        """Return the exact normed hidden states, the head's inputs; reads every layer once."""
+        layers = self.config.num_hidden_layers
+        for index in range(layers):
+            self._phase("reading the text", index, layers)
+            activations = through(self._reader.block(index), activations, self._rope)
+        self._phase("reading the text", layers, layers)
+        return self._normed(activations)
 
-    def _normed(self, stream: Stream) -> Stream:
+    def _normed(self, activations: Activations) -> Activations:
         norm = self._reader.tensor("model.norm.weight")
-        return mapped(lambda x: mx.fast.rms_norm(x, norm, self.config.rms_norm_eps), stream)
+        return mapped(lambda x: mx.fast.rms_norm(x, norm, self.config.rms_norm_eps), activations)
 
     def _until(self, index: int) -> None:
         """Calibrate the layers up to `index` that aren't yet."""
         self._begin()
         while len(self._scales) <= index:
             at = len(self._scales)
+            self._phase("calibrating", at, self.config.num_hidden_layers)
             prefix = f"model.layers.{at}."
             schemes = {
                 path.removeprefix(prefix): scheme
@@ -135,9 +142,10 @@ class Calibration:
             }
             result = self._layers.run(self._reader.block(at), self._rope, schemes, self._exact, self._quantized)
             self._keep(at, result)
+            self._phase("calibrating", at + 1, self.config.num_hidden_layers)
 
     def _keep(self, index: int, result: LayerResult) -> None:
-        self._exact, self._quantized = result.exact_stream, result.rounded_stream
+        self._exact, self._quantized = result.exact, result.quantized
         if not all(mx.isfinite(x).all().item() for x in self._quantized):
             raise ConversionError(f"layer {index} gives values that aren't finite: the source can't be calibrated")
         self._scales.append(result.scales)
@@ -150,7 +158,7 @@ class Calibration:
         self._until(self.config.num_hidden_layers - 1)
         exact, quantized = self._normed(self._exact), self._normed(self._quantized)
         norm = np.array(self._reader.tensor("model.norm.weight"))
-        self._head = norm_scales(norm, sizes(exact), self.plan.dtype)
+        self._head = norm_scales(norm, channel_rms(exact), self.plan.dtype)
         scheme = self.plan.schemes.get("lm_head")
         if scheme and scheme.mode == "affine":
             inverse = mx.array(1 / self._head)

@@ -8,7 +8,7 @@ from ...errors import ConversionError
 from ...tokenizer.tokenizer import Tokenizer
 
 WINDOW = 256
-_LEAST_WINDOWS = 4
+_MIN_WINDOWS = 4
 
 
 def builtin_texts(folder: str) -> list[str]:
@@ -28,23 +28,23 @@ def text_of(file: Path) -> str:
 
 
 def token_windows(
-    tokenizer: Tokenizer, texts: Sequence[str], *, length: int | None = None, most: int | None = None
+    tokenizer: Tokenizer, texts: Sequence[str], *, length: int | None = None, max_windows: int | None = None
 ) -> list[list[int]]:
     """Return windows of `length` tokens (default: WINDOW); what is left of the text at its end is cut off.
 
     A window starts with the beginning-of-text token where the model was trained to see one. If there are more than
-    `most`, they are taken evenly from all of the text.
+    `max_windows`, they are taken evenly from all of the text.
     """
     bos = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
     length = length or WINDOW
     step = length - len(bos)
     ids = [token for text in texts for token in tokenizer.encode(text)]
     windows = [bos + ids[start : start + step] for start in range(0, len(ids) - step + 1, step)]
-    if len(windows) < min(_LEAST_WINDOWS, most or _LEAST_WINDOWS):
+    if len(windows) < min(_MIN_WINDOWS, max_windows or _MIN_WINDOWS):
         raise ConversionError(
-            f"the calibration text has {len(ids)} tokens, too few for {_LEAST_WINDOWS} windows of {length}: "
+            f"the calibration text has {len(ids)} tokens, too few for {_MIN_WINDOWS} windows of {length}: "
             "give a longer text"
         )
-    if most is not None and len(windows) > most:
-        windows = [windows[i * len(windows) // most] for i in range(most)]
+    if max_windows is not None and len(windows) > max_windows:
+        windows = [windows[i * len(windows) // max_windows] for i in range(max_windows)]
     return windows

@@ -17,11 +17,13 @@ import mlx.optimizers as optimizers
 import numpy as np
 from mlx.utils import tree_map, tree_unflatten
 
+from ...checkpoint.reader import dequantize
 from ...errors import ConversionError
 from ...model.quantization import Scheme
 from ...model.transformer import Rope, TransformerBlock
+from ..phases import Phase, unseen
 from ..plan import Plan
-from ..sources.source import Source, dequantize
+from ..sources.source import Source
 from .calibration import Calibration
 from .divergence import last_hidden
 from .dtypes import MLX_DTYPES, as_float32
@@ -45,7 +47,7 @@ class DistillationSettings:
     seed: int = 0
 
 
-class Frozen:
+class FrozenCodes:
     """A quantized matrix whose scales and biases can be changed."""
 
     def __init__(self, parts: Packed, scheme: Scheme) -> None:
@@ -71,9 +73,9 @@ class Frozen:
 
 
 class Student:
-    """The quantized model as a function of changes. Tensors are whole weights or `Frozen`, by module path or name."""
+    """The quantized model as a function of changes. `tensors` by module path or name, quantized ones `FrozenCodes`."""
 
-    def __init__(self, plan: Plan, tensors: Mapping[str, "mx.array | Frozen"], teacher_head: mx.array) -> None:
+    def __init__(self, plan: Plan, tensors: Mapping[str, "mx.array | FrozenCodes"], teacher_head: mx.array) -> None:
         self.config, self.tensors, self._teacher_head = plan.config, tensors, teacher_head
         self._rope = Rope(plan.config)
         self._block = TransformerBlock(plan.config)
@@ -82,7 +84,7 @@ class Student:
         """Return changes of every matrix and norm, all zero."""
         parameters: Parameters = {}
         for path, tensor in self.tensors.items():
-            if isinstance(tensor, Frozen):
+            if isinstance(tensor, FrozenCodes):
                 parameters[path] = tensor.begin()
             elif path.endswith("norm.weight"):
                 parameters[path] = {"gain": mx.zeros(tensor.shape)}
@@ -91,7 +93,7 @@ class Student:
     def weights(self, path: str, parameters: Parameters) -> mx.array:
         """Return a changed matrix or norm."""
         tensor = self.tensors[path]
-        if isinstance(tensor, Frozen):
+        if isinstance(tensor, FrozenCodes):
             return tensor.weights(parameters[path])
         return tensor * (1 + parameters[path]["gain"]) if path in parameters else tensor
 
@@ -130,7 +132,7 @@ class Student:
 
 
 class Distillation:
-    """The quantizer of a distilled conversion: trains once, when the first matrix or norm is asked for."""
+    """The quantizer of a distilled conversion: trains once, when the first matrix or norm is requested."""
 
     def __init__(
         self,
@@ -140,6 +142,7 @@ class Distillation:
         plan: Plan,
         windows: Sequence[Sequence[int]],
         settings: DistillationSettings | None = None,
+        phase: Phase = unseen,
     ) -> None:
         self.settings = settings or DistillationSettings()
         if len(windows) <= self.settings.held_out:
@@ -150,11 +153,12 @@ class Distillation:
         self._student: Student | None = None
         self._found: Parameters = {}
         self._lock = RLock()
+        self._phase = phase
 
     def __call__(self, tensor: str, start: int, rows: mx.array, scheme: Scheme) -> Packed:
         """Return packed weight, trained scales and biases of rows of a matrix."""
         matrix = self._trained().tensors[tensor]
-        if not isinstance(matrix, Frozen):
+        if not isinstance(matrix, FrozenCodes):
             return self._calibration(tensor, start, rows, scheme)
         part, dtype = slice(start, start + rows.shape[0]), MLX_DTYPES[self._plan.dtype]
         scales, biases = matrix.grid(self._found[tensor])
@@ -169,13 +173,13 @@ class Distillation:
             if self._student is None:
                 teacher = last_hidden(LayerReader(self._source), self._windows)
                 student = Student(self._plan, self._quantized(), LayerReader(self._source).head())
-                self._found = trained(student, self._windows, teacher, self.settings)
+                self._found = trained(student, self._windows, teacher, self.settings, self._phase)
                 self._student = student
             return self._student
 
-    def _quantized(self) -> dict[str, "mx.array | Frozen"]:
-        """Return the calibrated model's tensors, those that can be trained as `Frozen`."""
-        tensors: dict[str, mx.array | Frozen] = {}
+    def _quantized(self) -> dict[str, "mx.array | FrozenCodes"]:
+        """Return the calibrated model's tensors, those that can be trained as `FrozenCodes`."""
+        tensors: dict[str, mx.array | FrozenCodes] = {}
         dtype = MLX_DTYPES[self._plan.dtype]
         for ref in self._equalized.tensors():
             rows = mx.array(as_float32(ref.read(0, ref.rows), ref.dtype)).astype(dtype)
@@ -186,32 +190,40 @@ class Distillation:
                 tensors[ref.name if len(ref.shape) == 1 else path] = rows.astype(mx.float32)
                 continue
             parts = self._calibration(path, 0, rows, scheme)
-            tensors[path] = Frozen(parts, scheme) if scheme.mode == "affine" else mx.array(dequantize([*parts], scheme))
+            tensors[path] = (
+                FrozenCodes(parts, scheme) if scheme.mode == "affine" else mx.array(dequantize([*parts], scheme))
+            )
             mx.eval(parts)
         return tensors
 
 
 def trained(
-    student: Student, windows: Sequence[mx.array], teacher: Sequence[mx.array], settings: DistillationSettings
+    student: Student,
+    windows: Sequence[mx.array],
+    teacher: Sequence[mx.array],
+    settings: DistillationSettings,
+    phase: Phase = unseen,
 ) -> Parameters:
     """Return the changes that are best on the held-out windows, which may be none."""
     few = min(settings.held_out, len(windows) - 1)
-    held, rest = list(range(0, len(windows), max(1, len(windows) // few)))[:few], range(len(windows))
-    order = [index for index in rest if index not in held]
+    held_out, rest = list(range(0, len(windows), max(1, len(windows) // few)))[:few], range(len(windows))
+    order = [index for index in rest if index not in held_out]
     parameters = kept = student.begin()
-    best = _held_out_loss(student, parameters, [(windows[i], teacher[i]) for i in held])
+    best = _held_out_loss(student, parameters, [(windows[i], teacher[i]) for i in held_out])
     steps = settings.epochs * len(order)
     optimizer = optimizers.Adam(optimizers.cosine_decay(settings.rate, steps), bias_correction=True)
     gradient = mx.value_and_grad(student.loss)
     shuffled = np.random.default_rng(settings.seed)
-    for _ in range(settings.epochs):
-        for index in shuffled.permutation(order):
+    for epoch in range(settings.epochs):
+        for at, index in enumerate(shuffled.permutation(order)):
+            phase("distilling", epoch * len(order) + at, steps)
             loss, gradients = gradient(parameters, windows[index], teacher[index])
             parameters = optimizer.apply_gradients(gradients, parameters)
             mx.eval(loss, parameters, optimizer.state)
-        now = _held_out_loss(student, parameters, [(windows[i], teacher[i]) for i in held])
+        now = _held_out_loss(student, parameters, [(windows[i], teacher[i]) for i in held_out])
         if now < best:
             best, kept = now, tree_map(lambda value: value, parameters)
+    phase("distilling", steps, steps)
     return kept
 
 

@@ -1,4 +1,4 @@
-"""How far a quantized model is from its source: KL divergence, perplexity, agreement on the likeliest token.
+"""How far a quantized model is from its source: KL divergence, perplexity, agreement on the most likely token.
 
 Both are read a layer at a time, so that two models of any size can be compared in the memory of two layers.
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 from ...model.transformer import Rope, TransformerBlock
 from ..sources.source import Source
-from .activations import Stream, mapped, through
+from .activations import Activations, mapped, through
 from .layer_reader import LayerReader
 
 # The matrices of a layer, in the order of a pass through it.
@@ -39,7 +39,7 @@ class Distance:
 
 @dataclass(frozen=True)
 class ModuleDistance:
-    """KL divergence in nats a token, and agreement on the likeliest, of the source with one module quantized."""
+    """KL divergence in nats a token, and agreement on the most likely token, with one module quantized."""
 
     path: str
     kl: float
@@ -50,10 +50,10 @@ def distance(source: Source, result: Source, windows: Sequence[Sequence[int]]) -
     """Compare two models on windows of token ids."""
     tokens = [mx.array([list(window)]) for window in windows]
     readers = LayerReader(source), LayerReader(result)
-    streams = [last_hidden(reader, tokens) for reader in readers]
+    activations = [last_hidden(reader, tokens) for reader in readers]
     heads = [reader.head() for reader in readers]
     totals = np.zeros(4)
-    for ids, *hidden in zip(tokens, *streams, strict=True):
+    for ids, *hidden in zip(tokens, *activations, strict=True):
         p, q = (_logprobs(h, head) for h, head in zip(hidden, heads, strict=True))
         totals += [*_compared(p, q), *(_loss(each, ids) for each in (p, q))]
     count = sum(ids.size - 1 for ids in tokens)
@@ -113,17 +113,17 @@ def _distances(
     return found
 
 
-def last_hidden(reader: LayerReader, tokens: Sequence[mx.array]) -> Stream:
-    """Return the normed hidden states that the head meets."""
+def last_hidden(reader: LayerReader, tokens: Sequence[mx.array]) -> Activations:
+    """Return the normed hidden states, the head's inputs."""
     rope = Rope(reader.config)
     table = reader.tensor("model.embed_tokens.weight")
-    stream = [table[ids] for ids in tokens]
-    mx.eval(stream)
+    activations = [table[ids] for ids in tokens]
+    mx.eval(activations)
     del table
     for index in range(reader.config.num_hidden_layers):
-        stream = through(reader.block(index), stream, rope)
+        activations = through(reader.block(index), activations, rope)
     norm = reader.tensor("model.norm.weight")
-    return mapped(lambda x: mx.fast.rms_norm(x, norm, reader.config.rms_norm_eps), stream)
+    return mapped(lambda x: mx.fast.rms_norm(x, norm, reader.config.rms_norm_eps), activations)
 
 
 def _logprobs(hidden: mx.array, head: mx.array) -> mx.array:
@@ -133,7 +133,7 @@ def _logprobs(hidden: mx.array, head: mx.array) -> mx.array:
 
 
 def _compared(p: mx.array, q: mx.array) -> tuple[float, float]:
-    """Return sums over the predicted tokens: KL from p to q, agreement on the likeliest."""
+    """Return sums over the predicted tokens: KL from p to q, agreement on the most likely token."""
     p, q = p[:-1], q[:-1]
     kl = (mx.exp(p) * (p - q)).sum()
     agreed = (p.argmax(axis=-1) == q.argmax(axis=-1)).sum()

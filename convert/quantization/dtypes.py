@@ -31,6 +31,6 @@ def as_stored(values: np.ndarray, dtype: str) -> np.ndarray:
     return bits.view(np.uint16)[..., 1::2]
 
 
-def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
+def round_to(values: np.ndarray, dtype: str) -> np.ndarray:
     """Return float32 values that a stored dtype holds exactly, the nearest to `values`."""
     return as_float32(as_stored(values.astype(np.float32), dtype), dtype)

@@ -1,4 +1,4 @@
-"""Rounding to nearest of equalized weights: MLX's own for projections, a fitted grid for a tied embedding.
+"""Round-to-nearest (RTN) of equalized weights: MLX's own grid for projections, a fitted one for a tied embedding.
 
 MLX's grid keeps zero exact, which serves projections best. A tied embedding has no norm before it that could take its
 channels' scales; there a least-squares grid lost a sixth less (measured on SmolLM2-135M, see docs/quantization.md).
@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from ...model.quantization import Scheme
-from .bit_packing import pack
+from .bit_packing import pack_codes
 from .grid import fitted_to_range
 from .quantizer import Packed, RoundToNearest
 
@@ -16,8 +16,8 @@ from .quantizer import Packed, RoundToNearest
 _ROWS = 4096
 
 
-class EqualizedNearest(RoundToNearest):
-    """The quantizer of `fast`; `fits` are the modules whose grids are fitted."""
+class EqualizedRoundToNearest(RoundToNearest):
+    """The quantizer of `fast`; `fits` names the modules whose grids are fitted by least squares."""
 
     name = "fast"
 
@@ -34,5 +34,5 @@ class EqualizedNearest(RoundToNearest):
 
 def _fitted(rows: mx.array, scheme: Scheme) -> Packed:
     codes, grid = fitted_to_range(rows.astype(mx.float32), scheme, rows.dtype)
-    words = mx.array(pack(np.array(codes), scheme.bits))
+    words = mx.array(pack_codes(np.array(codes), scheme.bits))
     return words, grid.scales.astype(rows.dtype), grid.biases.astype(rows.dtype)

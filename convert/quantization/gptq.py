@@ -1,8 +1,8 @@
-"""Second-order error compensation: each column's rounding error is taken up by the columns that follow.
+"""GPTQ: each column's rounding error is compensated by the columns that follow.
 
 With H = E[x xᵀ] of a matrix's inputs and H⁻¹ = UᵀU (U upper triangular), rounding column j by d leaves the error
 d / U[j, j] after all later columns have made up for what they can, by d U[j, k] / U[j, j]. Every group of columns
-tries several scales through its own rounding, keeps for each row the one whose errors are least, and refits it.
+tries several scales through its own rounding, keeps for each row the one of the smallest error, and refits it.
 
 Source: GPTQ, https://arxiv.org/abs/2210.17323, section 3 and algorithm 1; the choice and refit of scales under the
 compensated error is this project's.
@@ -24,7 +24,7 @@ _STRIP = 16
 class Rounded:
     """Codes (R, C) uint8 and the grid (R, C / group size) of a quantized matrix; `loss` is its mean squared error.
 
-    The loss is that of an output channel, over the inputs whose moments the matrix was rounded for.
+    The loss is per output channel, over the inputs whose moments the matrix was rounded for.
     """
 
     codes: np.ndarray
@@ -39,7 +39,7 @@ class Rounded:
 
 
 def compensated(weights: mx.array, factor: np.ndarray, scheme: Scheme, dtype: mx.Dtype) -> Rounded:
-    """Quantize `weights` (R, C) to the least output error under the inputs' moments, given as `inverse_factor`."""
+    """Quantize `weights` (R, C) to the smallest output error under the inputs' moments, given as `inverse_factor`."""
     columns = weights.astype(mx.float32).T
     n_columns, rows = columns.shape
     size = scheme.group_size

@@ -59,7 +59,7 @@ def fitted(target: mx.array, codes: mx.array, ones: mx.array, fallback: Grid, dt
 
 
 def fitted_to_range(weights: mx.array, scheme: Scheme, dtype: mx.Dtype) -> tuple[mx.array, Grid]:
-    """Return codes (R, C) uint8 and the grid (R, C / group size) fitted to weights rounded over their whole range."""
+    """Return codes (R, C) uint8 and the grid (R, C / group size) fitted to weights rounded over their full range."""
     groups = weights.reshape(weights.shape[0], -1, scheme.group_size)
     steps = 2**scheme.bits - 1
     low = groups.min(axis=-1)

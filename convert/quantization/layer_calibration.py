@@ -1,6 +1,6 @@
-"""Calibrates one layer: equalizes it, then rounds its matrices in order, each to undo what the ones before did.
+"""Calibrates one layer: equalizes its channels, then rounds its matrices in order, each compensating those before it.
 
-A matrix W is rounded to the least error of W x̂ against the exact W x, where x̂ comes out of the quantized layers so
+A matrix W is rounded to the smallest error of W x̂ against the exact W x, where x̂ comes out of the quantized layers so
 far and x out of the exact ones: W is first moved towards W + W E[(x - x̂) x̂ᵀ] H⁻¹, and, where its product is added
 to the residual stream, towards taking that stream's error out as well.
 
@@ -19,7 +19,7 @@ from mlx.utils import tree_flatten
 from ...model.channel_scales import Factors, LayerScales, factors_of, head_columns
 from ...model.quantization import Scheme
 from ...model.transformer import Rope, TransformerBlock
-from .activations import Stream, added, attention_outputs, hidden_outputs, mapped, moments, sizes, subtracted
+from .activations import Activations, added, attention_outputs, channel_rms, hidden_outputs, mapped, moments, subtracted
 from .dtypes import MLX_DTYPES
 from .equalization import norm_scales, scales_of
 from .gptq import Rounded, compensated, inverse_factor
@@ -51,12 +51,12 @@ class CalibrationSettings:
 
 @dataclass
 class LayerResult:
-    """Scales that were moved, rounded matrices by module name within the layer, and both streams after the layer."""
+    """Channel scales, rounded matrices by module name within the layer, and its exact and quantized outputs."""
 
     scales: LayerScales
     rounded: dict[str, Rounded]
-    exact_stream: Stream
-    rounded_stream: Stream
+    exact: Activations
+    quantized: Activations
 
 
 class LayerCalibration:
@@ -66,7 +66,12 @@ class LayerCalibration:
         self.stored, self.dtype, self.settings = stored, MLX_DTYPES[stored], settings
 
     def run(
-        self, block: TransformerBlock, rope: Rope, schemes: Mapping[str, Scheme], exact: Stream, rounded: Stream
+        self,
+        block: TransformerBlock,
+        rope: Rope,
+        schemes: Mapping[str, Scheme],
+        exact: Activations,
+        rounded: Activations,
     ) -> LayerResult:
         """Calibrate `block` (float32; it is changed in place to what the quantized layer computes)."""
         attention, mlp = block.self_attn, block.mlp
@@ -86,7 +91,9 @@ class LayerCalibration:
         values_out = _divided(values_out, head_columns(scales, rope.config))
         mlp_in, hidden = _divided(mlp_in, scales.mlp), _divided(hidden, scales.hidden)
 
-        def rounds(names: tuple[str, ...], inputs: Stream, target: Stream, residual: Stream | None = None) -> None:
+        def rounds(
+            names: tuple[str, ...], inputs: Activations, target: Activations, residual: Activations | None = None
+        ) -> None:
             results.update(self._round(block, names, schemes, inputs, target, residual))
 
         inputs = mapped(block.input_layernorm, rounded)
@@ -101,15 +108,20 @@ class LayerCalibration:
         return LayerResult(scales, results, after, added(rounded, mapped(mlp.down_proj, inputs)))
 
     def _measured_scales(
-        self, block: TransformerBlock, attention_in: Stream, values_out: Stream, mlp_in: Stream, hidden: Stream
+        self,
+        block: TransformerBlock,
+        attention_in: Activations,
+        values_out: Activations,
+        mlp_in: Activations,
+        hidden: Activations,
     ) -> LayerScales:
         attention = block.self_attn
-        heads = np.square(sizes(values_out)).reshape(attention.n_kv_heads, -1, attention.head_dim)
+        heads = np.square(channel_rms(values_out)).reshape(attention.n_kv_heads, -1, attention.head_dim)
         return LayerScales(
-            attention=norm_scales(np.array(block.input_layernorm.weight), sizes(attention_in), self.stored),
+            attention=norm_scales(np.array(block.input_layernorm.weight), channel_rms(attention_in), self.stored),
             values=scales_of(np.sqrt(heads.mean(axis=1)).reshape(-1)),
-            mlp=norm_scales(np.array(block.post_attention_layernorm.weight), sizes(mlp_in), self.stored),
-            hidden=scales_of(sizes(hidden)),
+            mlp=norm_scales(np.array(block.post_attention_layernorm.weight), channel_rms(mlp_in), self.stored),
+            hidden=scales_of(channel_rms(hidden)),
         )
 
     def _round(
@@ -117,9 +129,9 @@ class LayerCalibration:
         block: TransformerBlock,
         names: tuple[str, ...],
         schemes: Mapping[str, Scheme],
-        inputs: Stream,
-        target: Stream,
-        residual: Stream | None,
+        inputs: Activations,
+        target: Activations,
+        residual: Activations | None,
     ) -> dict[str, Rounded]:
         """Round the matrices that share `inputs` and set them to their rounded values."""
         factor = inverse_factor(moments(inputs), self.settings.damping)
@@ -131,7 +143,7 @@ class LayerCalibration:
             if scheme is None:
                 linear.weight = linear.weight.astype(self.dtype).astype(mx.float32)
             elif scheme.mode != "affine":
-                linear.weight = nearest(linear.weight, scheme, self.dtype)
+                linear.weight = round_to_nearest(linear.weight, scheme, self.dtype)
             else:
                 moved = self._moved(np.array(linear.weight), factor, input_error, residual_error)
                 results[name] = compensated(mx.array(moved), factor, scheme, self.dtype)
@@ -150,8 +162,8 @@ class LayerCalibration:
         return moved
 
 
-def nearest(weights: mx.array, scheme: Scheme, dtype: mx.Dtype) -> mx.array:
-    """Return the weights as MLX's own rounding leaves them, float32."""
+def round_to_nearest(weights: mx.array, scheme: Scheme, dtype: mx.Dtype) -> mx.array:
+    """Return the weights (float32) after MLX's own quantization and back."""
     kind = scheme.to_dict()
     return mx.dequantize(*mx.quantize(weights.astype(dtype), **kind), **kind).astype(mx.float32)
 
@@ -168,7 +180,7 @@ def _apply(block: TransformerBlock, factors: Mapping[str, Factors]) -> None:
     block.load_weights(changed, strict=False)
 
 
-def _divided(stream: Stream, scales: np.ndarray) -> Stream:
-    """Return the stream of channels divided by their scales."""
+def _divided(activations: Activations, scales: np.ndarray) -> Activations:
+    """Return the activations with each channel divided by its scale."""
     inverse = mx.array(1 / scales)
-    return mapped(lambda x: x * inverse, stream)
+    return mapped(lambda x: x * inverse, activations)

@@ -19,7 +19,7 @@ class Quantizer(Protocol):
 
 
 class RoundToNearest:
-    """MLX's own: each group's scale and bias span its smallest and largest weight."""
+    """Round-to-nearest (RTN), MLX's own: scale and bias of a group span its smallest and largest weight."""
 
     name = "round-to-nearest"
 

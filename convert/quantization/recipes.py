@@ -1,4 +1,4 @@
-"""Which module gets which bits: mixed recipes, a rule file, embedding and head set apart."""
+"""Which module gets which bits: mixed recipes, a rule file, embedding and head bits."""
 
 import json
 import tomllib
@@ -19,14 +19,14 @@ _RULE_KEYS = ("modules", "layers", "bits", "group_size", "mode", "keep")
 
 @dataclass(frozen=True)
 class Rule:
-    """A scheme (None: kept whole) for the modules that match a pattern within a range of layers."""
+    """A scheme (None: not quantized) for the modules that match a pattern within a range of layers."""
 
     patterns: tuple[str, ...]
     layers: range | None
     scheme: Scheme | None
 
     def matches(self, path: str) -> bool:
-        """Return whether the rule is for the module at `path`. In a pattern `*` stands for any text."""
+        """Return whether the rule is for the module at `path`. In a pattern `*` matches any text."""
         if self.layers is not None:
             parts = path.split(".")
             if parts[1] != "layers" or int(parts[2]) not in self.layers:
@@ -91,10 +91,11 @@ def _set_apart(config: ModelConfig, options: ConversionOptions, default: Scheme 
 
 def _ruled(config: ModelConfig, rules: list[Rule], file: Path) -> dict[str, Scheme | None]:
     paths = matrices(config)
-    idle = [", ".join(rule.patterns) for rule in rules if not any(map(rule.matches, paths))]
-    if idle:
+    unmatched = [", ".join(rule.patterns) for rule in rules if not any(map(rule.matches, paths))]
+    if unmatched:
         raise ConversionError(
-            f"{file}: no module matches {'; '.join(idle)}; modules are named like {paths[1]}, and * stands for any text"
+            f"{file}: no module matches {'; '.join(unmatched)}; modules are named like {paths[1]}, and * matches "
+            "any text"
         )
     first = {path: next((rule for rule in rules if rule.matches(path)), None) for path in paths}
     return {path: rule.scheme for path, rule in first.items() if rule}
@@ -132,8 +133,8 @@ def _rule(where: str, entry: Any, default: Scheme | None) -> Rule:
 def _layers(where: str, value: Any) -> range | None:
     if value is None:
         return None
-    whole = isinstance(value, list) and len(value) == 2 and all(isinstance(n, int) and n >= 0 for n in value)
-    if not whole or value[0] > value[1]:
+    valid = isinstance(value, list) and len(value) == 2 and all(isinstance(n, int) and n >= 0 for n in value)
+    if not valid or value[0] > value[1]:
         raise ConversionError(f"{where}: layers must be a first and a last layer such as [0, 3], not {value!r}")
     return range(value[0], value[1] + 1)
 
@@ -142,7 +143,7 @@ def _scheme(where: str, entry: Mapping[str, Any], default: Scheme | None) -> Sch
     named = [key for key in ("bits", "group_size", "mode") if key in entry]
     if "keep" in entry:
         if entry["keep"] is not True or named:
-            raise ConversionError(f"{where}: keep must be true, and nothing about bits beside it")
+            raise ConversionError(f"{where}: keep must be true, without bits, group_size or mode")
         return None
     values = {**(default.to_dict() if default and "mode" not in entry else {}), **{key: entry[key] for key in named}}
     try:

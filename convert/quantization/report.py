@@ -1,4 +1,4 @@
-"""Tables and a picture of what a conversion cost: the whole model, each layer, each module."""
+"""Tables and a picture of a quantization's error: the whole model, each layer, each module."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -29,7 +29,6 @@ def measured(
     try:
         whole = distance(source, result, windows)
         if report_to is not None:
-            reference = getattr(reference, "exact", reference)
             _save(report_to, result, whole, module_distances(reference, result, windows[0][:_MODULE_TOKENS]))
     finally:
         result.close()
@@ -62,17 +61,17 @@ def _tables(whole: Distance, modules: Sequence[ModuleDistance], schemes: Mapping
         f"| KL divergence, nats a token | {whole.kl:.5f} |",
         f"| perplexity | {whole.perplexity:.3f} |",
         f"| perplexity of the source | {whole.source_perplexity:.3f} |",
-        f"| same likeliest token | {whole.top1_agreement:.2%} |",
+        f"| same most likely token | {whole.top1_agreement:.2%} |",
         "",
         "![KL divergence by layer](sensitivity.svg)",
         "",
         "Each module quantized alone, on the beginning of that text:",
         "",
-        "| module | scheme | KL, nats a token | same likeliest token |",
+        "| module | scheme | KL, nats a token | same most likely token |",
         "| --- | --- | --- | --- |",
     ]
     for module in modules:
         scheme = schemes.get(module.path)
-        kind = f"{scheme.mode} {scheme.bits}/{scheme.group_size}" if scheme else "whole"
+        kind = f"{scheme.mode} {scheme.bits}/{scheme.group_size}" if scheme else "not quantized"
         lines.append(f"| {module.path} | {kind} | {module.kl:.6f} | {module.top1_agreement:.2%} |")
     return "\n".join(lines) + "\n"

@@ -13,17 +13,18 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ...model.quantization import AFFINE_BITS, AFFINE_GROUP_SIZES, Scheme
+from ...model.quantization import Scheme
 from ...model.transformer import Rope, TransformerBlock
+from ..phases import Phase, unseen
+from ..plan import AFFINE_SCHEMES
 from ..sources.source import Source
-from .activations import Stream, mapped, through
+from .activations import Activations, mapped, through
 from .calibration import batches_of
 from .divergence import MODULES
 from .layer_reader import LayerReader
 
 # Rows of a matrix that are rounded to learn what a scheme costs it.
 _SAMPLED_ROWS = 256
-SCHEMES = tuple(Scheme(bits, size) for bits in AFFINE_BITS for size in AFFINE_GROUP_SIZES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,30 +37,37 @@ class Sensitivity:
 
 
 def sensitivities(
-    source: Source, windows: Sequence[Sequence[int]], schemes: Sequence[Scheme] = SCHEMES, seed: int = 0
+    source: Source,
+    windows: Sequence[Sequence[int]],
+    schemes: Sequence[Scheme] = AFFINE_SCHEMES,
+    seed: int = 0,
+    phase: Phase = unseen,
 ) -> list[Sensitivity]:
     """Measure every matrix of a source; one layer's weights and each layer's inputs are in memory."""
     reader = LayerReader(source)
     rope = Rope(source.config)
     tokens = batches_of(windows)
     table = reader.tensor("model.embed_tokens.weight")
-    streams: list[Stream] = [[table[batch] for batch in tokens]]
+    activations: list[Activations] = [[table[batch] for batch in tokens]]
     for index in range(source.config.num_hidden_layers):
-        streams.append(through(reader.block(index), streams[-1], rope))
+        activations.append(through(reader.block(index), activations[-1], rope))
     found: list[Sensitivity] = []
     norm = reader.tensor("model.norm.weight")
-    gradients, head_rows, head_inputs = _head_gradients(reader.head(), norm, streams.pop(), source, seed)
+    gradients, head_rows, head_inputs = _head_gradients(reader.head(), norm, activations.pop(), source, seed)
     tied = source.config.tie_word_embeddings
     head_path = "model.embed_tokens" if tied else "lm_head"
     head = _costs(reader.head(), head_inputs, head_rows, schemes)
-    for index in reversed(range(source.config.num_hidden_layers)):
+    layers = source.config.num_hidden_layers
+    for index in reversed(range(layers)):
+        phase("measuring which modules need more bits", layers - 1 - index, layers)
         block = reader.block(index)
-        gradients, energies, inputs = _layer_gradients(block, rope, streams.pop(), gradients)
+        gradients, energies, inputs = _layer_gradients(block, rope, activations.pop(), gradients)
         for name in MODULES:
             parent, _, child = name.rpartition(".")
             weight = block[parent][child].weight
             costs = _costs(weight, inputs[name], energies[name], schemes)
             found.append(Sensitivity(f"model.layers.{index}.{name}", weight.size, costs))
+    phase("measuring which modules need more bits", layers, layers)
     as_table = _table_costs(table, tokens, gradients, schemes)
     if tied:
         both = {scheme: head[scheme] + as_table[scheme] for scheme in head}
@@ -70,13 +78,13 @@ def sensitivities(
 
 
 def _head_gradients(
-    head: mx.array, norm: mx.array, stream: Stream, source: Source, seed: int
-) -> tuple[Stream, np.ndarray, np.ndarray]:
+    head: mx.array, norm: mx.array, activations: Activations, source: Source, seed: int
+) -> tuple[Activations, np.ndarray, np.ndarray]:
     """Return gradients to the last hidden states, each logit's mean square gradient (V,), the inputs' mean squares."""
-    normed = mapped(lambda x: mx.fast.rms_norm(x, norm, source.config.rms_norm_eps), stream)
+    normed = mapped(lambda x: mx.fast.rms_norm(x, norm, source.config.rms_norm_eps), activations)
     key = mx.random.key(seed)
     gradients, energy, squares, count = [], mx.zeros(head.shape[0]), mx.zeros(head.shape[1]), 0
-    for x, y in zip(stream, normed, strict=True):
+    for x, y in zip(activations, normed, strict=True):
         to_normed = []
         for row in y:
             key, drawn = mx.random.split(key)
@@ -95,14 +103,14 @@ def _head_gradients(
 
 
 def _layer_gradients(
-    block: TransformerBlock, rope: Rope, stream: Stream, gradients: Stream
-) -> tuple[Stream, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    block: TransformerBlock, rope: Rope, activations: Activations, gradients: Activations
+) -> tuple[Activations, dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return gradients to a layer's inputs, mean square gradients of its matrices' outputs, and mean square inputs."""
     taps = _Taps(block)
     energies: dict[str, mx.array] = {}
     squares: dict[str, mx.array] = {}
     before, count = [], 0
-    for x, gradient in zip(stream, gradients, strict=True):
+    for x, gradient in zip(activations, gradients, strict=True):
         zeros = {name: mx.zeros((*x.shape[:2], taps.rows(name))) for name in MODULES}
         _, (to_x, *to_taps) = mx.vjp(taps.run(rope), [x, *zeros.values()], [gradient])
         for name, to_tap in zip(MODULES, to_taps, strict=True):
@@ -185,7 +193,7 @@ class _Taps:
 def _costs(
     weights: mx.array, squares: np.ndarray, energies: np.ndarray, schemes: Sequence[Scheme]
 ) -> dict[Scheme, float]:
-    """Return what rounding a matrix (R, C) costs under each scheme, learnt on a sample of its rows."""
+    """Return what rounding a matrix (R, C) costs under each scheme, estimated on a sample of its rows."""
     rows, columns = weights.shape
     picked = np.linspace(0, rows - 1, min(rows, _SAMPLED_ROWS)).astype(np.int64)
     # Rows of little energy say little: energies scale the sample up to all rows.
@@ -206,7 +214,7 @@ def _costs(
 
 
 def _table_costs(
-    table: mx.array, tokens: Sequence[mx.array], gradients: Stream, schemes: Sequence[Scheme]
+    table: mx.array, tokens: Sequence[mx.array], gradients: Activations, schemes: Sequence[Scheme]
 ) -> dict[Scheme, float]:
     """Return what rounding the embedding costs as the table of the text's tokens."""
     costs = {}

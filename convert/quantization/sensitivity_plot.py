@@ -37,10 +37,10 @@ def _place(path: str) -> tuple[str, str]:
     return (layer, short) if name in MODULES else ({"embed_tokens": "emb", "lm_head": "head"}.get(short, short), short)
 
 
-def _round_step(least: float) -> float:
+def _round_step(smallest: float) -> float:
     """Return the smallest of 1, 2 and 5 times a power of ten that isn't less."""
-    power = 10.0 ** floor(log10(least))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)
+    power = 10.0 ** floor(log10(smallest))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= smallest)
 
 
 def _bars(bars: dict[str, list[tuple[str, float]]], top: float, colors: dict[str, str]) -> list[str]:
@@ -57,8 +57,8 @@ def _bars(bars: dict[str, list[tuple[str, float]]], top: float, colors: dict[str
             )
         every = max(1, len(bars) // 40)
         # The head's label stands over those of layers that would touch it.
-        beside = "head" not in bars or number + every < len(bars)
-        if label == "head" or (number % every == 0 and beside):
+        shown = "head" not in bars or number + every < len(bars)
+        if label == "head" or (number % every == 0 and shown):
             middle = x + space / 2
             drawn.append(f'<text x="{middle:.1f}" y="{_HEIGHT - 24}" text-anchor="middle">{escape(label)}</text>')
     drawn.append(f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 6}" text-anchor="middle">layer</text>')

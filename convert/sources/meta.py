@@ -15,6 +15,7 @@ import numpy as np
 
 from ...checkpoint.model_files import LICENCES, copy_files
 from ...errors import CheckpointError
+from ...files import printable
 from ...model.config import ModelConfig
 from ...model.parameters import check_tensors, expected_tensors
 from .meta_config import read_meta_config
@@ -44,8 +45,9 @@ _TELLING = (
 _BY_COLUMNS = ("self_attn.o_proj", "mlp.down_proj")
 _SHARD = re.compile(r"consolidated\.(\d+)\.pth\Z")
 _STEP_ROWS = 4096
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
-Read = Callable[[int, int], np.ndarray]
+ReadRows = Callable[[int, int], np.ndarray]
 
 
 class MetaSource:
@@ -54,8 +56,10 @@ class MetaSource:
     def __init__(self, folder: Path) -> None:
         self.folder = self.location = folder
         self.base_model: str | None = None
-        self.description = f"Meta folder {folder.name}"
+        self.description = f"Meta folder {printable(folder.resolve().name)}"
         self.extra_config: dict[str, Any] = {}
+        self.is_mlx_quantized = False
+        self.notes: list[str] = []
         self._shards: list[TorchFile] = []
         try:
             self._open(folder)
@@ -68,21 +72,18 @@ class MetaSource:
             raise CheckpointError(f"{folder} lacks tokenizer.model, which belongs to Meta's checkpoints")
         self._shards += [TorchFile(path) for path in shard_files(folder)]
         _check_alike(self._shards)
-        self._names = {hf_name(name): name for name in self._shards[0].infos if name != "rope.freqs"}
+        self._names = {from_meta_name(name): name for name in self._shards[0].infos if name != "rope.freqs"}
         parts = {name: self._shards[0].infos[theirs].shape for name, theirs in self._names.items()}
         tied = "lm_head.weight" not in parts or self._head_is_embedding()
+        self.dtype: str | None = self._shards[0].infos[self._names["model.embed_tokens.weight"]].dtype
         self.config: ModelConfig
         self.config, self._kv_copies = read_meta_config(
-            folder / "params.json", parts, n_shards=len(self._shards), tied=tied, dtype=self._dtype()
+            folder / "params.json", parts, n_shards=len(self._shards), tied=tied, dtype=_DTYPES[self.dtype]
         )
         self._readers = {name: self._reader(name, shape) for name, shape in parts.items()}
         shapes = {name: shape for name, (shape, _) in self._readers.items()}
         check_tensors(expected_tensors(self.config), shapes, folder)
         self._check_replicated()
-
-    def _dtype(self) -> str:
-        stored = self._shards[0].infos[self._names["model.embed_tokens.weight"]].dtype
-        return {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[stored]
 
     def tensors(self) -> Iterator[TensorRef]:
         """Yield the tensors in the model's order."""
@@ -112,9 +113,9 @@ class MetaSource:
         for shard in self._shards:
             shard.close()
 
-    def _reader(self, name: str, part: tuple[int, ...]) -> tuple[tuple[int, ...], Read]:
+    def _reader(self, name: str, part: tuple[int, ...]) -> tuple[tuple[int, ...], ReadRows]:
         """Return shape and reader of a tensor out of its parts in the shards."""
-        reads: list[Read] = [partial(shard.read, self._names[name]) for shard in self._shards]
+        reads: list[ReadRows] = [partial(shard.read, self._names[name]) for shard in self._shards]
         n, module = len(reads), name.removesuffix(".weight").split(".", 3)[-1]
         if len(part) == 1:
             return part, reads[0]
@@ -124,7 +125,7 @@ class MetaSource:
         )
         if by_columns:
             return (part[0], part[1] * n), partial(_read_columns, reads)
-        read: Read = partial(_read_rows, reads, part[0])
+        read: ReadRows = partial(_read_rows, reads, part[0])
         rows, head_dim = part[0] * n, self.config.head_dim
         if module in ("self_attn.k_proj", "self_attn.v_proj") and self._kv_copies > 1:
             rows //= self._kv_copies
@@ -170,7 +171,7 @@ def shard_files(folder: Path) -> list[Path]:
     return [found[n] for n in sorted(found)]
 
 
-def hf_name(name: str) -> str:
+def from_meta_name(name: str) -> str:
     """Return the Hugging Face name of one of Meta's; unknown names come back as they are."""
     path, _, kind = name.rpartition(".")
     layer = re.match(r"layers\.(\d+)\.(.+)\Z", path)
@@ -200,7 +201,7 @@ def _facts(shard: TorchFile) -> Mapping[str, tuple[str, list[int]]]:
     return {name: (info.dtype, list(info.shape)) for name, info in shard.infos.items()}
 
 
-def _read_rows(reads: Sequence[Read], part_rows: int, start: int, stop: int) -> np.ndarray:
+def _read_rows(reads: Sequence[ReadRows], part_rows: int, start: int, stop: int) -> np.ndarray:
     """Read rows of a tensor whose parts stand below each other."""
     pieces = []
     for n, read in enumerate(reads):
@@ -210,12 +211,12 @@ def _read_rows(reads: Sequence[Read], part_rows: int, start: int, stop: int) -> 
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
-def _read_columns(reads: Sequence[Read], start: int, stop: int) -> np.ndarray:
+def _read_columns(reads: Sequence[ReadRows], start: int, stop: int) -> np.ndarray:
     """Read rows of a tensor whose parts stand beside each other."""
     return reads[0](start, stop) if len(reads) == 1 else np.concatenate([read(start, stop) for read in reads], axis=1)
 
 
-def _read_single(read: Read, head_dim: int, copies: int, name: str, start: int, stop: int) -> np.ndarray:
+def _read_single(read: ReadRows, head_dim: int, copies: int, name: str, start: int, stop: int) -> np.ndarray:
     """Read rows of a tensor whose heads are stored several times one after another; raises where the copies differ."""
     first = start // head_dim
     heads = read(first * copies * head_dim, -(-stop // head_dim) * copies * head_dim)

@@ -29,7 +29,7 @@ def read_meta_config(
     missing = [name for name in ("dim", "n_layers", "n_heads", "norm_eps") if params.get(name) is None]
     if missing:
         raise ConfigError(f"{file} lacks {', '.join(missing)}")
-    dim, n_heads = _whole(file, params, "dim"), _whole(file, params, "n_heads")
+    dim, n_heads = _integer(file, params, "dim"), _integer(file, params, "n_heads")
     head_dim = dim // n_heads
     layer = "model.layers.0."
     _check_number_of_shards(file, n_heads * head_dim, parts[f"{layer}self_attn.q_proj.weight"][0], n_shards)
@@ -62,10 +62,10 @@ def read_meta_config(
     return ModelConfig.from_dict(values), stored_kv // n_kv_heads
 
 
-def _whole(file: Path, params: Mapping[str, Any], name: str) -> int:
+def _integer(file: Path, params: Mapping[str, Any], name: str) -> int:
     value = params[name]
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{file}: {name} must be a positive whole number, not {value!r}")
+        raise ConfigError(f"{file}: {name} must be a positive integer, not {value!r}")
     return value
 
 

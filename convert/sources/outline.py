@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from ...checkpoint.folder import load_config
 from ...checkpoint.model_files import copy_files
+from ...files import printable
 from ...library.hub import repository_of
-from ...model.config import ModelConfig, load_config
+from ...model.config import ModelConfig
 from ...model.parameters import expected_tensors
 from ..options import DTYPE_NAMES
 from ..plan import ITEM_BYTES
@@ -25,11 +27,16 @@ class OutlineSource:
         self.config: ModelConfig = load_config(folder)
         self.location = folder
         self.base_model = repository_of(folder)
-        self.description = self.base_model or f"config.json of {folder.name}"
+        self.description = self.base_model or f"config.json of {printable(folder.resolve().name)}"
         self.extra_config: dict[str, Any] = {}
-        self._dtype = DTYPE_NAMES.get(self.config.dtype or "", "BF16")
+        named = self.config.dtype
+        dtype = DTYPE_NAMES.get(named, "BF16") if isinstance(named, str) else "BF16"
+        self.dtype: str | None = dtype
+        self.is_mlx_quantized = False
+        self.notes: list[str] = []
         noise = np.random.default_rng(0).normal(0, 0.02, 1 << 20).astype(np.float32)
-        self._noise = noise.view(np.uint16)[1::2] if self._dtype == "BF16" else noise.astype(_RAW[self._dtype])
+        self._stored = dtype
+        self._noise = noise.view(np.uint16)[1::2] if dtype == "BF16" else noise.astype(_RAW[dtype])
 
     def tensors(self) -> Iterator[TensorRef]:
         """Yield the tensors in the model's order."""
@@ -38,7 +45,7 @@ class OutlineSource:
             def read(start: int, stop: int, rest: tuple[int, ...] = shape[1:]) -> np.ndarray:
                 return np.resize(self._noise, (stop - start, *rest))
 
-            yield TensorRef(name, shape, self._dtype, self._dtype, prod(shape) * ITEM_BYTES[self._dtype], read)
+            yield TensorRef(name, shape, self._stored, self._stored, prod(shape) * ITEM_BYTES[self._stored], read)
 
     def channel_scales(self) -> None:
         """Return None: sizes don't depend on them."""

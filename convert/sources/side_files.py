@@ -1,4 +1,4 @@
-"""Files that are written beside the weights."""
+"""Side files: what is written along with the weights."""
 
 import json
 from pathlib import Path
@@ -15,5 +15,5 @@ def generation_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON into a folder that isn't shown yet; no care is needed for it to be whole."""
+    """Write JSON into a folder that has not taken its place yet, so that it need not be atomic."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

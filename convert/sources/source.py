@@ -1,17 +1,16 @@
 """Tensors of a source that are not read yet, and what every source gives."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
-import mlx.core as mx
 import numpy as np
 
 from ...errors import CheckpointError
 from ...model.channel_scales import ChannelScales
 from ...model.config import ModelConfig
-from ...model.quantization import Scheme
 
 FLOAT_DTYPES = ("F32", "F16", "BF16")
 # Names of damaged tensors that an error shows.
@@ -23,7 +22,7 @@ class TensorRef:
     """A tensor under its Hugging Face name and layout. `read(start, stop)` gives those rows as numpy.
 
     `dtype` is that of the values as read: F32, F16, or BF16, which numpy holds as uint16. `stored` names the
-    source's own format for reports. Reading needs no more memory than a small multiple of the rows asked for.
+    source's own format for reports. Reading needs no more memory than a small multiple of those rows.
     """
 
     name: str
@@ -35,14 +34,16 @@ class TensorRef:
 
     @property
     def rows(self) -> int:
-        """Number of rows; a vector is read whole and has its length."""
+        """Number of rows; of a vector its length."""
         return self.shape[0]
 
 
 class Source(Protocol):
     """Weights with their config and side files, wherever they come from.
 
-    `location` is the file or folder; `base_model` the Hub id, where the weights came from there.
+    `location` is the file or folder; `base_model` the Hub id, where the weights came from there; `dtype` the
+    safetensors name of the dtype that most floating-point weights are stored in, None where they are all quantized.
+    `is_mlx_quantized`: the weights lie on MLX's grids.
     """
 
     config: ModelConfig
@@ -50,6 +51,12 @@ class Source(Protocol):
     description: str
     base_model: str | None
     extra_config: dict[str, Any]
+    dtype: str | None
+    is_mlx_quantized: bool
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What the user should know about the source."""
 
     def tensors(self) -> Iterator[TensorRef]:
         """Yield every tensor that the model needs, in the model's order."""
@@ -87,6 +94,15 @@ def read_finite(ref: TensorRef, start: int, stop: int, *, every: int = 1) -> np.
     return raw
 
 
+def main_dtype(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> str | None:
+    """Return the floating-point dtype of most values in matrices, given as (dtype, shape); None if there is none."""
+    sizes: dict[str, int] = {}
+    for dtype, shape in tensors:
+        if dtype in FLOAT_DTYPES and len(shape) > 1:
+            sizes[dtype] = sizes.get(dtype, 0) + prod(shape)
+    return max(sizes, key=lambda dtype: sizes[dtype], default=None)
+
+
 def damage(names: Sequence[str]) -> CheckpointError:
     """Return the error that tells which tensors aren't finite."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
@@ -98,17 +114,3 @@ def file_facts(path: Path) -> list[Any]:
     """Return name, size and time of a file, for fingerprints."""
     stat = path.stat()
     return [path.name, stat.st_size, stat.st_mtime_ns]
-
-
-def dequantize(arrays: list[mx.array], scheme: Scheme) -> np.ndarray:
-    """Return in float32 what packed words, scales and (in affine mode) biases stand for."""
-    weight, scales, *biases = (a.astype(mx.float32) if a.dtype in (mx.float16, mx.bfloat16) else a for a in arrays)
-    rows = mx.dequantize(
-        weight,
-        scales,
-        biases[0] if biases else None,
-        group_size=scheme.group_size,
-        bits=scheme.bits,
-        mode=scheme.mode,
-    )
-    return np.array(rows.astype(mx.float32))

@@ -99,7 +99,7 @@ class TorchFile:
         if order and archive.read(order) != b"little":
             self._fail("its values are big-endian")
         if entries[main[0]].file_size > _MAX_PICKLE_BYTES:
-            self._fail(f"data.pkl of {entries[main[0]].file_size} bytes is no state dict")
+            self._fail(f"data.pkl of {entries[main[0]].file_size} bytes is not a state dict")
         tensors = _unpickle(archive.read(main[0]), self.path)
         return {name: self._info(name, tensor, entries, folder) for name, tensor in tensors.items()}
 
@@ -152,7 +152,7 @@ def _unpickle(data: bytes, path: Path) -> dict[str, _Tensor]:
     if not isinstance(value, dict) or not all(
         isinstance(name, str) and name.isprintable() and isinstance(tensor, _Tensor) for name, tensor in value.items()
     ):
-        raise CheckpointError(f"{path} is no state dict: it must hold tensors by name and nothing else")
+        raise CheckpointError(f"{path} is not a state dict: it must hold tensors by name and nothing else")
     return dict(value)
 
 
@@ -182,8 +182,8 @@ class _StateDictUnpickler(pickle.Unpickler):
 
 def _rebuild(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> _Tensor:
     """Describe a tensor whose rows lie one after another; raises UnpicklingError for any other."""
-    whole = isinstance(storage, _Storage) and isinstance(shape, tuple) and isinstance(stride, tuple)
-    if not whole or not all(type(n) is int and n >= 0 for n in (offset, *shape, *stride)):
+    valid = isinstance(storage, _Storage) and isinstance(shape, tuple) and isinstance(stride, tuple)
+    if not valid or not all(type(n) is int and n >= 0 for n in (offset, *shape, *stride)):
         raise pickle.UnpicklingError("a tensor's description is damaged")
     expected = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
     lies_in_order = len(stride) == len(shape) and all(

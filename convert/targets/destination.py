@@ -1,12 +1,24 @@
-"""The place of a result, checked before the work, and the folder beside it that the work is done in."""
+"""The destination, checked before the work, and the folder beside it that the work is done in."""
 
 import shutil
 from pathlib import Path
 
 from ...errors import ConversionError
+from ...files import size_text
 
 # Space that tokenizer and config files may take.
 _SPARE_BYTES = 50_000_000
+
+
+def resolved_destination(dest: str | Path) -> Path:
+    """Return the absolute path to write to: behind a link, dangling or not, what it points to."""
+    path = Path(dest).expanduser().absolute()
+    if not path.is_symlink():
+        return path
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        raise ConversionError(f"{path} is a link that leads back to itself: choose another destination") from None
 
 
 def partial_folder(dest: Path) -> Path:
@@ -15,7 +27,7 @@ def partial_folder(dest: Path) -> Path:
 
 
 def check_destination(dest: Path, source: Path | None, *, force: bool, single_file: bool = False) -> None:
-    """Raise ConversionError if `dest` is taken, or if replacing it would take what isn't a model, or the source.
+    """Raise ConversionError if `dest` is taken, can't be replaced, isn't a model, or holds the source.
 
     A source that isn't known yet is None.
     """
@@ -32,22 +44,36 @@ def check_destination(dest: Path, source: Path | None, *, force: bool, single_fi
             raise ConversionError(f"{dest} is not a file, so --force does not replace it by one")
     elif not dest.is_dir() or (any(dest.iterdir()) and not (dest / "config.json").exists()):
         raise ConversionError(f"{dest} is not the folder of a model, so --force does not replace it")
+    _try_swap(dest)
+
+
+def _try_swap(dest: Path) -> None:
+    """Rename what is there and back, as the end of the work will: a mount point, for one, can't be renamed."""
+    aside = dest.with_name(f".{dest.name}.swap")
+    try:
+        dest.rename(aside)
+        aside.rename(dest)
+    except OSError as error:
+        reason = "it is a mount point" if dest.is_mount() else error.strerror
+        raise ConversionError(
+            f"{dest} can't be replaced: {reason}; choose another destination, or a new folder inside it"
+        ) from None
 
 
 def check_space(dest: Path, needed_bytes: int) -> None:
     """Raise ConversionError if the disk of `dest` can't hold the result."""
-    for lack in no_space(dest, needed_bytes):
+    for lack in lacking_space(dest, needed_bytes):
         raise ConversionError(lack)
 
 
-def no_space(dest: Path, needed_bytes: int) -> list[str]:
+def lacking_space(dest: Path, needed_bytes: int) -> list[str]:
     """Return a sentence if the disk of `dest` can't hold the result; an unfinished one counts for what it has."""
     existing = next(folder for folder in dest.parents if folder.exists())
     partial = partial_folder(dest) / "model"
-    held = sum(file.stat().st_blocks * 512 for file in partial.iterdir()) if partial.is_dir() else 0
-    free = shutil.disk_usage(existing).free + held
+    reserved = sum(file.stat().st_blocks * 512 for file in partial.iterdir()) if partial.is_dir() else 0
+    free = shutil.disk_usage(existing).free + reserved
     needed_bytes += _SPARE_BYTES
     if free >= needed_bytes:
         return []
-    needs = f"{dest} needs {needed_bytes / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free"
+    needs = f"{dest} needs {size_text(needed_bytes)} and the disk has {size_text(free)} free"
     return [f"{needs}: make room, or choose another place or fewer bits"]

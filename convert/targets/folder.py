@@ -1,4 +1,4 @@
-"""What a conversion writes: the interface of every target, and the folder of safetensors (for MLX or Hugging Face)."""
+"""What a conversion writes: the protocol of all targets, and the folder of safetensors (for MLX or transformers)."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 import numpy as np
 
-from ...checkpoint.safetensors_files import INDEX_NAME
+from ...checkpoint.weight_files import INDEX_NAME
 from ...errors import ConversionError
 from ...model.channel_scales import SCALES_NAME
 from ...model.quantization import Scheme
@@ -28,11 +28,16 @@ MLX_DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
 Parts = list[tuple[str, np.ndarray]]
 
 
-class Target(Protocol):
-    """Lays out files, turns rows of the source into rows of their tensors, writes what stands beside them.
+class ValueRangeError(ConversionError):
+    """A value of the source is beyond what the chosen type holds."""
 
-    `single_file` tells whether the result is the one laid out file or the folder of all. `state` is what decides the
-    written bytes beside source and settings, as JSON has it.
+
+class Target(Protocol):
+    """Lays out files, turns rows of the source into rows of their tensors, writes the side files.
+
+    `single_file`: the result is the one file, not the folder. `state`, as JSON has it, decides the written bytes
+    together with source and settings. `reference` is what a quantized result is measured against: the source in the
+    result's channels; None where nothing is quantized.
     """
 
     layouts: Mapping[str, FileLayout]
@@ -40,6 +45,7 @@ class Target(Protocol):
     quantizer: str | None
     parameters: int
     state: Mapping[str, Any]
+    reference: Source | None
 
     def refs(self) -> list[TensorRef]:
         """Return the tensors to read, in the order of writing."""
@@ -48,15 +54,15 @@ class Target(Protocol):
         """Return name and rows of each tensor that a block of source rows becomes; raises ConversionError."""
 
     def write_side_files(self, folder: Path) -> None:
-        """Write what the source gives beside its weights."""
+        """Write the source's side files."""
 
-    def write_beside(self, folder: Path, record: Mapping[str, Any]) -> None:
-        """Write what tells of the written weights."""
+    def write_metadata(self, folder: Path, record: Mapping[str, Any]) -> None:
+        """Write what describes the written weights."""
 
     def verify(self, folder: Path) -> Verification:
         """Re-read what was written; raises CheckpointError naming what is wrong."""
 
-    def warnings(self) -> Iterator[str]:
+    def notes(self) -> Iterator[str]:
         """Yield what the user should know about the result."""
 
 
@@ -70,8 +76,17 @@ class FolderTarget:
 
     single_file = False
 
-    def __init__(self, source: Source, plan: Plan, quantizer: Quantizer, form: str = "mlx") -> None:
-        self.source, self.plan, self.form = source, plan, form
+    def __init__(
+        self,
+        source: Source,
+        plan: Plan,
+        quantizer: Quantizer,
+        form: str = "mlx",
+        *,
+        reference: Source | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.source, self.plan, self.form, self.reference, self._notes = source, plan, form, reference, notes
         self._quantize = quantizer
         self._lacks_tokenizer = False
         self.quantizer = quantizer.name if plan.schemes else None
@@ -89,7 +104,7 @@ class FolderTarget:
         return list(self.source.tensors())
 
     def convert(self, ref: TensorRef, start: int, rows: mx.array) -> Parts:
-        """Return weight, scales and biases of a quantized module, the rows in the plan's dtype of any other."""
+        """Return weight, scales and biases of a quantized module, of any other the rows in the plan's dtype."""
         rows = in_range(ref, rows, self.plan.dtype)
         path = ref.name.removesuffix(".weight")
         scheme = self.plan.schemes.get(path) if path != ref.name else None
@@ -110,7 +125,7 @@ class FolderTarget:
         """Write tokenizer, generation config and license files."""
         self.source.save_side_files(folder)
 
-    def write_beside(self, folder: Path, record: Mapping[str, Any]) -> None:
+    def write_metadata(self, folder: Path, record: Mapping[str, Any]) -> None:
         """Write index, channel scales, record, model card and, last, config.json."""
         self._lacks_tokenizer = not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model"))
         plan = self.plan
@@ -127,22 +142,24 @@ class FolderTarget:
         """Check checksums, and each module against the source."""
         return verify_files(folder, self.source.tensors())
 
-    def warnings(self) -> Iterator[str]:
+    def notes(self) -> Iterator[str]:
         """Yield what was lost before, and what was not quantized."""
-        yield from lossy_source(self.refs(), quantizes=bool(self.plan.schemes))
+        yield from self.source.notes
+        yield from self._notes
+        yield from lossy_source_notes(self.refs(), quantizes=bool(self.plan.schemes))
         if self._lacks_tokenizer:
-            yield "the source has no tokenizer: nothing can chat with the result until one is put beside its weights"
+            yield "the source has no tokenizer: put one into the folder of the result before chatting with it"
         names = self.plan.indivisible
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             yield f"not quantized, as the group size doesn't divide their rows: {', '.join(names[:3])}{more}"
 
 
-def in_range(ref: TensorRef, rows: mx.array, dtype: str) -> mx.array:
-    """Return the rows in the dtype; raises ConversionError if a value doesn't fit it."""
+def in_range(ref: TensorRef, rows: mx.array, dtype: str, remedy: str = "dtype bfloat16 or float32") -> mx.array:
+    """Return the rows in the dtype; raises ValueRangeError with the remedy if a value doesn't fit it."""
     rows = rows.astype(MLX_DTYPES[dtype])
     if ref.dtype != dtype and not mx.isfinite(rows).all().item():
-        raise ConversionError(f"{ref.name} doesn't fit the range of {dtype}: choose another --dtype")
+        raise ValueRangeError(f"{ref.name} doesn't fit the range of {dtype}: choose {remedy}")
     return rows
 
 
@@ -156,8 +173,8 @@ def lossy_kinds(refs: Iterable[TensorRef]) -> list[str]:
     return sorted({ref.stored for ref in refs if ref.stored not in FLOAT_DTYPES})
 
 
-def lossy_source(refs: Sequence[TensorRef], *, quantizes: bool) -> Iterator[str]:
-    """Yield a warning if the source is quantized already."""
+def lossy_source_notes(refs: Sequence[TensorRef], *, quantizes: bool) -> Iterator[str]:
+    """Yield a note if the source is quantized already."""
     lossy = lossy_kinds(refs)
     if lossy and quantizes:
         yield (

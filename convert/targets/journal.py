@@ -1,4 +1,4 @@
-"""What a conversion has done so far, so that a killed one goes on: one line of JSON for each finished module."""
+"""What a conversion has done so far, so that it can be resumed: one line of JSON for each finished module."""
 
 import fcntl
 import json
@@ -15,7 +15,7 @@ Checksums = Mapping[str, int]
 class Journal:
     """Appends finished modules to a file; the first line tells what source and options they belong to.
 
-    The file is locked while it is open: two conversions into one place would spoil each other's files.
+    The file is locked while it is open: two conversions to one destination would overwrite each other's files.
     """
 
     def __init__(self, path: Path, state: Mapping[str, Any]) -> None:
@@ -25,12 +25,12 @@ class Journal:
             _lock(self._file)
             self.done: dict[str, Checksums] = _finished(self._file, self._state)
             if not self.done:
-                self.start_anew()
+                self.start_over()
         except BaseException:
             self.close()
             raise
 
-    def start_anew(self) -> None:
+    def start_over(self) -> None:
         """Forget everything."""
         self.done = {}
         self._file.seek(0)

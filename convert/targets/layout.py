@@ -9,7 +9,7 @@ from ..plan import OutputTensor
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorRegion:
     """Where the rows of a tensor go: byte offset in its file, bytes of a row, number of rows."""
 
     offset: int
@@ -27,7 +27,7 @@ class FileLayout:
     """A file to be written: what it begins with, where its tensors go, its size."""
 
     header: bytes
-    places: Mapping[str, Place]
+    places: Mapping[str, TensorRegion]
     size: int
 
 
@@ -47,6 +47,6 @@ def safetensors_layout(tensors: Iterable[OutputTensor], form: str) -> FileLayout
     header = len(text).to_bytes(8, "little") + text
     places, offset = {}, len(header)
     for tensor in held:
-        places[tensor.name] = Place(offset, tensor.nbytes // tensor.shape[0], tensor.shape[0])
+        places[tensor.name] = TensorRegion(offset, tensor.nbytes // tensor.shape[0], tensor.shape[0])
         offset += tensor.nbytes
     return FileLayout(header, places, offset)

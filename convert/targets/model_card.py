@@ -18,7 +18,7 @@ _MEASURES = {
     "kl": "KL divergence, nats a token",
     "perplexity": "perplexity",
     "source_perplexity": "perplexity of the source",
-    "top1_agreement": "share of tokens whose likeliest is the same",
+    "top1_agreement": "share of tokens with the same most likely token",
     "tokens": "predicted tokens, of text that nothing was calibrated on",
 }
 # What a card of the source says that holds for what is made of it.
@@ -33,13 +33,14 @@ def make_card(source: Source, plan: Plan, record: Mapping[str, Any], form: str) 
     facts = {name: inherited[name] for name in _INHERITED if name in inherited}
     facts |= {"base_model": base} if base else {}
     facts |= {"library_name": library, "pipeline_tag": "text-generation", "tags": ["llama3-mlx", library]}
-    name = base or record["source"]
+    # A local fine-tune names its own base; what was converted is the fine-tune.
+    name = record["base_model"] or record["source"]
     head = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
     described = f"{name} for MLX" if form == "mlx" else name
     loads = "llama3-mlx, mlx-lm, LM Studio and Swift MLX load it" if form == "mlx" else "transformers loads it"
     lines = [
         f"# {described}, {_bits(plan)}",
-        f"Made by [llama3-mlx](https://github.com/llama3-mlx/llama3-mlx) {__version__} out of {name}; {loads}.",
+        f"Converted by [llama3-mlx](https://github.com/llama3-mlx/llama3-mlx) {__version__} from {name}; {loads}.",
         _table(_facts(plan, record)),
         *_measured(record.get("quality")),
         f"```sh\n{command(record)}\n```",

@@ -1,16 +1,19 @@
-"""Puts a result into a repository on the Hub."""
+"""Uploads a result to a repository on the Hub."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 from ...errors import HubError
-from ...library.hub import as_hub_error, check_id
+from ...library.hub import check_id
+from ...library.hub_errors import as_hub_error
 
 _REFUSALS = (401, 403)
+_OURS = ["model*.safetensors", "channel_scales.json"]
 
 
 def check_login(repo_id: str) -> None:
-    """Raise HubError, before the work, if the repository's name is none or nobody is logged in."""
+    """Raise HubError, before the work, if the repository's name isn't one or nobody is logged in."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import LocalTokenNotFoundError
 
@@ -38,23 +41,23 @@ def upload(path: Path, repo_id: str, *, progress: bool = False) -> str:
         disable_progress_bars()
     try:
         address = api.create_repo(repo_id, exist_ok=True)
-        told = {"repo_id": repo_id, "commit_message": "Upload what llama3-mlx converted"}
+        commit = {"repo_id": repo_id, "commit_message": "Upload what llama3-mlx converted"}
         if path.is_dir():
-            api.upload_folder(folder_path=path, **told)
+            # Weights and scales that an earlier upload had and this one hasn't would be taken for a part of the model.
+            api.upload_folder(folder_path=path, delete_patterns=_OURS, **commit)
         else:
-            api.upload_file(path_or_fileobj=path, path_in_repo=path.name, **told)
+            api.upload_file(path_or_fileobj=path, path_in_repo=path.name, **commit)
     except Exception as error:
         known = _as_upload_error(repo_id, error)
-        if isinstance(known, HubError):
-            known = HubError(f"{known}; the result is in {path}, and 'hf upload {repo_id} {path}' sends it")
-        raise known from None
+        send = f"hf upload {repo_id} {shlex.quote(str(path))}"
+        raise HubError(f"{known}; the result is in {path}, and '{send}' sends it") from None
     finally:
         if quiet:
             enable_progress_bars()
     return str(address)
 
 
-def _as_upload_error(repo_id: str, error: Exception) -> Exception:
+def _as_upload_error(repo_id: str, error: Exception) -> HubError:
     from huggingface_hub.errors import HfHubHTTPError
 
     if isinstance(error, HfHubHTTPError) and error.response.status_code in _REFUSALS:

@@ -1,4 +1,4 @@
-"""Writes tensors into laid out files as their rows come, and goes on where a killed run stopped.
+"""Writes tensors into files whose layout is known beforehand; an interrupted run is resumed.
 
 A file's header and size are known beforehand, so it is made at once and rows go to their places. A tensor counts as
 done when its module stands in the journal, which is written after the files are flushed.
@@ -8,7 +8,7 @@ import errno
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,20 +17,23 @@ from typing import Any
 import numpy as np
 
 from ...errors import ConversionError
+from ...files import fsync_path
 from .journal import Checksums, Journal
-from .layout import FileLayout, Place
+from .layout import FileLayout, TensorRegion
 
-# So much work is lost at most when a run is killed.
+# Work that is lost when a run is killed, at most.
 FLUSH_BYTES = 128_000_000
 
 
 class ShardWriter:
-    """Writes the laid out files into `partial`/model; `partial` holds the journal beside it until all is done."""
+    """Writes the files into `partial`/model; `partial` also holds the journal until everything is written."""
 
     def __init__(self, partial: Path, layouts: Mapping[str, FileLayout], state: Mapping[str, Any]) -> None:
         self.partial, self.layouts, self.folder = partial, layouts, partial / "model"
-        self._places: dict[str, tuple[str, Place]] = {}
-        self._files: dict[str, int] = {}
+        self._places: dict[str, tuple[str, TensorRegion]] = {}
+        # Written to since the last flush. A file is open only while something is written: a large model has more
+        # shards than macOS lets a process have files.
+        self._unflushed_files: set[str] = set()
         self._crc: dict[str, int] = {}
         self._finished: dict[str, Checksums] = {}
         self._unflushed = 0
@@ -45,7 +48,7 @@ class ShardWriter:
             try:
                 self._check_files()
                 for name, layout in layouts.items():
-                    self._open(name, layout)
+                    self._create(name, layout)
             except BaseException:
                 self.close()
                 raise
@@ -56,29 +59,37 @@ class ShardWriter:
         return self._journal.done
 
     def _check_files(self) -> None:
-        """Start anew unless the files that the journal speaks of are there; what doesn't belong here goes."""
+        """Start over unless the journal's files are there; delete what isn't one of them."""
         paths = {self.folder / name: layout.size for name, layout in self.layouts.items()}
         if self.done and not all(path.exists() and path.stat().st_size == size for path, size in paths.items()):
-            self._journal.start_anew()
+            self._journal.start_over()
         for old in self.folder.iterdir():
             if old not in paths or not self.done:
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
 
-    def _open(self, name: str, layout: FileLayout) -> None:
-        file = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o666)
-        self._files[name] = file
-        if os.fstat(file).st_size != layout.size:
-            # Reserving the space now makes a full disk known before the work, where the system can.
-            _allocate(file, layout.size)
-            write_at(file, memoryview(layout.header), 0)
+    def _create(self, name: str, layout: FileLayout) -> None:
+        with self._file(name) as file:
+            if os.fstat(file).st_size != layout.size:
+                # Reserving the space now makes a full disk known before the work, where the system can.
+                _allocate(file, layout.size)
+                write_at(file, memoryview(layout.header), 0)
         self._places |= {tensor: (name, place) for tensor, place in layout.places.items()}
+
+    @contextmanager
+    def _file(self, name: str) -> Iterator[int]:
+        self._unflushed_files.add(name)
+        file = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            yield file
+        finally:
+            os.close(file)
 
     def write_rows(self, name: str, start: int, rows: np.ndarray) -> None:
         """Write the rows of a tensor that begin at row `start`; the blocks of a tensor come in order."""
-        file, place = self._places[name]
+        file_name, place = self._places[name]
         data = memoryview(np.ascontiguousarray(rows).data).cast("B")
-        with self._disk_errors():
-            write_at(self._files[file], data, place.offset + start * place.row_bytes)
+        with self._disk_errors(), self._file(file_name) as file:
+            write_at(file, data, place.offset + start * place.row_bytes)
         self._crc[name] = zlib.crc32(data, self._crc[name] if start else 0)
         self._unflushed += len(data)
 
@@ -95,39 +106,37 @@ class ShardWriter:
         self._wait_for_flush()
 
     def _start_flush(self) -> None:
-        """Have a thread flush what is written so far; writing goes on meanwhile, but only one flush is on its way."""
+        """Flush in a thread what is written so far, one flush at a time, while writing continues."""
         self._wait_for_flush()
         finished, self._finished, self._unflushed = self._finished, {}, 0
-        self._flush = self._flushing.submit(self._flush_files, finished)
+        names, self._unflushed_files = self._unflushed_files, set()
+        self._flush = self._flushing.submit(self._flush_files, names, finished)
 
     def _wait_for_flush(self) -> None:
         if self._flush:
             flush, self._flush = self._flush, None
             flush.result()
 
-    def _flush_files(self, finished: Mapping[str, Checksums]) -> None:
+    def _flush_files(self, names: Iterable[str], finished: Mapping[str, Checksums]) -> None:
         with self._disk_errors():
-            for file in self._files.values():
-                os.fsync(file)
+            for name in names:
+                fsync_path(self.folder / name)
             self._journal.add(finished)
 
     def close(self) -> None:
-        """Close the files, after a flush that is on its way."""
+        """Close the journal, after a flush that is on its way."""
         self._flushing.shutdown()
-        for file in self._files.values():
-            os.close(file)
-        self._files.clear()
         self._journal.close()
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:
-        """Turn a failed write into one line that says what is kept."""
+        """Turn a failed write into one line that names what is kept."""
         try:
             yield
         except OSError as error:
             raise ConversionError(
-                f"writing failed: {error.strerror}; what is done is kept in {self.partial}, and the same command goes "
-                "on from there once it can"
+                f"writing failed: {error.strerror}; what is done is kept in {self.partial}, and the same "
+                "command resumes from there"
             ) from None
 
 

@@ -19,13 +19,14 @@ from typing import Any
 
 import mlx.core as mx
 
+from ..checkpoint.folder import load_config
 from ..checkpoint.safetensors_files import read_header
 from ..errors import AdapterError, CheckpointError, ConfigError
 from ..files import save_json, save_text, save_whole
 from ..finetune.layers.targets import layer_number
 from ..library.hub import is_id, repository_of
 from ..model.channel_scales import SCALES_NAME, ChannelScales, load_scales, read_scales
-from ..model.config import ModelConfig, load_config, load_json_object
+from ..model.config import ModelConfig, load_json_object
 from .adapter import Adapter, LowRank
 from .rescaling import AdapterBase, rescaled_to
 

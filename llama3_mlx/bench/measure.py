@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ..blas import blas_description
 from ..device import device_info, working_memory_bytes
 from ..model.config import ModelConfig
 from ..model.memory_estimate import estimate
@@ -94,6 +95,7 @@ def _named(workload: Workload) -> str:
 def _machine() -> dict[str, Any]:
     return {
         "device": device_info().get("device_name", ""),
+        "blas": blas_description(),
         "system": f"{platform.system()} {platform.machine()}",
         "memory_bytes": working_memory_bytes(),
         "versions": {"llama3-mlx": __version__, "mlx": _version("mlx"), "mlx-lm": _version("mlx-lm")},

@@ -5,17 +5,22 @@ that are whole, which the template wrote, and the guarding character is taken ou
 ordinary text.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.folder import ModelFolder
 from ..errors import DialogError
 from ..tokenizer.tokenizer import Tokenizer
 from .assistant_mask import encode_marked
+from .content_form import as_parts, reads_parts
 from .injection_guard import InjectionGuard, unused_characters
 from .messages import arguments_as_text, normalize, one_call_each
+from .presence import calls_after_text, doubtful, lost
 from .template import ChatTemplate
 from .template_files import find_templates
 from .tool_prompt import tools_as_text
@@ -28,7 +33,8 @@ class _Prepared:
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None
     options: Mapping[str, Any]
-    marks: tuple[str, str, str] = field(default=("", "", ""))
+    # What guards control tokens; what stands before and after the assistant's text; what shows that a text is written.
+    marks: tuple[str, str, str, str] = field(default=("", "", "", ""))
 
 
 class Dialog:
@@ -48,6 +54,31 @@ class Dialog:
         self._named_tokens = dict(named_tokens)
         self._injection_guard = InjectionGuard(tokenizer.control_tokens)
         self.stop_ids = tokenizer.stop_ids
+        self._options: dict[str, Any] = {}
+        self._today: datetime | None = None
+        # What was found out about a template by trying it, for each role.
+        self._parts_roles: dict[tuple[ChatTemplate, str], bool] = {}
+        self._proven_roles: dict[ChatTemplate, set[str]] = {}
+
+    @property
+    def writes_date(self) -> bool:
+        """Whether a prompt depends on the day it is built on, as with Llama 3.2's template."""
+        return self.template.writes_date or self._tool_template.writes_date
+
+    def bound(self, *, today: date | str | None = None, **options: Any) -> "Dialog":
+        """Return this dialog format with a fixed day (a date, or its ISO text) and defaults of template options.
+
+        With both a prompt built on another day has the same ids. Raises DialogError for what is no date.
+        """
+        other = copy.copy(self)
+        other._options = {**self._options, **options}
+        if today is not None:
+            try:
+                day = date.fromisoformat(today) if isinstance(today, str) else today
+            except ValueError:
+                raise DialogError(f"the date must be like 2026-11-26, not {today!r:.40}") from None
+            other._today = datetime(day.year, day.month, day.day)
+        return other
 
     def encode(
         self,
@@ -64,14 +95,16 @@ class Dialog:
         template's own, such as `date_string`. Raises DialogError.
         """
         dialog = self._prepare(messages, tools, options)
-        sentinel, mark, _ = dialog.marks
+        sentinel, mark, *_ = dialog.marks
         if not continue_final:
-            return self.tokenizer.encode_rendered(self._render(dialog, closed=not add_generation_prompt), sentinel)
+            _, text = self._written(dialog, closed=not add_generation_prompt)
+            return self.tokenizer.encode_rendered(text, sentinel)
         last = dialog.messages[-1]
         if last["role"] != "assistant":
             raise DialogError(f"only an assistant's message can be continued, not {last['role']!r}")
         last["content"] += f"{mark} "
-        return self.tokenizer.encode_rendered(_left_open(self._render(dialog, closed=True), mark), sentinel)
+        _, text = self._written(dialog, closed=True)
+        return self.tokenizer.encode_rendered(_left_open(text, mark), sentinel)
 
     def encode_with_mask(
         self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None, **options: Any
@@ -82,11 +115,11 @@ class Dialog:
         after each of the assistant's messages. Raises DialogError where neither tells.
         """
         dialog = self._prepare(messages, tools, options)
-        if self._template_for(dialog).marks_generation:
-            text = self._render(dialog, closed=True, marked=True)
-        else:
-            text = self._marked_by_prefixes(dialog)
-        return encode_marked(self.tokenizer, text, *dialog.marks)
+        marked = self._template_for(dialog).marks_generation
+        dialog, text = self._written(dialog, closed=True, marked=marked)
+        if not marked:
+            text = self._marked_by_prefixes(dialog, text)
+        return encode_marked(self.tokenizer, text, *dialog.marks[:3])
 
     def _prepare(
         self,
@@ -105,26 +138,78 @@ class Dialog:
             checked = arguments_as_text(checked)
         if calls > 1 and not self._takes_several_calls:
             checked = one_call_each(checked)
+        options = {**self._options, **options}
         marks = unused_characters(checked, listed, options, template.source)
         return _Prepared(checked, listed, options, marks)
 
     def _template_for(self, dialog: _Prepared) -> ChatTemplate:
         return self._tool_template if dialog.tools else self.template
 
+    def _written(self, dialog: _Prepared, *, closed: bool, marked: bool = False) -> tuple[_Prepared, str]:
+        """Return the text that the template writes, and the dialog as it takes it.
+
+        Raises DialogError where the text of a message is lost.
+        """
+        text = self._render(dialog, closed=closed, marked=marked)
+        gone = self._lost(dialog, text, closed=closed)
+        if any(dialog.messages[index].get("tool_calls") for index in gone):
+            dialog = replace(dialog, messages=calls_after_text(dialog.messages, gone))
+            text = self._render(dialog, closed=closed, marked=marked)
+            gone = self._lost(dialog, text, closed=closed)
+        if gone:
+            message = dialog.messages[gone[0]]
+            raise DialogError(
+                f"the chat template writes nothing of message {gone[0]}, which is by the role {message['role']!r}: "
+                f"{message['content'].strip()[:40]!r}; leave the message out, or put its text into another one"
+            )
+        return dialog, text
+
+    def _lost(self, dialog: _Prepared, text: str, *, closed: bool) -> list[int]:
+        for mark in dialog.marks[:3]:
+            text = text.replace(mark, "") if mark else text
+        proven = self._proven_roles.setdefault(self._template_for(dialog), set())
+        messages = [{**each, "content": each["content"].replace(dialog.marks[1], "")} for each in dialog.messages]
+        suspects = doubtful(messages, text, proven)
+        if not suspects:
+            return []
+        gone = lost(
+            messages, suspects, dialog.marks[3], lambda made: self._render(dialog, closed=closed, messages=made)
+        )
+        proven |= {messages[index]["role"] for index in suspects if index not in gone}
+        return gone
+
     def _render(
         self, dialog: _Prepared, *, closed: bool, marked: bool = False, messages: list[dict[str, Any]] | None = None
     ) -> str:
-        sentinel, begin, end = dialog.marks
+        sentinel, begin, end, _ = dialog.marks
+        template = self._template_for(dialog)
         messages = dialog.messages if messages is None else messages
         values = {
             **self._named_tokens,
             **{name: self._injection_guard.value(value, sentinel) for name, value in dialog.options.items()},
-            "messages": [self._injection_guard.message(message, sentinel) for message in messages],
+            "messages": [self._guarded(template, message, sentinel) for message in messages],
             "tools": self._injection_guard.value(dialog.tools, sentinel),
             "documents": None,
             "add_generation_prompt": not closed,
         }
-        return self._template_for(dialog).render(values, (begin, end) if marked else ("", ""))
+        return template.render(values, (begin, end) if marked else ("", ""), self._today)
+
+    def _guarded(self, template: ChatTemplate, message: dict[str, Any], sentinel: str) -> dict[str, Any]:
+        """Return a message for the template: control tokens in it broken up, its content in the form that is read."""
+        guarded = self._injection_guard.message(message, sentinel)
+        if isinstance(guarded["content"], str) and guarded["content"] and self._reads_parts(template, message["role"]):
+            guarded["content"] = as_parts(guarded["content"])
+        return guarded
+
+    def _reads_parts(self, template: ChatTemplate, role: str) -> bool:
+        if (template, role) not in self._parts_roles:
+
+            def render(messages: list[dict[str, Any]]) -> str:
+                values = {**self._named_tokens, **self._options, "messages": messages, "tools": None, "documents": None}
+                return template.render({**values, "add_generation_prompt": False}, today=self._today)
+
+            self._parts_roles[template, role] = reads_parts(render, role)
+        return self._parts_roles[template, role]
 
     @cached_property
     def _takes_several_calls(self) -> bool:
@@ -147,9 +232,8 @@ class Dialog:
             return False
         return True
 
-    def _marked_by_prefixes(self, dialog: _Prepared) -> str:
-        _, begin, end = dialog.marks
-        whole = self._render(dialog, closed=True)
+    def _marked_by_prefixes(self, dialog: _Prepared, whole: str) -> str:
+        _, begin, end, _ = dialog.marks
         pieces, at = [], 0
         for index, message in enumerate(dialog.messages):
             if message["role"] != "assistant":
@@ -171,7 +255,7 @@ class Dialog:
         if index:
             return self._render(dialog, closed=False, messages=dialog.messages[:index])
         # Templates look at the first message: there is none before the one that opens the dialog.
-        _, begin, _ = dialog.marks
+        begin = dialog.marks[1]
         first = {**dialog.messages[0], "content": begin + dialog.messages[0]["content"]}
         return self._render(dialog, closed=True, messages=[first]).partition(begin)[0]
 
@@ -182,7 +266,7 @@ class Dialog:
         return max(ends, default=len(text))
 
 
-def load_dialog(folder: Path, tokenizer: Tokenizer) -> Dialog | None:
+def load_dialog(folder: Path | ModelFolder, tokenizer: Tokenizer) -> Dialog | None:
     """Return the dialog format of a model folder, None for a base model that has none.
 
     Raises DialogError or TokenizerError for a template that is not valid Jinja or a file that can't be read.

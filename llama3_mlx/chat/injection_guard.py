@@ -62,12 +62,12 @@ class InjectionGuard:
         return re.compile("|".join(map(re.escape, self._tokens)) or r"(?!)")
 
 
-def unused_characters(*values: Any) -> tuple[str, str, str]:
-    """Return three characters that occur nowhere in the values; raises DialogError if there are none."""
+def unused_characters(*values: Any) -> tuple[str, str, str, str]:
+    """Return four characters that occur nowhere in the values; raises DialogError if there are none."""
     used = set().union(*map(set, _strings(values)))
     free = (chr(code) for code in _PRIVATE_USE if chr(code) not in used)
     try:
-        return next(free), next(free), next(free)
+        return next(free), next(free), next(free), next(free)
     except StopIteration:
         raise DialogError("the dialog uses every private-use character of Unicode") from None
 

@@ -8,6 +8,8 @@ from ..errors import DialogError
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "ipython")
 _KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
+# What OpenAI's message objects hold beside these, and no dialog format has a place for.
+_IGNORED = ("annotations", "audio", "function_call", "id", "parsed", "reasoning", "reasoning_content", "refusal")
 
 
 def normalize(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -30,7 +32,7 @@ def _message(index: int, message: Any) -> dict[str, Any]:
     role = message.get("role")
     if role not in ROLES:
         raise DialogError(f"{where} has the role {role!r:.80}; accepted are {', '.join(ROLES)}")
-    unknown = [key for key, value in message.items() if key not in _KEYS and value is not None]
+    unknown = [key for key, value in message.items() if key not in (*_KEYS, *_IGNORED) and value is not None]
     if unknown:
         raise DialogError(f"{where} has the unknown key {unknown[0]!r}; accepted are {', '.join(_KEYS)}")
     calls = message.get("tool_calls")
@@ -88,21 +90,30 @@ def _tool_call(where: str, call: Any) -> dict[str, Any]:
 
 
 def one_call_each(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the dialog with an assistant's several tool calls as messages of their own, each before its result."""
+    """Return the dialog with an assistant's several tool calls as messages of their own, each before its result.
+
+    The text beside the calls stays with the first of them.
+    """
     result: list[dict[str, Any]] = []
     waiting: list[dict[str, Any]] = []
+    text = ""
     for message in messages:
         if message["role"] in ("tool", "ipython") and waiting:
-            result += [_answered(waiting, message), message]
+            result += [{**_answered(waiting, message), "content": text}, message]
+            text = ""
             continue
-        result += waiting
-        waiting = []
+        result += _with_first(waiting, text)
+        waiting, text = [], ""
         if len(message.get("tool_calls", ())) > 1:
             waiting = [{**message, "content": "", "tool_calls": [call]} for call in message["tool_calls"]]
-            waiting[0]["content"] = message["content"]
+            text = message["content"]
         else:
             result.append(message)
-    return result + waiting
+    return result + _with_first(waiting, text)
+
+
+def _with_first(calls: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    return [{**calls[0], "content": text}, *calls[1:]] if calls else []
 
 
 def arguments_as_text(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -27,17 +27,22 @@ class ChatTemplate:
         self._template, undeclared = _compile(source)
         self.takes_tools = "tools" in undeclared or "custom_tools" in undeclared
         self.takes_calls = "tool_calls" in source
+        self.writes_date = "strftime_now" in undeclared
 
-    def render(self, values: Mapping[str, Any], marks: tuple[str, str] = ("", "")) -> str:
+    def render(
+        self, values: Mapping[str, Any], marks: tuple[str, str] = ("", ""), today: datetime | None = None
+    ) -> str:
         """Return the text; `marks` stand before and after what the template says the assistant wrote.
 
-        Raises DialogError where the template refuses the dialog or fails.
+        `today` is what the template takes for the present, by default the clock's. Raises DialogError where the
+        template refuses the dialog or fails.
         """
         from jinja2 import TemplateError
 
         pieces: list[str] = []
         size = 0
         given = {**values, "_marks": marks, "range": _bounded_range()}
+        given["strftime_now"] = lambda form: (today or datetime.now()).strftime(form)
         try:
             for piece in self._template.generate(given):
                 pieces.append(piece)
@@ -94,7 +99,6 @@ def _environment() -> Any:
     environment = Bounded(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return environment
 
 

@@ -4,39 +4,41 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.folder import ModelFolder
 from ..checkpoint.model_files import NAMED_TEMPLATES
 from ..errors import ConfigError, DialogError, TokenizerError
-from ..model.config import load_config, load_json_object
 from ..tokenizer.tokenizer import Tokenizer
 from .llama3_templates import LLAMA_3, LLAMA_3_1
 
 
-def find_templates(folder: Path, tokenizer: Tokenizer) -> tuple[dict[str, str], dict[str, str]]:
+def find_templates(folder: Path | ModelFolder, tokenizer: Tokenizer) -> tuple[dict[str, str], dict[str, str]]:
     """Return the chat templates of a model folder by name, and the named tokens that they are given.
 
     A checkpoint's own templates go first; Llama 3's is for checkpoints with its header tokens and no template. No
     templates at all: a base model. Raises DialogError or TokenizerError for files that can't be read.
     """
-    values = _json(folder / "tokenizer_config.json")
+    opened = ModelFolder.of(folder)
+    values = _json(opened, "tokenizer_config.json")
     named = {name: _token_text(values.get(name)) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
     tokens = {name: text for name, text in named.items() if text is not None}
-    templates = own_templates(folder)
+    templates = own_templates(opened)
     if not templates and {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"} <= tokenizer.control_tokens.keys():
-        scaled = load_config(folder).rope_scaling.rope_type == "llama3"
+        scaled = opened.stated_config.rope_scaling.rope_type == "llama3"
         templates = {"default": LLAMA_3_1 if scaled else LLAMA_3}
         tokens.setdefault("bos_token", "<|begin_of_text|>")
     return templates, tokens
 
 
-def own_templates(folder: Path) -> dict[str, str]:
+def own_templates(folder: Path | ModelFolder) -> dict[str, str]:
     """Return the checkpoint's templates by name. Source of the places: transformers `tokenization_utils_base.py`."""
-    files = {"default": folder / "chat_template.jinja"}
-    files |= {path.stem: path for path in sorted(folder.glob(NAMED_TEMPLATES))}
+    opened = ModelFolder.of(folder)
+    files = {"default": opened.path / "chat_template.jinja"}
+    files |= {path.stem: path for path in sorted(opened.path.glob(NAMED_TEMPLATES))}
     found = {name: _text(path) for name, path in files.items() if path.exists()}
     if "default" in found:
         return found
     for name in ("chat_template.json", "tokenizer_config.json"):
-        template = _json(folder / name).get("chat_template")
+        template = _json(opened, name).get("chat_template")
         if isinstance(template, str):
             return {"default": template}
         if isinstance(template, Mapping):
@@ -56,11 +58,9 @@ def _text(path: Path) -> str:
         raise DialogError(f"{path} can't be read: {error}") from None
 
 
-def _json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
+def _json(opened: ModelFolder, name: str) -> Mapping[str, Any]:
     try:
-        return load_json_object(path)
+        return opened.json(name) or {}
     except ConfigError as error:
         raise TokenizerError(str(error)) from None
 

@@ -9,10 +9,11 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from ..errors import Llama3MLXError
 from ..version import __version__
+from .parser import Parser, take_words, unalias, unknown_command
+from .terminal import prepare_streams
 
 # name: (module, one line of help)
 COMMANDS = {
@@ -42,18 +43,10 @@ COMMANDS = {
 ERROR_CODE, INTERRUPT_CODE = 2, 130
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line that ends with where help is."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the error and leave with code 2."""
-        sys.stderr.write(f"error: {message} (see {self.prog} --help)\n")
-        sys.exit(ERROR_CODE)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    prepare_streams()
     try:
         args = _parse(arguments)
         return int(args.run(args))
@@ -70,19 +63,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ERROR_CODE
     except KeyboardInterrupt:
         sys.stderr.write("\n")
+        _leave_downloads()
         return INTERRUPT_CODE
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
+def _leave_downloads() -> None:
+    """End the process at once if a download's threads still wait for bytes: the interpreter would wait for them."""
+    downloads = sys.modules.get(f"{__package__.partition('.')[0]}.library.downloads")
+    if downloads is not None and downloads.unfinished():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(INTERRUPT_CODE)
+
+
+def make_parser(chosen: str | None = None) -> tuple[Parser, dict[str, Parser]]:
+    """Return the parser and those of the commands; the chosen one, or all of them, have their arguments."""
     parser = Parser(prog="llama3-mlx", description="Llama 3 on Apple's MLX: convert, generate, chat, fine-tune.")
     parser.add_argument("--version", action="version", version=f"llama3-mlx {__version__}")
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    subparsers = parser.add_subparsers(metavar="COMMAND")
+    commands = {}
     for name, (module_name, summary) in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-        subparser.set_defaults(command=name)
-        if name == chosen:
+        command = subparsers.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        command.set_defaults(command=name)
+        if chosen in (name, None):
             module = importlib.import_module(f".{module_name}", __name__)
-            module.configure(subparser)
-            subparser.set_defaults(run=module.run)
-    return parser.parse_args(arguments)
+            module.configure(command)
+            command.set_defaults(run=module.run)
+        commands[name] = command
+    return parser, commands
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    arguments = unalias(arguments) or ["--help"]
+    chosen = next((word for word in arguments if not word.startswith("-")), "")
+    if chosen and chosen not in COMMANDS:
+        raise unknown_command(chosen, COMMANDS)
+    parser, commands = make_parser(chosen)
+    args, extras = parser.parse_known_args(arguments)
+    take_words(commands.get(chosen, parser), args, extras)
+    return args

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .model_choice import choose_model
+from ..library.resolver import resolve_adapter
+from .model_choice import BASE_HELP, choose_base
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -21,24 +22,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands of `adapter`."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     info = actions.add_parser("info", help="show what an adapter changes", description="Show what an adapter changes.")
-    info.add_argument("adapter", metavar="FOLDER")
+    info.add_argument("adapter", metavar="ADAPTER", help="folder, name or Hub id")
     info.add_argument("--json", action="store_true", help="print one JSON object")
     info.set_defaults(action=_info)
     export = actions.add_parser("export", help="write an adapter for PEFT, llama.cpp or mlx-lm")
-    export.add_argument("adapter", metavar="FOLDER")
+    export.add_argument("adapter", metavar="ADAPTER", help="folder, name or Hub id")
     export.add_argument("out", metavar="OUT", help="folder, or a .gguf file")
     export.add_argument("-f", "--format", choices=_FORMS, help="form to write (default: gguf for .gguf, else peft)")
     export.set_defaults(action=_export)
     import_ = actions.add_parser("import", help="turn a PEFT adapter into one in mlx-lm's layout")
-    import_.add_argument("adapter", metavar="FOLDER", help="PEFT's adapter folder")
+    import_.add_argument("adapter", metavar="ADAPTER", help="PEFT's adapter folder, or its Hub id")
     import_.add_argument("out", metavar="OUT", help="adapter folder to write")
     import_.set_defaults(action=_import)
     merge = actions.add_parser("merge", help="make one adapter of several, as their weighted sum")
-    merge.add_argument("adapters", metavar="FOLDER[=WEIGHT]", nargs="+", help="adapters and their weights (default: 1)")
+    merge.add_argument(
+        "adapters", metavar="ADAPTER[=WEIGHT]", nargs="+", help="adapters and their weights (default: 1)"
+    )
     merge.add_argument("-o", "--out", metavar="OUT", required=True, help="adapter folder to write")
     merge.set_defaults(action=_merge)
     for action in (info, export, import_, merge):
-        action.add_argument("-m", "--model", metavar="MODEL", help="folder or Hub id of the adapter's base model")
+        action.add_argument("-m", "--model", metavar="MODEL", help=BASE_HELP)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
 def _info(args: argparse.Namespace) -> int:
     from ..adapters.mlx_lm_format import adapter_facts, read_adapter
 
-    facts = adapter_facts(read_adapter(Path(args.adapter).expanduser(), _base(args), for_source=True))
+    folder = resolve_adapter(args.adapter)
+    facts = adapter_facts(read_adapter(folder, _base(args, folder), for_source=True))
     if args.json:
         sys.stdout.write(json.dumps(facts) + "\n")
         return 0
@@ -66,9 +70,10 @@ def _export(args: argparse.Namespace) -> int:
 
     out = Path(args.out).expanduser()
     form = args.format or ("gguf" if out.suffix == ".gguf" else "peft")
-    base = _base(args)
+    folder = resolve_adapter(args.adapter)
+    base = _base(args, folder)
     # mlx-lm applies an adapter to this very model; the others know none but the source.
-    adapter = read_adapter(Path(args.adapter).expanduser(), base, for_source=form != "mlx-lm")
+    adapter = read_adapter(folder, base, for_source=form != "mlx-lm")
     if form == "gguf":
         save_gguf_adapter(out, adapter, base.config)
         _write_modelfile(out, base)
@@ -95,8 +100,9 @@ def _import(args: argparse.Namespace) -> int:
     from ..adapters.mlx_lm_format import read_adapter, save_adapter
 
     out = Path(args.out).expanduser()
-    base = _base(args)
-    adapter = read_adapter(Path(args.adapter).expanduser(), base)
+    folder = resolve_adapter(args.adapter)
+    base = _base(args, folder)
+    adapter = read_adapter(folder, base)
     save_adapter(out, adapter, base.config)
     sys.stdout.write(f"{out}: {adapter.parameters:,} values on {len(adapter.parts)} layers\n")
     return 0
@@ -106,8 +112,9 @@ def _merge(args: argparse.Namespace) -> int:
     from ..adapters.merging import merged
     from ..adapters.mlx_lm_format import read_adapter, save_adapter
 
-    base = _base(args)
-    weighted = [(read_adapter(path, base), weight) for path, weight in map(_weighted, args.adapters)]
+    found = [_weighted(text) for text in args.adapters]
+    base = _base(args, found[0][0])
+    weighted = [(read_adapter(folder, base), weight) for folder, weight in found]
     adapter = merged(weighted)
     save_adapter(Path(args.out).expanduser(), adapter, base.config)
     ranks = sorted({part.rank for part in adapter.parts.values()})
@@ -116,26 +123,25 @@ def _merge(args: argparse.Namespace) -> int:
 
 
 def _weighted(text: str) -> tuple[Path, float]:
-    """Read FOLDER or FOLDER=WEIGHT."""
+    """Read ADAPTER or ADAPTER=WEIGHT."""
     from ..errors import RequestError
 
-    path = Path(text).expanduser()
     name, equals, weight = text.rpartition("=")
-    if path.is_dir() or not equals:
-        return path, 1.0
+    if Path(text).expanduser().is_dir() or not equals:
+        return resolve_adapter(text), 1.0
     try:
-        return Path(name).expanduser(), float(weight)
+        return resolve_adapter(name), float(weight)
     except ValueError:
         raise RequestError(f"the weight of an adapter must be a number, not {weight!r}") from None
 
 
-def _base(args: argparse.Namespace) -> "AdapterBase":
+def _base(args: argparse.Namespace, adapter: Path) -> "AdapterBase":
     """Return the model's folder as a base; of its weights only what an adapter's fitting needs is read."""
     from ..adapters.rescaling import AdapterBase
+    from ..checkpoint.folder import load_config
     from ..model.channel_scales import load_scales
-    from ..model.config import load_config
 
-    folder = choose_model(args.model)
+    folder = choose_base(args.model, adapter)
     config = load_config(folder)
     return AdapterBase(config, load_scales(folder, config), folder, partial(_matrix, folder))
 

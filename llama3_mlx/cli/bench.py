@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bench.options import BenchOptions
-from ..device import DTYPES
+from ..dtypes import DTYPES
 from ..errors import RequestError
 from .flags import add_flags, from_flags
-from .model_choice import choose_model
+from .model_choice import MODEL_HELP, choose_model
 
 if TYPE_CHECKING:
     from ..bench.results import Results
@@ -21,7 +21,7 @@ _PEERS = ("mlx-lm",)
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `bench`."""
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="folder or Hub id of the model")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("-m", "--model", dest="named", metavar="MODEL", help="the same as a flag")
     parser.add_argument("--dtype", choices=DTYPES, help="dtype to compute in (default: what suits the device)")
     parser.add_argument("--compare", choices=_PEERS, help="measure this program too, on the same model and dtype")
@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError(f"plots are written as SVG: give --plot a name that ends in .svg, not {args.plot!r}")
     folder = choose_model(args.model or args.named)
     from ..bench.measure import measure
+    from ..checkpoint.folder import load_config
     from ..device import compute_dtype_name
-    from ..model.config import load_config
 
     config = load_config(folder)
     dtype = compute_dtype_name(config.dtype, args.dtype)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..finetune.settings import TrainSettings
 from .flags import add_flags, positive
-from .model_choice import choose_model
+from .model_choice import choose_model, write_notes
 from .training_inputs import add_inputs, gather
 
 
@@ -59,6 +59,7 @@ def _draw(args: argparse.Namespace) -> Path:
     try:
         # The memory goes to training afterwards.
         with Llama.load(inputs["model"] or choose_model(None), dtype=settings.dtype) as llama:
+            write_notes(llama.notes)
             best = best_of_n(
                 llama,
                 inputs["data"],

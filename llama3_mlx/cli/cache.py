@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from typing import Any
 
+from ..errors import RequestError
 from ..library.home import prefix_cache_bytes, prefix_folder
 from ..prefix_cache.disk import BlockStore, StoredBlock
 
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _list(args: argparse.Namespace, disk: BlockStore) -> int:
     by_model: dict[str, list[StoredBlock]] = defaultdict(list)
-    for entry in disk.entries():
+    for entry in disk.blocks():
         by_model[entry.model].append(entry)
     rows = [
         {
@@ -62,6 +63,11 @@ def _table(rows: list[dict[str, Any]], disk: BlockStore) -> str:
 
 
 def _clear(args: argparse.Namespace, disk: BlockStore) -> int:
+    models = sorted({entry.model for entry in disk.blocks()})
+    if args.model is not None and args.model not in models:
+        raise RequestError(
+            f"nothing of a model {args.model!r} is in {disk.folder}; there is of {', '.join(models) or 'none'}"
+        )
     since = None if args.older_than is None else time.time() - args.older_than * 86400
     sys.stdout.write(f"freed {disk.clear(args.model, unused_since_s=since) / 1e6:.0f} MB\n")
     return 0

@@ -2,31 +2,40 @@
 
 import argparse
 import json
+import shlex
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..convert.options import ConversionOptions
-from ..convert.targets.destination import partial_folder
+from ..convert.targets.destination import partial_folder, resolved_destination
+from ..errors import ConversionError
+from ..files import printable, size_text
+from ..library.home import models_folder
+from ..library.resolver import destination
 from .flags import add_flags, given_values
 
 if TYPE_CHECKING:
-    from ..convert import ConversionReport, Forecast
+    from ..convert import ConversionReport, Forecast, Verification
     from .progress import ConversionProgress
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `convert`."""
     parser.add_argument(
-        "source", metavar="SOURCE", help="folder or Hub id of safetensors, folder of Meta's .pth files, or a .gguf file"
+        "source", metavar="SOURCE", help="model: folder, name, Hub id, folder of Meta's .pth files, or .gguf file"
     )
-    parser.add_argument("dest", metavar="DEST", help="folder, or .gguf file, to write; it appears once complete")
+    parser.add_argument(
+        "dest",
+        metavar="DEST",
+        help="folder or .gguf file to write, once complete; a bare name: a model in the home folder",
+    )
     add_flags(parser, ConversionOptions)
     parser.add_argument("--force", action="store_true", help="replace DEST once the conversion is done")
     parser.add_argument(
@@ -42,14 +51,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="measure every module and the whole model against the source; writes tables and a plot to FOLDER",
     )
+    parser.add_argument(
+        "--existing", action="store_true", help="convert nothing: verify and report on DEST, which is there already"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
     """Convert and report."""
     settings = given_values(args, ConversionOptions)
+    args.dest = destination(args.dest)
     if args.dry_run:
         return _dry_run(args, settings)
+    if args.existing:
+        return _existing(args, settings)
     from ..convert import convert, upload
     from ..convert.pipeline import report_values
     from ..convert.targets.upload import check_login
@@ -68,24 +83,23 @@ def run(args: argparse.Namespace) -> int:
             progress=progress,
             **settings,
         )
-    for warning in () if args.json else report.warnings:
-        sys.stderr.write(f"note: {warning}\n")
+    _write_notes(() if args.json else report.notes)
     took_s = time.perf_counter() - began
     sys.stdout.write(json.dumps(report_values(report)) + "\n" if args.json else _report(report, took_s))
     if args.report and not args.json:
-        sys.stdout.write(f"tables and plot: {args.report}\n")
+        sys.stdout.write(f"tables and plot: {printable(args.report)}\n")
     sys.stdout.flush()
     if args.upload:
         upload(report.path, args.upload, progress=True)
         sys.stdout.write("" if args.json else f"uploaded to {args.upload}\n")
     talks = (report.path / "tokenizer.json").exists() or (report.path / "tokenizer.model").exists()
     if not args.json and talks and shutil.which("llama3-mlx"):
-        sys.stderr.write(f"try it: llama3-mlx chat -m {_short(report.path)}\n")
+        sys.stderr.write(f"try it: llama3-mlx chat -m {shlex.quote(_name(report.path))}\n")
     return 0
 
 
 @contextmanager
-def stoppable(dest: str, progress: "ConversionProgress") -> Iterator[None]:
+def stoppable(dest: Path, progress: "ConversionProgress") -> Iterator[None]:
     """Answer Ctrl-C at once, though what is being worked on ends first; a second one ends the process."""
 
     def stop(*_: object) -> None:
@@ -99,7 +113,7 @@ def stoppable(dest: str, progress: "ConversionProgress") -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if partial_folder(Path(dest).expanduser().absolute()).exists():
+        if partial_folder(resolved_destination(dest)).exists():
             sys.stderr.write("stopped; the same command resumes from there\n")
         raise
     finally:
@@ -115,8 +129,10 @@ def _dry_run(args: argparse.Namespace, settings: dict[str, Any]) -> int:
         expected = dry_run(args.source, args.dest, progress=progress, **settings)
     beside = [f"--{name}" for name in ("verify", "report", "upload") if getattr(args, name)]
     if beside:
-        notes = (*expected.warnings, f"time and memory of {', '.join(beside)} are not included")
-        expected = replace(expected, warnings=notes)
+        expected = replace(
+            expected, notes=(*expected.notes, f"time and memory of {', '.join(beside)} are not included")
+        )
+    _write_notes(() if args.json else expected.notes)
     sys.stdout.write(json.dumps(forecast_values(expected)) + "\n" if args.json else _forecast(expected))
     return 0
 
@@ -125,37 +141,76 @@ def _report(report: "ConversionReport", took_s: float) -> str:
     resumed = f", {report.resumed_modules} of its tensors from an earlier run" if report.resumed_modules else ""
     lines = [
         f"{_short(report.path)}: {report.parameters:,} parameters at {report.bits_per_weight:.2f} bits, "
-        f"{report.total_bytes / 1e9:.2f} GB, in {took_s:.1f} s{resumed}"
+        f"{size_text(report.total_bytes)}, in {took_s:.1f} s{resumed}"
     ]
-    if report.quality:
-        quality = report.quality
+    lines += _found(report.quality, report.verification)
+    return "".join(line + "\n" for line in lines)
+
+
+def _found(quality: Mapping[str, Any] | None, verification: "Verification | None") -> list[str]:
+    """Return a line for what was measured, and one for what was verified."""
+    lines = []
+    if quality:
         lines.append(
             f"against the source: KL {quality['kl']:.4f} nats a token, perplexity {quality['perplexity']:.2f} "
             f"(source {quality['source_perplexity']:.2f}), same most likely token in {quality['top1_agreement']:.1%}"
         )
-    if report.verification and report.verification.worst:
-        worst = report.verification.worst
+    if verification and verification.worst:
+        worst = verification.worst
         lines.append(
-            f"verified {report.verification.tensors} tensors; the largest relative error is "
+            f"verified {verification.tensors} tensors; the largest relative error is "
             f"{worst.relative_error:.4f}, of {worst.tensor} ({worst.stored_as})"
         )
-    return "".join(line + "\n" for line in lines)
+    return lines
+
+
+def _write_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        sys.stderr.write(f"note: {note}\n")
+
+
+def _existing(args: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Verify and measure a folder that was converted before."""
+    from ..convert import measure, verify
+    from .progress import ConversionProgress
+
+    conflicting = [f"--{name.replace('_', '-')}" for name in (*settings, *(["upload"] if args.upload else []))]
+    if conflicting or not (args.verify or args.report):
+        raise ConversionError(
+            f"--existing converts nothing: leave out {', '.join(conflicting)}"
+            if conflicting
+            else "--existing verifies and reports: add --verify, --report FOLDER or both"
+        )
+    with ConversionProgress() as progress:
+        verification = verify(args.dest, args.source) if args.verify else None
+        quality = measure(args.dest, args.source, report_to=args.report, progress=progress) if args.report else None
+    if args.json:
+        found = {"verification": asdict(verification) if verification else None, "quality": quality}
+        sys.stdout.write(json.dumps(found) + "\n")
+        return 0
+    sys.stdout.write("".join(f"{line}\n" for line in _found(quality, verification)))
+    if args.report:
+        sys.stdout.write(f"tables and plot: {printable(args.report)}\n")
+    return 0
 
 
 def _forecast(expected: "Forecast") -> str:
-    lines = [f"{name}: {size / 1e9:.2f} GB" for name, size in expected.files.items()]
+    lines = [f"{name}: {size_text(size)}" for name, size in expected.files.items()]
     lines += [
-        f"{expected.parameters:,} parameters at {expected.bits_per_weight:.2f} bits, "
-        f"{expected.total_bytes / 1e9:.2f} GB",
-        f"peak memory about {expected.peak_memory_bytes / 1e9:.2f} GB, about {expected.seconds:.0f} s on this machine",
-        *(f"note: {warning}" for warning in expected.warnings),
+        f"{expected.parameters:,} parameters at {expected.bits_per_weight:.2f} bits, {size_text(expected.total_bytes)}",
+        f"peak memory about {size_text(expected.peak_memory_bytes)}, about {expected.seconds:.0f} s on this machine",
     ]
     return "".join(line + "\n" for line in lines)
+
+
+def _name(folder: Path) -> str:
+    """Return what commands call a model: in the home folder its name."""
+    return folder.name if folder.parent == models_folder().absolute() else _short(folder)
 
 
 def _short(folder: Path) -> str:
     """Return the folder as a user would type it from here."""
     try:
-        return str(folder.relative_to(Path.cwd()))
+        return printable(folder.relative_to(Path.cwd()))
     except ValueError:
-        return str(folder)
+        return printable(folder)

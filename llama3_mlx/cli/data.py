@@ -3,12 +3,15 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from ..errors import DataError
 from ..finetune.settings import TrainSettings
 from .flags import positive
-from .model_choice import choose_model
+from .model_choice import MODEL_HELP, choose_model
 
 _BAR = 40
 
@@ -18,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     check = actions.add_parser("check", help="count examples and show their target tokens")
     check.add_argument("data", metavar="DATA", nargs="+", help="as for train")
-    check.add_argument("-m", "--model", metavar="MODEL", help="folder or Hub id of the model to train")
+    check.add_argument("-m", "--model", metavar="MODEL", help=MODEL_HELP)
     check.add_argument(
         "--max-length", type=positive, default=2048, metavar="N", help="truncate longer examples (%(default)s)"
     )
@@ -40,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from ..finetune.sft import make_encoder
     from ..finetune.training.job import load_text_side
 
+    refuse_missing(args.data)
     text = load_text_side(str(choose_model(args.model)))
     settings = TrainSettings(
         max_length=args.max_length,
@@ -61,6 +65,14 @@ def run(args: argparse.Namespace) -> int:
     for example in examples[: args.show]:
         _print_example(text.tokenizer, example)
     return 0
+
+
+def refuse_missing(sources: Sequence[str]) -> None:
+    """Raise DataError for a file or folder that isn't there, before any model is looked for."""
+    for source in sources:
+        path = Path(source.rpartition(":")[0] if ".py:" in source else source).expanduser()
+        if not path.exists() and (path.suffix or source.startswith((".", "/", "~")) or source.count("/") != 1):
+            raise DataError(f"there is no file or folder {path}")
 
 
 def _print_facts(facts: Any, max_length: int) -> None:

@@ -1,8 +1,10 @@
 """Command-line flags out of declared settings, so that a setting is written once."""
 
 import argparse
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from ..settings import Setting, make, settings_of
 
@@ -20,7 +22,8 @@ def add_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup, kind: t
 def given_values(args: argparse.Namespace, kind: type) -> dict[str, Any]:
     """Return the settings of `kind` that were given as flags, by name."""
     values = {name: getattr(args, name, None) for name in settings_of(kind)}
-    return {name: value for name, value in values.items() if value is not None}
+    pairs = {name for name, declared in settings_of(kind).items() if get_origin(declared.kind) is Mapping}
+    return {name: dict(value) if name in pairs else value for name, value in values.items() if value is not None}
 
 
 def from_flags(args: argparse.Namespace, kind: type[T]) -> T:
@@ -31,16 +34,30 @@ def from_flags(args: argparse.Namespace, kind: type[T]) -> T:
 def _add_flag(group: argparse.ArgumentParser | argparse._ArgumentGroup, declared: Setting) -> None:
     flags = [*([declared.short] if declared.short else []), "--" + declared.name.replace("_", "-")]
     text = declared.help
-    if declared.default not in (None, (), "", False) and "default" not in text:
+    if declared.default not in (None, (), "", False, {}) and "default" not in text:
         text += f" (default: {declared.default})"
     if declared.kind is bool:
         group.add_argument(*flags, action=argparse.BooleanOptionalAction, default=None, help=text)
+        return
+    if get_origin(declared.kind) is Mapping:
+        group.add_argument(*flags, action="append", type=_pair, default=None, metavar="NAME=VALUE", help=text)
         return
     item = declared.item or declared.kind
     choices = declared.choices or None
     metavar = None if choices else declared.metavar or _METAVARS[item]
     action = "append" if declared.item else "store"
     group.add_argument(*flags, action=action, type=item, default=None, metavar=metavar, choices=choices, help=text)
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    """Read NAME=VALUE, where the value is JSON, or text where it isn't."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, not {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "FILE"}

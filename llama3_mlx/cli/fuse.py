@@ -6,14 +6,17 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from .model_choice import choose_model
+from ..library.resolver import destination, resolve_adapter
+from .model_choice import BASE_HELP, choose_model
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `fuse`."""
-    parser.add_argument("-m", "--model", metavar="MODEL", help="folder or Hub id of the base model")
-    parser.add_argument("-a", "--adapter", metavar="FOLDER", required=True, help="adapter to put in")
-    parser.add_argument("-o", "--out", metavar="FOLDER", required=True, help="model folder to write")
+    parser.add_argument("-m", "--model", metavar="MODEL", help=BASE_HELP)
+    parser.add_argument("-a", "--adapter", metavar="ADAPTER", required=True, help="folder, name or Hub id")
+    parser.add_argument(
+        "-o", "--out", metavar="DEST", required=True, help="model folder to write; a bare name: in the home folder"
+    )
     parser.add_argument(
         "--bits",
         default="auto",
@@ -21,7 +24,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="how the fused matrices of a quantized base are stored: auto keeps 95%% of the adapter's effect in as few "
         "bytes as that takes; a number of bits; float16 and the like (default: auto)",
     )
-    parser.add_argument("--text", metavar="FILE", help="text to measure the effect on (default: the adapter's data)")
+    parser.add_argument(
+        "--text",
+        metavar="FILE",
+        help="text to measure the effect on (default: the adapter's data where they are, else a built-in text)",
+    )
     parser.add_argument("--force", action="store_true", help="replace FOLDER")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
 
@@ -30,8 +37,10 @@ def run(args: argparse.Namespace) -> int:
     """Fuse and report how much of the effect remains."""
     from ..finetune.fusing.fuse import KEPT, fuse
 
+    adapter = resolve_adapter(args.adapter)
     texts = [Path(args.text).expanduser().read_text(encoding="utf-8")] if args.text else []
-    report = fuse(choose_model(args.model), args.adapter, args.out, bits=args.bits, texts=texts, force=args.force)
+    base = choose_model(args.model, adapter=adapter)
+    report = fuse(base, adapter, destination(args.out), bits=args.bits, texts=texts, force=args.force)
     if args.json:
         sys.stdout.write(json.dumps({**asdict(report), "folder": str(report.folder)}) + "\n")
         return 0

@@ -4,21 +4,35 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import RequestError
 from ..generation.options import GenerationOptions
+from .chat_model import Answer
 from .flags import add_flags, given_values, positive
-from .model_choice import add_model_flags, choose_model, load_llama
+from .model_choice import add_model_flags, load_llama
+from .progress import PromptProgress
 from .structured_flags import add_structured_flags, load_tools, structured_settings
+from .terminal import piped_text, read_stdin, stdin_is_terminal
+
+if TYPE_CHECKING:
+    from ..engine.reply import Stream
+    from ..generation.completion import Completion
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `generate`."""
     add_model_flags(parser)
-    parser.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt (default, or -: standard input)")
+    parser.add_argument("words", nargs="*", metavar="TEXT", help="the prompt; text that is piped in is appended")
+    parser.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt as a flag (-: standard input alone)")
     parser.add_argument("-s", "--system", metavar="TEXT", help="system message")
     parser.add_argument("--raw", action="store_true", help="complete the text as it is, without the chat template")
+    parser.add_argument(
+        "--special",
+        action="store_true",
+        default=None,
+        help="with --raw: read control tokens such as <|eot_id|> in the prompt; only for text you trust",
+    )
     parser.add_argument("--json", action="store_true", help="print the completion as one JSON object")
     parser.add_argument("-n", "--samples", type=positive, metavar="N", help="number of answers to generate")
     parser.add_argument("--logprobs", type=int, metavar="N", help="with --json: log-probabilities and N alternatives")
@@ -30,13 +44,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generate and print."""
-    prompt = read_prompt(args.prompt)
+    prompt = read_prompt(args.prompt, args.words)
     if args.raw and args.system is not None:
         raise RequestError("--system needs a chat template: leave it out with --raw")
+    if args.special and not args.raw:
+        raise RequestError("--special belongs to --raw: no text of a dialog becomes a control token")
     settings, tools = given_settings(args), load_tools(args.tool)
     if tools and (args.raw or args.samples):
         raise RequestError("--tool needs the chat template and one answer: leave out --raw and --samples")
-    with load_llama(args, choose_model(args.model)) as llama:
+    with load_llama(args) as llama, PromptProgress() as progress:
+        settings["progress"] = progress.report
         raw = args.raw or llama.dialog is None
         messages = as_messages(prompt, args.system)
         if tools:
@@ -45,14 +62,15 @@ def run(args: argparse.Namespace) -> int:
             completions = llama.samples(prompt if raw else messages, args.samples, **settings)
         else:
             stream = llama.stream(prompt, **settings) if raw else llama.stream_chat(messages, **settings)
-            completions = [_stream(stream, quiet=args.json)]
+            completions = [_stream(stream, progress, quiet=args.json)]
     _print(completions, args)
     return 0
 
 
-def _stream(stream: Any, *, quiet: bool) -> Any:
+def _stream(stream: "Stream[Any]", progress: PromptProgress, *, quiet: bool) -> "Completion[Any]":
     """Write pieces as they come, and return the completion."""
     for piece in stream:
+        progress.close()
         if not quiet:
             sys.stdout.write(piece.text)
             sys.stdout.flush()
@@ -97,24 +115,23 @@ def as_messages(prompt: str, system: str | None) -> list[dict[str, str]]:
     return [*opening, {"role": "user", "content": prompt}]
 
 
-def read_prompt(asked: str | None) -> str:
-    """Return the prompt of the flag, or standard input's UTF-8 text without its final newline."""
-    if asked is not None and asked != "-":
-        prompt = asked
-    else:
-        if sys.stdin.isatty():
+def read_prompt(flag: str | None, words: list[str]) -> str:
+    """Return the prompt of the command line, with what is piped in behind it; without one, standard input is it."""
+    if flag is not None and words:
+        raise RequestError("there are two prompts: give one with -p TEXT or as words, not both")
+    written = " ".join(words) if words else flag
+    if written is None or written == "-":
+        if stdin_is_terminal():
             sys.stderr.write("reading the prompt from the terminal; end it with Ctrl-D\n")
-        try:
-            prompt = sys.stdin.buffer.read().decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise RequestError(f"the prompt on standard input is not UTF-8: byte {error.start} can't be read") from None
-        prompt = prompt.removesuffix("\n")
+        prompt = read_stdin()
+    else:
+        prompt = "\n\n".join(text for text in (written, piped_text()) if text.strip()) if written.strip() else ""
     if not prompt.strip():
-        raise RequestError("the prompt is empty: give one with -p TEXT or on standard input")
+        raise RequestError("the prompt is empty: give one with -p TEXT, as words, or on standard input")
     return prompt
 
 
-def summary(completion: Any) -> str:
+def summary(completion: Answer) -> str:
     """Return counts, rates and memory in one line."""
     cached = f" ({completion.cached_tokens} cached)" if completion.cached_tokens else ""
     drafted = completion.passes and len(completion.token_ids) / completion.passes

@@ -3,13 +3,17 @@
 import argparse
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..device import DTYPES
-from ..errors import HubError
+from ..dtypes import DTYPES
+from ..errors import CheckpointError, HubError
 from ..kv_cache.options import CacheOptions
+from ..library.download_bar import download_bar
 from ..library.home import EMBEDDED_MODEL, models_folder
+from ..library.hub import HubId
+from ..library.resolver import base_of_adapter, resolve_adapter, resolve_local, resolve_model
 from .flags import add_flags, from_flags
 
 if TYPE_CHECKING:
@@ -17,14 +21,14 @@ if TYPE_CHECKING:
 
 DEFAULT_HUB_MODEL = "mlx-community/Llama-3.2-3B-Instruct-4bit"
 VARIABLE = "LLAMA3_MLX_MODEL"
+BASE_HELP = "the adapter's base: folder, name or Hub id (default: the one that the adapter names)"
+MODEL_HELP = "model: folder, name that `models` lists, or Hub id"
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Add what chooses and loads a model: -m, --adapter, --draft, --dtype, memory and KV cache."""
-    parser.add_argument(
-        "-m", "--model", metavar="MODEL", help=f"folder or Hub id of the model (default: ${VARIABLE}, see README)"
-    )
-    parser.add_argument("--adapter", metavar="FOLDER", help="LoRA adapter to apply")
+    parser.add_argument("-m", "--model", metavar="MODEL", help=f"{MODEL_HELP} (default: ${VARIABLE}, see README)")
+    parser.add_argument("--adapter", metavar="ADAPTER", help="LoRA adapter to apply: folder, name or Hub id")
     parser.add_argument("--draft", metavar="MODEL", help="smaller model of the same tokenizer that drafts tokens")
     parser.add_argument("--dtype", choices=DTYPES, help="dtype to compute in (default: what suits the device)")
     group = parser.add_argument_group("memory")
@@ -38,37 +42,69 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add_flags(group, CacheOptions)
 
 
-def load_llama(args: argparse.Namespace, folder: Path) -> "Llama":
-    """Load the model as the flags of `add_model_flags` say."""
+def load_llama(args: argparse.Namespace) -> "Llama":
+    """Choose and load the model as the flags of `add_model_flags` say."""
+    adapter = None if args.adapter is None else resolve_adapter(args.adapter)
+    folder = choose_model(args.model, adapter=adapter)
     from ..llama import Llama
 
-    return Llama.load(
+    llama = Llama.load(
         folder,
-        adapter=args.adapter,
+        adapter=adapter,
         draft=args.draft,
         dtype=args.dtype,
         cache=from_flags(args, CacheOptions),
         disk_cache=args.disk_cache,
         memory_gb=args.memory_gb,
     )
+    write_notes(llama.notes)
+    return llama
 
 
-def choose_model(requested: str | None) -> Path:
-    """Return the folder of the requested model, or of the default one, which is named on stderr."""
-    from ..library.hub import resolve_model
+def write_notes(notes: Iterable[str]) -> None:
+    """Write what was decided about a model's contradictory files, a line each, to stderr."""
+    for note in notes:
+        sys.stderr.write(f"note: {note}\n")
 
+
+def choose_model(requested: str | None, *, adapter: Path | None = None) -> Path:
+    """Return the folder of the requested model, of an adapter's base, or of the default, which is named on stderr."""
+    base = base_of_adapter(adapter) if adapter is not None and not requested else None
+    if base is not None and (resolve_local(base) or HubId.parse(base)):
+        sys.stderr.write(f"using {base}, the base that the adapter names; choose another with -m MODEL\n")
+        return downloaded(base)
     named = requested or os.environ.get(VARIABLE)
     if named:
-        return resolve_model(named, progress=True)
+        return downloaded(named)
+    if base is not None:
+        raise CheckpointError(f"the adapter's base {base} isn't on this machine: name its folder with -m MODEL")
     embedded = models_folder() / EMBEDDED_MODEL
     if (embedded / "config.json").exists():
         sys.stderr.write(f"using the embedded {EMBEDDED_MODEL}; choose a Llama 3 with -m MODEL or ${VARIABLE}\n")
         return embedded
     sys.stderr.write(f"using {DEFAULT_HUB_MODEL}; choose another with -m MODEL or ${VARIABLE}\n")
     try:
-        return resolve_model(DEFAULT_HUB_MODEL, progress=True)
+        return downloaded(DEFAULT_HUB_MODEL)
     except HubError as error:
         raise HubError(
             f"no model was named and the default is unavailable ({error}). Three ways to one: name a folder or Hub id "
             f"with -m MODEL; set {VARIABLE}; or run scripts/demo, which makes a small embedded model"
         ) from None
+
+
+def choose_base(requested: str | None, adapter: Path) -> Path:
+    """Return the folder of an adapter's base on this machine, for what only looks at it; nothing is downloaded."""
+    named = requested or base_of_adapter(adapter) or os.environ.get(VARIABLE)
+    folder = resolve_local(named) if named else None
+    if folder is None:
+        what = f"the base {named}" if named else "its base, which it doesn't name,"
+        raise CheckpointError(
+            f"{adapter}: {what} isn't on this machine: name its folder with -m MODEL, or get it with llama3-mlx pull"
+        )
+    return folder
+
+
+def downloaded(name: str) -> Path:
+    """Return the folder of a model by folder, name or Hub id; a download shows a bar."""
+    with download_bar(name) as report:
+        return resolve_model(name, report=report)

@@ -4,12 +4,14 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ConfigError, RequestError
 from ..library.catalogue import Catalogue, ModelEntry
-from ..library.hub import resolve_model
 from ..library.storage import remove_model
+from .model_choice import downloaded
+from .remote import loaded_models, server_url
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +20,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("model", metavar="OWNER/NAME", help="Hub id, optionally with @REVISION")
         parser.add_argument("--json", action="store_true", help="print the folder as JSON")
         return
-    parser.add_argument("action", nargs="?", choices=("list", "remove"), default="list", help="default: list")
+    parser.add_argument(
+        "action",
+        nargs="?",
+        choices=("list", "remove", "running"),
+        default="list",
+        help="list (default), remove, or running: what the server holds in memory",
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help="models to remove")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -27,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     """List, remove or download."""
     if args.command == "pull":
         return _pull(args)
+    if args.action == "running":
+        return _running(as_json=args.json)
     catalogue = Catalogue({}, {}, with_damaged=True)
     if args.action == "remove":
         return _remove(catalogue, args.names)
@@ -42,8 +52,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _running(*, as_json: bool) -> int:
+    url = server_url()
+    models = loaded_models(url)
+    if as_json:
+        sys.stdout.write(json.dumps(models, indent=2) + "\n")
+    elif not models:
+        sys.stderr.write(f"the server at {url} holds no model in memory\n")
+    else:
+        rows = [
+            (str(model["name"]), f"{model['size'] / 1e9:.2f} GB", str(model["expires_at"])[:16]) for model in models
+        ]
+        _write_table(("NAME", "MEMORY", "UNTIL"), rows)
+    return 0
+
+
 def _pull(args: argparse.Namespace) -> int:
-    folder = resolve_model(args.model, progress=True)
+    folder = downloaded(args.model)
     sys.stdout.write(json.dumps({"model": args.model, "folder": str(folder)}) if args.json else str(folder))
     sys.stdout.write("\n")
     return 0
@@ -83,7 +108,10 @@ def _print(entries: list[dict[str, Any]]) -> None:
         )
         for entry in entries
     ]
-    header = ("NAME", "SIZE", "PARAMETERS", "WEIGHTS", "MODIFIED")
+    _write_table(("NAME", "SIZE", "PARAMETERS", "WEIGHTS", "MODIFIED"), rows)
+
+
+def _write_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     for row in (header, *rows):
         sys.stdout.write("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() + "\n")

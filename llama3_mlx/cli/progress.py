@@ -1,7 +1,13 @@
 """Progress on stderr: a bar where it is a terminal, a few lines where it is a file."""
 
 import sys
+import threading
+import time
 from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 
 class ConversionProgress:
@@ -26,6 +32,8 @@ class ConversionProgress:
         )
         self._lines = not console.is_terminal
         self._task = self._progress.add_task("", visible=False, told="", left="")
+        self._phase: TaskID | None = None
+        self._quarter = 0
         self._total = self._bytes = self._done = self._read = self._percent = 0
 
     def __enter__(self) -> "ConversionProgress":
@@ -45,6 +53,23 @@ class ConversionProgress:
         self._show(name, None)
         if self._lines:
             sys.stderr.write(f"{name}\n")
+
+    def phase(self, name: str, done: int, total: int) -> None:
+        """Show how much of a counted part of the work is done, below the conversion's own bar."""
+        if done < total:
+            if self._phase is None:
+                self._phase = self._progress.add_task(name, total=total, told="", left="left")
+                self._quarter = 0
+            self._progress.update(self._phase, description=name, completed=done, total=total, told=f"{done}/{total}")
+            self._progress.start()
+        elif self._phase is not None:
+            self._progress.remove_task(self._phase)
+            self._phase = None
+        # One bar until there is something to show of both.
+        self._progress.update(self._task, visible=self._phase is None or self._read > 0)
+        if self._lines and 4 * done // total > self._quarter:
+            self._quarter = 4 * done // total
+            sys.stderr.write(f"{name}: {done} of {total}\n")
 
     def start(self, total_tensors: int, total_bytes: int) -> None:
         """Take the size of the whole job."""
@@ -67,3 +92,39 @@ class ConversionProgress:
         self._task = self._progress.add_task(name, total=total, told="", left="left" if total else "")
         # Not before: a download shows bars of its own.
         self._progress.start()
+
+
+class PromptProgress:
+    """Shows how much of a long prompt is read: on a terminal, where it takes more than a moment."""
+
+    _AFTER_S = 1.0
+
+    def __init__(self) -> None:
+        self._began_s = time.monotonic()
+        self._shown = False
+        # Reports come from the engine's thread, the end from the one that writes the answer.
+        self._closed = not sys.stderr.isatty()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "PromptProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def report(self, done: int, total: int) -> None:
+        """Show that `done` of `total` tokens are read."""
+        with self._lock:
+            if self._closed or time.monotonic() - self._began_s < self._AFTER_S:
+                return
+            self._shown = True
+            sys.stderr.write(f"\rreading the prompt: {done:,} of {total:,} tokens\x1b[K")
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        """Take the line away, for what comes next."""
+        with self._lock:
+            if self._shown and not self._closed:
+                sys.stderr.write("\r\x1b[K")
+                sys.stderr.flush()
+            self._closed = True

@@ -3,12 +3,12 @@
 import http.client
 import json
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from ..errors import Llama3MLXError
+from ..errors import Llama3MLXError, RequestError
 from ..generation.options import GenerationOptions
 from ..server.settings import API_KEY_VARIABLE
 from ..settings import settings_of
@@ -80,9 +80,19 @@ class RemoteLlama:
         self.url, self.model = url, model
         self.folder = model or url
 
-    def stream_chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> RemoteStream:
+    def stream_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        **settings: Any,
+    ) -> RemoteStream:
         """Ask for an answer, piece by piece."""
         return RemoteStream(_pieces(self.url, request_body(self.model, messages, settings)))
+
+    def run_tools(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: functions run where the model is loaded."""
+        raise RequestError("a server can't run functions of yours: use llama3-mlx chat, which loads the model itself")
 
 
 def request_body(
@@ -95,7 +105,7 @@ def request_body(
         declared = settings_of(GenerationOptions)[name]
         if isinstance(declared.request, str):
             outer, _, inner = declared.request.partition(".")
-            body.setdefault(outer, {})[inner] = value
+            body[outer] = {**body.get(outer, {}), inner: value} if inner else value
         else:
             body[name] = value
     return body
@@ -117,6 +127,23 @@ def server_models(url: str) -> list[str] | None:
         connection.close()
 
 
+def loaded_models(url: str) -> list[dict[str, Any]]:
+    """Return what Ollama's protocol says of the models in the server's memory; raises ServerError without a server."""
+    connection = _connect(url, timeout=2.0)
+    try:
+        connection.request("GET", "/api/ps", headers=_headers())
+        response = connection.getresponse()
+        body = response.read()
+        if response.status != 200:
+            raise ServerError(_message(body))
+        models: list[dict[str, Any]] = json.loads(body)["models"]
+        return models
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        raise ServerError(f"no server answers at {url}: start one with llama3-mlx serve") from None
+    finally:
+        connection.close()
+
+
 def server_url() -> str:
     """Return where the server is looked for."""
     return os.environ.get(URL_VARIABLE) or DEFAULT_URL
@@ -130,18 +157,21 @@ def _pieces(url: str, body: Mapping[str, Any]) -> Generator[RemotePiece, None, R
         if response.status != 200:
             raise ServerError(_message(response.read()))
         return (yield from _read(response))
-    except (OSError, http.client.HTTPException) as error:
-        raise ServerError(f"the server at {url} broke off: {error}") from None
+    except ConnectionRefusedError:
+        raise ServerError(f"no server answers at {url} any more: start it and send the message again") from None
+    except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+        raise ServerError(f"the server at {url} broke off the answer ({error}): send the message again") from None
     finally:
         connection.close()
 
 
 def _read(response: http.client.HTTPResponse) -> Generator[RemotePiece, None, RemoteCompletion]:
     texts: list[str] = []
-    reason, usage = "stop", dict[str, Any]()
+    reason, usage, ended = "stop", dict[str, Any](), False
     for raw in response:
         line = raw.decode("utf-8").strip()
-        if not line.startswith("data: ") or line == "data: [DONE]":
+        ended = ended or line == "data: [DONE]"
+        if not line.startswith("data: ") or ended:
             continue
         chunk = json.loads(line.removeprefix("data: "))
         if "error" in chunk:
@@ -153,6 +183,8 @@ def _read(response: http.client.HTTPResponse) -> Generator[RemotePiece, None, Re
             if text:
                 texts.append(text)
                 yield RemotePiece(text)
+    if not ended:
+        raise http.client.HTTPException("the connection ended")
     details = usage.get("prompt_tokens_details") or {}
     return RemoteCompletion(
         text="".join(texts),

@@ -2,21 +2,24 @@
 
 import argparse
 import sys
-from typing import Any
 
 from ..errors import DialogError
 from ..generation.options import GenerationOptions
-from .chat import ChatSession, talk
+from .chat import talk
+from .chat_model import ChatModel
+from .chat_session import ChatSession, write
 from .flags import add_flags
 from .generate import as_messages, given_settings
-from .model_choice import choose_model
+from .model_choice import choose_model, write_notes
+from .progress import PromptProgress
 from .remote import URL_VARIABLE, RemoteLlama, server_models, server_url
+from .terminal import piped_text
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `run`."""
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="name at the server, folder or Hub id")
-    parser.add_argument("prompt", nargs="*", metavar="TEXT", help="one question (default: a dialog)")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="name at the server or of `models`, folder or Hub id")
+    parser.add_argument("words", nargs="*", metavar="TEXT", help="one question (default: a dialog)")
     parser.add_argument("-s", "--system", metavar="TEXT", help="system message")
     parser.add_argument(
         "--url", metavar="URL", help=f"address of the server (default: ${URL_VARIABLE}, port 8080 here)"
@@ -27,24 +30,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answer one prompt, or hold a dialog."""
     settings = given_settings(args)
-    prompt = _prompt(args.prompt)
+    prompt = _prompt(args.words)
     model = _at_server(args.url or server_url(), args.model) or _here(args.model)
     if prompt is None:
         return talk(ChatSession(model, args.system, settings), str(args.model or model.folder))
-    for piece in model.stream_chat(as_messages(prompt, args.system), **settings):
-        sys.stdout.write(piece.text)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
+    with PromptProgress() as progress:
+        for piece in model.stream_chat(as_messages(prompt, args.system), progress=progress.report, **settings):
+            progress.close()
+            write(piece.text)
+    write("\n")
     return 0
 
 
 def _prompt(words: list[str]) -> str | None:
-    """Return the question of the command line, with what is piped in after it; None for a dialog."""
-    piped = "" if sys.stdin.isatty() else sys.stdin.read()
-    return "\n\n".join(text for text in (" ".join(words), piped.strip()) if text) or None
+    """Return the question of the command line, with what is piped in behind it; None for a dialog."""
+    return "\n\n".join(text for text in (" ".join(words), piped_text().strip()) if text) or None
 
 
-def _at_server(url: str, name: str | None) -> Any:
+def _at_server(url: str, name: str | None) -> ChatModel | None:
     """Return the model at the server, None if the server isn't up or doesn't have it."""
     names = server_models(url)
     if not names or (name is not None and name not in names):
@@ -53,14 +56,13 @@ def _at_server(url: str, name: str | None) -> Any:
     return RemoteLlama(url, name)
 
 
-def _here(name: str | None) -> Any:
+def _here(name: str | None) -> ChatModel:
     """Load the model into this process."""
-    from ..library.catalogue import Catalogue
+    folder = choose_model(name)
     from ..llama import Llama
 
-    models = Catalogue({}, {}).models()
-    folder = models[name].folder if name in models else choose_model(name)
     llama = Llama.load(folder)
+    write_notes(llama.notes)
     if llama.dialog is None:
-        raise DialogError(f"{folder.name} is a base model without a dialog format: use generate --raw")
+        raise DialogError(f"{folder.name} is a base model without a chat template: use generate --raw")
     return llama

@@ -5,10 +5,12 @@ import importlib.util
 import os
 from pathlib import Path
 
+from ..checkpoint.folder import load_config
 from ..errors import CheckpointError, MissingExtraError, RequestError
 from ..library.catalogue import Catalogue
-from ..library.home import EMBEDDED_MODEL
-from ..model.config import load_config
+from ..library.home import EMBEDDED_MODEL, models_folder
+from ..library.hub import HubId, repository_of
+from ..library.resolver import resolve_adapter
 from ..server.settings import ServerSettings
 from .flags import add_flags, from_flags
 from .model_choice import VARIABLE, choose_model
@@ -21,12 +23,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--model",
         metavar="MODEL",
         action="append",
-        help="folder or Hub id of a model to serve; repeatable (default: as for generate, but models on this "
+        help="folder, name or Hub id of a model to serve; repeatable (default: as for generate, but models on this "
         "machine come before the Hub's)",
     )
     parser.add_argument(
         "--adapter",
-        metavar="NAME=FOLDER",
+        metavar="NAME=ADAPTER",
         action="append",
         default=[],
         help="LoRA adapter that requests can name as MODEL:NAME; repeatable",
@@ -68,14 +70,17 @@ def _by_name(kind: str, named: list[tuple[str, Path]]) -> dict[str, Path]:
 
 
 def _named(requested: str | None, folder: Path) -> tuple[str, Path]:
-    """Return the name of a model: the requested Hub id, else the folder's name."""
-    is_id = requested is not None and not Path(requested).expanduser().is_dir()
-    return (requested or "").partition("@")[0] if is_id else folder.resolve().name, folder.resolve()
+    """Return the name of a model: its Hub id if that was requested, else as `models` lists it, else the folder's."""
+    home = models_folder().resolve()
+    if requested and HubId.parse(requested) and (name := repository_of(folder)):
+        return name, folder.resolve()
+    found = folder.resolve()
+    return str(found.relative_to(home)) if found.is_relative_to(home) else found.name, found
 
 
 def _adapter(text: str) -> tuple[str, Path]:
     name, found, folder = text.partition("=")
-    path = Path(folder if found else text).expanduser().resolve()
+    path = resolve_adapter(folder if found else text).resolve()
     if not (path / "adapter_config.json").is_file():
         raise CheckpointError(f"{path} has no adapter_config.json: is it the folder of an adapter?")
     return name if found else path.name, path

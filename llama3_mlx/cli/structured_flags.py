@@ -1,8 +1,11 @@
 """Flags for structured output and tools."""
 
 import argparse
+import functools
 import importlib.util
+import inspect
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,8 +66,39 @@ def _load_tool(place: str) -> Callable[..., Any]:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise RequestError(f"{path} can't be run: {type(error).__name__}: {error}") from None
     tool = getattr(module, name, None)
     if not callable(tool):
         raise RequestError(f"{path} has no function {name!r}")
-    return tool
+    return _told(tool)
+
+
+def _told(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function with what it raises as its result, so that the model is told and the dialog goes on."""
+
+    def failure(error: Exception) -> dict[str, str]:
+        sys.stderr.write(f"{function.__name__} raised {type(error).__name__}: {error}\n")
+        return {"error": f"{type(error).__name__}: {error}"}
+
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def arun(*arguments: Any, **named: Any) -> Any:
+            try:
+                return await function(*arguments, **named)
+            except Exception as error:
+                return failure(error)
+
+        return arun
+
+    @functools.wraps(function)
+    def run(*arguments: Any, **named: Any) -> Any:
+        try:
+            return function(*arguments, **named)
+        except Exception as error:
+            return failure(error)
+
+    return run

@@ -121,18 +121,20 @@ class TrainingProgress(Callback):
     def on_start(self, plan: Mapping[str, Any]) -> None:
         self._every = 1 if self.live else max(1, plan["total_steps"] // 10)
         if self.live:
-            # The first step may take its time, and answers may be drawn before it.
+            # The first step may take its time.
             self._line(f"step {plan['step']}/{plan['total_steps']}", "")
 
     def on_step(self, report: StepReport) -> None:
         self._seconds = [*self._seconds[-19:], report.seconds]
         if report.step % self._every and report.step not in (1, report.total_steps):
             return
+        last = report.step == report.total_steps
         left = (report.total_steps - report.step) * sum(self._seconds) / len(self._seconds)
         more = "".join(f", {name} {value:.3f}" for name, value in report.more.items())
         text = (
             f"step {report.step}/{report.total_steps}: loss {report.loss:.4f}{more}, "
-            f"{report.tokens_per_second:.0f} tokens/s, {report.peak_bytes / 1e9:.2f} GB, {_clock(left)} left"
+            f"{report.tokens_per_second:.0f} tokens/s, {report.peak_bytes / 1e9:.2f} GB"
+            + ("" if last else f", {_clock(left)} left")
         )
         if self.live:
             # A line that the terminal wraps can't be written over.
@@ -140,6 +142,10 @@ class TrainingProgress(Callback):
             self._line(text, "")
         else:
             self._line(text)
+
+    def on_stage(self, name: str) -> None:
+        self.close()
+        self._line(f"{name} …", "" if self.live else "\n")
 
     def on_validation(self, report: ValidationReport) -> None:
         more = "".join(f", {name} {value:.3f}" for name, value in report.more.items())

@@ -1,257 +1,223 @@
-"""The rows that are being written: one forward pass a step for all of them.
+"""The sequences that are being decoded: one forward pass a step for all of them.
 
-The device runs one step ahead of the host: while the host reads a step's tokens, the next step computes from them.
-Where an answer has to follow a grammar, the next step's logits compute while the host finds what the grammar allows,
-and only the choice waits for it.
+Decoding is asynchronous: the device computes one token ahead of the host. While the host reads a step's tokens, the
+next step computes from them. Where a grammar constrains an answer, the next step's logits compute while the host finds
+what the grammar allows, and only the sampling waits for it.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import mlx.core as mx
 
 from ..generation.completion import TokenLogprob
-from ..kv_cache import ModelCache
+from ..kv_cache import CacheOptions, ModelCache
 from ..model.transformer import LlamaForCausalLM
-from .row import Row, as_logprob
-from .speculative_step import Verified, as_tokens, drafts_of, positions, verify
-from .token_choice import SampledTokens, SamplingPosition, choose
+from ..speculation.speculators import Draft
+from .sequence import DecodingSequence
+from .speculative_step import Verified, draft_inputs, drafting_pays, make_drafts, real_positions, verify_drafts
+from .token_choice import LogprobArrays, SampledTokens, choose_tokens
 
-# Gives the memory of freed intermediate results back to the allocator.
-_CLEAR_EVERY = 256
-# Positions of one verifying pass, over all rows.
-_MOST_POSITIONS = 64
+# Positions of one verifying pass, over all sequences.
+_MAX_POSITIONS = 64
 
 
 class Batch:
-    """Rows and their cache. `select` applies the rows' adapters; `on_end` sees a row and its cache when it ends."""
+    """Sequences and their KV cache. Each is in the same place in `sequences`, the cache and the latest tokens."""
 
     def __init__(
         self,
         model: LlamaForCausalLM,
-        cache: ModelCache,
-        select: Callable[[Sequence[Row]], None],
-        on_end: Callable[[Row, Callable[[], ModelCache]], None],
+        options: CacheOptions,
+        select: Callable[[Sequence[str | None]], None],
+        on_finish: Callable[[DecodingSequence, Callable[[], ModelCache]], None],
     ) -> None:
-        self.model, self.cache = model, cache
-        self.rows: list[Row] = []
-        self.steps = 0
-        self._select, self._on_end = select, on_end
-        self._ahead: SampledTokens | None = None
-        """The latest token of each row, which hasn't been run."""
+        """`select` applies an adapter to each sequence; `on_finish` gets a finished one and what copies its cache."""
+        self.model, self.cache = model, model.make_cache(options)
+        self.sequences: list[DecodingSequence] = []
+        self._select, self._on_finish = select, on_finish
+        self._latest: SampledTokens | None = None
+        """The latest token of each sequence, which the model hasn't been run on."""
 
-    def add(self, rows: Sequence[Row], cache: ModelCache, logits: mx.array) -> None:
-        """Take in the rows of one prompt, whose cache has one row, and choose their first tokens from (1, V)."""
-        for row in rows:
+    def add(self, sequences: Sequence[DecodingSequence], cache: ModelCache, logits: mx.array) -> None:
+        """Add the sequences of one prompt, given its cache and last logits (1, V), and sample their first tokens."""
+        for sequence in sequences:
             self.cache.append(cache)
-            self.rows.append(row)
-        first = self._choose(rows, mx.broadcast_to(logits, (len(rows), logits.shape[-1])))
+            self.sequences.append(sequence)
+        first = self._choose(sequences, mx.broadcast_to(logits, (len(sequences), logits.shape[-1])))
         mx.async_eval(first.arrays)
-        self._add_ahead(first)
+        self._latest = first if self._latest is None else self._latest.joined(first)
 
-    def resume(self, row: Row, cache: ModelCache) -> None:
-        """Take back a row that made room: its cache has all but the latest token."""
+    def resume(self, sequence: DecodingSequence, cache: ModelCache) -> None:
+        """Add a sequence that was preempted: its recomputed cache has all but the latest token."""
         self.cache.append(cache)
-        self.rows.append(row)
-        self._add_ahead(SampledTokens(mx.array(row.tokens[-1:], mx.int32), {}))
+        self.sequences.append(sequence)
+        last = SampledTokens(mx.array(sequence.tokens[-1:], mx.int32), {})
+        self._latest = last if self._latest is None else self._latest.joined(last)
 
-    def evict(self, row: Row) -> bool:
-        """Take a row out that is to be resumed later; False if it has ended with its latest token."""
-        self._take()
-        self._keep_running()
-        if row not in self.rows:
+    def preempt(self, sequence: DecodingSequence) -> bool:
+        """Remove a sequence that is to be recomputed later; False if it has finished with its latest token."""
+        self._read_latest()
+        self.finish()
+        if sequence not in self.sequences:
             return False
-        order = list(range(len(self.rows)))
-        self._pop(self.rows.index(row), order)
-        self._pick_ahead(order)
+        self._remove([self.sequences.index(sequence)])
         return True
 
-    def step(self) -> None:
-        """Give each row its next token and start the one after it; rows that have ended leave."""
-        self.steps += 1
-        if not self._speculate():
-            if any(row.constraint is not None for row in self.rows):
-                self._step_constrained()
-            else:
-                self._step_ahead()
-        if self.steps % _CLEAR_EVERY == 0:
-            mx.clear_cache()
+    def decode(self) -> mx.array | None:
+        """Run the latest tokens; return logits (B, V), unevaluated. None where no sequence gets another token."""
+        if not any(sequence.remaining > (0 if sequence.is_read else 1) for sequence in self.sequences):
+            return None
+        assert self._latest is not None, "each sequence has a latest token"
+        self._select([sequence.request.adapter for sequence in self.sequences])
+        for sequence in self.sequences:
+            sequence.forward_passes += 1
+        return self.model.head(self.model.hidden(self._latest.tokens[:, None], self.cache)[:, -1])
 
-    def drop_ended(self) -> None:
-        """Take out the rows whose `ended` is set."""
-        self._keep_running()
-
-    def _step_ahead(self) -> None:
-        following = None
-        if self._goes_on:
-            following = self._choose(self.rows, self._forward())
+    def sample(self, logits: mx.array | None) -> None:
+        """Sample the next tokens on the device, and give the sequences those before, which the host can read now."""
+        if logits is not None and all(sequence.constraint is None for sequence in self.sequences):
+            following = self._choose(self.sequences, logits)
             mx.async_eval(following.arrays)
-        self._take()
-        self._put_ahead(following)
-        self._keep_running()
-
-    def _step_constrained(self) -> None:
-        if not self._goes_on:
-            self._step_ahead()
+            self._read_latest()
+            self._set_latest(following)
             return
-        logits = self._forward()
-        mx.async_eval(logits)
-        self._take()
-        self._ahead = None
-        order = self._keep_running()
-        if self.rows:
-            following = self._choose(self.rows, logits if order is None else logits[mx.array(order)])
+        if logits is not None:
+            mx.async_eval(logits)
+        self._read_latest()
+        # A grammar allows nothing after its end: finished sequences leave before the others sample.
+        self._latest = None
+        order = self.finish()
+        if logits is not None and self.sequences:
+            following = self._choose(self.sequences, logits if order is None else logits[mx.array(order)])
             mx.async_eval(following.arrays)
-            self._put_ahead(following)
+            self._set_latest(following)
 
-    def _add_ahead(self, chosen: SampledTokens) -> None:
-        """Put the latest tokens of rows that have come behind those of the others."""
-        self._ahead = chosen if self._ahead is None else _joined(self._ahead, chosen)
-
-    def _put_ahead(self, following: SampledTokens | None) -> None:
-        """Make these the tokens that the rows haven't taken yet."""
-        self._ahead = following
-        for row in self.rows:
-            row.seen = False
-
-    @property
-    def _goes_on(self) -> bool:
-        """Whether any row has room behind the tokens that are ahead."""
-        return any(row.room > (0 if row.seen else 1) for row in self.rows)
-
-    def _speculate(self) -> bool:
-        """Verify drafts in one pass, if there are any; return whether that was done.
-
-        A draft follows known tokens: the host waits for those that are ahead where a draft is likely, and nowhere else.
-        """
-        most = self._longest_draft()
-        # Each is asked: those that are switched off watch what they would have drafted.
-        likely = [row.speculator.likely(0 if row.seen else 1) for row in self.rows if row.speculator is not None]
-        # Every row is as wide as the longest draft: a few drafts among many rows don't pay.
-        if most < 1 or not likely or 2 * sum(likely) < len(self.rows):
+    def speculate(self) -> bool:
+        """Verify drafts in one forward pass in place of decoding, where that pays; return whether it was done."""
+        max_tokens = self._max_draft()
+        if not drafting_pays(self.sequences, max_tokens):
             return False
-        self._take()
-        self._keep_running()
-        if not self.rows:
+        # A draft continues known tokens: only here does the host wait for those that the device is computing.
+        self._read_latest()
+        self.finish()
+        if not self.sequences:
             return True
-        drafts = drafts_of(self.rows, most)
+        drafts = make_drafts(self.sequences, max_tokens)
         if not any(draft.tokens for draft in drafts):
             return False
-        tokens = as_tokens(self.rows, drafts)
-        before = list(self.cache.lengths)
-        self._select(self.rows)
-        h = self.model.hidden(tokens, self.cache)
-        h = h.reshape(-1, h.shape[-1])[positions(drafts, tokens.shape[1])]
-        verified = verify(self.rows, drafts, self.model.head(h))
-        for at, (row, draft, found) in enumerate(zip(self.rows, drafts, verified, strict=True)):
-            self.cache.trim(before[at] + 1 + found.accepted, at)
-            row.passes += 1
-            row.chosen += len(found.tokens)
-            if row.speculator is not None:
-                row.speculator.record(len(draft.tokens), found.accepted)
-                row.speculator.wrote(found.tokens)
-            _take_all(row, found)
-        self._ahead = SampledTokens(mx.array([found.tokens[-1] for found in verified], mx.int32), {})
-        self._keep_running()
+        lengths = list(self.cache.lengths)
+        verified = verify_drafts(self.sequences, drafts, self._run_drafts(drafts))
+        for index, (sequence, draft, outcome) in enumerate(zip(self.sequences, drafts, verified, strict=True)):
+            # The pass has cached every drafted position; rejected ones must not be attended to. What stays is the
+            # token before the draft and the accepted part of it: the last new token is the next pass's input.
+            self.cache.trim(lengths[index] + 1 + outcome.accepted, index)
+            _record(sequence, draft, outcome)
+            _take_all(sequence, outcome)
+        # The host knows these tokens already, so that sequences stay read until the next sampling on the device.
+        self._latest = SampledTokens(mx.array([outcome.tokens[-1] for outcome in verified], mx.int32), {})
         return True
 
-    def _longest_draft(self) -> int:
-        """Return how many tokens each row may draft: few where there are many rows, none where a window is full."""
-        if not self.rows:
-            return 0
-        most = _MOST_POSITIONS // len(self.rows) - 1
-        window = self.cache.options.window
-        return most if window is None else min(most, window - 1 - max(self.cache.lengths))
-
-    def _forward(self) -> mx.array:
-        """Run the tokens that are ahead; return logits (B, V), unevaluated."""
-        assert self._ahead is not None, "rows have a token ahead"
-        self._select(self.rows)
-        for row in self.rows:
-            row.passes += 1
-        return self.model.head(self.model.hidden(self._ahead.tokens[:, None], self.cache)[:, -1])
-
-    def _choose(self, rows: Sequence[Row], logits: mx.array) -> SampledTokens:
-        places = [place_of(row) for row in rows]
-        chosen = choose(places, logits)
-        for row, place in zip(rows, places, strict=True):
-            row.penalties = place.penalties
-            row.chosen += 1
-        return chosen
-
-    def _take(self) -> None:
-        """Hand the tokens that are ahead to their rows, if they haven't seen them."""
-        assert self._ahead is not None, "rows have a token ahead"
-        if all(row.seen for row in self.rows):
-            return
-        tokens = cast(list[int], self._ahead.tokens.tolist())
-        for at, (row, token) in enumerate(zip(self.rows, tokens, strict=True)):
-            if row.seen:
-                continue
-            row.seen = True
-            triple = self._ahead.logprobs.get(at)
-            row.take(token, None if triple is None else read_logprob(token, triple))
-            row.give_out()
-            if row.speculator is not None:
-                row.speculator.wrote((token,))
-
-    def _keep_running(self) -> list[int] | None:
-        """Take out rows that have ended; return which old rows the new ones are, None if all stay."""
-        if not any(row.ended for row in self.rows):
+    def finish(self) -> list[int] | None:
+        """Remove the sequences that have ended; return which of the old ones the new ones are, None if all stay."""
+        ended = [index for index, sequence in enumerate(self.sequences) if sequence.finish_reason is not None]
+        if not ended:
             return None
-        order = list(range(len(self.rows)))
-        for at in range(len(self.rows) - 1, -1, -1):
-            row = self.rows[at]
-            if row.ended is None:
-                continue
-            self._on_end(row, lambda at=at: self.cache.take(at))  # type: ignore[misc]
-            self._pop(at, order)
-            row.end()
-        self._pick_ahead(order)
+        for index in ended:
+            self._on_finish(self.sequences[index], partial(self.cache.take, index))
+        leaving = [self.sequences[index] for index in ended]
+        order = self._remove(ended)
+        for sequence in leaving:
+            sequence.finish()
         return order
 
-    def _pop(self, at: int, order: list[int]) -> None:
-        """Take a row out, the last one moving into its place; `order` tells which old rows the new ones are."""
-        self.cache.pop(at)
-        self.rows[at], order[at] = self.rows[-1], order[-1]
-        self.rows.pop()
-        order.pop()
+    def abandon(self) -> list[DecodingSequence]:
+        """Drop everything and return the sequences, which stay unfinished."""
+        sequences, self.sequences, self._latest = self.sequences, [], None
+        self.cache = self.model.make_cache(self.cache.options)
+        return sequences
 
-    def _pick_ahead(self, order: Sequence[int]) -> None:
-        if self._ahead is not None:
-            self._ahead = _picked(self._ahead, order)
+    def _run_drafts(self, drafts: Sequence[Draft]) -> mx.array:
+        """Run the latest tokens and the drafts; return the logits (N, V) of all positions that aren't padding."""
+        tokens = draft_inputs(self.sequences, drafts)
+        self._select([sequence.request.adapter for sequence in self.sequences])
+        h = self.model.hidden(tokens, self.cache)
+        return self.model.head(h.reshape(-1, h.shape[-1])[real_positions(drafts, tokens.shape[1])])
+
+    def _max_draft(self) -> int:
+        """Return how many tokens each sequence may draft: few in a large batch, none where a window is full."""
+        if not self.sequences:
+            return 0
+        limit = _MAX_POSITIONS // len(self.sequences) - 1
+        window = self.cache.options.window
+        # What a full window overwrites for a draft can't come back when the draft is rejected.
+        return limit if window is None else min(limit, window - 1 - max(self.cache.lengths))
+
+    def _choose(self, sequences: Sequence[DecodingSequence], logits: mx.array) -> SampledTokens:
+        positions = [sequence.position() for sequence in sequences]
+        sampled = choose_tokens(positions, logits)
+        for sequence, position in zip(sequences, positions, strict=True):
+            sequence.penalties, sequence.custom = position.penalties, position.custom
+            sequence.n_sampled += 1
+            if position.error is not None:
+                sequence.fail(position.error)
+        return sampled
+
+    def _set_latest(self, sampled: SampledTokens) -> None:
+        self._latest = sampled
+        for sequence in self.sequences:
+            sequence.is_read = False
+
+    def _read_latest(self) -> None:
+        """Wait for the latest tokens and give them to the sequences that haven't read them."""
+        assert self._latest is not None, "each sequence has a latest token"
+        if all(sequence.is_read for sequence in self.sequences):
+            return
+        tokens = cast(list[int], self._latest.tokens.tolist())
+        for index, (sequence, token) in enumerate(zip(self.sequences, tokens, strict=True)):
+            if sequence.is_read or sequence.error is not None:
+                continue
+            sequence.is_read = True
+            arrays = self._latest.logprobs.get(index)
+            sequence.take(token, None if arrays is None else read_logprob(token, arrays))
+            sequence.text.flush()
+            if sequence.speculator is not None:
+                sequence.speculator.add((token,))
+
+    def _remove(self, indices: Sequence[int]) -> list[int]:
+        """Remove sequences, the last one moving into each gap; return which of the old ones the new ones are."""
+        order = list(range(len(self.sequences)))
+        for index in sorted(indices, reverse=True):
+            self.cache.pop(index)
+            self.sequences[index], order[index] = self.sequences[-1], order[-1]
+            self.sequences.pop()
+            order.pop()
+        if self._latest is not None:
+            self._latest = self._latest.picked(order) if order else None
+        return order
 
 
-def _take_all(row: Row, found: Verified) -> None:
-    """Give a row the tokens of a pass, up to the one that ends it."""
-    for at, token in enumerate(found.tokens):
-        row.take(token, read_logprob(token, found.logprobs[at]) if found.logprobs else None)
-        if row.ended:
+def _record(sequence: DecodingSequence, draft: Draft, outcome: Verified) -> None:
+    """Count a verifying pass and tell the speculator what came of its draft."""
+    sequence.forward_passes += 1
+    sequence.n_sampled += len(outcome.tokens)
+    if sequence.speculator is not None:
+        sequence.speculator.record(len(draft.tokens), outcome.accepted)
+        sequence.speculator.add(outcome.tokens)
+
+
+def _take_all(sequence: DecodingSequence, outcome: Verified) -> None:
+    """Give a sequence the tokens of a verifying pass, up to the one that ends it."""
+    for index, token in enumerate(outcome.tokens):
+        sequence.take(token, read_logprob(token, outcome.logprobs[index]) if outcome.logprobs else None)
+        if sequence.finish_reason:
             break
-    row.give_out()
+    sequence.text.flush()
 
 
-def place_of(row: Row) -> SamplingPosition:
-    """Return what the row's next token depends on."""
-    masks = row.masks([])
-    mask = None if masks is None else masks[0]
-    return SamplingPosition(row.sampling, row.seed, row.chosen, row.penalties, mask, row.options.logprobs)
-
-
-def read_logprob(token: int, triple: tuple[mx.array, mx.array, mx.array]) -> TokenLogprob:
-    """Bring one token's log-probabilities to the host."""
-    logprob, ids, values = (array.tolist() for array in triple)
-    return as_logprob(token, cast(list[float], logprob)[0], cast(list[int], ids), cast(list[float], values))
-
-
-def _joined(first: SampledTokens, second: SampledTokens) -> SampledTokens:
-    n = first.tokens.shape[0]
-    logprobs = first.logprobs | {n + at: triple for at, triple in second.logprobs.items()}
-    return SampledTokens(mx.concatenate([first.tokens, second.tokens]), logprobs)
-
-
-def _picked(chosen: SampledTokens, order: Sequence[int]) -> SampledTokens | None:
-    if not order:
-        return None
-    logprobs = {at: chosen.logprobs[old] for at, old in enumerate(order) if old in chosen.logprobs}
-    return SampledTokens(chosen.tokens[mx.array(list(order))], logprobs)
+def read_logprob(token: int, arrays: LogprobArrays) -> TokenLogprob:
+    """Bring the token logprobs of one position to the host."""
+    logprob, ids, values = (array.tolist() for array in arrays)
+    alternatives = zip(cast(list[int], ids), cast(list[float], values), strict=True)
+    return TokenLogprob(token, cast(list[float], logprob)[0], tuple(alternatives))

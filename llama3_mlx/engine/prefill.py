@@ -1,4 +1,4 @@
-"""A prompt on its way into a cache, some tokens at a time."""
+"""A prompt on its way into a KV cache, some tokens at a time."""
 
 import time
 from typing import cast
@@ -9,13 +9,14 @@ from ..generation.completion import TokenLogprob
 from ..kv_cache import ModelCache
 from ..model.transformer import LlamaForCausalLM
 from .request import Request
+from .token_choice import LogprobArrays
 
 # Positions whose logits over the whole vocabulary are in memory at once.
 _HEAD_CHUNK = 64
 
 
 class Prefill:
-    """The prompt of one request, whose first tokens may have come out of a cache."""
+    """The prompt of one request, whose first tokens may be in a cache already."""
 
     def __init__(self, model: LlamaForCausalLM, request: Request, cache: ModelCache) -> None:
         self.model, self.request, self.cache = model, request, cache
@@ -23,17 +24,18 @@ class Prefill:
         self.began_s = time.perf_counter()
         self._n_logprobs: int | None = None
         if request.wants_prompt_logprobs:
-            self._n_logprobs = max(ask.options.prompt_logprobs or 0 for ask in request.asks)
-        self._scores: list[tuple[mx.array, mx.array, mx.array]] = []
+            self._n_logprobs = max(answer.options.prompt_logprobs or 0 for answer in request.answers)
+        self._scores: list[LogprobArrays] = []
         self._last: mx.array | None = None
+        self._report(self.done)
 
     @property
-    def left(self) -> int:
+    def remaining(self) -> int:
         """Tokens that haven't been run yet."""
         return len(self.request.prompt) - self.done
 
     def advance(self, n: int, *, wait: bool) -> None:
-        """Run up to `n` more tokens; `wait` for them before the next are handed to the device."""
+        """Run up to `n` more tokens; with `wait`, until they are computed."""
         stop = min(self.done + n, len(self.request.prompt))
         h = self.model.hidden(mx.array([self.request.prompt[self.done : stop]], mx.int32), self.cache)
         if self._n_logprobs is not None:
@@ -42,17 +44,20 @@ class Prefill:
             self._last = h[:, -1]
         else:
             (mx.eval if wait else mx.async_eval)(self.cache.arrays)
-        if self.request.progress is not None:
-            self.request.progress(stop, len(self.request.prompt))
+            self._report(stop)
         self.done = stop
 
     def logits(self) -> mx.array:
-        """Return the logits (1, V) behind the prompt; the head runs for that one position alone."""
+        """Return the logits (1, V) after the prompt; the head runs for that one position alone."""
         assert self._last is not None, "the whole prompt has been run"
-        return self.model.head(self._last)
+        logits = self.model.head(self._last)
+        if self.request.progress is not None:
+            mx.eval(logits)
+            self._report(self.done)
+        return logits
 
     def prompt_logprobs(self) -> tuple[TokenLogprob, ...] | None:
-        """Return the log-probabilities of the prompt's tokens from the second on, if they were asked for."""
+        """Return the log-probabilities of the prompt's tokens from the second on, if they were requested."""
         if self._n_logprobs is None:
             return None
         found: list[TokenLogprob] = []
@@ -68,6 +73,10 @@ class Prefill:
                 found.append(TokenLogprob(token, logprob, tuple(zip(others, theirs, strict=True))))
         return tuple(found)
 
+    def _report(self, done: int) -> None:
+        if self.request.progress is not None:
+            self.request.progress(done, len(self.request.prompt))
+
     def _score(self, h: mx.array, start: int, n: int) -> None:
         """Keep the log-probabilities of the tokens that follow the hidden states (L, D) from position `start` on."""
         following = self.request.prompt[start + 1 : start + 1 + h.shape[0]]
@@ -75,12 +84,11 @@ class Prefill:
             tokens = mx.array(following[at : at + _HEAD_CHUNK], mx.int32)[:, None]
             logits = self.model.head(h[at : at + tokens.shape[0]]).astype(mx.float32)
             logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-            ids = (
-                mx.argpartition(-logprobs, kth=n - 1, axis=-1)[:, :n] if n else mx.zeros((tokens.shape[0], 0), mx.int32)
-            )
+            ids = mx.zeros((tokens.shape[0], 0), mx.int32)
+            if n:
+                ids = mx.argpartition(-logprobs, kth=n - 1, axis=-1)[:, :n]
             ids = mx.take_along_axis(ids, mx.argsort(-mx.take_along_axis(logprobs, ids, axis=-1), axis=-1), axis=-1)
-            scores = (
-                mx.take_along_axis(logprobs, tokens, axis=-1)[:, 0], ids, mx.take_along_axis(logprobs, ids, axis=-1)
-            )  # fmt: skip
+            chosen = mx.take_along_axis(logprobs, tokens, axis=-1)[:, 0]
+            scores = (chosen, ids, mx.take_along_axis(logprobs, ids, axis=-1))
             mx.eval(scores)
             self._scores.append(scores)

@@ -1,42 +1,50 @@
-"""What the engine is asked: a prompt, and one or several answers to it."""
+"""What the engine is given: a prompt, and one or several answers requested to it."""
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..generation.options import GenerationOptions
 from .reply import Reply
 
+if TYPE_CHECKING:
+    from ..structured.grammar import Grammar
+    from .sequence import DecodingSequence
+
+ProgressCallback = Callable[[int, int], None]
 _numbers = itertools.count()
 
 
 @dataclass(frozen=True)
 class AnswerRequest:
-    """One answer that is wanted. `limit` is the greatest number of tokens that context and memory leave."""
+    """One requested answer. `max_tokens` is the most tokens that it may get: what context and memory leave at most."""
 
     options: GenerationOptions
     reply: Reply
-    limit: int
-    constraint: Any = None
-    """A compiled grammar, or None."""
+    max_tokens: int
+    constraint: "Grammar | None" = None
+    stop_ids: frozenset[int] = frozenset()
+    """Tokens that end this answer, beside the model's own."""
+    shown: frozenset[str] = frozenset()
+    """Control tokens whose text is part of the answer's text."""
 
 
 @dataclass(eq=False)
 class Request:
-    """A prompt and the answers wanted to it, which share its prefill."""
+    """A prompt and the answers requested to it, which share its prefill."""
 
     prompt: list[int]
-    asks: Sequence[AnswerRequest]
+    answers: Sequence[AnswerRequest]
     adapter: str | None = None
     priority: int = 0
-    progress: Any = None
-    """Called with (tokens done, tokens in all) while the prompt is run."""
+    progress: ProgressCallback | None = None
+    """Called with (prompt tokens done, all) on the engine's thread: before, during and after the prefill."""
     bulk: bool = False
-    """Nobody follows the answers while they are written: the whole batch's time counts, not each answer's."""
-    resumed: Any = None
-    """The row that goes on with this request, after it had to make room: `prompt` then ends before its latest token."""
+    """Nobody follows the answers while they are generated: the whole batch's time counts, not each answer's."""
+    resumed: "DecodingSequence | None" = None
+    """The preempted sequence that this request recomputes: `prompt` then ends before its latest token."""
     number: int = field(default_factory=lambda: next(_numbers))
     began_s: float = field(default_factory=time.perf_counter)
 
@@ -46,20 +54,22 @@ class Request:
         return -self.priority, self.number
 
     @property
-    def cancelled(self) -> bool:
-        """Whether nobody waits for any of the answers."""
-        return all(ask.reply.cancelled for ask in self.asks)
+    def is_over(self) -> bool:
+        """Whether all answers are cancelled, or the time limit of every one has passed."""
+        timeout_s = max((answer.options.timeout_s or float("inf")) for answer in self.answers)
+        cancelled = all(answer.reply.cancelled for answer in self.answers)
+        return cancelled or time.perf_counter() - self.began_s > timeout_s
 
-    def length_after(self, more: int) -> int:
-        """Positions that the longest answer needs when up to `more` tokens have been written."""
-        return len(self.prompt) + min(more, max(ask.limit for ask in self.asks))
+    def length_after(self, n: int) -> int:
+        """Return the positions that the longest answer needs after up to `n` generated tokens."""
+        return len(self.prompt) + min(n, max(answer.max_tokens for answer in self.answers))
 
     @property
     def wants_prompt_logprobs(self) -> bool:
-        """Whether the prompt's tokens have to be run and scored."""
-        return self.resumed is None and any(ask.options.prompt_logprobs is not None for ask in self.asks)
+        """Whether the whole prompt has to be run for the log-probabilities of its tokens."""
+        return self.resumed is None and any(answer.options.prompt_logprobs is not None for answer in self.answers)
 
     def fail(self, error: BaseException) -> None:
         """End all answers with an error."""
-        for ask in self.asks:
-            ask.reply.deliver(error)
+        for answer in self.answers:
+            answer.reply.deliver(error)

@@ -7,7 +7,7 @@ from ..kv_cache import CacheOptions
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """How an engine runs. `memory_bytes` is what keys and values may take together, prefixes included."""
+    """How an engine runs. `memory_bytes` bounds the KV cache of all sequences and the prefix cache together."""
 
     memory_bytes: int
     bytes_per_token: float
@@ -15,6 +15,8 @@ class EngineSettings:
     stop_ids: frozenset[int]
     max_sequences: int = 32
     cache: CacheOptions = field(default_factory=CacheOptions)
+    xtc_exempt_ids: frozenset[int] = frozenset()
+    """Tokens that XTC never excludes: those that end a line or the text."""
 
 
 @dataclass
@@ -27,4 +29,4 @@ class Counts:
     generated_tokens: int = 0
     steps: int = 0
     preempted: int = 0
-    """Times that an answer had to make room for older ones; it went on later."""
+    """Times that a sequence was preempted for older ones, to be recomputed later."""

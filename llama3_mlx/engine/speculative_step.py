@@ -1,4 +1,7 @@
-"""One pass over the drafts of all rows: which drafted tokens stand, and the token after them."""
+"""The parts of one speculative step: whether to draft, the drafts, their verification in one forward pass.
+
+What a step does with their outcome (trim the KV cache, record it, take the tokens) is in batch.py.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,123 +13,130 @@ import numpy as np
 from ..generation.sampling import probabilities, uniforms
 from ..speculation.rejection_sampling import accept_sampled
 from ..speculation.speculators import Draft
-from .row import Row
-from .token_choice import SampledTokens, SamplingPosition, choose, shaped, token_logprobs
+from .sequence import DecodingSequence
+from .token_choice import LogprobArrays, SampledTokens, SamplingPosition, choose_tokens, process_logits, token_logprobs
 
 
 @dataclass
 class Verified:
-    """What one row writes: drafted tokens that stand and one more, and how many of the draft stood."""
+    """The tokens that one sequence gets: the accepted draft tokens and one more, and how many were accepted."""
 
     tokens: list[int]
-    logprobs: list[tuple[mx.array, mx.array, mx.array]]
+    logprobs: list[LogprobArrays]
     accepted: int
 
 
-def drafts_of(rows: Sequence[Row], most: int) -> list[Draft]:
-    """Return each row's draft of up to `most` tokens, cut to what its form allows."""
-    return [_allowed(row, _draft(row, min(most, row.room - 1))) for row in rows]
+def drafting_pays(sequences: Sequence[DecodingSequence], max_tokens: int) -> bool:
+    """Return whether a step with drafts is likely to give more tokens for its time than a plain one.
+
+    A verifying pass is as wide for every sequence as its longest draft, and the host has to wait for the latest tokens
+    before it can draft: a few drafts in a large batch don't pay. At least half of the sequences must expect one.
+    """
+    # Every speculator is asked, also where the answer is clear: those that are switched off watch their own guesses.
+    likely = [s.speculator.is_likely(0 if s.is_read else 1) for s in sequences if s.speculator is not None]
+    return max_tokens >= 1 and bool(likely) and 2 * sum(likely) >= len(sequences)
 
 
-def as_tokens(rows: Sequence[Row], drafts: Sequence[Draft]) -> mx.array:
-    """Return each row's last token and its draft (B, L), padded behind."""
-    width = 1 + max(len(draft.tokens) for draft in drafts)
-    table = np.zeros((len(rows), width), np.int32)
-    for at, (row, draft) in enumerate(zip(rows, drafts, strict=True)):
-        table[at, : 1 + len(draft.tokens)] = [row.tokens[-1], *draft.tokens]
+def make_drafts(sequences: Sequence[DecodingSequence], max_tokens: int) -> list[Draft]:
+    """Return each sequence's draft of up to `max_tokens` tokens, cut to what its constraint allows."""
+    return [_allowed(sequence, _draft(sequence, min(max_tokens, sequence.remaining - 1))) for sequence in sequences]
+
+
+def draft_inputs(sequences: Sequence[DecodingSequence], drafts: Sequence[Draft]) -> mx.array:
+    """Return each sequence's latest token and its draft (B, L), padded at the end."""
+    table = np.zeros((len(sequences), 1 + max(len(draft.tokens) for draft in drafts)), np.int32)
+    for index, (sequence, draft) in enumerate(zip(sequences, drafts, strict=True)):
+        table[index, : 1 + len(draft.tokens)] = [sequence.tokens[-1], *draft.tokens]
     return mx.array(table)
 
 
-def positions(drafts: Sequence[Draft], width: int) -> mx.array:
-    """Return which of the B * L positions count."""
-    return mx.array([row * width + at for row, draft in enumerate(drafts) for at in range(1 + len(draft.tokens))])
+def real_positions(drafts: Sequence[Draft], width: int) -> mx.array:
+    """Return which of the B * L positions aren't padding."""
+    return mx.array([row * width + i for row, draft in enumerate(drafts) for i in range(1 + len(draft.tokens))])
 
 
-def verify(rows: Sequence[Row], drafts: Sequence[Draft], logits: mx.array) -> list[Verified]:
-    """Return what each row writes, from the logits (N, V) of the positions that count; rows' penalties go along."""
-    places = [place for row, draft in zip(rows, drafts, strict=True) for place in _places(row, draft)]
-    drawn = [draft.proposal is not None for draft in drafts]
-    chosen = choose(places, logits) if not all(drawn) else SampledTokens(mx.zeros(0, mx.int32), {})
-    starts = np.cumsum([0, *(1 + len(draft.tokens) for draft in drafts)])
+def verify_drafts(sequences: Sequence[DecodingSequence], drafts: Sequence[Draft], logits: mx.array) -> list[Verified]:
+    """Return the tokens of each sequence, from the logits (N, V) of the positions that aren't padding.
+
+    Looked-up drafts are compared with the model's own choices, sampled drafts verified by rejection sampling. The
+    penalties of the sequences are updated.
+    """
+    by_sequence = [sequence.positions(draft.tokens) for sequence, draft in zip(sequences, drafts, strict=True)]
+    positions = [position for found in by_sequence for position in found]
+    starts = [int(start) for start in np.cumsum([0, *map(len, by_sequence)])]
     rejections = {
-        at: _reject(places[starts[at] : starts[at + 1]], drafts[at], logits[int(starts[at]) : int(starts[at + 1])])
-        for at in range(len(rows))
-        if drawn[at]
+        index: _reject(by_sequence[index], draft, logits[starts[index] : starts[index + 1]])
+        for index, draft in enumerate(drafts)
+        if draft.proposal is not None
     }
+    all_sampled = len(rejections) == len(drafts)
+    chosen = SampledTokens(mx.zeros(0, mx.int32), {}) if all_sampled else choose_tokens(positions, logits)
     mx.eval(chosen.arrays, list(rejections.values()))
-    tokens = cast(list[int], chosen.tokens.tolist()) if not all(drawn) else []
-    written = []
-    for at, (row, draft) in enumerate(zip(rows, drafts, strict=True)):
-        start = int(starts[at])
-        if at in rejections:
-            written.append(_drawn(row, draft, rejections[at], logits[start : int(starts[at + 1])]))
+    tokens = cast(list[int], chosen.tokens.tolist())
+    verified = []
+    for index, (sequence, draft) in enumerate(zip(sequences, drafts, strict=True)):
+        start, stop = starts[index], starts[index + 1]
+        if index in rejections:
+            verified.append(_sampled(sequence, draft, rejections[index], logits[start:stop]))
         else:
-            written.append(_equal(row, draft, tokens[start : int(starts[at + 1])], places, start, chosen))
-    return written
+            logprobs = [chosen.logprobs[i] for i in range(start, stop) if i in chosen.logprobs]
+            verified.append(_equal(sequence, draft, tokens[start:stop], by_sequence[index], logprobs))
+    return verified
 
 
-def _draft(row: Row, most: int) -> Draft:
-    if row.speculator is None or most < 1:
+def _draft(sequence: DecodingSequence, max_tokens: int) -> Draft:
+    if sequence.speculator is None or max_tokens < 1:
         return Draft()
-    return row.speculator.draft(most, row.sampling, row.seed, row.chosen)
+    return sequence.speculator.draft(max_tokens, sequence.sampling, sequence.seed, sequence.n_sampled)
 
 
-def _allowed(row: Row, draft: Draft) -> Draft:
-    """Cut a draft before the first token that the row's form or the model's own end doesn't allow."""
-    stop = next((at for at, token in enumerate(draft.tokens) if token in row.stop_ids), len(draft.tokens))
-    if row.constraint is not None and stop:
-        stop = min(stop, row.constraint.validate_tokens(draft.tokens[:stop]))
+def _allowed(sequence: DecodingSequence, draft: Draft) -> Draft:
+    """Cut a draft before the first token that ends the answer or that the constraint doesn't allow."""
+    stop = next((i for i, token in enumerate(draft.tokens) if token in sequence.stop_ids), len(draft.tokens))
+    if sequence.constraint is not None and stop:
+        stop = min(stop, sequence.constraint.validate_tokens(draft.tokens[:stop]))
     return draft.cut(stop)
 
 
-def _places(row: Row, draft: Draft) -> list[SamplingPosition]:
-    """Return a place for each position of a row: after the last token, after that and one drafted, and so on."""
-    places, penalties, masks = [], row.penalties, row.masks(draft.tokens)
-    for at in range(1 + len(draft.tokens)):
-        mask = None if masks is None else masks[at]
-        places.append(SamplingPosition(row.sampling, row.seed, row.chosen + at, penalties, mask, row.options.logprobs))
-        if at < len(draft.tokens):
-            token = draft.tokens[at]
-            penalties = penalties.add(mx.array([token])) if penalties is not None else None
-    return places
-
-
 def _equal(
-    row: Row, draft: Draft, choices: list[int], places: Sequence[SamplingPosition], start: int, chosen: SampledTokens
+    sequence: DecodingSequence,
+    draft: Draft,
+    choices: list[int],
+    positions: Sequence[SamplingPosition],
+    logprobs: list[LogprobArrays],
 ) -> Verified:
     """Accept the drafted tokens that are what plain decoding chooses.
 
     Lossless for greedy decoding and for sampling. Choice i is what plain decoding would take after the draft's first i
-    tokens: the likeliest, or the one that the random numbers of that position pick from the model's distribution. The
-    first choice is plain decoding's first token. If it equals the first drafted one, the second choice was made after
-    the very text that plain decoding has there, by the same rule and numbers, so that it is plain decoding's second
-    token; and so on to the first choice that differs from the draft. The text is that of plain decoding with the same
-    seed, whatever is drafted and however long the drafts are.
+    tokens: the most likely, or the one that the random numbers of that position pick from the model's distribution.
+    The first choice is plain decoding's first token. If it equals the first drafted one, the second choice was made
+    after the very text that plain decoding has there, by the same rule and numbers, so that it is plain decoding's
+    second token; and so on to the first choice that differs from the draft. Up to rounding (logits of a pass over
+    several tokens differ in their last bits from those of single ones), the text is that of plain decoding with the
+    same seed, whatever is drafted and however long the drafts are.
     """
-    accepted = next((at for at, token in enumerate(draft.tokens) if token != choices[at]), len(draft.tokens))
-    row.penalties = places[start + accepted].penalties
-    logprobs = [chosen.logprobs[start + at] for at in range(accepted + 1) if start + at in chosen.logprobs]
-    return Verified(choices[: accepted + 1], logprobs, accepted)
+    accepted = next((i for i, token in enumerate(draft.tokens) if token != choices[i]), len(draft.tokens))
+    sequence.penalties = positions[accepted].penalties
+    return Verified(choices[: accepted + 1], logprobs[: accepted + 1], accepted)
 
 
-def _reject(places: Sequence[SamplingPosition], draft: Draft, logits: mx.array) -> tuple[mx.array, mx.array]:
-    """Return count and next token by rejection sampling."""
-    assert draft.proposal is not None, "drawn drafts have their distributions"
-    numbers = mx.array([uniforms(place.seed, place.step) for place in places], mx.float32)
-    before = [SamplingPosition(p.sampling, p.seed, p.step, p.penalties, p.mask) for p in places]
-    target = probabilities(places[0].sampling, shaped(before, logits), numbers)
+def _reject(positions: Sequence[SamplingPosition], draft: Draft, logits: mx.array) -> tuple[mx.array, mx.array]:
+    """Return the number of accepted tokens and the next token by rejection sampling."""
+    assert draft.proposal is not None, "sampled drafts have their distributions"
+    numbers = mx.array([uniforms(position.seed, position.step) for position in positions], mx.float32)
+    target = probabilities(positions[0].sampling, process_logits(positions, logits), numbers)
     ends = mx.concatenate([numbers[:-1, 2], numbers[-1:, 0]])
-    return accept_sampled(target, draft.proposal, mx.array(draft.tokens), ends)
+    return accept_sampled(target, draft.proposal, mx.array(list(draft.tokens)), ends)
 
 
-def _drawn(row: Row, draft: Draft, found: tuple[mx.array, mx.array], logits: mx.array) -> Verified:
-    accepted, last = int(cast(int, found[0].item())), int(cast(int, found[1].item()))
+def _sampled(
+    sequence: DecodingSequence, draft: Draft, outcome: tuple[mx.array, mx.array], logits: mx.array
+) -> Verified:
+    accepted, last = int(cast(int, outcome[0].item())), int(cast(int, outcome[1].item()))
     tokens = [*draft.tokens[:accepted], last]
-    if row.penalties is not None:
+    if sequence.penalties is not None:
         for token in tokens:
-            row.penalties = row.penalties.add(mx.array([token]))
-    n = row.options.logprobs
-    logprobs = (
-        [] if n is None else [token_logprobs(logits[at], mx.array([token]), n) for at, token in enumerate(tokens)]
-    )
+            sequence.penalties = sequence.penalties.add(mx.array([token]))
+    n = sequence.options.logprobs
+    logprobs = [] if n is None else [token_logprobs(logits[i], mx.array([t]), n) for i, t in enumerate(tokens)]
     return Verified(tokens, logprobs, accepted)

@@ -66,7 +66,7 @@ def best_of_n(
     functions = load_rewards(rewards)
     with collected() as problems:
         questions = read_questions(read_records(as_sources(data), problems=problems), problems)
-        questions = encodable(llama.dialog, questions, None, problems)
+        questions = encodable(llama.dialog, questions, problems)
     options = sampling or RolloutOptions()
     drawn = {
         "model": str(llama.folder),

@@ -61,13 +61,13 @@ def build_grpo(job: TrainingJob, text: TextSide) -> Prepared:
         raise RequestError(f"there are {len(rewards)} rewards and {len(settings.reward_weights)} weights for them")
     reader = DataReader(job.data, job.valid, settings)
     questions, valid = (
-        encodable(text.dialog, read_questions(part, reader.problems), settings, reader.problems)
+        encodable(text.dialog, read_questions(part, reader.problems), reader.problems)
         for part in (reader.train(), reader.valid())
     )
     notes = reader.notes()
     if not questions:
         raise DataError("there are no questions to train on")
-    prompts = [text.dialog.encode(question.messages, **settings.template_options) for question in [*questions, *valid]]
+    prompts = [text.dialog.encode(question.messages) for question in [*questions, *valid]]
     shown = prompts[len(questions) :] or prompts
     if not valid and settings.valid_share:
         questions, valid = split_off(questions, settings.valid_share, settings.seed)
@@ -102,15 +102,12 @@ def build_grpo(job: TrainingJob, text: TextSide) -> Prepared:
     )
 
 
-def encodable(
-    dialog: Dialog, questions: Sequence[Question], settings: GrpoSettings | None, problems: list[str]
-) -> list[Question]:
+def encodable(dialog: Dialog, questions: Sequence[Question], problems: list[str]) -> list[Question]:
     """Return the questions that the dialog format takes; the others are added to `problems`."""
-    options = settings.template_options if settings else {}
     kept = []
     for question in questions:
         try:
-            dialog.encode(question.messages, **options)
+            dialog.encode(question.messages)
             kept.append(question)
         except DialogError as error:
             problems.append(f"{question.where}: {error}")

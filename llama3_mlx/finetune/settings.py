@@ -142,11 +142,6 @@ class TrainSettings:
         """Names of the layers to adapt."""
         return tuple(comma_separated(self.targets)) or (() if self.modules_to_save else BLOCK_LINEARS)
 
-    @property
-    def template_options(self) -> dict[str, Any]:
-        """What the chat template is given beside messages and tools."""
-        return {"strftime_now": date.fromisoformat(self.date).strftime} if self.date else {}
-
 
 def function_name(function: Any) -> str:
     """Return what a run's folder notes of a function that was given as an object."""

@@ -142,5 +142,4 @@ def make_encoder(text: TextSide, settings: TrainSettings) -> ExampleEncoder:
         train_on=settings.train_on,
         plain=settings.plain,
         parse_special=settings.parse_special,
-        options=settings.template_options,
     )

@@ -1,9 +1,18 @@
 """What a generation gives back: pieces while it runs, a completion when it has ended."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal
 
 from ..tools.call import ToolCall
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    Parsed_co = TypeVar("Parsed_co", covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    Parsed_co = TypeVar("Parsed_co", covariant=True)
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout"]
 
@@ -12,7 +21,7 @@ FinishReason = Literal["stop", "length", "cancelled", "timeout"]
 class TokenLogprob:
     """Natural logarithm of a token's probability by the model itself, before temperature and penalties.
 
-    `alternatives` are the likeliest tokens at this place with theirs, likeliest first, as many as were asked for.
+    `alternatives` are the most likely tokens at this position with theirs, in that order, as many as were requested.
     """
 
     token: int
@@ -32,14 +41,14 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Completion:
-    """A finished generation. `token_ids` hold what was written, the stop token left out; `text` leaves calls out.
+class Completion(Generic[Parsed_co]):
+    """A finished generation. `token_ids` are the generated tokens without the stop token; `text` leaves calls out.
 
-    `finish_reason` is "stop" for a stop token or stop text or a form that is complete, "length" for the limit,
-    "timeout" and "cancelled" for an end from outside. Rates are tokens a second; the prompt's counts the tokens that
-    were run (`prompt_tokens` less `cached_tokens`). `prompt_logprobs` begin with the prompt's second token. `parsed` is
-    the object of the schema that was asked for, None where the answer ended before it was complete. `passes` counts
-    the runs through the model that wrote the tokens, fewer than tokens where drafts were accepted.
+    `finish_reason` is "stop" for a stop token, a stop text or an output constraint that is complete, "length" for the
+    limit, "timeout" and "cancelled" for an end from outside. Rates are tokens a second; the prompt's counts the tokens
+    that were run (`prompt_tokens` less `cached_tokens`). `prompt_logprobs` begin with the prompt's second token.
+    `parsed` is the object of the given schema, None where the answer ended before it was complete. `passes` counts the
+    forward passes that generated the tokens, fewer than tokens where drafts were accepted.
     """
 
     text: str
@@ -52,7 +61,7 @@ class Completion:
     peak_memory_bytes: int
     logprobs: tuple[TokenLogprob, ...] | None = None
     prompt_logprobs: tuple[TokenLogprob, ...] | None = None
-    parsed: Any = None
+    parsed: Parsed_co = None  # type: ignore[assignment]
     tool_calls: tuple[ToolCall, ...] = ()
     passes: int = 0
     first_token_s: float = 0.0

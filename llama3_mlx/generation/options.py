@@ -1,6 +1,6 @@
 """Settings of a generation, each declared once; flags, keyword arguments and request fields are derived from them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,10 +21,26 @@ def _bias_problem(name: str, value: Any) -> str | None:
     return None
 
 
+def _template_problem(name: str, value: Any) -> str | None:
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return None
+    return f"{name} must map the names of a template's values to them, not {value!r:.80}"
+
+
 def _tools_problem(name: str, value: Any) -> str | None:
     if isinstance(value, list | tuple):
         return None
     return f"{name} must be a list of functions or specifications, not {value!r:.80}"
+
+
+def _functions_problem(name: str, value: Any) -> str | None:
+    if isinstance(value, list | tuple) and all(map(callable, value)):
+        return None
+    return f"{name} must be a list of functions (tokens, logits) -> logits, not {value!r:.80}"
+
+
+def _function_problem(name: str, value: Any) -> str | None:
+    return None if callable(value) else f"{name} must be a function logprobs -> token, not {value!r:.80}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +92,19 @@ class GenerationOptions:
     )
     seed: int | None = setting(None, "same seed, same text", low=0, high=2**64 - 1, request=True)
     stop: tuple[str, ...] = setting((), "stop before this text; may be given several times", request=True)
+    stop_token_ids: tuple[int, ...] = setting(
+        (), "stop at this token, by its id; may be given several times", request=True
+    )
+    skip_special_tokens: bool = setting(True, "leave control tokens out of the text", request=True)
+    special: bool = setting(
+        False, "read control tokens such as <|eot_id|> in a raw prompt; only for text you trust", flag=False
+    )
+    template_options: Mapping[str, Any] = setting(
+        {},
+        "value for the checkpoint's chat template, such as date_string; may be given several times",
+        check=_template_problem,
+        request="chat_template_kwargs",
+    )
     ignore_eos: bool = setting(False, "go on past the model's own stop tokens", request=True)
     logprobs: int | None = setting(
         None, "log-probability of each token and of this many alternatives", low=0, high=64, flag=False
@@ -99,8 +128,20 @@ class GenerationOptions:
     tools: Sequence[Any] = setting(
         (), "functions or specifications that the answer may call", check=_tools_problem, flag=False
     )
-    tool_choice: object = setting("auto", "auto, required, none or the name of a tool", flag=False)
+    tool_choice: str | Mapping[str, Any] = setting("auto", "auto, required, none or the name of a tool", flag=False)
     parallel_calls: bool = setting(True, "allow several calls in one answer", flag=False)
+    logits_processors: Sequence[Callable[..., Any]] = setting(
+        (),
+        "functions from tokens so far (n,) and logits (1, V) to logits (1, V), as mlx-lm has them",
+        check=_functions_problem,
+        flag=False,
+    )
+    sampler: Callable[..., Any] | None = setting(  # noqa: RUF009
+        None,
+        "function from log-probabilities (1, V) to a token (1,), in the place of temperature and what follows it",
+        check=_function_problem,
+        flag=False,
+    )
     speculate: bool = setting(
         True, "draft tokens ahead: by the draft model if there is one, else from the text so far", request=True
     )

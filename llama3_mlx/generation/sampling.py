@@ -5,7 +5,7 @@ and step alone: the same seed gives the same text, alone or in a batch, speculat
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -29,10 +29,12 @@ class Sampling:
     typical_p: float = 1.0
     xtc_probability: float = 0.0
     xtc_threshold: float = 0.1
+    xtc_exempt: tuple[int, ...] = ()
+    """Tokens that XTC never excludes."""
 
     @classmethod
-    def from_options(cls, options: GenerationOptions) -> "Sampling":
-        """Take what concerns sampling; greedy ones are all equal."""
+    def from_options(cls, options: GenerationOptions, xtc_exempt: Collection[int] = ()) -> "Sampling":
+        """Take what concerns sampling; greedy ones are all equal. XTC never excludes the tokens `xtc_exempt`."""
         if not options.temperature:
             return cls()
         return cls(
@@ -43,6 +45,7 @@ class Sampling:
             options.typical_p,
             options.xtc_probability,
             options.xtc_threshold,
+            tuple(sorted(xtc_exempt)) if options.xtc_probability else (),
         )
 
     @property
@@ -73,7 +76,7 @@ def probabilities(settings: Sampling, logits: mx.array, uniforms: mx.array) -> m
     if settings.min_p:
         logits = keep_min_p(logits, settings.min_p)
     if settings.xtc_probability:
-        out = exclude_top_choices(logits, settings.xtc_threshold)
+        out = exclude_top_choices(logits, settings.xtc_threshold, settings.xtc_exempt)
         logits = mx.where(uniforms[:, 1:2] < settings.xtc_probability, out, logits)
     return mx.softmax(logits, axis=-1)
 
@@ -123,14 +126,19 @@ def keep_typical(logits: mx.array, p: float) -> mx.array:
     return mx.where(distance > limit, -mx.inf, logits)
 
 
-def exclude_top_choices(logits: mx.array, threshold: float) -> mx.array:
+def exclude_top_choices(logits: mx.array, threshold: float, exempt: Sequence[int] = ()) -> mx.array:
     """Leave out all tokens of at least `threshold` probability but the least likely of them, where there are several.
 
-    Source: https://github.com/oobabooga/text-generation-webui/pull/6335 (XTC).
+    The tokens `exempt` stay: without its end-of-text and newline tokens a model couldn't end what it writes.
+
+    Source: https://github.com/oobabooga/text-generation-webui/pull/6335 (XTC); mlx-lm's `xtc_special_tokens`.
     """
     shares = mx.softmax(logits, axis=-1)
     least = mx.where(shares >= threshold, shares, mx.inf).min(axis=-1, keepdims=True)
-    return mx.where(shares > least, -mx.inf, logits)
+    excluded = shares > least
+    if exempt:
+        excluded[..., mx.array(list(exempt))] = False
+    return mx.where(excluded, -mx.inf, logits)
 
 
 def uniforms(seed: int, step: int) -> list[float]:

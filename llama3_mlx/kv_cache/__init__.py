@@ -1,4 +1,4 @@
-"""Key/value caches: what is kept of the positions that were run, for one sequence or for a batch of ragged ones."""
+"""KV caches: keys and values of the positions that were run, for one sequence or a batch of different lengths."""
 
 from .model_cache import ModelCache, make_cache
 from .options import CacheOptions

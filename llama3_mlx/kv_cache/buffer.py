@@ -1,4 +1,4 @@
-"""Arrays of rows and positions that grow together: (rows, K, positions, width) each."""
+"""Arrays of rows and positions that grow together: (rows, K, positions, width) each, a row a sequence."""
 
 from collections.abc import Sequence
 
@@ -8,24 +8,24 @@ STEP = 256
 
 
 class Buffer:
-    """Room for rows of positions, allocated ahead in steps; the arrays may differ in width and dtype.
+    """Capacity for rows of positions, allocated ahead in steps; the arrays may differ in width and dtype.
 
     Positions grow by an eighth of the length, so that copying stays linear in the length and waste stays small.
     """
 
-    def __init__(self, most: int | None = None) -> None:
-        """`most` bounds the positions, for buffers that are reused in a ring."""
+    def __init__(self, max_positions: int | None = None) -> None:
+        """`max_positions` bounds the positions, for buffers that are reused in a ring."""
         self.arrays: list[mx.array] = []
-        self._most = most
+        self._max_positions = max_positions
 
     @property
     def rows(self) -> int:
-        """Rows there is room for."""
+        """Allocated rows."""
         return self.arrays[0].shape[0] if self.arrays else 0
 
     @property
     def positions(self) -> int:
-        """Positions there is room for."""
+        """Allocated positions."""
         return self.arrays[0].shape[2] if self.arrays else 0
 
     @property
@@ -34,13 +34,13 @@ class Buffer:
         return sum(array.nbytes for array in self.arrays)
 
     def reserve(self, rows: int, positions: int, like: Sequence[mx.array]) -> None:
-        """Make room for `rows` and `positions` of the widths and dtypes of `like`."""
+        """Allocate capacity for `rows` and `positions` of the widths and dtypes of `like`."""
         if not self.arrays:
-            room = self._room(positions)
-            self.arrays = [mx.zeros((rows, a.shape[1], room, a.shape[3]), a.dtype) for a in like]
+            capacity = self._capacity(positions)
+            self.arrays = [mx.zeros((rows, a.shape[1], capacity, a.shape[3]), a.dtype) for a in like]
             return
         more_rows = max(0, rows - self.rows)
-        more = self._room(positions) - self.positions if positions > self.positions else 0
+        more = self._capacity(positions) - self.positions if positions > self.positions else 0
         if more_rows or more:
             self.arrays = [mx.pad(a, [(0, more_rows), (0, 0), (0, more), (0, 0)]) for a in self.arrays]
 
@@ -76,17 +76,17 @@ class Buffer:
             array[row : row + 1, :, :n] = part
 
     def shrink(self, rows: int, positions: int) -> None:
-        """Give back rows and positions where less than a quarter of them is used."""
-        room = self._room(positions)
-        if self.arrays and (rows * 4 <= self.rows or room * 4 <= self.positions):
-            self.arrays = [mx.contiguous(a[:rows, :, : min(room, a.shape[2])]) for a in self.arrays]
+        """Free rows and positions where less than a quarter of them is used."""
+        capacity = self._capacity(positions)
+        if self.arrays and (rows * 4 <= self.rows or capacity * 4 <= self.positions):
+            self.arrays = [mx.contiguous(a[:rows, :, : min(capacity, a.shape[2])]) for a in self.arrays]
 
     def copy(self) -> "Buffer":
         """Return a buffer of the same content; arrays are shared until either one writes."""
-        twin = Buffer(self._most)
+        twin = Buffer(self._max_positions)
         twin.arrays = [mx.array(array) for array in self.arrays]
         return twin
 
-    def _room(self, positions: int) -> int:
-        room = -(-(positions + positions // 8) // STEP) * STEP
-        return room if self._most is None else min(room, self._most)
+    def _capacity(self, positions: int) -> int:
+        capacity = -(-(positions + positions // 8) // STEP) * STEP
+        return capacity if self._max_positions is None else min(capacity, self._max_positions)

@@ -1,4 +1,8 @@
-"""The plain cache of one layer: every position in the model's dtype."""
+"""The plain KV cache of one layer: every position in the model's dtype.
+
+Here the forward pass of model/transformer.py continues: `Attention` projects and rotates, and hands queries, keys and
+values to `attend`, which appends keys and values to the cache and computes attention over all of it.
+"""
 
 from collections.abc import Sequence
 
@@ -9,7 +13,7 @@ from .step import Step
 
 
 class PlainLayer:
-    """Keys and values of one layer at their positions."""
+    """Keys and values of one layer, position p in slot p."""
 
     def __init__(self) -> None:
         self.buffer = Buffer()
@@ -23,13 +27,17 @@ class PlainLayer:
         keys, values = self.buffer.read(step.rows, step.last + 1)
         return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=step.mask)
 
+    def max_step(self, length: int) -> int | None:
+        """Any number of tokens may be run at once."""
+        return None
+
     @property
     def buffers(self) -> list[Buffer]:
         """All buffers, in a fixed order."""
         return [self.buffer]
 
     def row(self, row: int, start: int, stop: int) -> list[mx.array]:
-        """Return what is kept of the positions from `start` to `stop` of one row, (1, K, n, width) each."""
+        """Return the keys and values of the positions from `start` to `stop` of one row, (1, K, n, width) each."""
         return [array[row : row + 1, :, start:stop] for array in self.buffer.arrays]
 
     def extend(self, parts: Sequence[mx.array], start: int) -> None:
@@ -46,6 +54,6 @@ class PlainLayer:
         twin.buffer = self.buffer.copy()
         return twin
 
-    def room(self, length: int) -> list[int]:
+    def positions_for(self, length: int) -> list[int]:
         """Return the positions that each buffer needs for rows of `length`."""
         return [length]

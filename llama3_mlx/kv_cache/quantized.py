@@ -1,8 +1,8 @@
-"""Keys and values in 8 or 4 bits, from a chosen position on.
+"""The KV cache of one layer in 8 or 4 bits, from a chosen position on.
 
-The first `start` positions are kept as they are. A decode step multiplies by the packed values directly, which reads a
-half or a quarter of the bytes; a long step dequantizes one layer at a time and uses the fused attention, so that no
-matrix of scores is built.
+The first `start` positions stay in the model's dtype. A decode step multiplies by the packed values directly, which
+reads a half or a quarter of the bytes; a long step dequantizes one layer at a time and uses the fused attention, so
+that no matrix of scores is built.
 """
 
 from collections.abc import Sequence
@@ -12,17 +12,20 @@ import mlx.core as mx
 from .buffer import Buffer
 from .step import Step
 
-# Up to this many new positions the scores are small enough to be built.
-_FEW = 16
+# For up to this many new positions the matrix of scores is small enough to be materialized.
+_MAX_PACKED_STEP = 16
 
 
 class QuantizedLayer:
-    """Keys and values of one layer; a trash slot takes what belongs to the other buffer where rows are ragged."""
+    """Keys and values of one layer: the first `start` positions in `dense`, the others in `packed`."""
 
     def __init__(self, bits: int, group_size: int, start: int) -> None:
         self.bits, self.group_size, self.start = bits, group_size, start
         self.dense, self.packed = Buffer(), Buffer()
-        # Slot 0 of the packed buffer and slot `start` of the dense one are trash, where there are two.
+        # Where rows have different lengths, the new positions of one may belong to the dense buffer while another's
+        # belong to the packed one. A scatter writes something for every row, so each buffer has a trash slot that no
+        # read touches (slot `start` of `dense`, slot 0 of `packed`) for the rows that have nothing to write to it.
+        # The alternative, a scatter of chosen rows, would need their indices on the host in every layer.
         self._skip = 1 if start else 0
 
     def attend(self, queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, step: Step) -> mx.array:
@@ -31,11 +34,11 @@ class QuantizedLayer:
             self._write(step.first, keys, values)
         else:
             self._write_at(step, keys, values)
-        if step.n_new <= _FEW:
+        if step.n_new <= _MAX_PACKED_STEP:
             return self._attend_packed(queries, scale, step)
         dense, packed = self._read(step)
-        whole = [self._unpacked(packed[:3], keys.dtype), self._unpacked(packed[3:], keys.dtype)] if packed else []
-        keys, values = (mx.concatenate([*dense[at : at + 1], *whole[at : at + 1]], axis=2) for at in range(2))
+        unpacked = [self._unpacked(packed[:3], keys.dtype), self._unpacked(packed[3:], keys.dtype)] if packed else []
+        keys, values = (mx.concatenate([*dense[at : at + 1], *unpacked[at : at + 1]], axis=2) for at in range(2))
         return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=step.mask)
 
     def _write(self, start: int, keys: mx.array, values: mx.array) -> None:
@@ -74,8 +77,8 @@ class QuantizedLayer:
         joint = mx.concatenate(scores, axis=-1) if len(scores) > 1 else scores[0]
         mask = step.mask
         if isinstance(mask, str):
-            places = mx.arange(step.last + 1)
-            mask = places <= (mx.arange(L) + step.first)[:, None]
+            positions = mx.arange(step.last + 1)
+            mask = positions <= (mx.arange(L) + step.first)[:, None]
         if mask is not None:
             joint = joint.reshape(B, n_kv_heads, H // n_kv_heads, L, -1)
             joint = mx.where(mask if mask.ndim == 2 else mask[:, :, None], joint, -mx.inf)
@@ -102,13 +105,17 @@ class QuantizedLayer:
         packed, scales, biases = parts
         return mx.dequantize(packed, scales, biases, group_size=self.group_size, bits=self.bits).astype(dtype)
 
+    def max_step(self, length: int) -> int | None:
+        """Any number of tokens may be run at once."""
+        return None
+
     @property
     def buffers(self) -> list[Buffer]:
         """All buffers, in a fixed order."""
         return [self.dense, self.packed]
 
     def row(self, row: int, start: int, stop: int) -> list[mx.array]:
-        """Return what is kept of the positions from `start` to `stop` of one row: packed or not, or both in turn."""
+        """Return the keys and values of the positions from `start` to `stop` of one row: dense, packed, or both."""
         parts = [a[row : row + 1, :, start : min(stop, self.start)] for a in self.dense.arrays if start < self.start]
         if stop > self.start:
             a, b = max(start - self.start, 0) + self._skip, stop - self.start + self._skip
@@ -136,6 +143,6 @@ class QuantizedLayer:
         twin.dense, twin.packed = self.dense.copy(), self.packed.copy()
         return twin
 
-    def room(self, length: int) -> list[int]:
+    def positions_for(self, length: int) -> list[int]:
         """Return the positions that each buffer needs for rows of `length`."""
         return [min(length, self.start + 1), max(0, length - self.start + self._skip)]

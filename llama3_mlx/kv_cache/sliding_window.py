@@ -1,4 +1,4 @@
-"""A cache of fixed size: the first positions (sinks) and the latest ones; longer texts go on.
+"""A KV cache of fixed size: the first positions (attention sinks) and the latest ones; a longer text continues.
 
 The latest positions lie in a ring, rotated for where they really stand: attention sees only distances, and those in
 the window are ones that the model knows. The sinks' distance would grow without end, so they are rotated anew to stand
@@ -12,7 +12,10 @@ import mlx.core as mx
 from .buffer import Buffer
 from .step import Step
 
-Rotate = Callable[..., mx.array]
+# x (B, heads, L, head_dim), position of the first of L, factor of the positions -> rotated x
+Rotate = Callable[[mx.array, int | mx.array, float], mx.array]
+# Tokens that a full window takes at once.
+_CHUNK = 256
 
 
 class SlidingWindowLayer:
@@ -22,9 +25,9 @@ class SlidingWindowLayer:
         """`rotate(x, offset, scale)` is the model's rotary embedding of (B, heads, L, head_dim)."""
         self.window, self.sinks, self.rotate = window, sinks, rotate
         self.ring = window - sinks
-        self.buffer = Buffer(most=window)
+        self.buffer = Buffer(max_positions=window)
         # The sinks' keys as they were first written; those in `buffer` move along with the window.
-        self.first_keys = Buffer(most=max(sinks, 1))
+        self.first_keys = Buffer(max_positions=max(sinks, 1))
 
     def attend(self, queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, step: Step) -> mx.array:
         """Append keys and values (B, K, L, head_dim); return attention (B, H, L, head_dim) over window and sinks."""
@@ -64,7 +67,10 @@ class SlidingWindowLayer:
                 self.first_keys.arrays[0][row : row + 1, :, length:stop] = keys[row : row + 1, :, : stop - length]
 
     def _decode(self, queries: mx.array, keys: mx.array, values: mx.array, scale: float, step: Step) -> mx.array:
-        """One new token a row, of which at least one stands beyond the window: order in the ring doesn't matter."""
+        """One new token a row, at least one of them beyond the window.
+
+        Attention doesn't depend on the order of keys in the ring.
+        """
         positions = mx.array(step.lengths, mx.int32)
         self.buffer.write_at(self._slots(positions)[:, None], self.window - 1, (keys, values))
         if self.sinks:
@@ -79,10 +85,14 @@ class SlidingWindowLayer:
         return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
 
     def _attend_ring(self, queries: mx.array, keys: mx.array, values: mx.array, scale: float, first: int) -> mx.array:
-        """Several new tokens beyond a full window: each sees the sinks and its own last `ring` positions.
+        """Several new tokens beyond a full window: each attends to the sinks and its own last `ring` positions.
 
-        A query stands window - 1 positions after the first sink, whatever its own position p: it is rotated by
-        window - 1 - p for them.
+        Writing the new keys into the ring first, as a decode step does, would overwrite positions that the earlier of
+        the new tokens still attend to. So the ring is unrolled into order of positions, the new keys are appended, and
+        a band mask gives query i the `ring` positions that end with its own.
+
+        For the sinks a query is window - 1 positions after the first of them, whatever its own position p: instead of
+        rotating the sinks once for each query, the queries are rotated back by p - (window - 1).
         """
         B, H, L, head_dim = queries.shape
         s, oldest = self.sinks, self.sinks + (first - self.sinks) % self.ring
@@ -94,8 +104,8 @@ class SlidingWindowLayer:
         def grouped(x: mx.array) -> mx.array:
             return x.reshape(B, K, H // K, L, head_dim)
 
-        places, at = mx.arange(self.ring + L), mx.arange(L)[:, None]
-        visible = (places > at) & (places <= at + self.ring)
+        positions, at = mx.arange(self.ring + L), mx.arange(L)[:, None]
+        visible = (positions > at) & (positions <= at + self.ring)
         scores = mx.where(visible, grouped(queries * scale) @ ring_keys[:, :, None].swapaxes(-1, -2), -mx.inf)
         all_values = ring_values
         if s:
@@ -106,9 +116,9 @@ class SlidingWindowLayer:
         output = mx.softmax(scores, axis=-1, precise=True) @ all_values[:, :, None]
         return output.reshape(B, H, L, head_dim)
 
-    def longest(self, length: int) -> int:
-        """Return how many tokens may be run at once after `length` positions."""
-        return self.window - length if length < self.window else 256
+    def max_step(self, length: int) -> int | None:
+        """Return how many tokens may be run at once: up to the full window, then a chunk."""
+        return self.window - length if length < self.window else _CHUNK
 
     @property
     def buffers(self) -> list[Buffer]:
@@ -117,7 +127,7 @@ class SlidingWindowLayer:
 
     def row(self, row: int, start: int, stop: int) -> list[mx.array]:
         """Return keys and values of the positions from `start` to `stop` of one row that is shorter than the window."""
-        assert stop <= self.window, "the first positions are overwritten beyond the window"
+        assert stop <= self.window, "beyond the window the first positions are overwritten"
         return [array[row : row + 1, :, start:stop] for array in self.buffer.arrays]
 
     def extend(self, parts: Sequence[mx.array], start: int) -> None:
@@ -138,6 +148,6 @@ class SlidingWindowLayer:
         twin.buffer, twin.first_keys = self.buffer.copy(), self.first_keys.copy()
         return twin
 
-    def room(self, length: int) -> list[int]:
+    def positions_for(self, length: int) -> list[int]:
         """Return the positions that each buffer needs for rows of `length`."""
         return [min(length, self.window), min(length, self.sinks)]

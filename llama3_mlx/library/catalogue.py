@@ -8,11 +8,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.folder import ModelFolder
+from ..dtypes import STORED_NAMES
 from ..errors import CheckpointError, ConfigError, RequestError
-from ..model.config import ModelConfig, load_config, load_json_object
+from ..model.config import ModelConfig, load_json_object
 from ..model.memory_estimate import Needs, estimate
 from .adapter_fit import fits
-from .home import home_folder, models_folder
+from .home import adapters_folder, models_folder
 
 _NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?\Z", re.ASCII)
 DEFAULT_TAG = "latest"
@@ -32,7 +34,7 @@ class ModelEntry:
     @cached_property
     def config(self) -> ModelConfig:
         """The model's config; raises ConfigError where it is no Llama."""
-        return load_config(self.folder)
+        return ModelFolder(self.folder).stated_config
 
     @cached_property
     def needs(self) -> Needs:
@@ -60,7 +62,7 @@ class ModelEntry:
         """The kind of its weights in a word: Q4, or F16."""
         if self.config.quantization is not None:
             return f"Q{self.config.quantization.default.bits}"
-        return {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}.get(self.config.dtype or "", "F16")
+        return STORED_NAMES[self.config.dtype or "float16"]
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class Catalogue:
         """Return the folders of the adapters that fit a model, by name."""
         found = dict(self._adapters)
         if self._with_home:
-            for folder in _sub_folders(home_folder() / "adapters", "adapter_config.json"):
+            for folder in _sub_folders(adapters_folder(), "adapter_config.json"):
                 found.setdefault(folder.name, folder)
         try:
             return {name: folder for name, folder in found.items() if fits(folder, model.config)}

@@ -1,44 +1,94 @@
-"""A download's progress as reports: a tqdm class that huggingface_hub drives in place of bars on a terminal."""
+"""A download that reports its progress and that Ctrl-C ends, around huggingface_hub's own threads."""
 
-import time
-from collections.abc import Callable, Mapping
-from hashlib import sha256
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
-_EVERY_S = 0.25
+T = TypeVar("T")
+Report = Callable[[int, int], None]
+_WAIT_S = 1.0
+_running: set[threading.Thread] = set()
 
 
-def bar_class(report: Callable[[Mapping[str, Any]], None]) -> type[Any]:
-    """Return a tqdm class whose bars over bytes report `status`, `digest`, `total` and `completed`."""
-    from huggingface_hub.utils.tqdm import tqdm
+class StoppedError(Exception):
+    """Raised inside a download's threads to end them."""
 
-    class Bar(tqdm):
-        """A bar that draws nothing."""
+
+class InterruptibleCall:
+    """Runs a call in a thread of its own, so that the caller hears Ctrl-C while it waits."""
+
+    def __init__(self) -> None:
+        self.stopped = threading.Event()
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Return what the function returns; raises what it raises."""
+        results: list[T] = []
+        errors: list[Exception] = []
+
+        def work() -> None:
+            try:
+                results.append(function())
+            except Exception as error:
+                errors.append(error)
+            finally:
+                _running.discard(thread)
+
+        thread = threading.Thread(target=work, daemon=True, name="download")
+        _running.add(thread)
+        thread.start()
+        try:
+            thread.join()
+        except BaseException:
+            self.stopped.set()
+            thread.join(_WAIT_S)
+            raise
+        if errors:
+            raise errors[0]
+        return results[0]
+
+
+@contextmanager
+def interruptible() -> Iterator[InterruptibleCall]:
+    """Give what runs calls; when the block is left, whatever still runs ends at its next block of bytes."""
+    running = InterruptibleCall()
+    try:
+        yield running
+    finally:
+        running.stopped.set()
+
+
+def unfinished() -> bool:
+    """Return whether an interrupted download still waits for its next block of bytes."""
+    return any(thread.is_alive() for thread in _running)
+
+
+def bar_class(stopped: threading.Event, report: Report | None, total: int = 0) -> type[Any]:
+    """Return a tqdm class that draws nothing, counts bytes for `report` and ends its thread once `stopped` is set.
+
+    `total` is known beforehand; 0: take the sum of the files that have begun.
+    """
+    from tqdm.std import tqdm
+
+    class Bar(tqdm):  # type: ignore[misc]
+        """Counts the bytes of all files of a download."""
 
         def __init__(self, *args: Any, **more: Any) -> None:
-            more["disable"] = False
-            super().__init__(*args, **{**more, "file": _Nowhere()})
-            self._reported_s = 0.0
+            more.pop("name", None)
+            super().__init__(*args, **{**more, "disable": False, "file": _Nowhere(), "bar_format": "{desc}"})
+            # Where the Hub sends pieces that are put together here, both are counted; one count is enough.
+            self._counts = self.unit == "B" and self.desc.rstrip(": ") != "Downloading bytes"
 
         def display(self, *_: Any, **__: Any) -> None:
             """Draw nothing."""
 
         def update(self, n: float | None = 1) -> bool | None:
             """Count and report."""
+            if stopped.is_set():
+                raise StoppedError("the download was stopped")
             shown: bool | None = super().update(n)
-            now = time.monotonic()
-            if self.unit == "B" and self.total and (now - self._reported_s > _EVERY_S or self.n >= self.total):
-                self._reported_s = now
-                name = str(self.desc or "weights").rstrip(": ")
-                digest = "sha256:" + sha256(name.encode()).hexdigest()
-                report(
-                    {
-                        "status": f"pulling {name}",
-                        "digest": digest,
-                        "total": int(self.total),
-                        "completed": int(self.n),
-                    }
-                )
+            if report is not None and self._counts:
+                report(int(self.n), max(total, int(self.total or 0), int(self.n)))
             return shown
 
     return Bar

@@ -18,6 +18,16 @@ def models_folder() -> Path:
     return home_folder() / "models"
 
 
+def adapters_folder() -> Path:
+    """Return the folder of the adapters that are known by name."""
+    return home_folder() / "adapters"
+
+
+def chats_folder() -> Path:
+    """Return the folder of the dialogs that `chat --resume` finds."""
+    return home_folder() / "chats"
+
+
 def prefix_folder() -> Path:
     """Return the folder of the prefix cache on disk."""
     return home_folder() / "cache" / "prefixes"

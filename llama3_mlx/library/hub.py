@@ -1,41 +1,102 @@
-"""Models by path or Hub id. Files come through huggingface_hub, which resumes, checks and caches them."""
+"""The Hugging Face Hub: ids, downloads and its refusals in one line each.
+
+Files come through huggingface_hub, which resumes, checks and caches them.
+"""
 
 import re
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ..checkpoint.model_files import SIDE_FILES
-from ..errors import CheckpointError, HubError
+from ..errors import HubError
+from .downloads import Report, bar_class, interruptible
+from .hub_errors import as_hub_error
 
 _ID = re.compile(r"(?P<id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?\Z", re.ASCII)
-_WANTED = [
+# What people paste: the page of a model or of a file in it, with or without the scheme.
+_ADDRESS = re.compile(r"(?:(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://)(?:models/)?(?P<rest>.+)\Z")
+_PAGE = re.compile(
+    r"(?P<id>[\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve|raw)/(?P<revision>[^/?#]+))?(?:[/?#].*)?\Z", re.ASCII
+)
+MODEL_FILES = (
     "config.json",
     "channel_scales.json",
     "*.safetensors",
     "model.safetensors.index.json",
     "README.md",
     *SIDE_FILES,
-]
+)
+ADAPTER_FILES = ("adapter_config.json", "channel_scales.json", "adapters.safetensors", "adapter_model.safetensors")
 # Weights in subfolders and Meta's own double the download; the Hub's * goes across folders.
 _UNWANTED = ["*/*.safetensors", "consolidated*"]
 
 
-def resolve_model(path_or_id: str | Path, *, progress: bool = False, bar: type[Any] | None = None) -> Path:
-    """Return the folder of a model: an existing one, else a Hub id `owner/name[@revision]`, downloaded if need be.
+@dataclass(frozen=True)
+class HubId:
+    """A repository on the Hub, at a revision."""
 
-    `progress` shows bars on stderr; `bar` is a tqdm class that they are made of, in place of the usual one.
-    Raises CheckpointError for what is neither, HubError if the Hub can't give it.
+    repository: str
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Read `owner/name`, `owner/name@revision` or an address on huggingface.co; None for anything else."""
+        address = _ADDRESS.match(text)
+        match = _PAGE.match(address["rest"]) if address else None
+        # The revision of an id stands behind @ in an address without pages, too.
+        match = match or _ID.match(address["rest"] if address else text)
+        return cls(match["id"], match["revision"]) if match else None
+
+
+def download(
+    hub_id: HubId, patterns: tuple[str, ...] = MODEL_FILES, *, report: Report | None = None, local_only: bool = False
+) -> Path:
+    """Return the folder of a repository in the Hub's cache, downloaded if need be.
+
+    `report` is called with the bytes that are there and all that are wanted. Ctrl-C ends the download at once; finished
+    files are kept for the next call. Raises HubError.
     """
-    named = _folder_or_id(path_or_id)
-    if isinstance(named, Path):
-        return named
-    return _snapshot(*named, _WANTED, progress or bar is not None, bar)
+    from huggingface_hub import constants, snapshot_download
+
+    offline = local_only or constants.HF_HUB_OFFLINE
+    arguments: dict[str, Any] = {
+        "repo_id": hub_id.repository,
+        "revision": hub_id.revision,
+        "allow_patterns": list(patterns),
+        "ignore_patterns": _UNWANTED,
+        "local_files_only": offline,
+    }
+    began_s = time.time()
+    with interruptible() as running:
+        total = 0 if report is None or offline else _missing_bytes(hub_id, patterns)
+        try:
+            bars = bar_class(running.stopped, report, total)
+            return Path(running.call(lambda: snapshot_download(**arguments, tqdm_class=bars)))
+        except KeyboardInterrupt:
+            _discard_partial_files(Path(constants.HF_HUB_CACHE), hub_id.repository, began_s)
+            raise
+        except Exception as error:
+            raise as_hub_error(hub_id.repository, hub_id.revision, error) from error
 
 
-def resolve_config(path_or_id: str | Path) -> Path:
-    """Return an existing folder, else that of a Hub id with its config.json, which alone is fetched if need be."""
-    named = _folder_or_id(path_or_id)
-    return named if isinstance(named, Path) else _snapshot(*named, ["config.json"], progress=False)
+def download_model(hub_id: HubId, *, report: Report | None = None) -> Path:
+    """Return the folder of a model on the Hub, downloaded if need be; raises HubError."""
+    return _with_config(hub_id, download(hub_id, report=report))
+
+
+def download_config(hub_id: HubId) -> Path:
+    """Return the folder of a model on the Hub of which nothing but its config.json is sure to be there."""
+    return _with_config(hub_id, download(hub_id, ("config.json",)))
+
+
+def cached_model(hub_id: HubId) -> Path | None:
+    """Return the folder of a model in the Hub's local cache, without asking the Hub."""
+    try:
+        return _with_config(hub_id, download(hub_id, local_only=True))
+    except HubError:
+        return None
 
 
 def is_id(text: str) -> bool:
@@ -50,18 +111,6 @@ def check_id(repo_id: str) -> None:
         raise HubError(f"a repository on the Hub is named owner/name, not {repo_id!r}")
 
 
-def _folder_or_id(path_or_id: str | Path) -> Path | tuple[str, str | None]:
-    path = Path(path_or_id).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise CheckpointError(f"{path} is a file, not the folder of a model; convert it first: llama3-mlx convert")
-    match = _ID.match(str(path_or_id))
-    if not match:
-        raise CheckpointError(f"there is no folder {path_or_id}, and a Hub id has the form owner/name[@revision]")
-    return match["id"], match["revision"]
-
-
 def repository_of(folder: Path) -> str | None:
     """Return the Hub id of a folder in the Hub's cache, None for other folders."""
     snapshots = folder.absolute().parent
@@ -69,71 +118,34 @@ def repository_of(folder: Path) -> str | None:
     return "/".join(names) if snapshots.name == "snapshots" and kind == "models" and len(names) == 2 else None
 
 
-def _snapshot(
-    repo_id: str, revision: str | None, wanted: list[str], progress: bool, bar: type[Any] | None = None
-) -> Path:
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    arguments: dict[str, Any] = {
-        "repo_id": repo_id,
-        "revision": revision,
-        "allow_patterns": wanted,
-        "ignore_patterns": _UNWANTED,
-        "tqdm_class": bar,
-    }
-    quiet = not progress and not are_progress_bars_disabled()
-    if quiet:
-        disable_progress_bars()
-    try:
-        folder = Path(snapshot_download(**arguments, local_files_only=constants.HF_HUB_OFFLINE))
-    except LocalEntryNotFoundError:
-        folder = None
-    except Exception as error:
-        raise as_hub_error(repo_id, revision, error) from None
-    finally:
-        if quiet:
-            enable_progress_bars()
-    if folder is None or not (folder / "config.json").exists():
-        raise HubError(_absent(repo_id, folder))
+def _with_config(hub_id: HubId, folder: Path) -> Path:
+    if not (folder / "config.json").exists():
+        raise HubError(
+            f"{hub_id.repository} has no config.json at its root, so it isn't a model in Hugging Face's format"
+        )
     return folder
 
 
-def _absent(repo_id: str, folder: Path | None) -> str:
-    if folder is None:
-        return f"{repo_id} is not in the local cache and the Hub can't be reached: check the network, or name a folder"
-    return f"{repo_id} has no config.json at its root, so it isn't a model in Hugging Face's format"
+def _discard_partial_files(cache: Path, repository: str, since_s: float) -> None:
+    """Delete what an interrupted download leaves: files of a random name, which no later one would resume."""
+    for path in (cache / f"models--{repository.replace('/', '--')}" / "blobs").glob("*.????????.incomplete"):
+        if path.stat().st_mtime >= since_s:
+            path.unlink(missing_ok=True)
 
 
-def as_hub_error(repo_id: str, revision: str | None, error: Exception, doing: str = "download of") -> Exception:
-    """Return the error that says in one line what the Hub's answer means; other errors come back unchanged."""
-    import httpx
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
+def _missing_bytes(hub_id: HubId, patterns: tuple[str, ...]) -> int:
+    """Return the bytes that a download will fetch, 0 where that can't be known; the download itself says why."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.utils._paths import filter_repo_objects
+
+    try:
+        info = HfApi().model_info(hub_id.repository, revision=hub_id.revision, files_metadata=True, timeout=10)
+    except Exception:
+        return 0
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    wanted = filter_repo_objects(sizes, allow_patterns=list(patterns), ignore_patterns=_UNWANTED)
+    return sum(
+        sizes[name]
+        for name in wanted
+        if not isinstance(try_to_load_from_cache(hub_id.repository, name, revision=info.sha), str)
     )
-
-    if isinstance(error, GatedRepoError):
-        return HubError(
-            f"{repo_id} is gated: accept its license at https://huggingface.co/{repo_id}, then log in with "
-            "'hf auth login' or set HF_TOKEN"
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        return HubError(
-            f"there is no model {repo_id} on the Hub, or it is private: check the name, or log in with 'hf auth login'"
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return HubError(f"{repo_id} has no revision {revision!r}")
-    if isinstance(error, HFValidationError):
-        return HubError(f"{repo_id!r} is no Hub id: {error}")
-    if isinstance(error, HfHubHTTPError | httpx.HTTPError):
-        return HubError(f"the Hub broke off the {doing} {repo_id}: {_one_line(error)}; the same command resumes it")
-    return error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -1,19 +1,23 @@
 """The model's hyperparameters, read from Hugging Face's config.json in its 4.x and its 5.x form, and written as 4.x.
 
-Unknown keys are ignored on purpose: config.json carries much that belongs to other tools.
+config.json carries much that belongs to other tools: config_fields.py tells what of it matters.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..dtypes import config_dtype
 from ..errors import ConfigError
+from .config_fields import check_fields
 from .quantization import Quantization
 from .rope import RopeScaling
 
 ROPE_TYPES = ("default", "linear", "dynamic", "llama3")
+# Reads a number of an object by its name, with a default.
+Number = Callable[[str, float, Mapping[str, Any]], float]
 _REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 
@@ -43,9 +47,13 @@ class ModelConfig:
     channel_scales: str | None = None
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
-        """Read a config.json's content; raises ConfigError with every problem found."""
+    def from_dict(cls, values: Mapping[str, Any], note: Callable[[str], None] = lambda _: None) -> "ModelConfig":
+        """Read a config.json's content; raises ConfigError with every problem found.
+
+        `note` is given a line for each field that is read in another way than it may be meant.
+        """
         _check_family(values)
+        check_fields(values, note)
         problems: list[str] = []
 
         def whole(name: str, default: int | None = None) -> int:
@@ -75,9 +83,7 @@ class ModelConfig:
             raise ConfigError(f"config.json lacks {', '.join(missing)}")
         n_heads, hidden_size = whole("num_attention_heads"), whole("hidden_size")
         max_positions = whole("max_position_embeddings", 2048)
-        rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-        if not isinstance(rope, Mapping):
-            raise ConfigError(f"the rope settings of config.json must be an object, not {rope!r}")
+        rope_theta, rope_scaling = _rope(values, max_positions, number)
         config = cls(
             hidden_size=hidden_size,
             intermediate_size=whole("intermediate_size"),
@@ -88,12 +94,12 @@ class ModelConfig:
             vocab_size=whole("vocab_size"),
             max_position_embeddings=max_positions,
             rms_norm_eps=number("rms_norm_eps", 1e-6),
-            rope_theta=number("rope_theta", 10000.0, rope if "rope_theta" in rope else values),
-            rope_scaling=_rope_scaling(rope, max_positions, number),
+            rope_theta=rope_theta,
+            rope_scaling=rope_scaling,
             tie_word_embeddings=flag("tie_word_embeddings"),
             attention_bias=flag("attention_bias"),
             mlp_bias=flag("mlp_bias"),
-            dtype=values.get("dtype") or values.get("torch_dtype"),
+            dtype=config_dtype(values.get("dtype") or values.get("torch_dtype")),
             bos_token_id=_first(token_ids(values.get("bos_token_id"))),
             eos_token_ids=token_ids(values.get("eos_token_id")),
             quantization=_quantization(values),
@@ -127,11 +133,6 @@ class ModelConfig:
         if self.quantization:
             values["quantization"] = values["quantization_config"] = self.quantization.to_dict()
         return {name: value for name, value in values.items() if value is not None}
-
-
-def load_config(folder: Path) -> ModelConfig:
-    """Read `folder`/config.json; raises ConfigError if it is missing, unreadable or of another family."""
-    return ModelConfig.from_dict(load_json_object(folder / "config.json"))
 
 
 def load_json_object(path: Path) -> dict[str, Any]:
@@ -178,21 +179,47 @@ def _check_family(values: Mapping[str, Any]) -> None:
         raise ConfigError(f"hidden_act is {activation!r}; accepted is 'silu'")
 
 
-def _rope_scaling(rope: Mapping[str, Any], max_positions: int, number: Any) -> RopeScaling:
+def _rope(values: Mapping[str, Any], max_positions: int, number: Number) -> tuple[float, RopeScaling]:
+    """Return theta and scaling by `rope_parameters` (5.x) or `rope_scaling` (4.x); both must say the same."""
+    found = []
+    for name in ("rope_parameters", "rope_scaling"):
+        entry = values.get(name) or {}
+        if not isinstance(entry, Mapping):
+            raise ConfigError(f"{name} in config.json must be an object, not {entry!r}")
+        if entry or name == "rope_scaling":
+            theta = number("rope_theta", 10000.0, entry if entry.get("rope_theta") is not None else values)
+            found.append((theta, _rope_scaling(entry, values, max_positions, number)))
+    if values.get("rope_scaling") and found[0] != found[-1]:
+        raise ConfigError(
+            "config.json has rope_parameters and rope_scaling, and they say different things: keep the one that the "
+            "model was trained with"
+        )
+    return found[0]
+
+
+def _rope_scaling(
+    rope: Mapping[str, Any], values: Mapping[str, Any], max_positions: int, number: Number
+) -> RopeScaling:
     rope_type = rope.get("rope_type") or rope.get("type") or "default"
     if rope_type not in ROPE_TYPES:
         raise ConfigError(f"rope_type is {rope_type!r}; accepted are {', '.join(ROPE_TYPES)}")
     if rope_type == "default":
         return RopeScaling()
-    if rope.get("factor") is None:
-        raise ConfigError(f"rope_type {rope_type!r} needs a factor")
+    needed = ("factor", "low_freq_factor", "high_freq_factor") if rope_type == "llama3" else ("factor",)
+    missing = [name for name in needed if rope.get(name) is None]
+    if missing:
+        raise ConfigError(f"rope_type {rope_type!r} needs {', '.join(missing)}")
     factor = number("factor", 1.0, rope)
     if rope_type != "llama3":
         return RopeScaling(rope_type, factor, original_max_position_embeddings=max_positions)
     low, high = number("low_freq_factor", 1.0, rope), number("high_freq_factor", 4.0, rope)
     if not high > low:
         raise ConfigError(f"high_freq_factor {high} must be greater than low_freq_factor {low}")
-    return RopeScaling("llama3", factor, low, high, int(number("original_max_position_embeddings", 8192, rope)))
+    # As transformers has it (`standardize_rope_params`): beside the rope settings it goes first.
+    holder = values if values.get("original_max_position_embeddings") is not None else rope
+    return RopeScaling(
+        "llama3", factor, low, high, int(number("original_max_position_embeddings", max_positions, holder))
+    )
 
 
 def _rope_scaling_to_dict(scaling: RopeScaling) -> dict[str, Any] | None:

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from math import ceil, prod
 
+from ..dtypes import DTYPES
 from .config import ModelConfig
 from .parameters import expected_tensors
 from .quantization import Quantization, Scheme
 
-DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 # Left for the system, other applications and the activations of one prefill chunk.
 RESERVE = 0.15
 
@@ -36,7 +36,7 @@ class Needs:
 
 def estimate(config: ModelConfig, dtype: str | None = None) -> Needs:
     """Count what `config` needs when its floating-point parts are kept in `dtype` (default: as stored)."""
-    float_bytes = DTYPE_BYTES.get(dtype or config.dtype or "", 2)
+    float_bytes = DTYPES[dtype or config.dtype or "float16"].size
     shapes = expected_tensors(config)
     weights = sum(tensor_bytes(name, shape, config.quantization, float_bytes) for name, shape in shapes.items())
     kv = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * float_bytes

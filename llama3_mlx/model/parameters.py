@@ -1,7 +1,7 @@
 """Which tensors a Llama has under Hugging Face's names, and the check of what a checkpoint holds against them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..errors import CheckpointError
@@ -10,6 +10,7 @@ from .quantization import Scheme
 
 # Buffers that older checkpoints carry; they follow from the config.
 _DERIVED = re.compile(r"(^|\.)rotary_emb\.inv_freq$|^rope\.freqs$")
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _SHOWN = 20
 
 
@@ -78,8 +79,21 @@ def check_tensors(
     kinds = {"missing": missing, "unexpected": unexpected, "of wrong shape": misshapen}
     problems = [f"{kind}: {_listed(names)}" for kind, names in kinds.items() if names]
     if problems:
-        raise CheckpointError(f"{where}: the tensors don't fit config.json; " + "; ".join(problems))
+        hint = "".join(f"{line}; " for line in _explained(expected, found))
+        raise CheckpointError(f"{where}: the tensors don't fit config.json; {hint}" + "; ".join(problems))
     return ignored
+
+
+def _explained(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+    """Yield what one wrong field of config.json does to many tensors."""
+    layers = [len({match[1] for match in map(_LAYER.match, names) if match}) for names in (expected, found)]
+    if layers[0] != layers[1]:
+        yield f"num_hidden_layers is {layers[0]}, and there are {layers[1]} layers"
+    rows = [names.get("model.embed_tokens.weight", (0,))[0] for names in (expected, found)]
+    if all(rows) and rows[0] != rows[1]:
+        yield f"vocab_size is {rows[0]}, and the embedding has {rows[1]} rows"
+    if "lm_head.weight" in expected and "lm_head.weight" not in found:
+        yield "tie_word_embeddings isn't true, and there is no lm_head: set it to true if the model's head is tied"
 
 
 def _listed(names: list[str]) -> str:

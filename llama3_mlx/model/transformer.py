@@ -8,6 +8,9 @@ H query heads, K key/value heads, F intermediate size, V vocabulary, r LoRA rank
 
 Source: https://github.com/meta-llama/llama3 (llama/model.py) for the mathematics; transformers
 `modeling_llama.py` for names and biases.
+
+With a KV cache the forward pass continues in kv_cache/ (plain.py for the plain kind): a layer's cache takes the rotated
+queries, keys and values and returns the attention over all its positions.
 """
 
 from collections.abc import Sequence
@@ -174,15 +177,15 @@ class LlamaForCausalLM(nn.Module):
     def hidden(self, tokens: mx.array, cache: ModelCache | None = None, mask: Mask = "causal") -> mx.array:
         """Return the normed hidden states (B, L, D) of token ids (B, L).
 
-        With a cache they stand behind its rows and are added to them. Without one the mask is `mask`: "causal", or an
-        array that broadcasts to (B, H, L, L), boolean (true: attend) or additive.
+        With a KV cache they continue its sequences and are appended to them. Without one the mask is `mask`: "causal",
+        or an array that broadcasts to (B, H, L, L), boolean (true: attend) or additive.
         """
         if cache is None:
             return self._run(tokens, self.rope.for_length(tokens.shape[1]), mask, [None] * len(self.model.layers))
-        longest = cache.longest_step()
-        if longest is not None and tokens.shape[1] > longest:
-            first = self.hidden(tokens[:, :longest], cache)
-            return mx.concatenate([first, self.hidden(tokens[:, longest:], cache)], axis=1)
+        max_step = cache.max_step()
+        if max_step is not None and tokens.shape[1] > max_step:
+            first = self.hidden(tokens[:, :max_step], cache)
+            return mx.concatenate([first, self.hidden(tokens[:, max_step:], cache)], axis=1)
         step = cache.step(*tokens.shape)
         h = self._run(tokens, self.rope.for_length(step.last + 1), step, cache.layers)
         cache.advance(tokens.shape[1])

@@ -1,1 +1,5 @@
-"""Reusing the KV cache of prompts that begin alike, in memory and on disk."""
+"""Reusing the KV cache of prompts with a common prefix.
+
+`memory.py` keeps prefixes in memory, `disk.py` in blocks on disk, `disk_queue.py` reads and writes those for the
+engine.
+"""

@@ -1,7 +1,7 @@
-"""Keys and values of prompts on disk, for the next process: blocks of tokens, found by what stands before them.
+"""The prefix cache on disk, shared by processes: KV cache blocks, found by all tokens up to their end.
 
-A block's name is a hash chain: of the model's fingerprint and of all tokens up to the block's end. So equal beginnings
-share their blocks, a block can only be found behind its predecessors, and two processes that write the same block
+A block's name is a hash chain: of the model's fingerprint and of all tokens up to the block's end. So equal prefixes
+share their blocks, a block can only be found after its predecessors, and two processes that write the same block
 write the same file. A file is checked against the checksum in its header before it is used, and deleted if damaged.
 """
 
@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class StoredBlock:
 
 
 class BlockStore:
-    """A folder of blocks that stays under `limit_bytes`: the least recently used go first, a chain from its end.
+    """A folder of blocks that stays under `limit_bytes`: the least recently used are evicted, a chain from its end.
 
     Every process may read, write and clear at any time.
     """
@@ -77,7 +78,7 @@ class BlockStore:
     def save(self, fingerprint: str, tokens: Sequence[int], block: Callable[[int, int], list[mx.array]]) -> None:
         """Write the blocks that aren't there yet; `block(start, stop)` gives a block's arrays.
 
-        A disk that is full or can't be written to is noted in the log and is no error.
+        A full or read-only disk is a warning in the log, not an error.
         """
         paths = []
         try:
@@ -87,14 +88,14 @@ class BlockStore:
                 if not path.exists():
                     arrays = [mx.contiguous(array) for array in block(at * BLOCK, (at + 1) * BLOCK)]
                     mx.eval(arrays)
-                    save_whole(path, lambda place, arrays=arrays, key=key: self._write(place, key, arrays))  # type: ignore[misc]
+                    save_whole(path, partial(self._write, key=key, arrays=arrays))
                 paths.append(path)
             _touch(paths)
             self._evict()
         except (OSError, RuntimeError) as error:
             _log.warning("the prefix cache in %s can't be written: %s", self.folder, error)
 
-    def entries(self) -> Iterator[StoredBlock]:
+    def blocks(self) -> Iterator[StoredBlock]:
         """Yield all blocks."""
         for path in self.folder.glob(f"*{_SUFFIX}") if self.folder.is_dir() else ():
             if path.name.startswith("."):
@@ -106,13 +107,13 @@ class BlockStore:
             yield StoredBlock(path, metadata.get("model", ""), BLOCK, state.st_size, state.st_mtime)
 
     def clear(self, model: str | None = None, *, unused_since_s: float | None = None) -> int:
-        """Delete all blocks, of one model, or that weren't used since a time; return the bytes that are free now."""
+        """Delete all blocks, of one model, or unused since a time; return the bytes that were freed."""
         freed = 0
-        for entry in list(self.entries()):
-            if model not in (None, entry.model) or (unused_since_s is not None and entry.used_s >= unused_since_s):
+        for block in list(self.blocks()):
+            if model not in (None, block.model) or (unused_since_s is not None and block.used_s >= unused_since_s):
                 continue
-            entry.path.unlink(missing_ok=True)
-            freed += entry.nbytes
+            block.path.unlink(missing_ok=True)
+            freed += block.nbytes
         return freed
 
     def _path(self, key: str) -> Path:
@@ -130,12 +131,12 @@ class BlockStore:
                 states.append((path.stat().st_mtime_ns, path.stat().st_size, path))
             except FileNotFoundError:
                 continue
-        held = sum(size for _, size, _ in states)
+        total = sum(size for _, size, _ in states)
         for _, size, path in sorted(states):
-            if held <= self.limit_bytes:
+            if total <= self.limit_bytes:
                 break
             path.unlink(missing_ok=True)
-            held -= size
+            total -= size
 
 
 def chain(fingerprint: str, tokens: Sequence[int]) -> Iterator[str]:
@@ -148,7 +149,7 @@ def chain(fingerprint: str, tokens: Sequence[int]) -> Iterator[str]:
 
 
 def model_fingerprint(folder: Path, *, dtype: str, cache_kind: str, adapter: Path | None = None) -> str:
-    """Return a hash that changes with anything that keys and values depend on.
+    """Return a hash that changes with anything that the KV cache depends on.
 
     Weights count by their files' names, sizes, times and headers, not by their gigabytes.
     """
@@ -168,7 +169,7 @@ def _header_bytes(path: Path) -> bytes:
         return file.read(min(length, 100_000_000))
 
 
-def _metadata(path: Path) -> dict[str, Any]:
+def _metadata(path: Path) -> dict[str, str]:
     return dict(json.loads(_header_bytes(path)).get("__metadata__", {}))
 
 
@@ -185,7 +186,7 @@ def _read(path: Path, key: str) -> list[mx.array] | None:
         return None
     except (CheckpointError, RuntimeError, OSError, ValueError):
         pass
-    _log.warning("a damaged block of the prefix cache is deleted: %s", path)
+    _log.warning("deleting a damaged block of the prefix cache: %s", path)
     path.unlink(missing_ok=True)
     return None
 

@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from ..errors import RequestError
+from .annotations import description_of, limits_of
 from .docstrings import read_docstring
 
 Schema = dict[str, Any]
@@ -128,6 +129,11 @@ def is_mapping(kind: Any) -> bool:
     return isinstance(origin, type) and issubclass(origin, Mapping) and not typing.is_typeddict(kind)
 
 
+def is_named_tuple(kind: Any) -> bool:
+    """Return whether a type is a NamedTuple."""
+    return isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_field_defaults")
+
+
 def is_collection(kind: Any) -> bool:
     """Return whether a type is a list, tuple, set or another collection."""
     origin = get_origin(kind) or kind
@@ -143,9 +149,11 @@ class _Writer:
         self._recursive: set[Any] = set()
 
     def schema(self, kind: Any, where: str) -> Schema:
-        texts = [text for text in getattr(kind, "__metadata__", ()) if isinstance(text, str)]
         schema = self._plain(unwrapped(kind), where)
-        return {**schema, "description": texts[0]} if texts else schema
+        json_type = schema.get("type")
+        schema = {**schema, **limits_of(kind, json_type if isinstance(json_type, str) else None)}
+        described = description_of(kind)
+        return {**schema, "description": described} if described else schema
 
     def _plain(self, kind: Any, where: str) -> Schema:
         if kind in (Any, object):
@@ -181,6 +189,10 @@ class _Writer:
 
     def _collection(self, kind: Any, where: str) -> Schema:
         arguments = get_args(kind)
+        if is_named_tuple(kind):
+            parts = [self.schema(hint, f"{name} of {where}") for name, hint in hints_of(kind, kind.__name__).items()]
+            required = len(parts) - len(kind._field_defaults)
+            return {"type": "array", "prefixItems": parts, "minItems": required, "maxItems": len(parts)}
         if (get_origin(kind) or kind) is tuple and Ellipsis not in arguments:
             parts = [self.schema(each, where) for each in arguments]
             return {"type": "array", "prefixItems": parts, "minItems": len(parts), "maxItems": len(parts)}

@@ -3,18 +3,22 @@
 import dataclasses
 import datetime
 import enum
+import json
 import typing
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from ..errors import RequestError
+from .annotations import limits_of
 from .from_types import (
     FORMATS,
     Field,
     dataclass_fields,
+    hints_of,
     is_collection,
     is_mapping,
+    is_named_tuple,
     is_pydantic,
     is_union,
     typed_dict_fields,
@@ -34,7 +38,12 @@ def typed_value(kind: Any, value: Any, where: str = "the answer") -> Any:
 
     Raises RequestError naming the place, such as `the answer.people[2].age`, and the value that doesn't fit.
     """
+    limits = limits_of(kind, _json_type(value))
     kind = unwrapped(kind)
+    if limits:
+        from .check import check_json
+
+        check_json(limits, value, where)
     if kind in (Any, object):
         return value
     if is_union(kind):
@@ -97,7 +106,8 @@ def _pydantic(kind: Any, value: Any, where: str) -> Any:
     from pydantic import ValidationError
 
     try:
-        return kind.model_validate(value)
+        # Strict models take in JSON what they don't take in Python: dates and enums as texts, tuples as arrays.
+        return kind.model_validate_json(json.dumps(value))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
@@ -114,6 +124,8 @@ def _formatted(kind: Any, value: Any, where: str) -> Any:
 
 def _collection(kind: Any, value: Any, where: str) -> Any:
     _expect(isinstance(value, list | tuple), value, where, "an array")
+    if is_named_tuple(kind):
+        return _named_tuple(kind, value, where)
     arguments, origin = get_args(kind), get_origin(kind) or kind
     if origin is tuple and arguments and Ellipsis not in arguments:
         _expect(len(value) == len(arguments), value, where, f"an array of {len(arguments)}")
@@ -125,6 +137,19 @@ def _collection(kind: Any, value: Any, where: str) -> Any:
     if origin in (tuple, set, frozenset):
         return origin(items)
     return set(items) if issubclass(origin, typing.AbstractSet) else items
+
+
+def _named_tuple(kind: Any, value: Any, where: str) -> Any:
+    hints = list(hints_of(kind, kind.__name__).items())
+    required = len(hints) - len(kind._field_defaults)
+    between = str(len(hints)) if required == len(hints) else f"{required} to {len(hints)}"
+    _expect(required <= len(value) <= len(hints), value, where, f"an array of {between}")
+    return kind(*(typed_value(hint, item, f"{where}.{name}") for (name, hint), item in zip(hints, value, strict=False)))
+
+
+def _json_type(value: Any) -> str | None:
+    names = {"str": "string", "list": "array", "tuple": "array", "dict": "object"}
+    return names.get(type(value).__name__)
 
 
 def _simple(kind: Any, value: Any, where: str) -> Any:

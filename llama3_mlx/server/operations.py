@@ -13,6 +13,7 @@ router = APIRouter(tags=["operations"])
 
 
 @router.get("/health")
+@router.head("/health", include_in_schema=False)
 def health() -> dict[str, str]:
     """Say that the server is up."""
     return {"status": "ok"}

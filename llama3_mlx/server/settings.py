@@ -20,6 +20,12 @@ class ServerSettings:
     api_key: str | None = setting(None, f"key that requests must carry (better: ${API_KEY_VARIABLE})")
     allow_origin: tuple[str, ...] = setting((), "web origin that may call the server from a browser; repeatable")
     allow_host: tuple[str, ...] = setting((), "further host name that requests may be addressed to; repeatable")
+    default_model: str | None = setting(
+        None, "model for requests that name none, or one that isn't there (default: the first one, and an error)"
+    )
+    draft: tuple[str, ...] = setting(
+        (), "smaller model that drafts tokens, as MODEL=DRAFT, or DRAFT for the first model; repeatable"
+    )
     memory_gb: float | None = setting(
         None, "memory for models and their contexts, in GB (default: 75%% of what this machine can use)", low=0.001
     )
@@ -33,6 +39,9 @@ class ServerSettings:
     max_body_mb: float = setting(16.0, "maximum size of a request's body in MB", low=0.001)
     max_depth: int = setting(64, "maximum nesting of a request's JSON, schemas included", low=4, high=150)
     manage: bool = setting(True, "let requests pull, make, copy and delete models")
+    parse_special: bool = setting(
+        False, "recognize control tokens in the prompts of /v1/completions and of Ollama's raw mode"
+    )
     log_format: str = setting(
         "text", "format of the log on stderr: text, or json (one object a line)", choices=LOG_FORMATS
     )

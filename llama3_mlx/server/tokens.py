@@ -3,17 +3,18 @@
 Source: https://docs.vllm.ai (tokenizer API); https://github.com/ggml-org/llama.cpp (tools/server/README.md).
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from .core.chat import Chat, prompt_of
-from .core.completion import prompt_ids
+from .core.completion import prompt_ids, text_ids
 from .core.loaded_model import LoadedModel
 from .core.request_context import RequestContext
 from .core.schema import Body
 from .http.errors import ApiError
+from .openai.chat import tools_of
 from .openai.schema import ChatMessage, ToolDefinition
 
 router = APIRouter(tags=["tokens"])
@@ -42,11 +43,10 @@ class TokenizeRequest(Body):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     add_special_tokens: bool | None = Field(None, description="begin a text with its control token: the default")
+    add_special: bool | None = Field(None, description="the same, as llama.cpp calls it")
+    parse_special: bool | None = Field(None, description="recognize control tokens in a text")
     return_token_strs: bool | None = None
-    refused: ClassVar = {
-        "with_pieces": "ask for return_token_strs",
-        "add_special": "give add_special_tokens, which is true unless it is false",
-    }
+    with_pieces: bool | None = Field(None, description="give tokens as objects with their id and text")
 
 
 class DetokenizeRequest(Body):
@@ -69,15 +69,19 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
             chat = _chat(body)
             ids = await loaded.prepare(lambda: prompt_of(chat, loaded))
         else:
-            bos = body.add_special_tokens is not False
-            ids = await loaded.prepare(lambda: loaded.llama.tokenizer.encode(text or "", bos=bos))
+            bos = body.add_special_tokens is not False and body.add_special is not False
+            special = bool(body.parse_special)
+            ids = await loaded.prepare(lambda: text_ids(text or "", loaded, bos=bos, parse_special=special))
+        texts = [loaded.llama.tokenizer.decode([token]) for token in ids]
         reply: dict[str, Any] = {
             "tokens": ids,
             "count": len(ids),
             "max_model_len": loaded.llama.config.max_position_embeddings,
         }
+        if body.with_pieces:
+            reply["tokens"] = [{"id": token, "piece": text} for token, text in zip(ids, texts, strict=True)]
         if body.return_token_strs:
-            reply["token_strs"] = [loaded.llama.tokenizer.decode([token]) for token in ids]
+            reply["token_strs"] = texts
         return context.reply(reply)
 
 
@@ -125,8 +129,8 @@ def _text(loaded: LoadedModel, token: int | None) -> str | None:
 
 def _chat(body: TemplateRequest | TokenizeRequest) -> Chat:
     return Chat(
-        messages=[message.model_dump(exclude_none=True) for message in body.messages or ()],
-        tools=[tool.model_dump(exclude_none=True) for tool in body.tools or ()],
+        messages=[message.as_message() for message in body.messages or ()],
+        tools=tools_of(body.tools or ()).specs(),
         template=body.chat_template_kwargs or {},
         add_generation_prompt=body.add_generation_prompt is not False,
         continue_final=bool(body.continue_final_message),

@@ -1,4 +1,4 @@
-"""Speculation: several tokens a forward pass. What drafts, how long, and what stands; none knows the others."""
+"""Speculative decoding: drafting tokens, choosing the length of drafts, and accepting or rejecting them."""
 
 from .draft_length import Costs, DraftLength
 from .lookup_drafter import LookupDrafter

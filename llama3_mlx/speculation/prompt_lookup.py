@@ -1,4 +1,4 @@
-"""Drafts without a draft model: what followed the last few tokens where they stood before.
+"""Drafts without a draft model: what followed the last few tokens where they occurred before.
 
 Source: prompt lookup, https://github.com/apoorvumang/prompt-lookup-decoding.
 """
@@ -11,11 +11,11 @@ _TOKEN_BITS = 32
 
 
 class PromptLookup:
-    """An index of the n-grams of the prompt and of what was written, for n from `shortest` to `longest`.
+    """An index of the n-grams of the prompt and the generated tokens, for n from `shortest` to `longest`.
 
-    A draft follows the longest n-gram that ends the sequence and stood there before, of several its latest place. A
-    place whose continuation has come true so far is kept as long as no longer match is known, so that copying doesn't
-    jump between alike passages. `matched` is the length of the match that the last draft continues, 0 for
+    A draft continues the longest n-gram at the end of the sequence that occurred before, at its latest occurrence. An
+    occurrence whose continuation was right so far is kept until a longer match is found, so that copying doesn't jump
+    between similar passages. `matched` is the length of the match that the last draft continues, 0 for
     none, and `source` the position of what follows it there.
 
     Takes O(1) a token and memory linear in the tokens.
@@ -35,12 +35,12 @@ class PromptLookup:
         self.extend(tokens)
 
     def extend(self, tokens: Iterable[int]) -> None:
-        """Add tokens that were written."""
+        """Add generated tokens."""
         known, suffix, keep = self._tokens, self._suffix, self._masks[0]
         indices = list(zip(self._sizes, self._masks, self._followers, strict=True))
         for token in tokens:
             position = len(known)
-            # An n-gram is entered once it has a follower: a lookup of the sequence's end finds earlier places only.
+            # An n-gram is entered once it has a follower: a lookup of the sequence's end finds only earlier ones.
             for n, mask, followers in indices:
                 if position >= n:
                     followers[suffix & mask] = position
@@ -53,30 +53,22 @@ class PromptLookup:
                 self.matched = 0
         self._suffix = suffix
 
-    def draft(self, most: int) -> list[int]:
-        """Return up to `most` tokens that may come next; none where the end of the sequence is new.
+    def draft(self, max_tokens: int) -> list[int]:
+        """Return up to `max_tokens` tokens that may come next; none where the end of the sequence is new.
 
-        Where the match runs into the end of the sequence, the draft goes on periodically.
+        Where the match runs into the end of the sequence, the draft continues periodically.
         """
         self._find()
         if not self.matched:
             return []
         known, source = self._tokens, self.source
-        draft = known[source : source + most]
-        while len(draft) < most:
+        draft = known[source : source + max_tokens]
+        while len(draft) < max_tokens:
             draft.append(draft[source + len(draft) - len(known)])
         return draft
 
     def __len__(self) -> int:
         return len(self._tokens)
-
-    def copy(self) -> "PromptLookup":
-        """Return an independent index of the same tokens."""
-        twin = PromptLookup.__new__(PromptLookup)
-        twin.__dict__.update(self.__dict__)
-        twin._tokens = list(self._tokens)
-        twin._followers = [dict(followers) for followers in self._followers]
-        return twin
 
     def _find(self) -> None:
         for n, mask, followers in zip(self._sizes, self._masks, self._followers, strict=True):

@@ -1,4 +1,4 @@
-"""Which drafted tokens stand: on the device, without a look from the host, for one row or for several.
+"""Accepting drafted tokens by rejection sampling: on the device, without a host round trip, for any number of rows.
 
 Rows of a batch are verified together: every function takes any leading dimensions, written `...` in its shapes, and
 `lengths` (...) where the rows' drafts have different lengths and are padded to L.
@@ -14,18 +14,18 @@ def accept_sampled(
     uniforms: mx.array,
     lengths: mx.array | None = None,
 ) -> tuple[mx.array, mx.array]:
-    """Return how many leading draft tokens stand and the token after them, each (...).
+    """Return how many leading draft tokens are accepted and the token after them, each (...).
 
     `target` (..., L + 1, V) and `proposal` (..., L, V) are probabilities, `draft` (..., L) was drawn from `proposal`.
-    Token x of position i stands with probability min(1, p_i(x) / q_i(x)); the token after the last one that stands is
-    drawn from max(p - q, 0) there, or from p where all stand. What is written is then distributed as by the target
-    alone. `uniforms` (..., L + 1) from [0, 1): one for each drafted token, the last for the token after them.
+    Token x of position i is accepted with probability min(1, p_i(x) / q_i(x)); the token after the last accepted one is
+    drawn from max(p - q, 0) there, or from p where all are accepted. The generated text is then distributed as by the
+    target alone. `uniforms` (..., L + 1) from [0, 1): one for each drafted token, the last for the token after them.
 
     Source: https://arxiv.org/abs/2211.17192, algorithm 1; https://arxiv.org/abs/2302.01318, algorithm 2.
     """
     p = _probability(target[..., :-1, :], draft)
     q = _probability(proposal, draft)
-    # Strictly less: a token that the target can't write never stands.
+    # Strictly less: a token to which the target gives no probability is never accepted.
     count = _leading(uniforms[..., :-1] * q < p, lengths)
     after = _row(target, count)
     drafted = draft.shape[-1] if lengths is None else lengths
@@ -47,11 +47,11 @@ def draw(weights: mx.array, uniform: mx.array) -> mx.array:
     return mx.where(beyond.any(axis=-1), mx.argmax(beyond, axis=-1), mx.argmax(weights, axis=-1)).astype(mx.int32)
 
 
-def _leading(stands: mx.array, lengths: mx.array | None) -> mx.array:
-    """Count what stands before the first that doesn't, (..., L) to (...) int32."""
+def _leading(accepted: mx.array, lengths: mx.array | None) -> mx.array:
+    """Count what is accepted before the first that isn't, (..., L) to (...) int32."""
     if lengths is not None:
-        stands = stands & (mx.arange(stands.shape[-1]) < lengths[..., None])
-    return mx.cumprod(stands.astype(mx.int32), axis=-1).sum(axis=-1).astype(mx.int32)
+        accepted = accepted & (mx.arange(accepted.shape[-1]) < lengths[..., None])
+    return mx.cumprod(accepted.astype(mx.int32), axis=-1).sum(axis=-1).astype(mx.int32)
 
 
 def _probability(distributions: mx.array, tokens: mx.array) -> mx.array:

@@ -1,10 +1,11 @@
-"""Grammars that hold an answer to a structure: JSON schema, regular expression, grammar, choices, calls of tools.
+"""Output constraints compiled for constrained decoding: JSON schema, regular expression, grammar, choices, tool calls.
 
 llguidance compiles them over the bytes of the model's tokens; a state says which tokens may come next.
 Source: https://github.com/guidance-ai/llguidance (docs/syntax.md, docs/json_schema.md).
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RequestError
-from ..schema.dates import with_strict_dates
 from ..tokenizer.tokenizer import Tokenizer
 from ..tools.functions import Tool
 from ..tools.parser import PYTHON_TAG
+from .explain import explained
+from .gbnf import prepared
+from .json_grammar import check_compiles, constrainable, with_options
 from .result import json_schema, parse_result
 from .token_mask import apply_mask, mask_width
 from .tool_grammar import ToolChoice, tool_grammar
@@ -25,9 +28,7 @@ __all__ = ["Grammar", "GrammarState", "apply_mask", "compile_grammar", "parse_re
 
 Mask = NDArray[np.uint32] | NDArray[np.int32]
 
-# As models write and indent JSON. Without a bound a weak model can go on with white space for ever.
-_JSON_OPTIONS = {"whitespace_pattern": r"[ \t]{1,2}|\r?\n[ \t]{0,40}"}
-_MESSAGE_CHARACTERS = 300
+_log = logging.getLogger(__name__)
 
 
 def compile_grammar(
@@ -42,41 +43,57 @@ def compile_grammar(
     tool_choice: ToolChoice = "auto",
     several_calls: bool = False,
 ) -> "Grammar":
-    r"""Compile what an answer must look like; exactly one of schema, regex, grammar, choices and tools is given.
+    r"""Compile an output constraint: one of schema, regex, grammar, choices and tools, or tools and a schema.
 
-    `schema` is a dict, JSON text, dataclass, pydantic model or type hint; `regex` describes the whole answer in Rust's
-    syntax, where `\d` is 0 to 9; `grammar` is in Lark or EBNF (GBNF) syntax with the rule `start` or `root`;
-    `tool_choice` is "auto", "required" or a tool's name. `n_vocab` is the width of the model's logits where it isn't
-    the tokenizer's. Raises RequestError, with the reason, for what can't be compiled.
+    Args:
+        tokenizer: The model's tokenizer.
+        n_vocab: The width of the model's logits where it isn't the tokenizer's.
+        schema: Of the whole answer: a dict, JSON text, dataclass, pydantic model or type hint. With `tools` it is that
+            of an answer which calls none.
+        regex: Of the whole answer, in Rust's syntax, where `\d` is 0 to 9.
+        grammar: In Lark or GBNF syntax, with the rule `start` or `root`.
+        choices: Texts of which the answer is one.
+        tools: Functions or specifications that the answer may call.
+        tool_choice: "auto", "required" or a tool's name.
+        several_calls: Whether an answer may hold several calls.
+
+    Keywords of JSON Schema that no grammar can hold are left to the check of the finished answer, and logged.
+    Raises RequestError, with the reason, for what can't be compiled.
     """
     given = {"schema": schema, "regex": regex, "grammar": grammar, "choices": choices, "tools": tools}
     named = [name for name, value in given.items() if value is not None]
-    if len(named) != 1:
+    if len(named) != 1 and named != ["schema", "tools"]:
         raise RequestError(f"give exactly one of {', '.join(given)}, not {' and '.join(named) or 'none'}")
     if tools is not None:
+        answer, notes = (None, []) if schema is None else _answer_schema(schema)
         tagged = PYTHON_TAG in tokenizer.control_tokens
-        text = tool_grammar(tools, tool_choice, _JSON_OPTIONS, several=several_calls, tagged=tagged)
-    else:
-        text = _SOURCES[named[0]](given[named[0]])
-    return Grammar(tokenizer, n_vocab or tokenizer.vocab_size, text, f"the {named[0]}")
+        text, of_tools = tool_grammar(tools, tool_choice, several=several_calls, tagged=tagged, answer=answer)
+        return Grammar(tokenizer, n_vocab or tokenizer.vocab_size, text, "the tools", [*notes, *of_tools])
+    text, notes = _of_schema(schema) if schema is not None else (_SOURCES[named[0]](given[named[0]]), [])
+    return Grammar(tokenizer, n_vocab or tokenizer.vocab_size, text, f"the {named[0]}", notes)
 
 
 class Grammar:
-    """A compiled structure; `start` begins an answer. Can be shared by requests and threads."""
+    """A compiled output constraint; `start` begins an answer. Can be shared by requests and threads."""
 
-    def __init__(self, tokenizer: Tokenizer, n_vocab: int, text: str, what: str) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, n_vocab: int, text: str, what: str, left_to_check: Sequence[str] = ()
+    ) -> None:
+        """`text` is in llguidance's syntax, `what` names it in errors."""
         from llguidance import LLMatcher, LLParserLimits
 
-        self.n_vocab = n_vocab
+        self.n_vocab, self.left_to_check = n_vocab, tuple(left_to_check)
         self.stop_ids = frozenset(tokenizer.stop_ids)
         tokens = grammar_tokens(tokenizer, n_vocab)
         limits = LLParserLimits(verbose_errors=False)
         failed, messages = LLMatcher.validate_grammar_with_warnings(text, tokens, limits=limits)
         if failed:
-            raise RequestError(f"{what} can't be compiled: {one_line(messages[0])}")
+            raise RequestError(f"{what} can't be compiled: {explained(messages[0])}")
         self._matcher = LLMatcher(tokens, text, log_level=0, limits=limits)
         if self._matcher.is_error():
-            raise RequestError(f"{what} can't be compiled: {one_line(self._matcher.get_error())}")
+            raise RequestError(f"{what} can't be compiled: {explained(self._matcher.get_error())}")
+        if self.left_to_check:
+            _log.info("not held while generating, checked afterwards: %s", "; ".join(self.left_to_check))
 
     def start(self) -> "GrammarState":
         """Return the state before an answer's first token."""
@@ -160,26 +177,22 @@ class GrammarState:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise RequestError(f"the grammar can't go on: {one_line(self._matcher.get_error())}")
+            raise RequestError(f"the grammar can't go on: {explained(self._matcher.get_error())}")
 
 
-def one_line(message: str) -> str:
-    """Return a message of llguidance as one line of bearable length."""
-    said = message.partition("\n<state>")[0].partition("\n<backtrace>")[0]
-    line = " ".join(said.removeprefix("panic: ").split())
-    return line if len(line) <= _MESSAGE_CHARACTERS else line[: _MESSAGE_CHARACTERS - 1] + "…"
+def _answer_schema(schema: Any) -> tuple[dict[str, Any], list[str]]:
+    """Return the schema of an answer as llguidance takes it, and what is left out of it."""
+    collected = constrainable()
+    written = collected.add("d", json_schema(schema))
+    check_compiles("the schema", written, collected.definitions)
+    return with_options(written, collected.definitions), collected.left_out["d"]
 
 
-def _of_schema(schema: Any) -> str:
+def _of_schema(schema: Any) -> tuple[str, list[str]]:
     from llguidance import LLMatcher
 
-    value = json_schema(schema)
-    # The schema `true` is every JSON value, as is {}.
-    value = value if isinstance(value, dict) else {} if value else {"not": {}}
-    try:
-        return LLMatcher.grammar_from_json_schema(json.dumps(with_strict_dates(value)), defaults=_JSON_OPTIONS)
-    except (TypeError, ValueError) as error:
-        raise RequestError(f"the schema can't be compiled: {one_line(str(error))}") from None
+    written, left_out = _answer_schema(schema)
+    return LLMatcher.grammar_from_json_schema(json.dumps(written)), left_out
 
 
 def _of_regex(regex: str) -> str:
@@ -194,9 +207,9 @@ def _of_grammar(grammar: str) -> str:
 
     _expect_text("grammar", grammar)
     try:
-        return grammar_from("grammar", grammar)
+        return grammar_from("grammar", prepared(grammar))
     except ValueError as error:
-        raise RequestError(f"the grammar can't be compiled: {one_line(str(error))}") from None
+        raise RequestError(f"the grammar can't be compiled: {explained(str(error))}") from None
 
 
 def _of_choices(choices: Sequence[str]) -> str:
@@ -214,4 +227,4 @@ def _expect_text(name: str, value: Any) -> None:
         raise RequestError(f"{name} must be a text, not {value!r:.80}")
 
 
-_SOURCES = {"schema": _of_schema, "regex": _of_regex, "grammar": _of_grammar, "choices": _of_choices}
+_SOURCES = {"regex": _of_regex, "grammar": _of_grammar, "choices": _of_choices}

@@ -7,7 +7,6 @@ from typing import Any
 from ..errors import RequestError, StructureError
 from ..schema.from_types import type_schema
 from ..schema.to_types import typed_value
-from ..schema.validation import check_json
 from ..tools.call import without_surrogates
 
 
@@ -20,7 +19,7 @@ def json_schema(schema: Any) -> Any:
         try:
             schema = json.loads(schema)
         except ValueError as error:
-            raise RequestError(f"the schema is no JSON: {error}") from None
+            raise RequestError(f"the schema isn't valid JSON: {error}") from None
         if not isinstance(schema, Mapping | bool):
             raise RequestError(f"the schema must be a JSON object, not {schema!r:.80}")
     if schema is None:
@@ -33,18 +32,21 @@ def json_schema(schema: Any) -> Any:
 def parse_result(schema: Any, text: str) -> Any:
     """Return the answer as the schema's object: JSON's value for a dict, an instance for a dataclass or model.
 
-    Raises StructureError where the text is no JSON, as when max_tokens cut it off, or doesn't fit the schema.
+    Raises StructureError, which carries the text, where it isn't valid JSON, as when max_tokens cut it off, or doesn't
+    fit the schema.
     """
     try:
         value = without_surrogates(json.loads(text))
     except (ValueError, RecursionError) as error:
         raise StructureError(
-            f"the answer is no JSON ({error}); if max_tokens cut it off, raise it: {text!r:.80}"
+            f"the answer isn't valid JSON ({error}); if max_tokens cut it off, raise it: {text!r:.80}", text
         ) from None
+    from ..schema.check import check_json
+
     try:
         if isinstance(schema, Mapping | str | bool):
             check_json(json_schema(schema), value)
             return value
         return typed_value(schema, value)
     except RequestError as error:
-        raise StructureError(str(error)) from None
+        raise StructureError(str(error), text) from None

@@ -8,24 +8,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import RequestError
-from ..schema.dates import with_strict_dates
+from ..schema.constrainable import Constrainable
 from ..tools.functions import Tool, tool_specs
 from ..tools.parser import PYTHON_TAG
+from .json_grammar import check_compiles, constrainable, with_options
 
 ToolChoice = str | Mapping[str, Any]
 
-_BODIES = ("enum", "const", "default", "examples")
 # Text that the parser of calls would take for a call in JSON begins with a brace.
 _TEXT = r"TEXT: /([ \t\r\n]*[^{ \t\r\n](.|\n)*)?/"
 
 
 def tool_grammar(
-    tools: Sequence[Tool], choice: ToolChoice, options: Mapping[str, Any], *, several: bool, tagged: bool
-) -> str:
-    """Return the Lark grammar of an answer that may or must call tools.
+    tools: Sequence[Tool], choice: ToolChoice, *, several: bool, tagged: bool, answer: Mapping[str, Any] | None = None
+) -> tuple[str, list[str]]:
+    """Return the Lark grammar of an answer that may or must call tools, and what it can't hold of the tools' schemas.
 
-    `choice` is "auto" (text, or calls), "required" (calls), a tool's name or OpenAI's object with it. `several` allows
-    several calls, `tagged` a `<|python_tag|>` before them. `options` are llguidance's for JSON. Raises RequestError.
+    `choice` is "auto" (an answer, or calls), "required" (calls), a tool's name or OpenAI's object with it. `several`
+    allows several calls, `tagged` a `<|python_tag|>` before them. `answer` is the schema, as llguidance takes it, of an
+    answer that calls nothing; without it such an answer is free text. Raises RequestError.
     """
     specs = tool_specs(tools)
     if not specs:
@@ -34,18 +35,19 @@ def tool_grammar(
     names = [spec["function"]["name"] for spec in specs]
     if name is not None and name not in names:
         raise RequestError(f"tool_choice is {name!r:.80}; the tools are {', '.join(names)}")
-    kept = [spec for spec in specs if name in (None, spec["function"]["name"])]
-    schema = {"x-guidance": dict(options), **with_strict_dates(call_schema(kept))}
-    starts = ["calls"]
-    if choice == "auto":
-        starts += ["TEXT", f"TEXT {PYTHON_TAG} calls"] if tagged else ["TEXT"]
+    schema, notes = call_schema([spec for spec in specs if name in (None, spec["function"]["name"])])
     lines = [
-        "%llguidance {}",
-        f"start: {' | '.join(starts)}",
         "calls: call" + (" (/; ?|\\n/ call)*" if several else ""),
         f"call: %json {json.dumps(schema, ensure_ascii=False)}",
     ]
-    return "\n".join([*lines, _TEXT] if choice == "auto" else lines)
+    starts = ["calls"]
+    if choice == "auto" and answer is not None:
+        starts.append("answer")
+        lines.append(f"answer: %json {json.dumps(answer, ensure_ascii=False)}")
+    elif choice == "auto":
+        starts += ["TEXT", f"TEXT {PYTHON_TAG} calls"] if tagged else ["TEXT"]
+        lines.append(_TEXT)
+    return "\n".join(["%llguidance {}", f"start: {' | '.join(starts)}", *lines]), notes
 
 
 def chosen_name(choice: ToolChoice) -> str | None:
@@ -61,38 +63,38 @@ def chosen_name(choice: ToolChoice) -> str | None:
     return None if choice in ("auto", "required") else choice
 
 
-def call_schema(specs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the schema of one call of any of the tools. Each tool's schema stands under `$defs`, as do its own."""
-    calls, definitions = [], {}
+def call_schema(specs: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """Return the schema of one call of any of the tools, and what it leaves out of each tool's own.
+
+    Raises RequestError naming the tool whose schema can't be used.
+    """
+    collected, calls = constrainable(), []
     for number, spec in enumerate(specs):
-        function = spec["function"]
-        place = f"t{number}"
-        definitions[place] = _moved(_closed(function["parameters"]), f"#/$defs/{place}")
-        parameters = {"$ref": f"#/$defs/{place}"}
+        function, name = spec["function"], spec["function"]["name"]
+        try:
+            parameters = _parameters(collected, f"t{number}_", function["parameters"])
+            check_compiles("it", parameters, collected.definitions)
+        except RequestError as error:
+            raise RequestError(f"the parameters of the tool {name} can't be used: {error}") from None
         calls.append(
             {
                 "type": "object",
-                "properties": {"name": {"const": function["name"]}, "parameters": parameters},
+                "properties": {"name": {"const": name}, "parameters": parameters},
                 "required": ["name", "parameters"],
                 "additionalProperties": False,
             }
         )
-    return {"anyOf": calls, "$defs": definitions}
+    notes = [
+        f"the tool {spec['function']['name']}: {', '.join(left_out)}"
+        for spec, left_out in zip(specs, collected.left_out.values(), strict=True)
+        if left_out
+    ]
+    return with_options({"anyOf": calls}, collected.definitions), notes
 
 
-def _closed(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters without room for arguments that the tool doesn't list, unless it says so."""
-    return {"type": "object", "additionalProperties": False, "properties": {}, **parameters}
-
-
-def _moved(schema: Any, place: str) -> Any:
-    """Return a schema whose references to its own root lead to `place`."""
-    if isinstance(schema, list):
-        return [_moved(item, place) for item in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    moved = {key: value if key in _BODIES else _moved(value, place) for key, value in schema.items()}
-    reference = schema.get("$ref")
-    if isinstance(reference, str) and reference.startswith("#"):
-        moved["$ref"] = place + reference[1:]
-    return moved
+def _parameters(collected: Constrainable, key: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a tool; it has no others than those it lists, unless it says so."""
+    schema = dict(parameters)
+    if "$ref" not in schema:
+        schema = {"type": "object", "properties": {}, **schema}
+    return collected.add(key, schema)

@@ -6,21 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TokenizerError
+from .added_token import AddedToken
 from .byte_level import to_bytes
-from .loading import AddedToken
-from .tokenizer import Tokenizer
+from .tokenizer import Ends, Tokenizer
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>\Z")
 # From this length on the text is encoded as a batch of one, which lets other threads run meanwhile.
 _LONG = 20_000
 
 
-def load_other(path: Path, added: list[AddedToken], bos: int | None, stops: set[int]) -> Tokenizer:
-    """Load a BPE tokenizer.json, byte-level or with byte fallback; raises TokenizerError for other kinds."""
+def load_hf_bpe(path: Path, text: str | None, added: list[AddedToken], ends: Ends) -> Tokenizer:
+    """Load a BPE tokenizer.json, byte-level or with byte fallback, from a file or its text.
+
+    Raises TokenizerError for other kinds.
+    """
     import tokenizers
 
     try:
-        backend = tokenizers.Tokenizer.from_file(str(path))
+        read = tokenizers.Tokenizer
+        backend = read.from_file(str(path)) if text is None else read.from_str(text)
     except Exception as error:  # the package raises bare Exception
         raise TokenizerError(f"{path} can't be read: {error}") from None
     decoder = json.dumps(_decoder(backend))
@@ -49,9 +53,8 @@ def load_other(path: Path, added: list[AddedToken], bos: int | None, stops: set[
         token_bytes,
         {token.text: token.id for token in added if token.special},
         vocab_size=max([*token_bytes, *control]) + 1,
-        bos_id=bos,
-        stop_ids=stops,
-        adds_bos=bos is not None and bos in backend.encode("", add_special_tokens=True).ids,
+        ends=ends,
+        adds_bos=ends.bos_id is not None and ends.bos_id in backend.encode("", add_special_tokens=True).ids,
         strips_first_space='"Strip"' in decoder,
         patterns={
             token.text: (r"\s*" if token.lstrip else "") + re.escape(token.text) + (r"\s*" if token.rstrip else "")

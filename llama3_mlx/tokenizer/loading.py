@@ -7,17 +7,19 @@ they are skipped once the vocabulary is known to be Llama 3's.
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.folder import ModelFolder
 from ..errors import ConfigError, TokenizerError
-from ..model.config import load_json_object, token_ids
+from ..model.config import token_ids
+from .added_token import AddedToken, added_tokens
 from .byte_level import to_bytes
 from .llama3 import N_ORDINARY, SPLIT_PATTERN, VOCABULARY_SHA256, special_tokens, vocabulary_digest
 from .tiktoken_ranks import load_ranks
-from .tokenizer import Tokenizer
+from .tokenizer import Ends, Tokenizer
+from .vocab_merges import MERGES_NAME, VOCAB_NAME, dumped, has_vocab_and_merges, tokenizer_json
 
 _MERGES = re.compile(r'"merges"\s*:\s*\[')
 _END = re.compile(r"\]\s*\}\s*\}\s*\Z")
@@ -29,38 +31,55 @@ _MAX_RUN = 25_000
 _RUNS = re.compile(rf"\S{{{_MAX_RUN}}}(?=\S)|\s{{{_MAX_RUN}}}(?=\s)")
 
 
-@dataclass(frozen=True)
-class AddedToken:
-    """A token of tokenizer.json's `added_tokens`."""
+def load_tokenizer(folder: Path | ModelFolder) -> Tokenizer:
+    """Load the tokenizer of a model folder; raises TokenizerError if there is none that can be read.
 
-    id: int
-    text: str
-    special: bool
-    lstrip: bool = False
-    rstrip: bool = False
-    plain: bool = True
+    Tokens beyond the embedding are noted, and texts that need them are refused.
+    """
+    opened = ModelFolder.of(folder)
+    try:
+        tokenizer = _load(opened)
+    except ConfigError as error:
+        raise TokenizerError(str(error)) from None
+    if tokenizer.beyond:
+        text, token = min(tokenizer.beyond.items(), key=lambda item: item[1])
+        opened.note(
+            f"the embedding has {tokenizer.embedding_rows} rows, and the tokenizer tokens beyond it: "
+            f"{len(tokenizer.beyond)}, the first {text!r} ({token}); texts that need them are refused"
+        )
+    return tokenizer
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """Load the tokenizer of a model folder; raises TokenizerError if there is none that can be read."""
-    model_file, json_file = folder / "tokenizer.model", folder / "tokenizer.json"
-    if not model_file.exists() and not json_file.exists():
-        raise TokenizerError(f"{folder} has neither tokenizer.json nor tokenizer.model")
-    parts = _read_json(json_file) if json_file.exists() else None
-    added = _added_tokens(parts, json_file) if parts else _standard_tokens()
-    names = _named_tokens(folder)
-    stops = _stop_ids(folder, names, added)
-    bos = next((token.id for token in added if token.text == names.get("bos_token")), None)
-    plain = all(token.plain for token in added)
-    if plain and _is_llama3_json(parts):
-        ranks = {to_bytes(text): rank for text, rank in parts["model"]["vocab"].items()} if parts else {}
-        if list(ranks.values()) == list(range(N_ORDINARY)) and vocabulary_digest(ranks) == VOCABULARY_SHA256:
-            return _tiktoken(ranks, added, bos, stops)
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether a folder has files of a tokenizer, usable or not."""
+    return any(
+        all((folder / name).exists() for name in names)
+        for names in (("tokenizer.json",), ("tokenizer.model",), (VOCAB_NAME, MERGES_NAME))
+    )
+
+
+def _load(opened: ModelFolder) -> Tokenizer:
+    model_file, json_file = opened.path / "tokenizer.model", opened.path / "tokenizer.json"
+    two_files = has_vocab_and_merges(opened)
+    if not has_tokenizer(opened.path):
+        raise TokenizerError(f"{opened.path} has neither tokenizer.json nor tokenizer.model")
+    parts = _read_json(json_file) if json_file.exists() else tokenizer_json(opened) if two_files else None
+    added = added_tokens(parts, json_file) if parts else _standard_tokens()
+    names = _named_tokens(opened)
+    rows = (opened.json("config.json") or {}).get("vocab_size")
+    ends = Ends(
+        bos_id=next((token.id for token in added if token.text == names.get("bos_token")), None),
+        stop_ids=_stop_ids(opened, names, added),
+        embedding_rows=rows if isinstance(rows, int) else None,
+    )
+    ranks = _llama3_ranks(parts) if parts and all(token.plain for token in added) else None
+    if ranks is not None:
+        return _tiktoken(ranks, added, ends)
     if parts is None:
-        return _tiktoken(load_ranks(model_file), added, bos, stops)
-    from .hf_bpe import load_other
+        return _tiktoken(load_ranks(model_file), added, ends)
+    from .hf_bpe import load_hf_bpe
 
-    return load_other(json_file, added, bos, stops)
+    return load_hf_bpe(json_file, dumped(parts) if two_files else None, added, ends)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -84,47 +103,33 @@ def _object(value: Any, path: Path) -> dict[str, Any]:
     return value
 
 
-def _added_tokens(parts: Mapping[str, Any], path: Path) -> list[AddedToken]:
-    added = []
-    for entry in parts.get("added_tokens") or []:
-        try:
-            token = AddedToken(
-                entry["id"],
-                entry["content"],
-                bool(entry.get("special")),
-                bool(entry.get("lstrip")),
-                bool(entry.get("rstrip")),
-                not any(entry.get(name) for name in ("lstrip", "rstrip", "single_word")),
-            )
-        except (KeyError, TypeError, AttributeError):
-            raise TokenizerError(f"{path}: an entry of added_tokens is damaged: {str(entry)[:200]}") from None
-        added.append(token)
-    return added
-
-
 def _standard_tokens() -> list[AddedToken]:
     return [AddedToken(token, text, special=True) for text, token in special_tokens().items()]
 
 
-def _is_llama3_json(parts: Mapping[str, Any] | None) -> bool:
-    """Return whether the parts are byte-level BPE with Llama 3's split pattern and nothing else."""
-    if parts is None or parts.get("normalizer") or not isinstance(parts["model"].get("vocab"), dict):
-        return False
+def _llama3_ranks(parts: Mapping[str, Any]) -> dict[bytes, int] | None:
+    """Return the ranks of a byte-level BPE with Llama 3's split pattern and vocabulary and nothing else, else None."""
+    vocab = parts["model"].get("vocab")
+    if parts.get("normalizer") or not isinstance(vocab, dict) or len(vocab) != N_ORDINARY:
+        return None
     steps = (parts.get("pre_tokenizer") or {}).get("pretokenizers") or []
     patterns = [step.get("pattern", {}).get("Regex") for step in steps if step.get("type") == "Split"]
     kinds = [step.get("type") for step in steps]
-    return kinds == ["Split", "ByteLevel"] and patterns == [SPLIT_PATTERN] and parts["model"].get("type") == "BPE"
-
-
-def _named_tokens(folder: Path) -> dict[str, str]:
-    """Return bos_token and eos_token of tokenizer_config.json by name; Llama 3's where there is no such file."""
-    path = folder / "tokenizer_config.json"
-    if not path.exists():
-        return {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
+    if kinds != ["Split", "ByteLevel"] or patterns != [SPLIT_PATTERN] or parts["model"].get("type") != "BPE":
+        return None
     try:
-        values = load_json_object(path)
-    except ConfigError as error:
-        raise TokenizerError(str(error)) from None
+        ranks = {to_bytes(text): rank for text, rank in vocab.items()}
+    except ValueError:
+        return None
+    in_order = list(ranks.values()) == list(range(N_ORDINARY))
+    return ranks if in_order and vocabulary_digest(ranks) == VOCABULARY_SHA256 else None
+
+
+def _named_tokens(opened: ModelFolder) -> dict[str, str]:
+    """Return bos_token and eos_token of tokenizer_config.json by name; Llama 3's where there is no such file."""
+    values = opened.json("tokenizer_config.json")
+    if values is None:
+        return {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
     named = {name: values.get(name) for name in ("bos_token", "eos_token")}
     return {
         name: value["content"] if isinstance(value, dict) else value
@@ -133,20 +138,16 @@ def _named_tokens(folder: Path) -> dict[str, str]:
     }
 
 
-def _stop_ids(folder: Path, names: Mapping[str, str], added: Iterable[AddedToken]) -> set[int]:
+def _stop_ids(opened: ModelFolder, names: Mapping[str, str], added: Iterable[AddedToken]) -> frozenset[int]:
     """Return every id that ends a turn or a text: of both configs, of the tokenizer, of known dialogs."""
     texts = {*_STOP_TEXTS, names.get("eos_token")}
     stops = {token.id for token in added if token.text in texts}
     for name in ("config.json", "generation_config.json"):
-        if (folder / name).exists():
-            try:
-                stops |= set(token_ids(load_json_object(folder / name).get("eos_token_id")))
-            except ConfigError as error:
-                raise TokenizerError(str(error)) from None
-    return stops
+        stops |= set(token_ids((opened.json(name) or {}).get("eos_token_id")))
+    return frozenset(stops)
 
 
-def _tiktoken(ranks: dict[bytes, int], added: list[AddedToken], bos: int | None, stops: set[int]) -> Tokenizer:
+def _tiktoken(ranks: dict[bytes, int], added: list[AddedToken], ends: Ends) -> Tokenizer:
     import tiktoken
 
     control = {token.text: token.id for token in added if token.special}
@@ -157,14 +158,7 @@ def _tiktoken(ranks: dict[bytes, int], added: list[AddedToken], bos: int | None,
     size = max([len(ranks) - 1, *(token.id for token in added)]) + 1
     token_bytes += [others.get(token, b"") for token in range(len(ranks), size)]
     encode = partial(encoding.encode, allowed_special=set(words), disallowed_special=())
-    return Tokenizer(
-        partial(_in_pieces, encode),
-        token_bytes,
-        control,
-        vocab_size=size,
-        bos_id=bos,
-        stop_ids=stops,
-    )
+    return Tokenizer(partial(_in_pieces, encode), token_bytes, control, vocab_size=size, ends=ends)
 
 
 def _in_pieces(encode: Any, text: str) -> list[int]:

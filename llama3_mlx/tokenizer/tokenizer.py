@@ -4,12 +4,23 @@ Llama 3's vocabulary runs on tiktoken, whichever file holds it; any other tokeni
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 
+from ..errors import RequestError
 from .detokenizer import Detokenizer
 
 Encoder = Callable[[str], list[int]]
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Where texts begin and end, and where the vocabulary does: the embedding's rows, None if they aren't known."""
+
+    bos_id: int | None
+    stop_ids: frozenset[int]
+    embedding_rows: int | None = None
 
 
 class Tokenizer:
@@ -22,21 +33,25 @@ class Tokenizer:
         control_tokens: Mapping[str, int],
         *,
         vocab_size: int,
-        bos_id: int | None,
-        stop_ids: Iterable[int],
+        ends: Ends,
         adds_bos: bool = True,
         strips_first_space: bool = False,
         patterns: Mapping[str, str] | None = None,
     ) -> None:
-        self._encode, self._token_bytes = encode, token_bytes
+        self._token_bytes = token_bytes
         self.control_tokens = dict(control_tokens)
         self.vocab_size = vocab_size
-        self.bos_id = bos_id
-        self.stop_ids = tuple(sorted(set(stop_ids)))
+        self.bos_id = ends.bos_id
+        self.stop_ids = tuple(sorted(ends.stop_ids))
+        self.embedding_rows = vocab_size if ends.embedding_rows is None else ends.embedding_rows
         self.adds_bos = adds_bos
         self._strips_first_space = strips_first_space
         self._control_text = {token: text for text, token in control_tokens.items()}
         self._patterns = dict(patterns or {})
+        # Tokens that the embedding has no row for, by their text.
+        texts = ((self._text(token), token) for token in range(self.embedding_rows, vocab_size))
+        self.beyond = {text: token for text, token in texts if text}
+        self._encode = partial(_encode_within, encode, self.embedding_rows, self.beyond) if self.beyond else encode
 
     @property
     def encoder(self) -> Encoder:
@@ -49,7 +64,9 @@ class Tokenizer:
         A lone surrogate, which no encoding can carry, counts as U+FFFD.
         """
         ids = self._encode(_without_surrogates(text)) if text else []
-        return [self.bos_id, *ids] if bos and self.bos_id is not None and self.adds_bos else ids
+        if not bos or self.bos_id is None or not self.adds_bos:
+            return ids
+        return [_within(self.bos_id, self.embedding_rows, self.beyond), *ids]
 
     def encode_rendered(self, text: str, sentinel: str = "") -> list[int]:
         """Return the ids of a dialog that a template has rendered: control tokens in it are recognized.
@@ -63,7 +80,7 @@ class Tokenizer:
         at = 0
         for match in self._control_pattern.finditer(text):
             yield from self._ordinary(text[at : match.start()], sentinel)
-            yield match[0], [self.control_tokens[match[0].strip()]]
+            yield match[0], [_within(self.control_tokens[match[0].strip()], self.embedding_rows, self.beyond)]
             at = match.end()
         yield from self._ordinary(text[at:], sentinel)
 
@@ -79,6 +96,9 @@ class Tokenizer:
         """
         text = b"".join(self.token_bytes(token) or self._control_bytes(token, control) for token in ids)
         return text.decode("utf-8", "replace").removeprefix(" " if self._strips_first_space else "")
+
+    def _text(self, token: int) -> str:
+        return self._control_text.get(token) or self.token_bytes(token).decode("utf-8", "replace")
 
     def _control_bytes(self, token: int, shown: bool) -> bytes:
         return self._control_text.get(token, "").encode() if shown else b""
@@ -110,6 +130,24 @@ class Tokenizer:
         longest_first = sorted(self.control_tokens, key=len, reverse=True)
         alternatives = [self._patterns.get(text) or re.escape(text) for text in longest_first]
         return re.compile("|".join(alternatives) or r"(?!)")
+
+
+def _encode_within(encode: Encoder, rows: int, beyond: Mapping[str, int], text: str) -> list[int]:
+    ids = encode(text)
+    if ids:
+        _within(max(ids), rows, beyond)
+    return ids
+
+
+def _within(token: int, rows: int, beyond: Mapping[str, int]) -> int:
+    """Return the id; raises RequestError where the embedding has no row for it."""
+    if token < rows:
+        return token
+    text = next((text for text, number in beyond.items() if number == token), "")
+    raise RequestError(
+        f"the text needs the token {text!r}, id {token}, and the model's embedding has {rows} rows: leave it out, or "
+        "use the tokenizer that belongs to these weights"
+    )
 
 
 def _without_surrogates(text: str) -> str:

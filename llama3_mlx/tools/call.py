@@ -11,6 +11,8 @@ class ToolCall:
 
     name: str
     arguments: Mapping[str, Any]
+    problem: str | None = None
+    """What the arguments don't fit of the tool's schema: what can't be held while they are generated."""
 
 
 class Names:

@@ -17,7 +17,6 @@ from ..errors import RequestError
 from ..schema.docstrings import read_docstring
 from ..schema.from_types import Field, hints_of, is_pydantic, object_schema
 from ..schema.to_types import typed_fields
-from ..schema.validation import check_json
 
 Tool = Callable[..., Any] | Mapping[str, Any]
 
@@ -91,6 +90,8 @@ def check_arguments(tool: Tool, arguments: Mapping[str, Any]) -> None:
     """Check the arguments of a call; raises RequestError naming what doesn't fit."""
     name = tool_name(tool)
     if isinstance(tool, Mapping):
+        from ..schema.check import check_json
+
         check_json(tool_spec(tool)["function"]["parameters"], arguments, name)
     else:
         typed_fields(_parameters(tool), arguments, name)

@@ -1,8 +1,9 @@
-"""Reads tool calls written as JSON: bare objects, lists of them, and arguments between `<function=…>` tags."""
+"""Reads tool calls written as JSON: bare objects, lists of them, and those between tags."""
 
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from .call import Held, More, Names, Read, ToolCall, without_surrogates
@@ -10,6 +11,7 @@ from .call import Held, More, Names, Read, ToolCall, without_surrogates
 _FIRST_KEYS = frozenset(("type", "name", "function", "parameters", "arguments"))
 _KEYS = _FIRST_KEYS | {"id"}
 _CLOSING = "</function>"
+TOOL_CALL_TAG, TOOL_CALL_END = "<tool_call>", "</tool_call>"
 _FIRST_KEY = re.compile(r'\[?\s*\{\s*"([^"\\]*)"?')
 _NAME = re.compile(r'\[?\s*\{\s*"name"\s*:\s*"([^"\\]*)(["\\]?)')
 _OPEN = re.compile(r"\[?\s*(\{\s*)?\Z")
@@ -19,7 +21,7 @@ _SPACE = re.compile(r"\s*")
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} isn't valid JSON")
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse)
@@ -64,6 +66,24 @@ def read_function_tag(held: Held, start: int) -> Read | More | None:
         return More()
     end = closing + len(_CLOSING) if text.startswith(_CLOSING, closing) else end
     return Read((ToolCall(name, value),), end)
+
+
+def read_tool_call_tag(held: Held, start: int) -> Read | More | None:
+    """Read `<tool_call>{"name": …, "arguments": …}</tool_call>`, which Hermes models write; the end may be missing."""
+    text = held.text
+    if not text.startswith(TOOL_CALL_TAG, start):
+        return held.more if TOOL_CALL_TAG.startswith(text[start:]) else None
+    at = _after_space(text, start + len(TOOL_CALL_TAG))
+    if at == len(text):
+        return held.more
+    # The closing tag brings no bracket, so that the call before it is read again.
+    found = read_json_calls(replace(held, closed=True), at)
+    if not isinstance(found, Read):
+        return found
+    closing = _after_space(text, found.end)
+    if not held.final and TOOL_CALL_END.startswith(text[closing:]) and len(text) - closing < len(TOOL_CALL_END):
+        return More()
+    return Read(found.calls, closing + len(TOOL_CALL_END) if text.startswith(TOOL_CALL_END, closing) else found.end)
 
 
 def _after_space(text: str, at: int) -> int:

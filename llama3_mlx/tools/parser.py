@@ -2,10 +2,11 @@
 
     {"name": "f", "parameters": {…}}           JSON, with or without "type": "function", one or several, or a list
     <function=f>{…}</function>                 anywhere in the text
+    <tool_call>{"name": "f", "arguments": {…}}</tool_call>   anywhere in the text: Hermes models'
     [f(a=1), g()]                              Llama 3.2's
     brave_search.call(query="…")               the built-in tools'
 
-`<|python_tag|>` may stand before. Apart from `<function=`, a call begins a message or follows the tag. What only looks
+`<|python_tag|>` may stand before. Apart from those in tags, a call begins a message or follows the tag. What only looks
 like a call comes back as text, unchanged. Nothing is ever evaluated.
 Source: https://www.llama.com/docs/model-cards-and-prompt-formats/llama3_1 and llama3_2.
 """
@@ -16,12 +17,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from .call import Held, More, Names, Read, ToolCall
-from .parse_json import read_function_tag, read_json_calls
+from .parse_json import TOOL_CALL_END, TOOL_CALL_TAG, read_function_tag, read_json_calls, read_tool_call_tag
 from .parse_pythonic import read_builtin_call, read_pythonic_calls
 
 PYTHON_TAG = "<|python_tag|>"
 _FUNCTION_TAG = "<function="
-_TAGS = (PYTHON_TAG, _FUNCTION_TAG)
+_TAGS = (PYTHON_TAG, _FUNCTION_TAG, TOOL_CALL_TAG)
+SHOWN_TAGS = frozenset((PYTHON_TAG, TOOL_CALL_TAG, TOOL_CALL_END))
+"""Tags that may be control tokens, and that must stand in the text for calls to be found."""
+
 _BETWEEN = re.compile(r"[\s;,]*")
 _SPACE = re.compile(r"\s*")
 
@@ -118,12 +122,15 @@ class ToolCallStream:
             self._held = self._held[len(PYTHON_TAG) :]
             self._at_start, self._tagged, self._called = True, True, False
             return [text]
-        found = read_function_tag(self._as_held(final), 0)
+        found = _read_tag(self._as_held(final), 0)
         if isinstance(found, More):
             return [text] if text else None
         if found is None:
             text, self._held = text + self._held[0], self._held[1:]
             return [text]
+        if self._held.startswith(TOOL_CALL_TAG):
+            # Another one may follow, and the space between them says nothing.
+            self._at_start = self._called = True
         self._held = self._held[found.end :]
         return [text, *found.calls]
 
@@ -140,8 +147,13 @@ def _read(held: Held, start: int) -> Read | More | None:
         rest = held.text[start:]
         if not held.final and any(tag.startswith(rest) for tag in _TAGS):
             return More()
-        return read_function_tag(held, start)
+        return _read_tag(held, start)
     return read_builtin_call(held, start)
+
+
+def _read_tag(held: Held, start: int) -> Read | More | None:
+    found = read_function_tag(held, start)
+    return read_tool_call_tag(held, start) if found is None else found
 
 
 def _overlap(text: str, tag: str) -> int:

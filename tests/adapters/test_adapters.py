@@ -70,7 +70,7 @@ def test_an_adapter_gives_the_logits_of_mlx_lm(tmp_path: Path, bits: int | None,
     from llama3_mlx.convert import convert
 
     source = save_tiny(tmp_path / "source", **SMALL)
-    convert(source, tmp_path / "model", bits=bits, quality="nearest" if bits else None)
+    convert(source, tmp_path / "model", bits=bits, quality="rtn" if bits else None)
     adapter = saved(tmp_path / "adapter")
     theirs, _ = mlx_lm.utils.load_model(tmp_path / "model")
     theirs.set_dtype(mx.float32)

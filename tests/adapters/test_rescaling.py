@@ -56,7 +56,7 @@ def even(source: Path) -> Path:
 @pytest.fixture(scope="module")
 def plain(source: Path) -> Path:
     """The source in 8 bits."""
-    convert(source, source.with_name("plain"), bits=8, quality="nearest")
+    convert(source, source.with_name("plain"), bits=8, quality="rtn")
     return source.with_name("plain")
 
 

@@ -14,9 +14,9 @@ from llama3_mlx.bench.plot import svg
 from llama3_mlx.bench.results import Figure, Results
 from llama3_mlx.bench.table import header, rows
 from llama3_mlx.bench.worker import Worker
+from llama3_mlx.checkpoint.folder import load_config
 from llama3_mlx.checkpoint.loading import load_model
 from llama3_mlx.errors import ContextLengthError, Llama3MLXError, RequestError
-from llama3_mlx.model.config import load_config
 from llama3_mlx.model.parameters import expected_tensors
 
 from ..cli.test_cli import error_line, run

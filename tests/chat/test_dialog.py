@@ -126,9 +126,12 @@ def several_calls() -> list[dict[str, Any]]:
 def test_several_calls_of_one_message_become_messages_where_the_template_takes_one(llama3_folder: Path) -> None:
     dialog = make_dialog(llama3_folder, trl_template("llama3_1"))
     user, both, oslo, rom = several_calls()
-    one = [{**both, "tool_calls": [call]} for call in both["tool_calls"]]
-    assert dialog.encode([user, both, oslo, rom]) == dialog.encode([user, one[1], oslo, one[0], rom])
-    assert dialog.encode([user, both]) == dialog.encode([user, *one])
+    text = {"role": "assistant", "content": both["content"]}
+    one = [{**both, "content": "", "tool_calls": [call]} for call in both["tool_calls"]]
+    # The template would drop the text before a call: it becomes a message of its own.
+    expected = reference_ids(llama3_folder, trl_template("llama3_1"), [user, text, one[1], oslo, one[0], rom])
+    assert dialog.encode([user, both, oslo, rom]) == expected
+    assert dialog.encode([user, both]) == dialog.encode([user, text, *one])
 
 
 def test_templates_that_want_arguments_as_text_get_them_so(llama3_folder: Path) -> None:
@@ -154,12 +157,15 @@ def test_a_template_without_tools_gets_them_as_text(smollm2_folder: Path) -> Non
 
 def test_the_tool_template_of_a_checkpoint_serves_dialogs_with_tools(llama3_folder: Path, tmp_path: Path) -> None:
     shutil.copy(llama3_folder / "tokenizer.json", tmp_path)
-    named = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools: {{ tools[0].type }}"}]
+    named = [
+        {"name": "default", "template": "plain {{ messages[0].content | trim }}"},
+        {"name": "tool_use", "template": "{{ tools[0].type }} {{ messages[0].content | trim }}"},
+    ]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
     dialog = load_dialog(tmp_path, our_tokenizer(llama3_folder))
     assert dialog is not None
-    assert dialog.tokenizer.decode(dialog.encode(PLAIN[0])) == "plain"
-    assert dialog.tokenizer.decode(dialog.encode(PLAIN[0], tools=TOOLS)) == "tools: function"
+    assert dialog.tokenizer.decode(dialog.encode(PLAIN[0])) == "plain Hi there"
+    assert dialog.tokenizer.decode(dialog.encode(PLAIN[0], tools=TOOLS)) == "function Hi there"
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
     with pytest.raises(DialogError, match="can't be read"):
         load_dialog(tmp_path, our_tokenizer(llama3_folder))

@@ -2,11 +2,9 @@
 
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ SMALL: dict[str, Any] = {"vocab_size": 512, "eos_token_id": [1], "bos_token_id":
 
 def run(*arguments: str, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "llama3_mlx", *arguments]
-    values = {**os.environ, "LLAMA3_MLX_HOME": "/nonexistent", **environment}
+    values = {**os.environ, "LLAMA3_MLX_HOME": "/nonexistent", "LLAMA3_MLX_URL": "http://127.0.0.1:9", **environment}
     return subprocess.run(command, input=stdin, capture_output=True, env=values, check=False, timeout=120)
 
 
@@ -42,6 +40,44 @@ def test_version_and_help() -> None:
     for command in ("convert", "generate", "chat", "info"):
         assert command in overview
         assert "usage: " in run(command, "--help").stdout.decode()
+
+
+def test_without_arguments_the_help_is_shown() -> None:
+    bare = run()
+    assert bare.returncode == 0
+    assert bare.stdout == run("--help").stdout
+    assert run("help", "train").stdout == run("train", "--help").stdout
+
+
+def test_words_of_other_programs_are_known(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "mine").symlink_to(tiny_folder)
+
+    def at_home(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+        return run(*arguments, LLAMA3_MLX_HOME=str(tmp_path), HF_HUB_CACHE=str(tmp_path / "hub"))
+
+    for word in ("list", "ls"):
+        assert at_home(word).stdout == at_home("models").stdout
+    assert at_home("show", "mine", "--json").stdout == at_home("info", "mine", "--json").stdout
+    assert "gone" in error_line(at_home("rm", "gone"))
+
+
+def test_a_question_stands_anywhere_on_the_command_line(tiny_folder: Path) -> None:
+    flag = run("generate", "-m", str(tiny_folder), "-p", "Hi there", "--max-tokens", "4")
+    assert flag.returncode == 0, flag.stderr
+    limit = ["--max-tokens", "4"]
+    for arguments in (["Hi there", *limit], [*limit, "Hi", "there"], ["Hi", *limit, "there"]):
+        assert run("generate", "-m", str(tiny_folder), *arguments).stdout == flag.stdout
+    asked = run("run", str(tiny_folder), "--max-tokens", "4", "Hi there")
+    assert asked.stdout == flag.stdout, asked.stderr
+
+
+def test_what_is_piped_in_is_appended_to_the_prompt(tiny_folder: Path) -> None:
+    arguments = ["generate", "-m", str(tiny_folder), "--max-tokens", "4", "-p"]
+    whole = run(*arguments, "Summarize\n\nnotes of the day")
+    assert run(*arguments, "Summarize", stdin=b"notes of the day\n").stdout == whole.stdout
+    asked = run("run", str(tiny_folder), "--max-tokens", "4", "Summarize", stdin=b"notes of the day\n")
+    assert asked.stdout == whole.stdout
 
 
 def test_help_does_not_import_mlx() -> None:
@@ -108,6 +144,16 @@ def test_info_counts_what_is_there(tmp_path: Path) -> None:
     assert "longest context here" in table
 
 
+def test_a_context_beyond_the_model_s_is_warned_of(tiny_folder: Path) -> None:
+    result = run("info", str(tiny_folder), "--context", "200000")
+    assert result.returncode == 0
+    assert result.stderr.decode() == "note: 200,000 tokens are beyond the model's context of 131,072\n"
+
+
+def test_clearing_the_cache_of_a_model_that_has_none_is_refused(tmp_path: Path) -> None:
+    assert "nothing of a model 'nosuch'" in error_line(run("cache", "clear", "nosuch", LLAMA3_MLX_HOME=str(tmp_path)))
+
+
 def test_convert_reports_and_the_result_generates(tiny_folder: Path, tmp_path: Path) -> None:
     dest = tmp_path / "out"
     result = run("convert", str(tiny_folder), str(dest), "--bits", "4", "--group-size", "32", "--json")
@@ -123,8 +169,16 @@ def test_convert_reports_and_the_result_generates(tiny_folder: Path, tmp_path: P
         (["convert", "X", "Y", "--bits", "7"], "invalid choice"),
         (["convert", "X"], "required: DEST"),
         (["convert", "/no/folder", "Y"], "there is no folder /no/folder"),
-        (["dance"], "invalid choice: 'dance'"),
-        ([], "required: COMMAND"),
+        (["dance"], "there is no command 'dance' (see llama3-mlx --help)"),
+        (["chatt"], "there is no command 'chatt'; did you mean chat?"),
+        (["generate", "--promt", "x"], "unrecognized arguments: --promt; did you mean --prompt?"),
+        (["train", "--lr", "1e-4"], "did you mean --learning-rate?"),
+        (["train", "--iters", "5"], "did you mean --steps?"),
+        (["train", "--learning_rate", "5"], "did you mean --learning-rate?"),
+        (["convert", "X", "Y", "--q-bits", "4"], "did you mean --bits?"),
+        (["generate", "-p", "x", "-m", "llama3.2"], "did you mean mlx-community/Llama-3.2-3B-Instruct-4bit?"),
+        (["generate", "-p", "x", "y"], "there are two prompts"),
+        (["ps"], "no server answers at http://127.0.0.1:9"),
         (["generate", "-p", "x", "--temperature", "hot"], "invalid float value: 'hot'"),
         (["generate", "-p", "x", "--temperature", "-1"], "temperature must be from 0 to 100"),
         (["generate", "-p", "x", "--top-p", "7"], "top_p must be from 0 to 1"),
@@ -215,42 +269,6 @@ def test_chat_from_a_pipe_keeps_the_dialog_and_obeys_commands(tiny_folder: Path,
     assert json.loads((tmp_path / "after.json").read_text())["messages"] == [{"role": "system", "content": "Be brief"}]
     assert "no command /nonsense" in result.stderr.decode()
     assert "answer: 3 tokens" in result.stderr.decode()
-
-
-def read_until(terminal: int, words: str, timeout_s: float = 60) -> str:
-    """Read a pseudo-terminal until the words have come."""
-    seen, end = "", time.monotonic() + timeout_s
-    os.set_blocking(terminal, False)
-    while words not in seen:
-        assert time.monotonic() < end, seen
-        try:
-            seen += os.read(terminal, 65536).decode(errors="replace")
-        except BlockingIOError:
-            time.sleep(0.02)
-    return seen
-
-
-def test_ctrl_c_in_a_terminal_stops_the_reply_and_not_the_program(tiny_folder: Path) -> None:
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "llama3_mlx", "chat", "-m", str(tiny_folder), "--temperature", "0"]
-    process: subprocess.Popen[bytes] = subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
-    )
-    try:
-        read_until(ours, ">>> ")
-        os.write(ours, b"Tell me everything\n")
-        time.sleep(3)
-        process.send_signal(signal.SIGINT)
-        read_until(ours, "(stopped)")
-        os.write(ours, b"/stats\n")
-        read_until(ours, "answer: ")
-        os.write(ours, b"/exit\n")
-        assert process.wait(timeout=30) == 0
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)
-        os.close(theirs)
 
 
 def test_a_gguf_file_converts_from_the_command_line(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from llama3_mlx.charts import Curve, line_chart
+from llama3_mlx.checkpoint.folder import load_config
 from llama3_mlx.checkpoint.loading import load_model
 from llama3_mlx.cli import main
 from llama3_mlx.convert import convert
 from llama3_mlx.finetune import DataError, best_of_n, load_adapter
 from llama3_mlx.llama import Llama
-from llama3_mlx.model.config import load_config
 
 from ..support.llama_cpp import greedy_text
 from ..support.server_fixtures import save_adapter
@@ -37,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def four_bits(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model in 4 bits."""
     folder = tmp_path_factory.mktemp("quantized") / "tiny-4bit"
-    convert(tiny_folder, folder, bits=4, group_size=32, quality="nearest")
+    convert(tiny_folder, folder, bits=4, group_size=32, quality="rtn")
     return folder
 
 

@@ -83,9 +83,9 @@ def test_the_scales_are_no_weights_to_those_who_take_every_safetensors_file(fast
 
 
 def test_without_evening_out_there_are_no_scales(source: Path, tmp_path: Path) -> None:
-    convert(source, tmp_path / "nearest", bits=8, quality="nearest")
-    assert not (tmp_path / "nearest" / NAME).exists()
-    assert "channel_scales" not in json.loads((tmp_path / "nearest" / "config.json").read_text())
+    convert(source, tmp_path / "rtn", bits=8, quality="rtn")
+    assert not (tmp_path / "rtn" / NAME).exists()
+    assert "channel_scales" not in json.loads((tmp_path / "rtn" / "config.json").read_text())
 
 
 @pytest.mark.parametrize("settings", [{"bits": 6}, {"dequantize": True, "dtype": "float32"}], ids=["bits", "whole"])
@@ -107,8 +107,8 @@ def test_a_folder_is_compared_with_its_source_in_the_same_channels(source: Path,
     worst = verify(fast, source).worst
     assert worst is not None
     assert worst.relative_error < 0.02
-    convert(source, tmp_path / "nearest", bits=8, quality="nearest")
-    worst = verify(tmp_path / "nearest", fast).worst
+    convert(source, tmp_path / "rtn", bits=8, quality="rtn")
+    worst = verify(tmp_path / "rtn", fast).worst
     assert worst is not None
     assert worst.relative_error < 0.02
 

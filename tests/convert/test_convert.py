@@ -42,7 +42,7 @@ def test_four_bits_are_the_same_bytes_as_mlx_lms(tmp_path: Path, dtype: str) -> 
     mlx_lm.utils.save_model(tmp_path / "theirs", model)
     mlx_lm.utils.save_config(config, config_path=tmp_path / "theirs" / "config.json")
 
-    convert(source, tmp_path / "ours", bits=4, group_size=64, quality="nearest")
+    convert(source, tmp_path / "ours", bits=4, group_size=64, quality="rtn")
     ours, theirs = (mx.load(str(tmp_path / name / "model.safetensors")) for name in ("ours", "theirs"))
     assert isinstance(ours, dict)
     assert isinstance(theirs, dict)
@@ -241,6 +241,7 @@ def spoil(kind: str, source: Path) -> Path:
         rewrite(**{norm: None, layer: weights[layer][:-1], "extra.weight": np.ones(3, np.float16)})
     elif kind == "index leads outside":
         index(dict.fromkeys(weights, "../model.safetensors"))
+        file.unlink()
     elif kind == "index names an absent file":
         index({**dict.fromkeys(weights, "model.safetensors"), norm: "model-2.safetensors"})
     elif kind == "shards of two models":
@@ -250,11 +251,14 @@ def spoil(kind: str, source: Path) -> Path:
         save_file({name: array for name, array in weights.items() if name not in rest}, source / "a.safetensors")
         save_file(rest, source / "b.safetensors")
         index({name: "b.safetensors" if name in rest else "a.safetensors" for name in weights})
+        file.unlink()
     elif kind == "tensor in two shards":
         save_file(weights, source / "a.safetensors")
         save_file({norm: weights[norm]}, source / "b.safetensors")
         index({name: "b.safetensors" if name == norm else "a.safetensors" for name in weights})
+        file.unlink()
     elif kind == "link out of the index":
+        file = file.rename(source / "weights.safetensors")
         index(dict.fromkeys(weights, str(file.resolve())))
     elif kind == "one file of it":
         return file
@@ -313,10 +317,10 @@ def test_values_beyond_float16_ask_for_another_dtype(tmp_path: Path) -> None:
     weights = tiny_weights({**CONFIG, **SMALL, "torch_dtype": "float32"})
     weights["model.norm.weight"][0] = 1e6
     source = save_tiny(tmp_path / "source", weights=weights, torch_dtype="float32", **SMALL)
-    with pytest.raises(
-        ConversionError, match=r"model.norm.weight doesn't fit the range of F16: choose another --dtype"
-    ):
+    with pytest.raises(ConversionError, match=r"model.norm.weight doesn't fit the range of F16: choose dtype bfloat16"):
         convert(source, tmp_path / "out", bits=4)
+    # What was written for float16 is of no use for another dtype.
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
     convert(source, tmp_path / "out", bits=4, dtype="bfloat16")
 
 

@@ -206,10 +206,12 @@ def test_metadata_is_what_the_gguf_package_reads() -> None:
     [
         (lambda data: data[:100_000], "damaged or cut short"),
         (lambda data: data[: len(data) // 2], r"is cut short: blk\.\d+\.\w+\.weight ends at byte \d+, the file at \d+"),
-        (lambda data: b"GGML" + data[4:], "no GGUF file"),
+        (lambda data: b"GGML" + data[4:], "is not a GGUF file"),
         (lambda data: data[:8] + struct.pack("<Q", 2**60) + data[16:], f"cut short: {2**60} entries"),
-        (lambda data: data[:4] + struct.pack("<I", 99) + data[8:], "big-endian: version 99"),
-        (lambda data: b"", "no GGUF file"),
+        (lambda data: data[:4] + struct.pack("<I", 99) + data[8:], "has a damaged header: version 99"),
+        (lambda data: data[:4] + struct.pack("<I", 1) + data[8:], "GGUF version 1, which nothing reads any more"),
+        (lambda data: data[:4] + struct.pack(">I", 3) + data[8:], "is big-endian, which is not supported"),
+        (lambda data: b"", "is not a GGUF file"),
     ],
 )
 def test_bad_gguf_files_are_one_line(tmp_path: Path, change: Any, words: str) -> None:

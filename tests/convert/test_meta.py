@@ -218,7 +218,7 @@ def spoil(kind: str, tmp_path: Path) -> Path:
         ("no tokenizer", "lacks tokenizer.model"),
         ("turned tensor", "isn't contiguous"),
         ("integers", "asks for torch.IntStorage"),
-        ("a list", "is no state dict"),
+        ("a list", "is not a state dict"),
         ("infinity", "model.layers.1.mlp.gate_proj.weight holds NaN or infinity"),
     ],
 )

@@ -22,6 +22,7 @@ from llama3_mlx.convert.quantization.quantizer import RoundToNearest
 from llama3_mlx.convert.targets.folder import FolderTarget
 
 from ..support.tiny_model import save_tiny
+from .test_pre_tokenizers import save_words_tokenizer
 
 SMALL: dict[str, Any] = {"vocab_size": 512, "num_hidden_layers": 8, "eos_token_id": [1], "bos_token_id": 0}
 
@@ -121,7 +122,7 @@ def test_rules_alone_leave_the_rest_whole(source: Path, tmp_path: Path) -> None:
         ('{"rules": [{"modules": "*", "bit": 4}]}', "rule 1 must be an object with keys of modules, layers, bits"),
         ('{"rules": [{"modules": "*", "bits": 7}]}', "rule 1: .*bits must be one of 2, 3, 4, 5, 6, 8, not 7"),
         ('{"rules": [{"modules": "*", "layers": [3, 1], "bits": 4}]}', "layers must be a first and a last layer"),
-        ('{"rules": [{"modules": "*", "keep": true, "bits": 4}]}', "keep must be true, and nothing about bits"),
+        ('{"rules": [{"modules": "*", "keep": true, "bits": 4}]}', "keep must be true, without bits"),
         ('{"rule": []}', "must hold an object with one list, rules"),
         ("{", "can't be read"),
         (None, "can't be read: No such file"),
@@ -154,7 +155,7 @@ def test_embedding_and_head_are_set_apart(untied: Path, tmp_path: Path) -> None:
         ({"mixed": "4_6", "bits": 4}, "bits and mixed exclude each other"),
         ({"bits": 4, "head_bits": 8}, "this model's head is its embedding: set embedding_bits in place of head_bits"),
         ({"bits": 4, "embedding_bits": 7}, "embedding_bits must be one of 0, 2, 3, 4, 5, 6, 8, not 7"),
-        ({"bits": 4, "dequantize": True}, "dequantize writes whole weights"),
+        ({"bits": 4, "dequantize": True}, "dequantize writes unquantized weights"),
         ({"bit": 4}, r"unknown option bit \(did you mean bits\?\); known are bits, group_size"),
     ],
 )
@@ -176,7 +177,7 @@ def test_a_quantized_folder_wants_to_know_what_for(source: Path, tmp_path: Path)
 def test_dequantized_weights_are_what_mlx_says_they_stand_for(source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "four", bits=4, group_size=32)
     report = convert(tmp_path / "four", tmp_path / "out", dequantize=True, dtype="float32")
-    assert report.warnings[:1] == (
+    assert report.notes[:1] == (
         "the source is quantized (affine 4 bits): what that lost doesn't come back; the original weights make a "
         "better model",
     )
@@ -192,7 +193,7 @@ def test_dequantized_weights_are_what_mlx_says_they_stand_for(source: Path, tmp_
 def test_quantizing_again_warns_and_is_close_to_the_first(source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "eight", bits=8)
     report = convert(tmp_path / "eight", tmp_path / "four", bits=4, verify=True)
-    assert "quantized already (affine 8 bits), and quantizing it again adds to its error" in report.warnings[0]
+    assert "quantized already (affine 8 bits), and quantizing it again adds to its error" in report.notes[0]
     assert report.verification is not None
     assert report.verification.worst is not None
     assert report.verification.worst.relative_error < 0.2
@@ -202,12 +203,12 @@ def test_quantizing_again_warns_and_is_close_to_the_first(source: Path, tmp_path
 
 
 def test_the_card_tells_bits_recipe_and_command(source: Path, tmp_path: Path) -> None:
-    convert(source, tmp_path / "out", mixed="4_6", group_size=32, embedding_bits=8, quality="nearest")
+    convert(source, tmp_path / "out", mixed="4_6", group_size=32, embedding_bits=8, quality="rtn")
     card = (tmp_path / "out" / "README.md").read_text()
     head = yaml.safe_load(card.split("---\n")[1])
     assert head == {"library_name": "mlx", "pipeline_tag": "text-generation", "tags": ["llama3-mlx", "mlx"]}
     assert "# Hugging Face folder source for MLX, mixed 4 bits" in card
-    assert "llama3-mlx convert SOURCE DEST --group-size 32 --mixed 4_6 --embedding-bits 8 --quality nearest" in card
+    assert "llama3-mlx convert SOURCE DEST --group-size 32 --mixed 4_6 --embedding-bits 8 --quality rtn" in card
     shares = re.findall(r"\| affine, (\d) bits, groups of 32 \| ([\d.]+)% of the weights \|", card)
     assert {bits for bits, _ in shares} == {"4", "6", "8"}
     assert sum(float(share) for _, share in shares) == pytest.approx(100, abs=1)
@@ -216,7 +217,7 @@ def test_the_card_tells_bits_recipe_and_command(source: Path, tmp_path: Path) ->
 
 
 def test_what_was_measured_stands_in_record_and_card(source: Path, tmp_path: Path) -> None:
-    from llama3_mlx.convert.api import make_target, told
+    from llama3_mlx.convert.api import given_settings, make_target
     from llama3_mlx.convert.opening import open_source
     from llama3_mlx.convert.pipeline import run
 
@@ -228,7 +229,7 @@ def test_what_was_measured_stands_in_record_and_card(source: Path, tmp_path: Pat
 
     options, opened = ConversionOptions(bits=4), open_source(source)
     target = make_target(opened, options, "mlx", tmp_path / "out")
-    run(opened, target, tmp_path / "out", settings=told(options), measure=measure)
+    run(opened, target, tmp_path / "out", settings=given_settings(options), measure=measure)
     opened.close()
     assert seen == [(1, 1, 512)]
     assert (
@@ -242,7 +243,7 @@ def test_what_was_measured_stands_in_record_and_card(source: Path, tmp_path: Pat
 
 
 def test_verification_gives_each_modules_error(source: Path, tmp_path: Path) -> None:
-    report = convert(source, tmp_path / "out", bits=4, quality="nearest", verify=True)
+    report = convert(source, tmp_path / "out", bits=4, quality="rtn", verify=True)
     found = report.verification
     assert found is not None
     weights = load_file(source / "model.safetensors")
@@ -282,7 +283,7 @@ def test_a_module_that_is_nothing_like_its_source_fails_the_conversion(
         return honest(self, tensor, start, -rows if tensor.endswith("3.mlp.up_proj") else rows, scheme)
 
     monkeypatch.setattr(RoundToNearest, "__call__", wrong)
-    with pytest.raises(CheckpointError, match=r"hopeless: model.layers.3.mlp.up_proj.weight \("):
+    with pytest.raises(CheckpointError, match=r"too far from the source .*: model.layers.3.mlp.up_proj.weight \("):
         convert(source, tmp_path / "out", bits=4, verify=True)
     assert not (tmp_path / "out").exists()
 
@@ -327,16 +328,16 @@ def test_a_dry_run_says_that_the_disk_is_too_small(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=40_000_000))
-    (warning,) = dry_run(source, tmp_path / "out", bits=4).warnings
+    (warning,) = dry_run(source, tmp_path / "out", bits=4).notes
     # Tokenizer and config files may take 50 MB.
-    assert re.search(r"out needs 0.05 GB and the disk has 0.04 GB free: make room", warning)
+    assert re.search(r"out needs 50.26 MB and the disk has 40.00 MB free: make room", warning)
 
 
 def test_a_source_without_a_tokenizer_is_noted(source: Path, tmp_path: Path) -> None:
-    (note,) = convert(source, tmp_path / "out", bits=4).warnings
+    (note,) = convert(source, tmp_path / "out", bits=4).notes
     assert note.startswith("the source has no tokenizer")
-    (source / "tokenizer.json").write_text("{}")
-    assert convert(source, tmp_path / "other", bits=4).warnings == ()
+    save_words_tokenizer(source, [])
+    assert convert(source, tmp_path / "other", bits=4).notes == ()
 
 
 def test_a_dry_run_of_a_70b_needs_its_config_alone(
@@ -410,5 +411,5 @@ def test_the_command_has_all_settings_and_says_what_it_did(
     assert "note: the source is quantized (affine 4 bits, affine 6 bits)" in capsys.readouterr().err
     assert main(["convert", str(source), str(tmp_path / "o.gguf"), "--bits", "4"]) == 2
     assert capsys.readouterr().err == (
-        "error: bits are for MLX folders; gguf is written whole or in its own types: choose with gguf_type\n"
+        "error: bits are for MLX folders; gguf is not quantized by them: choose one of its own types with gguf_type\n"
     )

@@ -52,6 +52,18 @@ def test_all_files_of_the_result_are_uploaded(hub: tuple[FakeHub, str], source: 
     assert head["library_name"] == "mlx"
 
 
+def test_shards_of_an_earlier_upload_are_deleted(hub: tuple[FakeHub, str], source: Path, tmp_path: Path) -> None:
+    fake, address = hub
+    kept = {"adapters/model.safetensors": b"theirs", "notes.txt": b"theirs"}
+    stale = {"model-00001-of-00002.safetensors": b"old", "model-00002-of-00002.safetensors": b"old"}
+    fake.uploaded["owner/new"] = {**kept, **stale, "channel_scales.json": b"old"}
+    result = convert_and_upload(tmp_path, address, source, "--quality", "rtn")
+    assert result.returncode == 0, result.stderr
+    ours = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert "channel_scales.json" not in ours
+    assert fake.uploaded["owner/new"] == {**kept, **ours}
+
+
 def test_a_gguf_file_is_uploaded_under_its_name(hub: tuple[FakeHub, str], tmp_path: Path) -> None:
     fake, address = hub
     source = save_source(tmp_path / "source")

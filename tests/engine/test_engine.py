@@ -17,7 +17,7 @@ from transformers import LlamaForCausalLM as ReferenceLlama
 from llama3_mlx import CacheOptions, EngineClosedError, Llama, MemoryLimitError, RequestError, device
 
 from ..adapters.test_adapters import random_adapter
-from ..support.byte_llama import byte_llama, byte_model
+from ..support.byte_llama import END, byte_llama, byte_model
 
 
 @pytest.fixture(scope="module")
@@ -393,7 +393,7 @@ def test_a_closed_model_gives_its_memory_back_and_says_so() -> None:
     next(stream)
     assert mx.get_active_memory() > before + 1_000_000
     llama.close()
-    with pytest.raises(EngineClosedError, match="closed while this answer was written"):
+    with pytest.raises(EngineClosedError, match="closed while this answer was generated"):
         _ = stream.completion
     with pytest.raises(EngineClosedError, match="load it again"):
         llama.generate("abc")
@@ -435,3 +435,48 @@ def wait_until(condition: Any, limit_s: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it didn't come about"
         time.sleep(0.005)
+
+
+def test_a_long_prompt_tells_its_progress_in_steps(llama: Llama) -> None:
+    llama.release_memory()
+    seen: list[tuple[int, int]] = []
+    llama.generate(random_prompt(1500, 77), max_tokens=1, progress=lambda *at: seen.append(at))
+    assert seen == [(done, 1500) for done in (0, 256, 512, 768, 1024, 1280, 1500)]
+    # What is in the prefix cache counts as done.
+    seen.clear()
+    llama.generate(random_prompt(1500, 77), max_tokens=1, progress=lambda *at: seen.append(at))
+    assert seen == [(1499, 1500), (1500, 1500)]
+
+
+def test_stop_token_ids_end_an_answer_and_are_named(llama: Llama) -> None:
+    prompt = random_prompt(20, 5)
+    plain = llama.generate(prompt, max_tokens=12, temperature=0, ignore_eos=True).token_ids
+    done = llama.generate(prompt, max_tokens=12, temperature=0, ignore_eos=True, stop_token_ids=[plain[7]])
+    assert done.token_ids == plain[: plain.index(plain[7])]
+    assert (done.finish_reason, done.stop_token) == ("stop", plain[7])
+
+
+def test_a_control_token_is_a_stop_text_and_is_shown_on_request(llama: Llama) -> None:
+    """The bias makes the model write its control token; by default it has no text and ends the answer."""
+    settings: dict[str, Any] = {"max_tokens": 3, "temperature": 0, "ignore_eos": True, "logit_bias": {END: 100.0}}
+    hidden = llama.generate("abc", **settings)
+    assert (hidden.text, hidden.token_ids) == ("", (END,) * 3)
+    shown = llama.generate("abc", skip_special_tokens=False, **settings)
+    assert (shown.text, shown.token_ids) == ("<end>" * 3, (END,) * 3)
+    stopped = llama.generate("abc", stop=["<end>"], **settings)
+    assert (stopped.text, stopped.finish_reason, stopped.stop_token) == ("", "stop", END)
+
+
+def test_xtc_exempts_the_tokens_that_end_a_text_or_a_line(llama: Llama) -> None:
+    """With probabilities of 0.6 and 0.4, XTC always leaves out the more likely token, unless it ends the text."""
+    assert llama.engine.settings.xtc_exempt_ids == {END, ord("\n")}
+    logits = np.array(llama.logits([1, 2, 3])[-1])
+
+    def first_tokens(likely: int) -> set[int]:
+        bias = {token: 60.0 - float(logits[token]) + float(np.log(p)) for token, p in ((likely, 0.6), (65, 0.4))}
+        settings: dict[str, Any] = {"temperature": 1.0, "xtc_probability": 1.0, "xtc_threshold": 0.2}
+        found = [llama.generate([1, 2, 3], max_tokens=1, seed=seed, logit_bias=bias, **settings) for seed in range(20)]
+        return {END if done.stop_token == END else done.token_ids[0] for done in found}
+
+    assert first_tokens(66) == {65}
+    assert first_tokens(END) == {65, END}

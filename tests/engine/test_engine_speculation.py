@@ -10,6 +10,7 @@ import pytest
 from llama3_mlx import CacheOptions, Llama, RequestError
 from llama3_mlx.generation.sampling import Sampling, probabilities
 from llama3_mlx.model.transformer import LlamaForCausalLM
+from llama3_mlx.speculation import Costs
 
 from ..support.byte_llama import byte_llama, byte_model, calm
 
@@ -19,7 +20,7 @@ def drafting() -> Any:
     """A model and one that is nearly the same: its drafts are often right, and sometimes not."""
     with byte_llama(small(), draft=calm(small(), 0.95)) as llama:
         # The draft model is as large as the other, and would never pay.
-        llama.engine._draft_cost = 0.02
+        llama.engine.speculators.draft_costs = Costs(verify=0.2, draft=0.02)
         yield llama
 
 

@@ -95,7 +95,7 @@ def test_a_form_that_can_not_be_compiled_is_refused_before_anything_runs(llama: 
     before = llama.engine.counts.requests
     with pytest.raises(RequestError, match=r"can't be compiled|isn't|JSON"):
         llama.generate("x", **form)
-    with pytest.raises(RequestError, match="one form at a time"):
+    with pytest.raises(RequestError, match="one output constraint at a time"):
         llama.generate("x", regex="a", choices=["b"])
     assert llama.engine.counts.requests == before
 

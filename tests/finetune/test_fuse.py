@@ -24,7 +24,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def adapter(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from llama3_mlx.model.config import load_config
+    from llama3_mlx.checkpoint.folder import load_config
 
     config = load_config(model)
     inputs = config.num_attention_heads * config.head_dim

@@ -6,6 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import torch
+from mlx_lm.sample_utils import apply_xtc
 from transformers import (
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -66,6 +67,15 @@ def test_the_likeliest_tokens_are_left_out_but_the_least_of_them() -> None:
     for number, wanted in ((0.49, expected), (0.51, plain)):
         numbers = mx.array([[0.0, number, 0.0, 0.0]] * 4)
         assert np.abs(np.array(probabilities(settings, mx.array(LOGITS), numbers)) - wanted).max() < 1e-6
+
+
+@pytest.mark.parametrize("exempt", [(), (0,), (1, 2), (0, 3)])
+def test_xtc_exempts_tokens_as_mlx_lm_does(exempt: tuple[int, ...]) -> None:
+    logits = mx.log(mx.array([[0.4, 0.3, 0.15, 0.15], [0.08, 0.21, 0.31, 0.4], [0.88, 0.05, 0.04, 0.03]]))
+    expected = mx.softmax(apply_xtc(logits, 1.0, 0.1, list(exempt)), axis=-1)
+    options = GenerationOptions(temperature=1.0, xtc_probability=1.0, xtc_threshold=0.1)
+    found = probabilities(Sampling.from_options(options, exempt), logits, mx.zeros((3, 4)))
+    assert np.abs(np.array(found) - np.array(expected)).max() < 1e-6
 
 
 def test_tokens_are_drawn_in_the_shares_of_the_distribution() -> None:

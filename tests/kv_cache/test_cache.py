@@ -161,10 +161,10 @@ def test_a_small_batch_gives_back_the_room_of_a_large_one(model: LlamaForCausalL
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"kv_bits": 3}, "8 or 4, not 3"),
-        ({"kv_bits": 8, "window": 64}, "don't go together"),
+        ({"kv_bits": 3}, "8, 4, not 3"),
+        ({"kv_bits": 8, "window": 64}, "can't be combined"),
         ({"window": 15}, "at least 16"),
-        ({"window": 20, "sinks": 16}, "at least 8"),
+        ({"window": 20, "sinks": 16}, "at most 12"),
     ],
 )
 def test_kinds_that_can_not_be_are_refused(settings: dict[str, Any], words: str) -> None:

@@ -88,7 +88,7 @@ def test_llama3_scaling_holds_beyond_8192_positions(factor: float, head_dim: int
 def jump_to(cache: ModelCache, position: int) -> None:
     """Make the next token stand at `position`, its cached place the one behind the first token."""
     plain_step = cache.step
-    cache.step = lambda rows, n_new: replace(plain_step(rows, n_new), offset=position)  # type: ignore[method-assign]
+    cache.step = lambda n_sequences, n_new: replace(plain_step(n_sequences, n_new), offset=position)  # type: ignore[method-assign]
 
 
 def test_cache_trimmed_and_refilled_gives_the_uncached_logits(tokens: np.ndarray) -> None:

@@ -91,12 +91,12 @@ def test_a_block_under_another_name_is_not_used(disk: BlockStore) -> None:
 def test_the_limit_holds_and_a_chain_loses_its_end_first(tmp_path: Path) -> None:
     probe = BlockStore(tmp_path / "probe", 10**9)
     probe.save("a", TOKENS[:BLOCK], arrays_of)
-    size = next(probe.entries()).nbytes
+    size = next(probe.blocks()).nbytes
     disk = BlockStore(tmp_path / "prefixes", 5 * size + 500)
     disk.save("old", TOKENS, arrays_of)
     time.sleep(0.01)
     disk.save("new", TOKENS, arrays_of)
-    assert sum(entry.nbytes for entry in disk.entries()) <= disk.limit_bytes
+    assert sum(entry.nbytes for entry in disk.blocks()) <= disk.limit_bytes
     assert disk.find("new", TOKENS) == 3 * BLOCK
     assert disk.find("old", TOKENS) == 2 * BLOCK
     time.sleep(0.01)
@@ -148,7 +148,7 @@ print(used)
 def test_two_processes_share_a_folder(tmp_path: Path) -> None:
     probe = BlockStore(tmp_path / "probe", 10**9)
     probe.save("a", TOKENS[:BLOCK], arrays_of)
-    limit = 5 * next(probe.entries()).nbytes
+    limit = 5 * next(probe.blocks()).nbytes
     arguments = [sys.executable, "-c", _HAMMER, str(tmp_path / "shared"), str(limit)]
     running = [
         subprocess.Popen([*arguments, str(seed)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -207,7 +207,7 @@ def test_the_command_lists_and_clears(tmp_path: Path, monkeypatch: pytest.Monkey
     run(main, "clear", "one")
     assert [row["model"] for row in json.loads(run(main, "list", "--json"))] == ["two"]
     run(main, "clear")
-    assert "nothing is kept" in run(main, "list")
+    assert "is empty" in run(main, "list")
 
 
 def run(main: Any, *arguments: str) -> str:

@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from llama3_mlx import Llama
+from llama3_mlx.checkpoint.folder import load_config
 from llama3_mlx.device import compute_dtype_name
-from llama3_mlx.model.config import load_config
 from llama3_mlx.model.memory_estimate import estimate
 
 from ..support.server_fixtures import Running, running_server

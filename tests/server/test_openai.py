@@ -122,11 +122,11 @@ def test_ignored_fields_inside_others_are_named_by_their_paths(server: Running) 
     body = {"messages": said, "max_tokens": 1, "stream_options": {"include_usage": True, "include_obfuscation": False}}
     names = server.post("/v1/chat/completions", body).headers["x-ignored-parameters"]
     assert names == "messages.cache_control, stream_options.include_obfuscation"
-    options = {"num_predict": 1, "num_ctx": 4096, "mirostat": 1}
+    options = {"num_predict": 1, "num_ctx": 4096, "num_gpu": 1}
     names = server.post("/api/generate", {"prompt": "Hi", "options": options, "truncate": False}).headers[
         "x-ignored-parameters"
     ]
-    assert names == "options.mirostat, options.num_ctx, truncate"
+    assert names == "options.num_ctx, options.num_gpu, truncate"
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,9 @@ def test_ignored_fields_inside_others_are_named_by_their_paths(server: Running) 
         ("/v1/chat/completions", {"functions": [{"name": "f"}]}, "functions"),
         ("/v1/chat/completions", {"modalities": ["text", "audio"]}, "modalities"),
         ("/v1/chat/completions", {"tool_choice": "required"}, "tool_choice"),
-        ("/v1/chat/completions", {"guided_json": {}}, "guided_json"),
-        ("/v1/chat/completions", {"stop_token_ids": [2]}, "stop_token_ids"),
+        ("/v1/chat/completions", {"bad_words": ["x"]}, "bad_words"),
+        ("/api/generate", {"options": {"mirostat": 2}}, "mirostat"),
+        ("/v1/chat/completions", {"allowed_token_ids": [2]}, "allowed_token_ids"),
         ("/v1/chat/completions", {"add_generation_prompt": False}, "add_generation_prompt"),
         ("/v1/completions", {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ("/v1/responses", {"conversation": "conv_1"}, "conversation"),
@@ -154,11 +155,12 @@ def test_fields_that_would_change_the_answer_and_cannot_are_refused_by_name(
         "/v1/completions": {"prompt": "a"},
         "/v1/responses": {"input": "a"},
         "/v1/messages": {"messages": QUESTION, "max_tokens": 1},
+        "/api/generate": {"prompt": "a"},
     }
     reply = server.post(path, {**bodies[path], **fields})
     assert reply.status_code == 400, reply.text
-    assert name in reply.json()["error"]["message"]
-    if path != "/v1/messages":
+    assert name in reply.text
+    if path.startswith("/v1/") and path != "/v1/messages":
         assert reply.json()["error"]["param"] == name
 
 
@@ -224,7 +226,6 @@ def test_models_are_listed_and_found_by_name(client: openai.OpenAI) -> None:
         ({"model": "gpt-9"}, openai.NotFoundError, "no model 'gpt-9'; there are: smollm2"),
         ({"temperature": -1}, openai.BadRequestError, "temperature"),
         ({"temperature": "hot"}, openai.BadRequestError, "temperature"),
-        ({"max_tokens": 10**9}, openai.BadRequestError, "context is 8192"),
         ({"messages": []}, openai.BadRequestError, "empty"),
         ({"messages": [{"role": "king", "content": "x"}]}, openai.BadRequestError, "king"),
         ({"messages": [{"role": "user", "content": "x" * 100_000}]}, openai.BadRequestError, "context is 8192"),

@@ -1,8 +1,10 @@
 """Who may call the server, and within which limits."""
 
+import gzip
 import json
 import socket
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,7 +51,14 @@ def test_listening_beyond_loopback_needs_a_key(host: str, monkeypatch: pytest.Mo
         ("evil.example", 403),
         ("localhost.evil.example", 403),
         ("127.0.0.1.evil.example", 403),
-        ("192.168.1.1", 403),
+        ("host.docker.internal:8080", 200),
+        ("mac.local", 200),
+        ("app.localhost:3000", 200),
+        ("192.168.1.1", 200),
+        ("172.17.0.1:8080", 200),
+        ("8.8.8.8", 403),
+        ("internal", 403),
+        ("local.evil.example", 403),
         ("", 403),
     ],
 )
@@ -58,6 +67,36 @@ def test_only_this_machines_names_are_answered_to(server: Running, name: str, st
     assert reply.status_code == status
     if status == 403:
         assert reply.json()["error"]["code"] == "host_not_allowed"
+
+
+def test_a_client_of_http_1_0_need_not_name_the_host(server: Running) -> None:
+    def status(head: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=30) as raw:
+            raw.sendall(head)
+            return raw.recv(65536).split(b" ")[1]
+
+    assert status(b"GET /v1/models HTTP/1.0\r\n\r\n") == b"200"
+    assert status(b"GET /v1/models HTTP/1.0\r\nHost: evil.example\r\n\r\n") == b"403"
+    assert status(b"GET /v1/models HTTP/1.1\r\n\r\n") == b"400"
+
+
+@pytest.mark.parametrize(
+    ("listed", "origin", "status"),
+    [
+        ("*", "https://any.example", 200),
+        ("*", "null", 200),
+        ("vscode-webview://*", "vscode-webview://1a2b", 200),
+        ("vscode-webview://*", "https://evil.example", 403),
+        ("http://localhost:*", "http://localhost:5173", 200),
+        ("http://localhost:*", "http://localhost.evil.example", 403),
+        ("app://obsidian.md", "app://obsidian.md", 200),
+    ],
+)
+def test_listed_origins_may_have_wildcards(tiny_folder: Path, listed: str, origin: str, status: int) -> None:
+    with running_server({"tiny": tiny_folder}, allow_origin=(listed,)) as running:
+        reply = running.get("/v1/models", headers={"origin": origin})
+    assert reply.status_code == status
+    assert reply.headers.get("access-control-allow-origin") == (origin if status == 200 else None)
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "http://localhost:1", "null", "file://"])
@@ -116,6 +155,35 @@ def test_a_body_past_the_limit_is_refused_by_length_and_by_count(server: Running
         yield from (big[i : i + 10_000] for i in range(0, len(big), 10_000))
 
     assert httpx.post(f"{server.url}/v1/chat/completions", content=chunks(), headers=kind).status_code == 413
+
+
+def test_compressed_bodies_are_read_within_the_limit(server: Running) -> None:
+    def post(body: bytes, encoding: str) -> httpx.Response:
+        headers = {"content-type": "application/json", "content-encoding": encoding}
+        return httpx.post(f"{server.url}/v1/chat/completions", content=body, headers=headers, timeout=120)
+
+    plain = json.dumps(CHAT).encode()
+    assert post(gzip.compress(plain), "gzip").status_code == 200
+    assert post(zlib.compress(plain), "deflate").status_code == 200
+    assert post(gzip.compress(json.dumps({**CHAT, "user": "x" * 200_000}).encode()), "gzip").status_code == 413
+    assert post(gzip.compress(plain)[:-9], "gzip").status_code == 400
+    assert post(plain, "gzip").status_code == 400
+    assert post(plain, "br").status_code == 415
+
+
+def test_curls_way_of_sending_json_is_understood_but_not_from_a_page(server: Running) -> None:
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    url, body = f"{server.url}/v1/chat/completions", json.dumps(CHAT).encode()
+    assert httpx.post(url, content=body, headers=form, timeout=120).status_code == 200
+    assert httpx.post(url, content=body, timeout=120).status_code == 200
+    listed = {**form, "origin": "https://app.example"}
+    assert httpx.post(url, content=body, headers=listed, timeout=120).status_code == 415
+
+
+def test_head_is_answered_where_health_checks_ask(server: Running) -> None:
+    for path in ("/", "/health", "/v1/models", "/api/tags", "/api/version"):
+        reply = httpx.head(server.url + path)
+        assert (reply.status_code, reply.content) == (200, b""), path
 
 
 def test_a_slow_body_is_given_up_and_the_server_goes_on(tiny_folder: Path) -> None:
@@ -191,6 +259,11 @@ def test_prompts_stay_out_of_the_log_unless_asked_for(tiny_folder: Path, caplog:
             running.post(
                 "/v1/chat/completions", {"messages": [{"role": "user", "content": "Xylophone"}], "max_tokens": 1}
             )
+            # The line is written once the answer is out: wait for it before the server goes.
+            deadline = time.monotonic() + 60
+            while not any("written_tokens" in getattr(record, "values", {}) for record in caplog.records):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
         return " ".join(str(record.__dict__) for record in caplog.records)
 
     quiet = logged()

@@ -214,13 +214,13 @@ def test_answers_to_one_request_share_one_compiled_form(
 ) -> None:
     client.completions.create(model="tiny", prompt="a", max_tokens=1)
     llama = server.app.state.server.models.slots["tiny"].loaded.llama
-    compiled, compile_form = [], llama._compile
+    compiled, compile_form = [], llama._submitter.compile
 
     def counted(options: Any) -> Any:
         compiled.append(options)
         return compile_form(options)
 
-    monkeypatch.setattr(llama, "_compile", counted)
+    monkeypatch.setattr(llama._submitter, "compile", counted)
     extra = {"structured_outputs": {"choice": ["red", "blue"]}}
     reply = client.chat.completions.create(
         model="tiny", messages=QUESTION, n=4, seed=1, temperature=1.0, extra_body=extra
@@ -229,13 +229,13 @@ def test_answers_to_one_request_share_one_compiled_form(
     assert len(compiled) == 1
 
 
-@pytest.mark.parametrize("slow", ["dialog.encode", "_compile"])
+@pytest.mark.parametrize("slow", ["dialog.encode", "compile"])
 def test_others_are_served_while_a_prompt_is_tokenized_or_a_form_compiled(
     client: openai.OpenAI, server: Running, monkeypatch: pytest.MonkeyPatch, slow: str
 ) -> None:
     client.completions.create(model="tiny", prompt="a", max_tokens=1)
     llama = server.app.state.server.models.slots["tiny"].loaded.llama
-    owner, name = (llama.dialog, "encode") if slow == "dialog.encode" else (llama, slow)
+    owner, name = (llama.dialog, "encode") if slow == "dialog.encode" else (llama._submitter, slow)
     begun, go_on, plain = threading.Event(), threading.Event(), getattr(owner, name)
 
     def held_up(*arguments: Any, **more: Any) -> Any:

@@ -74,7 +74,7 @@ def test_retries_are_ever_rarer(costs: Costs) -> None:
 
 @pytest.mark.parametrize("costs", [CHEAP, DEAR, MODEL])
 def test_copying_is_drafted_as_long_as_allowed(costs: Costs) -> None:
-    length = DraftLength(costs, longest=16)
+    length = DraftLength(costs, max_length=16)
     stats = speculate(length, 1.0, 60)
     assert length.length == 16
     assert stats.tokens_per_pass > 14

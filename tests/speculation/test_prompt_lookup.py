@@ -88,16 +88,6 @@ def test_a_repetition_is_drafted_beyond_the_end() -> None:
     assert PromptLookup([1, 2, 1, 2, 1, 2]).draft(7) == [1, 2, 1, 2, 1, 2, 1]
 
 
-def test_a_copy_goes_its_own_way() -> None:
-    lookup = PromptLookup([1, 2, 3, 1, 2])
-    twin = lookup.copy()
-    twin.extend([9, 1, 2])
-    assert lookup.draft(1) == [3]
-    assert twin.draft(1) == [9]
-    lookup.extend([3])
-    assert lookup.draft(1) == [1]
-
-
 def test_large_token_ids_do_not_collide() -> None:
     last = 2**32 - 1
     assert PromptLookup([last, 0, 5, 0, last, 6, last, 0]).draft(1) == [5]

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from llama3_mlx import Llama
+from llama3_mlx.loader import ModelParts
 from llama3_mlx.model.transformer import LlamaForCausalLM
-from llama3_mlx.tokenizer.tokenizer import Tokenizer
+from llama3_mlx.tokenizer.tokenizer import Ends, Tokenizer
 
 from .transformers_reference import llama3_rope, our_model, reference_model, small_config
 
@@ -29,10 +30,16 @@ def byte_tokenizer(vocab_size: int = 320) -> Tokenizer:
     """Bytes, a token that ends the text, and tokens without text."""
     table = [bytes([i]) for i in range(256)] + [b""] * (vocab_size - 256)
     return Tokenizer(
-        lambda text: list(text.encode()), table, {"<end>": END}, vocab_size=vocab_size, bos_id=None, stop_ids=[END]
+        lambda text: list(text.encode()),
+        table,
+        {"<end>": END},
+        vocab_size=vocab_size,
+        ends=Ends(None, frozenset([END])),
     )
 
 
 def byte_llama(model: LlamaForCausalLM | None = None, **options: Any) -> Llama:
     """The model as a `Llama`; every position of a text up to 131,072 has a place."""
-    return Llama(Path("nowhere"), model or byte_model(), byte_tokenizer(), None, **options)
+    limits = {name: options.pop(name) for name in ("memory_bytes", "max_sequences") if name in options}
+    parts = ModelParts(folder=Path("nowhere"), model=model or byte_model(), tokenizer=byte_tokenizer(), **options)
+    return Llama(parts, **limits)

@@ -23,6 +23,11 @@ class FakeHub:
     def __init__(self) -> None:
         self.repositories: dict[str, Path] = {}
         self.gated: set[str] = set()
+        # Answers everything about a repository with this status.
+        self.failing: dict[str, int] = {}
+        # Sends this many bytes of the named file, then nothing more while the server runs.
+        self.stalled: dict[str, int] = {}
+        self.stopping = threading.Event()
         self.fetched: list[tuple[str, int]] = []
         # Breaks the connection once after this many bytes of the named file.
         self.break_once: dict[str, int] = {}
@@ -67,6 +72,8 @@ class FakeHub:
                     self.uploaded[repo][value["path"]] = base64.b64decode(value["content"])
                 elif line["key"] == "lfsFile":
                     self.uploaded[repo][value["path"]] = self._objects[value["oid"]]
+                elif line["key"] == "deletedFile":
+                    del self.uploaded[repo][value["path"]]
             self._json(request, {"commitUrl": f"{address}/{repo}/commit/{COMMIT}", "commitOid": COMMIT})
         elif match:
             actions = [
@@ -95,7 +102,12 @@ class FakeHub:
             else:
                 self._error(request, 401, "Unauthorized", "Invalid username or password.")
             return
-        if not match or match[1] not in self.repositories:
+        if match and match[1] in self.failing:
+            self._error(request, self.failing[match[1]], "", "no")
+        elif tree and match and match[1] in self.uploaded:
+            held = self.uploaded[match[1]].items()
+            self._json(request, [{"type": "file", "path": name, "size": len(data), "oid": "0"} for name, data in held])
+        elif not match or match[1] not in self.repositories:
             self._error(request, 404, "RepoNotFound", "Repository not found")
         elif match[1] in self.gated and not (api and not match[3]):
             self._error(request, 403, "GatedRepo", "Access to model is restricted")
@@ -135,6 +147,12 @@ class FakeHub:
         if request.command == "HEAD":
             return
         self.fetched.append((name, start))
+        if name in self.stalled:
+            request.wfile.write(data[start : start + self.stalled[name]])
+            request.wfile.flush()
+            self.stopping.wait()
+            request.close_connection = True
+            return
         broken = self.break_once.pop(name, None)
         request.wfile.write(data[start : len(data) if broken is None else start + broken])
         if broken is not None:
@@ -185,6 +203,7 @@ def running_hub() -> Iterator[tuple[FakeHub, str]]:
     try:
         yield hub, f"http://127.0.0.1:{server.server_address[1]}"
     finally:
+        hub.stopping.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -31,6 +31,12 @@ CALLS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     '<function=f>{"a": "</function>"}</function>': [("f", {"a": "</function>"})],
     "<function=f>{}</function><function=g></function>": [("f", {}), ("g", {})],
     '<function=f>{"a": 1}': [("f", {"a": 1})],
+    '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>': [("f", {"a": 1})],
+    '<tool_call>{"name": "f", "arguments": {}}</tool_call>\n<tool_call>{"name": "g", "arguments": {}}</tool_call>': [
+        ("f", {}),
+        ("g", {}),
+    ],
+    '<tool_call>{"name": "f", "arguments": {"a": "</tool_call>"}}': [("f", {"a": "</tool_call>"})],
     "[f(a=1, b=\"x\"), g(), get.time(zone='UTC')]": [
         ("f", {"a": 1, "b": "x"}),
         ("g", {}),
@@ -79,6 +85,9 @@ CONTENT = [
     '<function=unknown>{"a": 1}</function>',
     "<function=f>not json</function>",
     "<function=f>{'a': 1}</function>",
+    '<tool_call>{"name": "unknown", "arguments": {}}</tool_call>',
+    "<tool_call>no call</tool_call>",
+    "<tool_call>",
     "a < b and <function is a word <func",
     "Use <|python and <| alone",
     'Say {"name": "f", "parameters": {}}',

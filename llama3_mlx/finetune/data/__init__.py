@@ -1,1 +1,5 @@
-"""Training data: reading records, their formats, encoding and packing."""
+"""Training data.
+
+`records.py` reads files, folders and data sets, `formats.py` recognizes their keys, `encoding.py` makes token ids and
+targets, `packing.py` arranges examples into rows, `order.py` into steps; `statistics.py` is what `data check` shows.
+"""

@@ -46,15 +46,14 @@ class ExampleEncoder:
         train_on: str = "auto",
         plain: bool = False,
         parse_special: bool = False,
-        options: Mapping[str, Any] | None = None,
     ) -> None:
         """`end_id` ends a text. `plain` writes prompt and completion without a dialog format.
 
-        `parse_special` takes control tokens that are written out in texts as such. `options` go to the chat template.
+        `parse_special` takes control tokens that are written out in texts as such.
         """
         self.tokenizer, self.dialog, self.end_id = tokenizer, dialog, end_id
         self.max_length, self.train_on, self.plain = max_length, train_on, plain
-        self.parse_special, self.options = parse_special, dict(options or {})
+        self.parse_special = parse_special
 
     def __call__(self, sample: Sample) -> Example:
         """Return the example, cut to `max_length` tokens; raises DataError or DialogError."""
@@ -93,7 +92,7 @@ class ExampleEncoder:
     def _messages(self, messages: Sequence[Mapping[str, Any]], sample: Sample) -> tuple[list[int], list[bool]]:
         if self.dialog is None:
             raise DataError("it is a dialog, but this base model has no dialog format: use text or an instruct model")
-        ids, marks = self.dialog.encode_with_mask(messages, tools=sample.tools, **self.options)
+        ids, marks = self.dialog.encode_with_mask(messages, tools=sample.tools)
         if sample.weights is not None:
             marks = _weighted(marks, sample.weights)
         if not any(marks):

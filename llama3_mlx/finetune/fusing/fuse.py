@@ -22,10 +22,10 @@ from ...checkpoint.loading import load_model
 from ...convert.targets.destination import check_destination
 from ...errors import ConversionError
 from ...files import whole_folder
-from ...library.hub import resolve_model
+from ...library.resolver import resolve_adapter, resolve_model
 from ...model.quantization import Scheme
+from ...model.unpacked import unpack_products
 from ...tokenizer.loading import load_tokenizer
-from ..layers.unpacked import unpack_for_training
 from .fused_layers import Form
 from .precision import KEPT, choose_forms
 from .probe_text import TEXT
@@ -64,12 +64,13 @@ def fuse(
     AdapterError, RequestError, or ConversionError where `out` is taken or can't be written.
     """
     source, target = resolve_model(model), Path(out).expanduser().absolute()
-    for needed in (source, Path(adapter).expanduser()):
+    adapter = resolve_adapter(adapter)
+    for needed in (source, adapter):
         check_destination(target, needed, force=force)
     base = load_model(source, join=False)
-    unpack_for_training(base)
-    read = read_adapter(Path(adapter).expanduser(), adapter_base(base))
-    tokens, measured_on = _probe_tokens(source, Path(adapter).expanduser(), texts)
+    unpack_products(base)
+    read = read_adapter(adapter, adapter_base(base))
+    tokens, measured_on = _probe_tokens(source, adapter, texts)
     layers = {path: layer for path, layer in base.named_modules() if path in _paths(read)}
     forms, kept = choose_forms(base, read, layers, tokens, bits, stored_dtype(source))
     before = sum(path.stat().st_size for path in source.glob("*.safetensors"))

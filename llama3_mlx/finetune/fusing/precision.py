@@ -10,7 +10,7 @@ from mlx.utils import tree_unflatten
 
 from ...adapters.adapter import Adapter
 from ...adapters.adapter_set import AdapterSet
-from ...device import DTYPES
+from ...dtypes import DTYPES
 from ...errors import RequestError
 from ...model.quantization import Scheme
 from ...model.transformer import LlamaForCausalLM

@@ -9,8 +9,8 @@ import mlx.nn as nn
 
 from ...adapters.adapter import Adapter
 from ...checkpoint.model_files import copy_files
-from ...checkpoint.safetensors_files import INDEX_NAME
-from ...device import DTYPES
+from ...checkpoint.weight_files import INDEX_NAME
+from ...dtypes import DTYPES
 from ...errors import RequestError
 from ...model.channel_scales import SCALES_NAME
 from ...model.config import load_json_object

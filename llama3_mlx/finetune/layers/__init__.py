@@ -1,1 +1,5 @@
-"""Trainable layers and how they are attached to a model."""
+"""Trainable layers.
+
+`lora.py` has LoRA and DoRA, `full.py` fully trained modules, `targets.py` chooses the layers, `attach.py` puts them
+in.
+"""

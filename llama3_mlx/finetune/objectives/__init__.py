@@ -1,1 +1,5 @@
-"""What is trained for: supervised, preference and policy objectives."""
+"""What is trained for.
+
+`supervised.py`, `preference.py` (DPO, ORPO, KTO) and `grpo.py` are objectives as `objective.py` defines one;
+`rollouts.py` generates answers and `rewards.py` scores them.
+"""

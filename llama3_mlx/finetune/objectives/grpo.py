@@ -96,7 +96,7 @@ class Grpo(Objective):
         for number, question in chosen:
             answers = self._answers(question, self.settings.group_size, seed * 65_537 + number)
             scores = self._scores(question, answers)
-            prompt = self.dialog.encode(question.messages, **self.settings.template_options)
+            prompt = self.dialog.encode(question.messages)
             examples += [answer_example(prompt, answer, question.where) for answer in answers]
             rewards += scores
             advantages += group_advantages(scores)
@@ -115,7 +115,7 @@ class Grpo(Objective):
         assert self.model is not None, "the objective is bound to its model before training"
         training = self.model.training
         self.model.eval()
-        prompt = self.dialog.encode(question.messages, **self.settings.template_options)
+        prompt = self.dialog.encode(question.messages)
         made = draw_rollouts(self.model, prompt, n, self.sampling, self.dialog.stop_ids, seed)
         self.model.train(training)
         return made

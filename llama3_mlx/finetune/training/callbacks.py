@@ -55,6 +55,9 @@ class Callback:
     def on_start(self, plan: Mapping[str, Any]) -> None:
         """Training is about to begin: settings, shapes and the estimate of memory."""
 
+    def on_stage(self, name: str) -> None:
+        """Work besides steps begins, such as generating sample answers."""
+
     def on_step(self, report: StepReport) -> None:
         """A step is done."""
 

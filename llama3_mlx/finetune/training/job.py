@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ...chat.dialog import Dialog, load_dialog
+from ...checkpoint.folder import ModelFolder
 from ...errors import TrainingError
-from ...library.hub import resolve_model
-from ...model.config import ModelConfig, load_config
+from ...library.resolver import resolve_model
+from ...model.config import ModelConfig
 from ...tokenizer.loading import load_tokenizer
 from ...tokenizer.tokenizer import Tokenizer
 from .. import distributed
@@ -68,6 +69,8 @@ class TextSide:
     config: ModelConfig
     tokenizer: Tokenizer
     dialog: Dialog | None
+    notes: tuple[str, ...] = ()
+    """What was decided where the folder's files contradict one another."""
 
 
 @dataclass(frozen=True)
@@ -135,19 +138,21 @@ def resumed_job(out: Path, changes: dict[str, Any], kind: type[TrainSettings] = 
     )
 
 
-def dated(job: TrainingJob, text: TextSide, *, resume: bool) -> TrainingJob:
-    """Return the job with the day that its chat template writes, if it asks for one: a resumed run keeps its own."""
-    if job.settings.date or text.dialog is None or "strftime_now" not in text.dialog.template.source:
-        return job
+def dated(job: TrainingJob, text: TextSide, *, resume: bool) -> tuple[TrainingJob, TextSide]:
+    """Return both with the day that the chat template writes, if it writes one: a resumed run keeps its own."""
+    if text.dialog is None or not (job.settings.date or text.dialog.writes_date):
+        return job, text
     kept = read_run(job.out)["settings"].get("date") if resume else None
-    return replace(job, settings=job.settings.with_values(date=kept or date.today().isoformat()))
+    day = job.settings.date or kept or date.today().isoformat()
+    return replace(job, settings=job.settings.with_values(date=day)), replace(text, dialog=text.dialog.bound(today=day))
 
 
 def load_text_side(model: str) -> TextSide:
     """Return config, tokenizer and dialog format of a model."""
     folder = resolve_model(model)
-    tokenizer = load_tokenizer(folder)
-    return TextSide(folder, load_config(folder), tokenizer, load_dialog(folder, tokenizer))
+    opened = ModelFolder(folder)
+    tokenizer = load_tokenizer(opened)
+    return TextSide(folder, opened.config, tokenizer, load_dialog(opened, tokenizer), opened.notes)
 
 
 def base_name(model: str) -> str:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from math import prod
 
 from ...device import back_end, compute_dtype_name, working_memory_bytes
+from ...dtypes import DTYPES
 from ...errors import RequestError
 from ...model.config import ModelConfig
-from ...model.memory_estimate import DTYPE_BYTES, estimate
+from ...model.memory_estimate import estimate
 from ...model.parameters import expected_tensors
 from ..kernels.chunked_loss import chunk_size
 from ..layers.targets import choose_full, choose_paths, matches, read_ranks
@@ -61,7 +62,7 @@ def read_bytes(text: str) -> int:
 def step_memory(config: ModelConfig, settings: TrainSettings, shape: RowShape, keep: str) -> StepMemory:
     """Estimate a step over rows of that shape."""
     dtype = compute_dtype_name(config.dtype, settings.dtype)
-    size = DTYPE_BYTES[dtype]
+    size = DTYPES[dtype].size
     weights = estimate(config, dtype).weight_bytes
     trained = _trained_values(config, settings)
     tokens = shape.batch_size * shape.length

@@ -37,14 +37,14 @@ def run_job(
     check_loggers(job.settings.loggers)
     if job.settings.png:
         check_png()
-    job = dated(job, text, resume=resume)
+    job, text = dated(job, text, resume=resume)
     prepared = build(job, text)
     job = replace(job, settings=prepared.settings)
     fingerprint = job_fingerprint(job, prepared.objective, text.config)
     if distributed.rank() == 0:
         _prepare_folder(job, fingerprint, resume=resume)
     for callback in callbacks:
-        callback.on_plan(prepared.notes)
+        callback.on_plan((*text.notes, *prepared.notes))
     with bounded_cache(), wired_memory():
         model, noise = load_for_training(text, job.settings)
         trainer = Trainer(model, prepared.objective, job.settings, noise)
@@ -66,8 +66,13 @@ def _train(job: TrainingJob, text: TextSide, prepared: Prepared, trainer: Traine
     for callback in trainer.hooks.callbacks:
         callback.on_start(plan)
     first = distributed.rank() == 0
+    samples = bool(first and prepared.shown and job.settings.samples)
+    if samples:
+        _announce(trainer, "generating sample answers before training")
     before = samples_before(job, trainer.model, text, prepared.shown if first else ())
     ended = _run(trainer, job.out)
+    if ended != "cancelled":
+        _announce(trainer, "testing and generating sample answers" if samples else "testing")
     test_loss = _test_loss(job, trainer) if ended != "cancelled" else None
     result = _result(job, trainer, ended, test_loss)
     if first:
@@ -75,6 +80,11 @@ def _train(job: TrainingJob, text: TextSide, prepared: Prepared, trainer: Traine
     for callback in trainer.hooks.callbacks:
         callback.on_end(result)
     return result
+
+
+def _announce(trainer: Trainer, stage: str) -> None:
+    for callback in trainer.hooks.callbacks:
+        callback.on_stage(stage)
 
 
 def _hooks(

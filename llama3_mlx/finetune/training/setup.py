@@ -10,10 +10,10 @@ from ...checkpoint.loading import load_model
 from ...errors import TrainingError
 from ...model.config import ModelConfig
 from ...model.transformer import LlamaForCausalLM
+from ...model.unpacked import unpack_products
 from ..layers.attach import attach, unfreeze_full
 from ..layers.dropout import Noise
 from ..layers.targets import LoRATarget, choose_full, choose_paths, make_targets, read_ranks
-from ..layers.unpacked import unpack_for_training
 from ..settings import TrainSettings
 from .job import TextSide
 
@@ -46,7 +46,7 @@ def prepare_model(model: LlamaForCausalLM, targets: Sequence[LoRATarget], settin
     """Put trainable layers into a loaded model."""
     full = choose_full(model.config, settings.modules_to_save)
     kept = [target for target in targets if target.path not in full]
-    unpack_for_training(model)
+    unpack_products(model)
     noise = attach(model, kept, dropout=settings.dropout, dora=settings.dora, seed=settings.seed)
     unfreeze_full(model, full)
     if not model.trainable_parameters():

@@ -1,1 +1,1 @@
-"""Anthropic's protocol: messages."""
+"""Anthropic's protocol: `messages.py`, with the bodies in `schema.py`."""

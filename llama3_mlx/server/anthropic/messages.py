@@ -11,73 +11,102 @@ from ..core.events import AnswerEnd, Event, TextDelta, ToolCallEvent
 from ..core.request_context import RequestContext
 from ..http.errors import ApiError
 from ..http.streaming import EVENT_STREAM, errors_as_events, kept_alive, sse
-from .schema import AnthropicTool, ContentBlock, CountRequest, MessagesRequest
+from .schema import AnthropicTool, ContentBlock, CountRequest, MessagesRequest, TextSource, ToolChoice
 
 router = APIRouter(tags=["Anthropic"])
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 _TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+_NO_TEXT = ("tool_result", "tool_use", "thinking", "redacted_thinking")
 _PING = sse({"type": "ping"}, "ping")
 
 
 @router.post("/v1/messages")
 async def messages(body: MessagesRequest, request: Request) -> Response:
     """Answer a dialog."""
-    chat = _chat(body, body.settings(), body.constraint, body.max_tokens)
+    tools, left_out = _tools(body.tools or ())
+    chat = _chat(body, tools, body.settings())
     async with RequestContext(request) as context:
         context.ignore(body.ignored())
+        context.notes += left_out
         loaded = await context.use(body.model)
         prompt = await loaded.prepare(lambda: prompt_of(chat, loaded))
         events = await converse(chat, loaded, context.server.settings, context.stack, prompt)
-        head = _head(loaded.choice.name)
+        head = {**_head(loaded.choice.name), **context.extension()}
         if body.stream:
             parts = _stream(head, context.counted(events), len(prompt))
             return context.stream(kept_alive(errors_as_events(parts, request, event="error"), _PING), EVENT_STREAM)
         [answer] = await context.gather(events, 1)
         assert answer.end is not None, "a gathered answer has ended"
         content: list[dict[str, Any]] = [{"type": "text", "text": answer.text}] if answer.text else []
-        content += [_tool_use(call, call.arguments) for call in answer.calls]
+        content += [_tool_use(call, call.arguments or {}) for call in answer.calls]
         return context.reply({**head, "content": content, **_stopped(answer.end), "usage": _usage(answer.end)})
 
 
 @router.post("/v1/messages/count_tokens")
 async def count_tokens(body: CountRequest, request: Request) -> Response:
     """Count the tokens of a dialog."""
+    tools, left_out = _tools(body.tools or ())
+    chat = _chat(body, tools, {})
     async with RequestContext(request) as context:
         context.ignore(body.ignored())
+        context.notes += left_out
         loaded = await context.use(body.model)
-        chat = _chat(body, {}, None)
         prompt = await loaded.prepare(lambda: prompt_of(chat, loaded))
-        return context.reply({"input_tokens": len(prompt)})
+        return context.reply({"input_tokens": len(prompt), **context.extension()})
 
 
-def _chat(
-    body: CountRequest, settings: dict[str, Any], schema: Mapping[str, Any] | None, at_most: int | None = None
-) -> Chat:
-    choice = body.tool_choice
-    named = choice is not None and choice.type == "tool"
-    if choice is not None and named and not choice.name:
-        raise ApiError(400, "tool_choice of type tool needs a name", param="tool_choice")
-    if choice is not None and choice.type in ("any", "tool") and not body.tools:
-        raise ApiError(400, "tool_choice needs tools to choose from", param="tool_choice")
+def _chat(body: CountRequest, tools: list[dict[str, Any]], settings: dict[str, Any]) -> Chat:
+    _refuse_thread(body)
     system = [{"role": "system", "content": _text(body.system)}] if body.system else []
+    choice = body.tool_choice
     return Chat(
         messages=[*system, *(part for m in body.messages for part in _messages(m.role, m.content))],
         settings=settings,
-        tools=[_tool(tool) for tool in body.tools or ()],
-        tool_choice=(choice.name or "") if choice and named else _TOOL_CHOICES[choice.type if choice else "auto"],
-        named_tool=named,
+        tools=tools,
+        tool_choice=_tool_choice(choice, tools),
         parallel_calls=not (choice and choice.disable_parallel_tool_use),
-        schema=schema,
-        at_most=at_most,
+        schema=body.constraint,
         continue_final=bool(body.messages) and body.messages[-1].role == "assistant",
     )
 
 
-def _tool(tool: AnthropicTool) -> dict[str, Any]:
-    if tool.input_schema is None:
-        raise ApiError(400, f"the tool {tool.name} has no input_schema; tools of Anthropic's own are not supported")
-    function = {"name": tool.name, "description": tool.description or "", "parameters": tool.input_schema}
-    return {"type": "function", "function": function}
+def _refuse_thread(body: CountRequest) -> None:
+    """Refuse to hold a conversation: clients then send all of it themselves."""
+    if body.thread is not None:
+        raise ApiError(
+            400,
+            "thread is not supported, since the server holds no conversations: send the whole one",
+            details={"error_code": "thread_unsupported_request", "unsupported": []},
+        )
+
+
+def _tool_choice(choice: ToolChoice | None, tools: list[dict[str, Any]]) -> str:
+    """Return the choice as a chat takes it; raises ApiError 400 where there is no such tool."""
+    if choice is None:
+        return "auto"
+    if choice.type != "tool":
+        if choice.type == "any" and not tools:
+            raise ApiError(400, "tool_choice needs tools to choose from", param="tool_choice")
+        return _TOOL_CHOICES[choice.type]
+    if not choice.name:
+        raise ApiError(400, "tool_choice of type tool needs a name", param="tool_choice")
+    names = [tool["function"]["name"] for tool in tools]
+    if choice.name not in names:
+        there = ", ".join(names) or "none"
+        raise ApiError(400, f"tool_choice is {choice.name[:80]!r}; the tools are {there}", param="tool_choice")
+    return choice.name
+
+
+def _tools(tools: Sequence[AnthropicTool]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the tools as functions, and a note on those that are left out: Anthropic's own have no schema."""
+    functions, left_out = [], []
+    for tool in tools:
+        if tool.input_schema is None or tool.name is None:
+            left_out.append(tool.name or tool.type or "a tool without a name")
+            continue
+        described = {"name": tool.name, "description": tool.description or "", "parameters": tool.input_schema}
+        functions.append({"type": "function", "function": described})
+    return functions, [f"tools that can't be used here were left out: {', '.join(left_out)}"] if left_out else []
 
 
 def _messages(role: str, content: str | Sequence[ContentBlock]) -> list[dict[str, Any]]:
@@ -85,7 +114,7 @@ def _messages(role: str, content: str | Sequence[ContentBlock]) -> list[dict[str
     if isinstance(content, str):
         return [{"role": role, "content": content}]
     results = [
-        {"role": "tool", "content": _text(block.content or ""), "tool_call_id": block.tool_use_id}
+        {"role": "tool", "content": _result_text(block), "tool_call_id": block.tool_use_id}
         for block in content
         if block.type == "tool_result"
     ]
@@ -94,21 +123,36 @@ def _messages(role: str, content: str | Sequence[ContentBlock]) -> list[dict[str
         for block in content
         if block.type == "tool_use"
     ]
-    texts = [
-        block for block in content if block.type not in ("tool_result", "tool_use", "thinking", "redacted_thinking")
-    ]
+    texts = [block for block in content if block.type not in _NO_TEXT]
     if not texts and not calls:
         return results or [{"role": role, "content": ""}]
     return [*results, {"role": role, "content": _text(texts), "tool_calls": calls or None}]
 
 
+def _result_text(block: ContentBlock) -> str:
+    return _text(block.content) or ("the tool failed" if block.is_error else "")
+
+
 def _text(content: str | Sequence[ContentBlock] | None) -> str:
     if content is None or isinstance(content, str):
         return content or ""
-    for block in content:
-        if block.type != "text" or block.text is None:
-            raise ApiError(400, f"content of type {block.type[:40]!r} is not supported here: these models read text")
-    return "".join(block.text or "" for block in content)
+    return "".join(_block_text(block) for block in content)
+
+
+def _block_text(block: ContentBlock) -> str:
+    """Return the text of a block; that of a document or search result stands on lines of its own."""
+    if block.type == "text" and block.text is not None:
+        return block.text
+    if block.type == "search_result":
+        return _document([block.title, block.source if isinstance(block.source, str) else None], _text(block.content))
+    source = block.source
+    if block.type == "document" and isinstance(source, TextSource) and source.type in ("text", "content"):
+        return _document([block.title, block.context], source.data or _text(source.content))
+    raise ApiError(400, f"content of type {block.type[:40]!r} is not supported here: these models read text")
+
+
+def _document(heads: Sequence[str | None], text: str) -> str:
+    return "\n".join([*(head for head in heads if head), text]) + "\n"
 
 
 def _head(model: str) -> dict[str, Any]:

@@ -6,25 +6,54 @@ from typing import Any
 from ...generation.completion import Completion, TokenLogprob
 from ...tokenizer.tokenizer import Tokenizer
 from ..settings import ServerSettings
-from .events import AnswerEnd, Event, LogprobEntry, Reason, TextDelta, ToolCallEvent
+from .events import AnswerEnd, Event, LogprobEntry, Reason, TextDelta, ToolCallEvent, as_json
 from .loaded_model import LoadedModel, Replies, Submission
+from .partial_calls import UnfinishedCall, may_begin_call, unfinished_call
 
 
 async def as_events(replies: Replies, submissions: Sequence[Submission], loaded: LoadedModel) -> AsyncIterator[Event]:
     """Yield the events of replies to `submissions` as their pieces come."""
     called = [0] * len(submissions)
+    # The last text of an answer that calls tools: if a limit ends the answer there, it is the beginning of a call.
+    held: list[TextDelta | None] = [None] * len(submissions)
     tokenizer = loaded.llama.tokenizer
     async for index, item in replies:
+        before, held[index] = held[index], None
+        submission = submissions[index]
         if isinstance(item, Completion):
-            submission = submissions[index]
-            yield AnswerEnd(index, _reason(item), item, submission.prompt, _stop_text(item, submission, loaded))
+            call = _cut_off(before, item, submission, called=bool(called[index]))
+            if before is not None and (call is None or before.logprobs):
+                yield TextDelta(index, "" if call else before.text, before.logprobs)
+            if call is not None and call.name:
+                yield ToolCallEvent(index, called[index], call.name, call.arguments_json)
+            reason = _reason(item, calls=bool(called[index]))
+            yield AnswerEnd(index, reason, item, submission.prompt, _stop_text(item, submission, loaded))
             continue
+        if before is not None:
+            yield before
         logprobs = tuple(logprob_entry(entry, tokenizer) for entry in item.logprobs)
         if item.text or logprobs:
-            yield TextDelta(index, item.text, logprobs)
-        for call in item.tool_calls:
-            yield ToolCallEvent(index, called[index], call.name, call.arguments)
+            text = TextDelta(index, item.text, logprobs)
+            if submission.settings.get("tools") and may_begin_call(item.text):
+                held[index] = text
+            else:
+                yield text
+        for tool_call in item.tool_calls:
+            yield ToolCallEvent(index, called[index], tool_call.name, as_json(tool_call.arguments))
             called[index] += 1
+
+
+def _cut_off(
+    last: TextDelta | None, done: Completion, submission: Submission, *, called: bool
+) -> UnfinishedCall | None:
+    """Return the call that the last text of an answer begins, if a limit ended the answer within it."""
+    if last is None or done.finish_reason == "stop":
+        return None
+    call = unfinished_call(last.text)
+    if call is None or (not call.name and not called and "schema" in submission.settings):
+        return None
+    names = [tool["function"]["name"] for tool in submission.settings["tools"]]
+    return call if not call.name or call.name in names else None
 
 
 def logprob_entry(entry: TokenLogprob, tokenizer: Tokenizer) -> LogprobEntry:
@@ -37,10 +66,10 @@ def logprob_entry(entry: TokenLogprob, tokenizer: Tokenizer) -> LogprobEntry:
     return LogprobEntry(entry.token, data(entry.token), entry.logprob, others)
 
 
-def _reason(done: Completion) -> Reason:
-    if done.tool_calls:
-        return "tool_calls"
-    return "stop" if done.finish_reason == "stop" else "length"
+def _reason(done: Completion, *, calls: bool) -> Reason:
+    if done.finish_reason != "stop":
+        return "length"
+    return "tool_calls" if calls else "stop"
 
 
 def with_constraint(
@@ -52,19 +81,16 @@ def with_constraint(
 
 
 def make_submissions(
-    prompts: Sequence[Sequence[int]], n: int, settings: Mapping[str, Any], at_most: int | None, limits: ServerSettings
+    prompts: Sequence[Sequence[int]], n: int, settings: Mapping[str, Any], limits: ServerSettings
 ) -> list[Submission]:
     """Return `n` submissions for each prompt, those of one prompt in a row, within the server's length limit.
 
-    What a request gives as `max_tokens` must fit the context; the other limits end an answer where it doesn't.
+    `max_tokens` may be more than the context leaves, where an answer then ends.
     """
-    requested = settings.get("max_tokens")
-    if limits.max_tokens is not None and requested is not None:
-        settings = {**settings, "max_tokens": min(requested, limits.max_tokens)}
-    ends = [most for most in (at_most, limits.max_tokens) if most is not None]
-    most = min(ends, default=None)
+    ends = [limit for limit in (settings.get("max_tokens"), limits.max_tokens) if limit is not None]
+    others = {name: value for name, value in settings.items() if name != "max_tokens"}
     return [
-        Submission(prompt=prompt, settings=seeded(settings, index), at_most=most)
+        Submission(prompt=prompt, settings=seeded(others, index), max_tokens=min(ends, default=None))
         for prompt in prompts
         for index in range(n)
     ]

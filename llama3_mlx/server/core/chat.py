@@ -5,14 +5,13 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...prompts import RESERVED
 from ..http.errors import ApiError
 from ..settings import ServerSettings
 from .answering import as_events, make_submissions, with_constraint
 from .events import Event
 from .loaded_model import LoadedModel
 
-# What a chat template gets from elsewhere than from its own values.
-_TAKEN = {"self", "messages", "tools", "add_generation_prompt", "continue_final"}
 _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
 
 
@@ -29,41 +28,35 @@ class Chat:
     n: int = 1
     tools: Sequence[Mapping[str, Any]] = ()
     tool_choice: str = "auto"
-    named_tool: bool = False
     parallel_calls: bool = True
     schema: Mapping[str, Any] | None = None
     template: Mapping[str, Any] = field(default_factory=dict)
     top_logprobs: int | None = None
     continue_final: bool = False
     add_generation_prompt: bool = True
-    at_most: int | None = None
-    """Tokens after which an answer ends, as max_tokens, but no promise that the context has room for them."""
 
 
 def prompt_of(chat: Chat, loaded: LoadedModel) -> list[int]:
     """Return the token ids of the dialog up to where the answer begins."""
-    dialog = loaded.llama.dialog
-    if dialog is None:
+    if loaded.llama.dialog is None:
         raise ApiError(
             400,
             f"{loaded.choice.model.name} is a base model without a dialog format: use /v1/completions",
             code="no_dialog_format",
         )
-    taken = sorted(_TAKEN & set(chat.template))
+    taken = sorted(set(RESERVED) & set(chat.template))
     if taken:
         raise ApiError(
             400,
             f"chat_template_kwargs can't set {', '.join(taken)}: these come from the request's own fields",
             param="chat_template_kwargs",
         )
-    messages = [known_keys(message) for message in chat.messages]
-    tools = [dict(tool) for tool in chat.tools] if chat.tool_choice != "none" else []
-    return dialog.encode(
-        messages,
-        tools=tools or None,
+    return loaded.llama.prompts.chat(
+        [known_keys(message) for message in chat.messages],
+        tools=chat.tools if chat.tool_choice != "none" else (),
+        template_options=chat.template,
         add_generation_prompt=chat.add_generation_prompt,
         continue_final=chat.continue_final,
-        **chat.template,
     )
 
 
@@ -90,7 +83,7 @@ async def converse(
     if prompt is None:
         prompt = await loaded.prepare(lambda: prompt_of(chat, loaded))
     settings = with_constraint({**chat.settings, **_tools(chat)}, chat.schema, chat.top_logprobs)
-    submissions = make_submissions([prompt], chat.n, settings, chat.at_most, limits)
+    submissions = make_submissions([prompt], chat.n, settings, limits)
     replies = await loaded.start(submissions, limits.timeout_s)
     stack.callback(replies.close)
     return as_events(replies, submissions, loaded)

@@ -5,7 +5,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...errors import RequestError
 from ..settings import ServerSettings
 from .answering import as_events, make_submissions, with_constraint
 from .events import Event
@@ -23,32 +22,34 @@ class Continuation:
     n: int = 1
     schema: Mapping[str, Any] | None = None
     top_logprobs: int | None = None
-    at_most: int | None = None
-    """Tokens after which an answer ends, as max_tokens, but no promise that the context has room for them."""
+    parse_special: bool | None = None
+    """Whether control tokens in a text are recognized; None: what the server's settings say."""
 
 
-def prompt_ids(prompt: Prompt, loaded: LoadedModel) -> list[int]:
+def prompt_ids(prompt: Prompt, loaded: LoadedModel, *, parse_special: bool = False) -> list[int]:
     """Return the token ids of a prompt; a text gets the beginning-of-text token, ids are taken as they are."""
-    llama = loaded.llama
-    if isinstance(prompt, str):
-        return llama.tokenizer.encode(prompt, bos=True)
-    wrong = [token for token in prompt if not 0 <= token < llama.config.vocab_size]
-    if wrong:
-        raise RequestError(f"token id {wrong[0]} is outside the vocabulary of {llama.config.vocab_size}")
-    return list(prompt)
+    return loaded.llama.prompts.text(prompt, special=parse_special)
+
+
+def text_ids(text: str, loaded: LoadedModel, *, bos: bool, parse_special: bool) -> list[int]:
+    """Return the token ids of a text, every character of it ordinary unless control tokens are to be recognized."""
+    return loaded.llama.prompts.text(text, special=parse_special, bos=bos)
 
 
 async def complete(
-    asked: Continuation, loaded: LoadedModel, limits: ServerSettings, stack: AsyncExitStack
+    continuation: Continuation, loaded: LoadedModel, limits: ServerSettings, stack: AsyncExitStack
 ) -> AsyncIterator[Event]:
     """Start all continuations and return their events as they come; raises at once what is refused.
 
     What runs ends when `stack` does.
     """
-    loaded.check_room(len(asked.prompts) * asked.n)
-    prompts = await loaded.prepare(lambda: [prompt_ids(prompt, loaded) for prompt in asked.prompts])
-    settings = with_constraint(asked.settings, asked.schema, asked.top_logprobs)
-    submissions = make_submissions(prompts, asked.n, settings, asked.at_most, limits)
+    loaded.check_room(len(continuation.prompts) * continuation.n)
+    special = limits.parse_special if continuation.parse_special is None else continuation.parse_special
+    prompts = await loaded.prepare(
+        lambda: [prompt_ids(prompt, loaded, parse_special=special) for prompt in continuation.prompts]
+    )
+    settings = with_constraint(continuation.settings, continuation.schema, continuation.top_logprobs)
+    submissions = make_submissions(prompts, continuation.n, settings, limits)
     replies = await loaded.start(submissions, limits.timeout_s)
     stack.callback(replies.close)
     return as_events(replies, submissions, loaded)

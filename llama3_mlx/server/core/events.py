@@ -37,18 +37,28 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallEvent:
-    """A whole tool call of one answer, the `position`-th of it."""
+    """A tool call of one answer, the `position`-th of it; the last one is unfinished where a limit cut it off."""
 
     choice: int
     position: int
     name: str
-    arguments: Mapping[str, Any]
+    arguments_json: str
+    """The arguments as the JSON text of an object, only its beginning where the call is unfinished."""
     id: str = field(default_factory=lambda: f"call_{secrets.token_hex(12)}")
 
     @property
-    def arguments_json(self) -> str:
-        """The arguments as OpenAI writes them: an object in JSON, as a string."""
-        return json.dumps(self.arguments, ensure_ascii=False)
+    def arguments(self) -> dict[str, Any] | None:
+        """The arguments, None where the call is unfinished."""
+        try:
+            value = json.loads(self.arguments_json)
+        except ValueError:
+            return None
+        return value if isinstance(value, dict) else None
+
+
+def as_json(arguments: Mapping[str, Any]) -> str:
+    """Return arguments as OpenAI writes them: an object in JSON, as a string."""
+    return json.dumps(arguments, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """One model in memory: hands submissions to the engine, and the pieces of its replies to the event loop."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from ...generation.options import make_options
 from ...library.catalogue import ModelChoice, ModelEntry
 from ...llama import Llama
 from ..http.errors import ApiError
+from ..http.logs import log
 
 T = TypeVar("T")
 # Prompts that are tokenized and grammars that are compiled at a time, beside the event loop.
@@ -28,15 +30,15 @@ class Submission:
 
     prompt: Sequence[int]
     settings: dict[str, Any]
-    at_most: int | None = None
-    """Tokens after which the answer ends where the settings have no max_tokens; may be more than the context leaves."""
+    max_tokens: int | None = None
+    """May be more than the context leaves, where the answer then ends."""
 
 
 class ModelRuntime:
     """A loaded model; its engine generates for all its adapters in one batch."""
 
-    def __init__(self, model: ModelEntry, max_running: int, max_queue: int) -> None:
-        self.model = model
+    def __init__(self, model: ModelEntry, max_running: int, max_queue: int, *, draft: Path | None = None) -> None:
+        self.model, self.draft = model, draft
         self.load_s = 0.0
         self.active = 0
         """Generations that run or wait."""
@@ -52,6 +54,8 @@ class ModelRuntime:
             lambda: Llama.load(folder, max_sequences=max_sequences, memory_gb=memory_gb)
         )
         self.load_s = time.perf_counter() - began
+        for note in self.llama.notes:
+            log("contradictory files", level=logging.WARNING, model=folder.name, note=note)
 
     async def limit(self, memory_gb: float) -> None:
         """Change how much memory the model may take."""
@@ -175,7 +179,7 @@ class Replies:
         for start, stop in _same_prompts(submissions):
             first = submissions[start]
             self._served.llama.submit(
-                first.prompt, options[start:stop], self._replies[start:stop], at_most=first.at_most
+                first.prompt, options[start:stop], self._replies[start:stop], at_most=first.max_tokens
             )
 
     def __aiter__(self) -> "Replies":

@@ -6,10 +6,12 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ...device import compute_dtype_name, working_memory_bytes
 from ...errors import EngineClosedError
-from ...library.catalogue import Catalogue, ModelChoice
+from ...library.catalogue import Catalogue, ModelChoice, ModelEntry, UnknownModelError
+from ...library.resolver import resolve_model
 from ...model.memory_estimate import estimate
 from ..http.errors import ApiError
 from ..http.logs import log
@@ -51,6 +53,9 @@ class LoadedModels:
         budget = settings.memory_gb * 1e9 if settings.memory_gb else working_memory_bytes() * _SHARE
         self.budget_bytes = int(budget)
         self.slots: dict[str, ModelSlot] = {}
+        if settings.default_model:
+            catalogue.choose(settings.default_model)
+        self._drafts = dict(self._draft(text) for text in settings.draft)
         self._freed, self._making_room = asyncio.Event(), asyncio.Lock()
         metrics.gauges += [
             Gauge("running", "Generations that run or wait", "model", lambda: self._count("active")),
@@ -65,7 +70,7 @@ class LoadedModels:
 
         Raises ApiError 404 if there is none of that name, 503 if there is no memory for it now, 400 if never.
         """
-        choice = self.catalogue.choose(name)
+        choice = self.choose(name)
         slot = await self._slot(choice)
         slot.users += 1
         slot.keep_alive_s = self._settings.keep_alive_s if keep_alive_s is None else keep_alive_s
@@ -79,6 +84,22 @@ class LoadedModels:
             slot.used_s = time.monotonic()
             if not slot.users:
                 self._freed.set()
+
+    def choose(self, name: str | None) -> ModelChoice:
+        """Return what `name` means; where there is a default model, it stands for names that aren't there, too."""
+        default = self._settings.default_model
+        if default is None:
+            return self.catalogue.choose(name)
+        try:
+            return self.catalogue.choose(name or default)
+        except UnknownModelError:
+            return self.catalogue.choose(default)
+
+    def _draft(self, text: str) -> tuple[str, Path]:
+        """Read MODEL=DRAFT, or DRAFT for the first model, as the model's name and the draft's folder."""
+        name, found, draft = text.partition("=")
+        model = self.catalogue.choose(name if found else self._settings.default_model).model.name
+        return model, resolve_model(draft if found else text)
 
     async def unload(self, name: str) -> bool:
         """Take a model out of memory if nobody uses it; return whether it was there and is gone."""
@@ -116,13 +137,21 @@ class LoadedModels:
             config = choice.model.config
             needs = estimate(config, compute_dtype_name(config.dtype))
             needed = needs.memory_for(min(_CONTEXT, config.max_position_embeddings))
+            draft = self._drafts.get(name)
+            if draft is not None:
+                needed += _needed_by_draft(draft)
             async with self._making_room:
                 await self._make_room(name, needed)
                 slot = self.slots.get(name) or self._start(choice, needed)
         return slot
 
     def _start(self, choice: ModelChoice, needed: int) -> ModelSlot:
-        base = ModelRuntime(choice.model, self._settings.max_running, self._settings.max_queue)
+        base = ModelRuntime(
+            choice.model,
+            self._settings.max_running,
+            self._settings.max_queue,
+            draft=self._drafts.get(choice.model.name),
+        )
         loaded = LoadedModel(base, ModelChoice(choice.model))
         slot = ModelSlot(loaded, needed, asyncio.ensure_future(self._load(loaded)))
         self.slots[choice.model.name] = slot
@@ -186,6 +215,12 @@ class LoadedModels:
 
     def _memory(self) -> dict[str, float]:
         return {name: float(slot.needed_bytes) for name, slot in self.slots.items()}
+
+
+def _needed_by_draft(folder: Path) -> int:
+    config = ModelEntry(folder.name, folder).config
+    needs = estimate(config, compute_dtype_name(config.dtype))
+    return needs.memory_for(min(_CONTEXT, config.max_position_embeddings))
 
 
 def _mlx_memory() -> dict[str, float]:

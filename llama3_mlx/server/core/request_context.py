@@ -46,6 +46,8 @@ class RequestContext:
         self.stack = AsyncExitStack()
         self.began: float = request.state.began
         self.headers: dict[str, str] = {}
+        self.notes: list[str] = []
+        """What the client should know about its answer: what was left out, and why."""
         self.loaded: LoadedModel
         self.load_s = 0.0
         self._first_seen = False
@@ -62,7 +64,7 @@ class RequestContext:
         asked = time.perf_counter()
         self.loaded = await self.stack.enter_async_context(self.server.models.use(model, keep_alive_s))
         self.load_s = time.perf_counter() - asked
-        self.note(model=self.loaded.choice.name)
+        self.log_values(model=self.loaded.choice.name)
         return self.loaded
 
     @property
@@ -73,11 +75,17 @@ class RequestContext:
     def ignore(self, names: list[str]) -> None:
         """Tell the client which of the fields it sent mean nothing here."""
         if names:
-            # A header carries printable ASCII; names come from the client.
-            shown = [re.sub(r"[^!-~]", "?", name)[:60] for name in names[:20]]
+            shown = [_printable(name)[:60] for name in names[:20]]
             self.headers["x-ignored-parameters"] = ", ".join(shown)
 
-    def note(self, **values: Any) -> None:
+    def extension(self) -> dict[str, list[str]]:
+        """Return the field with the notes that goes into an answer, beside those of its protocol; the header, too."""
+        if not self.notes:
+            return {}
+        self.headers["x-notes"] = _printable("; ".join(self.notes))[:1000]
+        return {"notes": self.notes}
+
+    def log_values(self, **values: Any) -> None:
         """Add values to the request's line in the log."""
         self.request.state.log.update(values)
 
@@ -88,7 +96,7 @@ class RequestContext:
                 self._first_seen = True
                 waited = time.perf_counter() - self.began
                 self.server.metrics.first_token.observe(waited)
-                self.note(first_token_s=round(waited, 4))
+                self.log_values(first_token_s=round(waited, 4))
             if isinstance(event, AnswerEnd):
                 self._count(event)
             yield event
@@ -133,13 +141,13 @@ class RequestContext:
         metrics.cached_tokens.add(done.cached_tokens, model=model)
         metrics.written_tokens.add(len(done.token_ids), model=model)
         said = self.request.state.log
-        self.note(
+        self.log_values(
             prompt_tokens=said.get("prompt_tokens", 0) + done.prompt_tokens,
             cached_tokens=said.get("cached_tokens", 0) + done.cached_tokens,
             written_tokens=said.get("written_tokens", 0) + len(done.token_ids),
         )
         if self.server.settings.log_prompts:
-            self.note(prompt=self.loaded.llama.tokenizer.decode(end.prompt), answer=done.text)
+            self.log_values(prompt=self.loaded.llama.tokenizer.decode(end.prompt), answer=done.text)
 
 
 class _ContextResponse(StreamingResponse):
@@ -163,6 +171,11 @@ class _ContextResponse(StreamingResponse):
             if not whole:
                 self._turn.server.metrics.cancelled.add()
             await self._stack.aclose()
+
+
+def _printable(text: str) -> str:
+    """Return a client's words as a header can carry them: printable ASCII."""
+    return re.sub(r"[^ -~]", "?", text)
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import re
+import zlib
 from collections.abc import Mapping
 
 from starlette.types import Message, Receive
@@ -62,6 +63,26 @@ async def _collect(receive: Receive, limit: int) -> bytes:
             return b"".join(parts)
 
 
+def decoded(body: bytes, encoding: str, limit: int) -> bytes:
+    """Return a compressed body as it was; raises ApiError 415 for an unknown encoding, 413 past the limit."""
+    windows = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+    kind = encoding.strip().lower()
+    if kind == "identity":
+        return body
+    if kind not in windows:
+        raise ApiError(415, f"the content encoding must be gzip or deflate, not {encoding[:40]!r}")
+    stream = zlib.decompressobj(windows[kind])
+    try:
+        value = stream.decompress(body, limit + 1)
+    except zlib.error:
+        raise ApiError(400, f"the body isn't valid {kind}") from None
+    if len(value) > limit:
+        raise _too_large(limit)
+    if not stream.eof:
+        raise ApiError(400, f"the body isn't valid {kind}: it ends too early")
+    return value
+
+
 def check_body(body: bytes, max_depth: int) -> None:
     """Raise ApiError 400 unless the body is one JSON value in UTF-8, nested at most `max_depth` deep."""
     try:
@@ -74,9 +95,9 @@ def check_body(body: bytes, max_depth: int) -> None:
     try:
         value = json.loads(body, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
-        raise ApiError(400, f"the body is no JSON: {error.msg} at character {error.pos}") from None
+        raise ApiError(400, f"the body is not valid JSON: {error.msg} at character {error.pos}") from None
     except ValueError as error:
-        raise ApiError(400, f"the body is no JSON: {error}") from None
+        raise ApiError(400, f"the body is not valid JSON: {error}") from None
 
     if _SURROGATE.search(body):
         _check_surrogates(value)

@@ -35,11 +35,14 @@ class ApiError(Exception):
         *,
         param: str | None = None,
         code: str | None = None,
+        details: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.param, self.code = status, message, param, code
         self.headers = dict(headers or {})
+        self.details = details
+        """What Anthropic's clients branch on."""
 
     @property
     def kind(self) -> str:
@@ -65,7 +68,8 @@ def error_body(path: str, error: ApiError, request_id: str) -> dict[str, Any]:
     if path.startswith("/api/"):
         return {"error": error.message}
     if path.startswith("/v1/messages"):
-        inner = {"type": error.kind, "message": error.message}
+        inner: dict[str, Any] = {"type": error.kind, "message": error.message}
+        inner |= {"details": error.details} if error.details else {}
         return {"type": "error", "error": inner, "request_id": request_id}
     return {
         "error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code},

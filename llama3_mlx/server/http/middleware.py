@@ -9,7 +9,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..settings import ServerSettings
-from .body import check_body, read_body, replay
+from .body import check_body, decoded, read_body, replay
 from .errors import ApiError, error_response
 from .logs import log
 from .metrics import Metrics
@@ -38,7 +38,7 @@ class ServerMiddleware:
         """Check the request and have it answered; what is refused gets the error of its protocol."""
         method, path, headers = scope["method"], scope["path"], Headers(scope=scope)
         try:
-            self._access.check(method, path, headers)
+            self._access.check(method, path, headers, scope.get("http_version", "1.1"))
             if method == "OPTIONS":
                 await self._preflight(headers, send)
                 return
@@ -61,6 +61,9 @@ class ServerMiddleware:
 
     async def _checked_body(self, scope: Scope, receive: Receive, headers: Mapping[str, str]) -> Receive:
         body = await read_body(receive, headers, self._settings)
+        if body and "content-encoding" in headers:
+            body = decoded(body, headers["content-encoding"], int(self._settings.max_body_mb * 1e6))
+            _set_header(scope, b"content-encoding", None)
         if body:
             _require_json(scope, headers)
             check_body(body, self._settings.max_depth)
@@ -112,12 +115,24 @@ class _Exchange:
         await self._send(message)
 
 
+# What is sent without saying so, and what curl's -d says of all bodies.
+_UNDECLARED = ("", "application/x-www-form-urlencoded")
+
+
 def _require_json(scope: Scope, headers: Mapping[str, str]) -> None:
-    """Refuse a body that isn't declared JSON; Ollama's clients needn't declare it, so there it is taken as JSON."""
+    """Refuse a body that isn't declared JSON, unless its client is known not to declare it: curl, and all of Ollama's.
+
+    A page can send a form to any server without asking first, but then its browser names the page's origin.
+    """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json")):
         return
-    if not scope["path"].startswith("/api/"):
+    if not scope["path"].startswith("/api/") and (kind not in _UNDECLARED or "origin" in headers):
         raise ApiError(415, f"the content type must be application/json, not {kind[:80]!r}")
-    others = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
-    scope["headers"] = [*others, (b"content-type", b"application/json")]
+    _set_header(scope, b"content-type", b"application/json")
+
+
+def _set_header(scope: Scope, name: bytes, value: bytes | None) -> None:
+    """Set a header of a request; None removes it."""
+    others = [(known, text) for known, text in scope["headers"] if known != name]
+    scope["headers"] = others if value is None else [*others, (name, value)]

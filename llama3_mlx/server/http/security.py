@@ -8,6 +8,7 @@ import hmac
 import ipaddress
 import socket
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 
 from ..settings import ServerSettings
 from .errors import ApiError
@@ -17,6 +18,8 @@ OPEN_PATHS = frozenset({"/", "/health", "/favicon.ico"})
 OPEN_FOLDER = "/static/"
 _METHODS = "GET, POST, DELETE, HEAD, OPTIONS"
 _CORS_AGE_S = "600"
+# Top-level names that the public DNS never has, so that no foreign page can be reached by them.
+_PRIVATE_SUFFIXES = (".localhost", ".local", ".internal")
 
 
 class AccessControl:
@@ -25,27 +28,33 @@ class AccessControl:
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
         self._key = settings.key.encode() if settings.key else None
-        self._origins = frozenset(origin.rstrip("/").lower() for origin in settings.allow_origin)
-        names = {"localhost", settings.host.lower(), *(name.lower() for name in settings.allow_host)}
-        if not settings.on_loopback:
-            machine = socket.gethostname().lower()
-            names |= {machine, f"{machine.removesuffix('.local')}.local"}
-        self._names = frozenset(names)
+        self._origins = tuple(origin.rstrip("/").lower() for origin in settings.allow_origin)
+        machine = socket.gethostname().lower()
+        self._names = frozenset(
+            {
+                "localhost",
+                machine,
+                settings.host.lower(),
+                *(name.lower() for name in settings.allow_host),
+            }
+        )
 
-    def check(self, method: str, path: str, headers: Mapping[str, str]) -> None:
+    def check(self, method: str, path: str, headers: Mapping[str, str], http_version: str = "1.1") -> None:
         """Raise ApiError if the request isn't addressed to this server, comes from a foreign page or lacks the key."""
-        self._check_host(headers.get("host"))
+        # A browser always names the host; HTTP/1.0 needn't.
+        if http_version != "1.0" or headers.get("host"):
+            self._check_host(headers.get("host"))
         self._check_origin(headers.get("origin"), headers.get("host"))
         if self._key and method != "OPTIONS" and not self._is_open(path):
             self._check_key(headers)
 
     def cors_headers(self, origin: str | None) -> dict[str, str]:
         """Return the headers that let a listed origin read the answer; none for others."""
-        if origin is None or origin.lower() not in self._origins:
+        if origin is None or not self._is_allowed(origin):
             return {}
         return {
             "access-control-allow-origin": origin,
-            "access-control-expose-headers": "x-request-id, x-ignored-parameters, retry-after",
+            "access-control-expose-headers": "x-request-id, x-ignored-parameters, x-notes, retry-after",
             "vary": "Origin",
         }
 
@@ -60,17 +69,21 @@ class AccessControl:
             }
         return headers
 
+    def _is_allowed(self, origin: str) -> bool:
+        """Whether an origin is listed; in the list, `*` stands for any characters."""
+        return any(fnmatchcase(origin.lower(), pattern) for pattern in self._origins)
+
     def _check_host(self, host: str | None) -> None:
         name = _host_name(host or "")
-        if name in self._names:
+        if name in self._names or name.endswith(_PRIVATE_SUFFIXES):
             return
         try:
             address = ipaddress.ip_address(name)
         except ValueError:
             pass
         else:
-            # A literal address can't be rebound; beyond loopback any of this machine's addresses may be meant.
-            if address.is_loopback or not self._settings.on_loopback:
+            # A literal address can't be rebound; a private one is this machine's own, or a container's name for it.
+            if address.is_private or address.is_loopback or not self._settings.on_loopback:
                 return
         raise ApiError(
             403,
@@ -80,7 +93,7 @@ class AccessControl:
         )
 
     def _check_origin(self, origin: str | None, host: str | None) -> None:
-        if origin is None or origin.lower() in self._origins:
+        if origin is None or self._is_allowed(origin):
             return
         _, found, rest = origin.partition("://")
         if found and host and rest.lower() == host.lower():

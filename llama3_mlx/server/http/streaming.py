@@ -5,6 +5,7 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html.
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from starlette.requests import Request
 
 from ...errors import Llama3MLXError
 from .errors import ApiError, as_api_error, error_body
+from .logs import LOGGER
 
 EVENT_STREAM, JSON_LINES = "text/event-stream", "application/x-ndjson"
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -66,7 +68,11 @@ async def errors_as_events(
     try:
         async for part in parts:
             yield part
-    except (ApiError, Llama3MLXError) as error:
-        known = error if isinstance(error, ApiError) else as_api_error(error)
-        body = error_body(request.url.path, known, request.state.request_id)
+    except Exception as error:
+        if isinstance(error, Llama3MLXError):
+            error = as_api_error(error)
+        elif not isinstance(error, ApiError):
+            LOGGER.log(logging.ERROR, "unexpected error", exc_info=error)
+            error = ApiError(500, "the server met an error of its own; its log says more")
+        body = error_body(request.url.path, error, request.state.request_id)
         yield json_line(body) if lines else sse(body, event)

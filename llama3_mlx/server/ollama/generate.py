@@ -23,7 +23,7 @@ Fields = Callable[[str, Sequence[Mapping[str, Any]]], dict[str, Any]]
 @router.post("/api/generate")
 async def generate(body: GenerateRequest, request: Request) -> Response:
     """Answer a prompt, or continue it where `raw` is set."""
-    _refuse(body, suffix=body.suffix, template=body.template, images=body.images)
+    _refuse_thinking(body)
     if body.raw:
         _refuse_with_raw(system=body.system, context=body.context)
     async with RequestContext(request) as context:
@@ -40,7 +40,7 @@ async def generate(body: GenerateRequest, request: Request) -> Response:
                 settings=_settings(body),
                 schema=_schema(body),
                 top_logprobs=_top(body),
-                at_most=body.at_most,
+                parse_special=_parse_special(body),
             )
             events = await complete(continuation, loaded, context.server.settings, context.stack)
         else:
@@ -71,10 +71,7 @@ async def chat(body: OllamaChatRequest, request: Request) -> Response:
         return await _answer(context, body, events, fields, with_context=False)
 
 
-def _refuse(body: Generating, **fields: Any) -> None:
-    for name, value in fields.items():
-        if value:
-            raise ApiError(400, f"{name} is not supported: these models read text, in their own dialog format")
+def _refuse_thinking(body: Generating) -> None:
     if body.think not in (None, False):
         raise ApiError(400, f"{body.model!r} does not support thinking")
 
@@ -86,19 +83,23 @@ def _refuse_with_raw(**fields: Any) -> None:
 
 
 def _chat(body: Generating, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> Chat:
-    _refuse(body)
+    _refuse_thinking(body)
     return Chat(
         messages=messages,
         settings=_settings(body),
         schema=_schema(body),
         tools=tools,
         top_logprobs=_top(body),
-        at_most=body.at_most,
     )
 
 
 def _settings(body: Generating) -> dict[str, Any]:
     return body.options.settings() if body.options else {}
+
+
+def _parse_special(body: GenerateRequest) -> bool | None:
+    given = body.parse_special
+    return given if given is not None or body.options is None else body.options.parse_special
 
 
 def _top(body: Generating) -> int | None:
@@ -219,7 +220,7 @@ def _last(context: RequestContext, end: AnswerEnd, with_context: bool) -> dict[s
 
 
 def _call(call: ToolCallEvent) -> dict[str, Any]:
-    return {"id": call.id, "function": {"index": call.position, "name": call.name, "arguments": dict(call.arguments)}}
+    return {"id": call.id, "function": {"index": call.position, "name": call.name, "arguments": call.arguments or {}}}
 
 
 def _logprob_object(entry: LogprobEntry) -> dict[str, Any]:

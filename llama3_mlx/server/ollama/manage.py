@@ -4,6 +4,7 @@ import asyncio
 import queue
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from starlette.responses import JSONResponse, StreamingResponse
 
 from ...errors import RequestError
 from ...library.catalogue import DEFAULT_TAG, Catalogue, check_name
-from ...library.downloads import bar_class
 from ...library.home import models_folder
 from ...library.storage import copy_model, remove_model
 from ..core.request_context import Server
@@ -39,16 +39,22 @@ async def pull(body: PullRequest, request: Request) -> Response:
     name = body.chosen.removesuffix(f":{DEFAULT_TAG}").removeprefix("hf.co/")
 
     def task(report: StatusReport) -> None:
-        from ...library.hub import resolve_model
+        from ...library.hub import HubId, download_model
 
         if name in _catalogue(request).models():
             return
         report({"status": "pulling manifest"})
-        if "/" not in name or name.startswith((".", "/", "~")):
+        hub_id = None if name.startswith((".", "/", "~")) else HubId.parse(name)
+        if hub_id is None:
             raise RequestError(
                 f"{name[:80]!r} is no Hub id: give owner/name, as in mlx-community/Llama-3.2-3B-Instruct-4bit"
             )
-        resolve_model(name, bar=bar_class(report))
+        digest = "sha256:" + sha256(name.encode()).hexdigest()
+
+        def downloaded(done: int, total: int) -> None:
+            report({"status": f"pulling {name}", "digest": digest, "total": total, "completed": done})
+
+        download_model(hub_id, report=downloaded)
 
     return await _run(task, request, stream=body.stream is not False)
 
@@ -56,10 +62,6 @@ async def pull(body: PullRequest, request: Request) -> Response:
 @router.post("/api/create")
 async def create(body: CreateRequest, request: Request) -> Response:
     """Make a model out of another one: quantized if `quantize` says so, else a copy."""
-    refused = ("adapters", "files", "modelfile", "system", "template", "parameters", "messages", "license")
-    for name in refused:
-        if getattr(body, name):
-            raise ApiError(400, f"{name} is not supported: a model is made from a model, with quantize or without")
     if not body.from_:
         raise ApiError(400, "from is missing: name the model to make the new one from", param="from")
     target = _new_folder(body.chosen)

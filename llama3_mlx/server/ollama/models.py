@@ -20,7 +20,7 @@ from .timestamps import at
 
 router = APIRouter(tags=["Ollama"])
 # The level of Ollama's API that is spoken here; clients compare it with what they need.
-API_VERSION = "0.12.0"
+API_VERSION = "0.20.0"
 _FOR_EVER = "2318-01-01T00:00:00Z"
 
 
@@ -56,7 +56,7 @@ def show(body: Named, request: Request) -> dict[str, Any]:
         "template": template or "",
         "details": _details(choice),
         "model_info": _model_info(choice.model),
-        "capabilities": ["completion", "embedding", *(["tools"] if template and "tools" in template else [])],
+        "capabilities": ["completion", *(["tools"] if template and "tools" in template else [])],
         "modified_at": at(choice.model.modified_s),
     }
 

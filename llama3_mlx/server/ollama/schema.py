@@ -3,7 +3,7 @@
 Source: https://github.com/ollama/ollama/blob/main/docs/api.md and the types of the `ollama` package.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
@@ -14,13 +14,41 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+_WHOLE_CONTEXT = 2**31 - 1
 # Go's JSON knows no whole numbers, so Ollama takes 40.0 for 40.
 Whole = Annotated[int, BeforeValidator(_whole)]
 
 
 class Options(Body):
-    """`options`: settings of one generation. What isn't named here belongs to other engines and means nothing."""
+    """`options`: settings of one generation."""
 
+    refused: ClassVar = {
+        "mirostat": "use top_p, min_p or typical_p",
+        "tfs_z": "use top_p, min_p or typical_p",
+    }
+    harmless: ClassVar = {"tfs_z": (1,)}
+    # How Ollama's own engine runs, and what belongs to refused settings.
+    without_effect: ClassVar = frozenset(
+        {
+            "embedding_only",
+            "f16_kv",
+            "logits_all",
+            "low_vram",
+            "main_gpu",
+            "mirostat_eta",
+            "mirostat_tau",
+            "num_batch",
+            "num_ctx",
+            "num_gpu",
+            "num_keep",
+            "num_thread",
+            "numa",
+            "penalize_newline",
+            "use_mlock",
+            "use_mmap",
+            "vocab_only",
+        }
+    )
     num_predict: Whole | None = None
     temperature: float | None = Field(None, ge=0)
     top_k: Whole | None = None
@@ -33,24 +61,21 @@ class Options(Body):
     frequency_penalty: float | None = None
     seed: Whole | None = None
     stop: str | list[str] | None = None
-
-    @property
-    def at_most(self) -> int | None:
-        """Tokens after which the answer ends; a negative num_predict means none."""
-        return self.num_predict if self.num_predict is not None and self.num_predict >= 0 else None
+    parse_special: bool | None = Field(None, description="as beside `options`, for clients that send no other fields")
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings by their names in GenerationOptions; values that switch a setting off are left out.
-
-        The length isn't among them: an answer may be asked to be longer than the context, where it then ends.
-        """
+        """Return the settings by their names in GenerationOptions; values that switch a setting off are left out."""
         given: dict[str, Any] = {}
         for name in ("temperature", "top_p", "min_p"):
             if getattr(self, name) is not None:
                 given[name] = getattr(self, name)
+        # -1 and -2: as long as the model goes on, and to the end of the context.
+        if self.num_predict is not None and self.num_predict >= 0:
+            given["max_tokens"] = self.num_predict
         if self.top_k is not None:
             given["top_k"] = max(0, self.top_k)
-        if self.seed is not None:
+        # Ollama's default, -1, is a seed by chance.
+        if self.seed is not None and self.seed != -1:
             given["seed"] = self.seed % 2**64
         if self.stop:
             given["stop"] = tuple(text for text in ([self.stop] if isinstance(self.stop, str) else self.stop) if text)
@@ -60,8 +85,8 @@ class Options(Body):
         given: dict[str, Any] = {}
         if self.repeat_penalty not in (None, 1.0) and self.repeat_last_n != 0:
             given["repetition_penalty"] = self.repeat_penalty
-            if self.repeat_last_n is not None and self.repeat_last_n > 0:
-                given["repetition_window"] = self.repeat_last_n
+            if self.repeat_last_n is not None:
+                given["repetition_window"] = self.repeat_last_n if self.repeat_last_n > 0 else _WHOLE_CONTEXT
         for name in ("presence_penalty", "frequency_penalty"):
             if getattr(self, name):
                 given[name] = getattr(self, name)
@@ -73,6 +98,7 @@ class Options(Body):
 class Generating(Body):
     """What generate and chat share."""
 
+    without_effect: ClassVar = frozenset({"shift", "truncate"})
     model: str = ""
     stream: bool | None = None
     format: str | dict[str, Any] | None = Field(None, description='"json", or a JSON schema')
@@ -82,22 +108,23 @@ class Generating(Body):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
 
-    @property
-    def at_most(self) -> int | None:
-        """Tokens after which the answer ends."""
-        return self.options.at_most if self.options else None
-
 
 class GenerateRequest(Generating):
     """Body of /api/generate."""
 
+    refused: ClassVar = {
+        "suffix": "Llama models have no fill-in-the-middle form",
+        "template": "the model's own dialog format is used; give raw for a prompt in a format of yours",
+        "images": "these models read text",
+        "width": "these models write text",
+        "height": "these models write text",
+        "steps": "these models write text",
+    }
     prompt: str | None = None
-    suffix: str | None = None
     system: str | None = None
-    template: str | None = None
     context: list[int] | None = None
     raw: bool | None = None
-    images: list[str] | None = None
+    parse_special: bool | None = Field(None, description="with raw: recognize control tokens in the prompt")
 
 
 class OllamaFunction(Body):
@@ -155,24 +182,21 @@ class Named(Body):
 class PullRequest(Named):
     """Body of /api/pull."""
 
+    without_effect: ClassVar = frozenset({"insecure"})
     stream: bool | None = None
 
 
 class CreateRequest(Named):
     """Body of /api/create."""
 
+    refused: ClassVar = dict.fromkeys(
+        ("adapters", "files", "modelfile", "system", "template", "parameters", "messages", "license"),
+        "a model is made from a model, with quantize or without",
+    )
     from_: str | None = Field(None, alias="from")
     quantize: str | None = None
     stream: bool | None = None
     force: bool | None = None
-    adapters: dict[str, str] | None = None
-    files: dict[str, str] | None = None
-    modelfile: str | None = None
-    system: str | None = None
-    template: str | None = None
-    parameters: dict[str, Any] | None = None
-    messages: list[dict[str, Any]] | None = None
-    license: str | list[str] | None = None
 
 
 class CopyRequest(Body):
@@ -185,6 +209,8 @@ class CopyRequest(Body):
 class EmbedRequest(Body):
     """Body of /api/embed."""
 
+    # A text that is too long is refused: nothing is left out of it.
+    without_effect: ClassVar = frozenset({"options", "truncate"})
     model: str = ""
     input: str | list[str] | None = None
     dimensions: int | None = Field(None, ge=1)
@@ -194,6 +220,7 @@ class EmbedRequest(Body):
 class OldEmbedRequest(Body):
     """Body of /api/embeddings, the older form."""
 
+    without_effect: ClassVar = frozenset({"options"})
     model: str = ""
     prompt: str | None = None
     keep_alive: KeepAlive = None

@@ -1,1 +1,4 @@
-"""OpenAI's protocol: chat, completions, responses, embeddings, models."""
+"""OpenAI's protocol.
+
+`chat.py`, `completions.py`, `responses.py`, `embeddings.py`, `models.py`; `schema.py` has the bodies.
+"""

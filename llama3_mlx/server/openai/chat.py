@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -12,7 +12,8 @@ from ..core.events import CollectedAnswer, Event, LogprobEntry, TextDelta, ToolC
 from ..core.request_context import RequestContext
 from ..http.errors import ApiError
 from ..http.streaming import COMMENT, DONE, EVENT_STREAM, errors_as_events, kept_alive, sse
-from .schema import ChatRequest, NamedTool
+from .schema import AllowedToolChoice, ChatRequest, NamedTool, ToolDefinition
+from .tools import ToolSet, check_required
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -21,13 +22,15 @@ router = APIRouter(tags=["OpenAI"])
 @router.post("/chat/completions", include_in_schema=False)
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
     """Answer a dialog."""
-    chat = chat_of(body)
+    tools = tools_of(body.tools or ())
+    chat = chat_of(body, tools)
     async with RequestContext(request) as context:
         context.ignore(body.ignored())
+        context.notes += tools.notes()
         limit_choices(context, chat.n)
         loaded = await context.use(body.model, body.keep_alive)
         events = await converse(chat, loaded, context.server.settings, context.stack)
-        head = _ChatObjects(loaded.choice.name)
+        head = _ChatObjects(loaded.choice.name, context.extension(), tools)
         if body.stream:
             include_usage = bool(body.stream_options and body.stream_options.include_usage)
             parts = _stream(head, context.counted(events), chat, include_usage)
@@ -36,24 +39,51 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
         return context.reply(head.whole(answers, chat))
 
 
-def chat_of(body: ChatRequest) -> Chat:
-    """Return what the request submissions for; raises ApiError 400 for what fits no answer."""
+def tools_of(definitions: Sequence[ToolDefinition]) -> ToolSet:
+    """Return the tools that a request offers."""
+    tools = ToolSet()
+    for tool in definitions:
+        if tool.function is not None and tool.type == "function":
+            tools.add_function(tool.function.name, tool.function.description, tool.function.parameters)
+        elif tool.custom is not None and tool.type == "custom":
+            format_ = tool.custom.format.type if tool.custom.format else None
+            tools.add_custom(tool.custom.name, tool.custom.description, format_)
+        else:
+            tools.left_out.append(tool.type)
+    return tools
+
+
+def chat_of(body: ChatRequest, tools: ToolSet) -> Chat:
+    """Return what the request asks for; raises ApiError 400 for what fits no answer."""
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
-    choice = body.tool_choice
+    choice, allowed = _tool_choice(body, tools)
     return Chat(
-        messages=[message.model_dump(exclude_none=True) for message in body.messages],
+        messages=[message.as_message() for message in body.messages],
         settings=body.settings(),
         n=body.n or 1,
-        tools=[tool.model_dump(exclude_none=True) for tool in body.tools or ()],
-        tool_choice=choice.function.name if isinstance(choice, NamedTool) else choice or "auto",
-        named_tool=isinstance(choice, NamedTool),
+        tools=tools.specs(allowed),
+        tool_choice=choice,
         parallel_calls=body.parallel_tool_calls is not False,
         schema=body.response_format.constraint() if body.response_format else None,
         template=body.chat_template_kwargs or {},
         continue_final=bool(body.continue_final_message),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
+
+
+def _tool_choice(body: ChatRequest, tools: ToolSet) -> tuple[str, list[str] | None]:
+    """Return the choice as a chat takes it, and which tools are allowed: None for all."""
+    choice = body.tool_choice
+    if isinstance(choice, NamedTool):
+        return tools.require(choice.name), None
+    if isinstance(choice, AllowedToolChoice):
+        allowed = tools.allowed(tool.name for tool in choice.allowed_tools.tools)
+        if choice.allowed_tools.mode == "required" and not allowed:
+            raise ApiError(400, "none of the allowed tools is there", param="tool_choice")
+        return choice.allowed_tools.mode, allowed
+    check_required(tools, choice or "auto")
+    return choice or "auto", None
 
 
 def limit_choices(context: RequestContext, count: int) -> None:
@@ -66,9 +96,10 @@ def limit_choices(context: RequestContext, count: int) -> None:
 class _ChatObjects:
     """What all chunks of one answer have in common."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, extension: Mapping[str, Any], tools: ToolSet) -> None:
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.created, self.model = int(time.time()), model
+        self.tools, self._extension = tools, extension
 
     def __call__(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         return {
@@ -79,19 +110,20 @@ class _ChatObjects:
             "system_fingerprint": None,
             "choices": choices,
             **more,
+            **self._extension,
         }
 
     def whole(self, answers: Sequence[CollectedAnswer], chat: Chat) -> dict[str, Any]:
         """Return the answers as one object."""
-        choices = [_choice(index, answer, chat) for index, answer in enumerate(answers)]
+        choices = [_choice(index, answer, chat, self.tools) for index, answer in enumerate(answers)]
         return self("chat.completion", choices, usage=usage_object(usage(answers, chat.n)))
 
 
-def _choice(index: int, answer: CollectedAnswer, chat: Chat) -> dict[str, Any]:
+def _choice(index: int, answer: CollectedAnswer, chat: Chat, tools: ToolSet) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
     if answer.calls:
         message["content"] = answer.text or None
-        message["tool_calls"] = [_call(call) for call in answer.calls]
+        message["tool_calls"] = [_call(call, tools) for call in answer.calls]
     logprobs = _logprobs(answer.logprobs) if chat.top_logprobs is not None else None
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": answer.reason}
 
@@ -110,7 +142,7 @@ async def _stream(
             logprobs = _logprobs(event.logprobs) if chat.top_logprobs is not None else None
             choice = _delta(event.choice, {"content": event.text}, logprobs=logprobs)
         elif isinstance(event, ToolCallEvent):
-            choice = _delta(event.choice, {"tool_calls": [{"index": event.position, **_call(event)}]})
+            choice = _delta(event.choice, {"tool_calls": [{"index": event.position, **_call(event, head.tools)}]})
         else:
             choice = _delta(event.choice, {}, event.reason)
         yield sse(head(chunk, [choice], **later))
@@ -125,7 +157,10 @@ def _delta(
     return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
 
-def _call(call: ToolCallEvent) -> dict[str, Any]:
+def _call(call: ToolCallEvent, tools: ToolSet) -> dict[str, Any]:
+    tool = tools[call.name]
+    if tool.is_custom:
+        return {"id": call.id, "type": "custom", "custom": {"name": tool.name, "input": tool.input_of(call)}}
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments_json}}
 
 

@@ -50,15 +50,19 @@ def _continuation(body: CompletionRequest) -> Continuation:
         raise ApiError(400, "best_of is not supported: ask for n answers and choose", param="best_of")
     if body.echo and body.stream and body.logprobs is not None:
         raise ApiError(400, "echo with logprobs can't be streamed: leave out stream", param="stream")
-    settings = body.settings()
+    settings = {"max_tokens": _MAX_TOKENS} if body.max_tokens is None else {}
+    settings |= body.settings()
     if body.logprobs is not None:
         settings["logprobs"] = body.logprobs
         if body.echo:
             settings["prompt_logprobs"] = body.logprobs
-    limit = _MAX_TOKENS if body.max_tokens is None else None
     constraint = body.response_format.constraint() if body.response_format else None
     return Continuation(
-        prompts=as_prompts(body.prompt), settings=settings, n=body.n or 1, schema=constraint, at_most=limit
+        prompts=as_prompts(body.prompt),
+        settings=settings,
+        n=body.n or 1,
+        schema=constraint,
+        parse_special=body.parse_special,
     )
 
 

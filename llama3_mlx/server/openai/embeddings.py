@@ -35,7 +35,7 @@ async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
         ids = await loaded.prepare(lambda: [prompt_ids(prompt, loaded) for prompt in prompts])
         vectors = await context.unless_gone(embed(loaded, ids))
         count = sum(map(len, ids))
-        context.note(prompt_tokens=count)
+        context.log_values(prompt_tokens=count)
         data = [
             {"object": "embedding", "index": index, "embedding": _encoded(vector, body.encoding_format)}
             for index, vector in enumerate(vectors)

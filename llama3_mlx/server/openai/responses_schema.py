@@ -3,11 +3,11 @@
 Source: https://platform.openai.com/docs/api-reference/responses and the types of the `openai` package.
 """
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from ..core.schema import Body, KeepAlive, option, refusal
+from ..core.schema import Body, KeepAlive, TokenLimit, option, without_sentinels
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -15,38 +15,55 @@ LOGPROBS = "message.output_text.logprobs"
 class InputPart(Body):
     """A part of a message's content."""
 
+    without_effect: ClassVar = frozenset({"annotations", "logprobs", "prompt_cache_breakpoint"})
     type: str
     text: str | None = None
+    refusal: str | None = None
 
 
-class InputItem(Body):
-    """A message, a function call or a function's output; which fields it has depends on its type."""
+class ResponseTool(Body):
+    """A tool; which fields it has depends on its type."""
 
-    type: str | None = None
-    role: str | None = None
-    content: str | list[InputPart] | None = None
-    call_id: str | None = None
-    name: str | None = None
-    arguments: str | None = None
-    output: str | list[InputPart] | None = None
-    id: str | None = None
-
-
-class FunctionTool(Body):
-    """A function that the model may call."""
-
+    without_effect: ClassVar = frozenset({"allowed_callers", "async", "defer_loading", "output_schema"})
     type: str
     name: str | None = None
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    format: dict[str, Any] | None = Field(None, description="of a custom tool's input")
+    tools: "list[ResponseTool] | None" = Field(None, description="of a namespace")
+
+
+class InputItem(Body):
+    """A message, a tool call or its output, a reference; which fields it has depends on its type."""
+
+    without_effect: ClassVar = frozenset({"async", "caller", "phase", "status"})
+    type: str | None = None
+    role: str | None = None
+    content: str | list[InputPart] | None = None
+    call_id: str | None = None
+    name: str | None = None
+    namespace: str | None = None
+    arguments: str | None = None
+    input: str | None = None
+    output: str | list[InputPart] | None = None
+    id: str | None = None
+    tools: list[ResponseTool] | None = None
 
 
 class ChosenTool(Body):
-    """The function that has to be called."""
+    """A tool that has to be called, or that is allowed."""
 
-    type: Literal["function"]
-    name: str
+    type: str
+    name: str | None = None
+
+
+class AllowedTools(Body):
+    """The tools that may, or one of which must, be called."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: list[ChosenTool]
 
 
 class TextFormat(Body):
@@ -63,47 +80,67 @@ class TextSettings(Body):
     """`text`."""
 
     format: TextFormat | None = None
-    verbosity: str | None = None
+    without_effect: ClassVar = frozenset({"verbosity"})
 
 
-class ResponsesRequest(Body):
-    """Body of /v1/responses."""
+class ResponseInput(Body):
+    """What a response and the count of its tokens have in common."""
 
     refused: ClassVar = {
         "conversation": "go on from an earlier response with previous_response_id",
         "prompt": "the server keeps no prompts; give instructions and input",
-        "max_tokens": "the Responses API calls it max_output_tokens",
         "messages": "the Responses API calls them input",
         "response_format": "the Responses API calls it text.format",
-        "stop": "use /v1/chat/completions",
-        "seed": "use /v1/chat/completions",
-        "n": "use /v1/chat/completions",
+        "personality": "give instructions",
     }
+    without_effect: ClassVar = frozenset({"reasoning", "truncation"})
     model: str | None = None
     input: str | list[InputItem]
     instructions: str | None = None
     previous_response_id: str | None = None
-    max_output_tokens: int | None = option("max_tokens")
+    tools: list[ResponseTool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | AllowedTools | ChosenTool | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextSettings | None = None
+    keep_alive: KeepAlive = None
+
+
+class ResponsesRequest(ResponseInput):
+    """Body of /v1/responses."""
+
+    refused: ClassVar = {
+        "background": "stream the response, or wait for it",
+        "background_options": "stream the response, or wait for it",
+        "max_tokens": "the Responses API calls it max_output_tokens",
+        "moderation": "the server moderates nothing",
+        "image": "these models write text",
+        "stop": "use /v1/chat/completions",
+        "seed": "use /v1/chat/completions",
+        "n": "use /v1/chat/completions",
+    }
+    without_effect: ClassVar = frozenset(
+        {
+            "access_programs",
+            # What it leaves out makes room; here a dialog that fits is used whole, and one that doesn't is refused.
+            "context_management",
+            "max_tool_calls",
+            "prompt_cache_key",
+            "prompt_cache_options",
+            "prompt_cache_retention",
+            "safety_identifier",
+            "service_tier",
+            "stream_options",
+            "user",
+        }
+    )
+    max_output_tokens: TokenLimit | None = None
     temperature: float | None = option("temperature")
     top_p: float | None = option("top_p")
     top_logprobs: int | None = Field(None, ge=0, le=20)
     stream: bool | None = None
     store: bool | None = None
-    tools: list[FunctionTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
-    parallel_tool_calls: bool | None = None
-    text: TextSettings | None = None
-    truncation: Literal["disabled", "auto"] | None = None
-    background: bool | None = None
     metadata: dict[str, str] | None = None
-    include: list[str] | None = Field(None, description=f"{LOGPROBS}; what else there is means nothing here")
-    keep_alive: KeepAlive = None
-
-    @model_validator(mode="after")
-    def _has_tools(self) -> Self:
-        if not self.tools and self.tool_choice not in (None, "none", "auto"):
-            raise refusal("tool_choice", "tool_choice needs tools to choose from")
-        return self
+    include: list[str] | None = Field(None, description=f"{LOGPROBS}; what else there is has no effect here")
 
     @property
     def logprobs(self) -> int | None:
@@ -112,11 +149,11 @@ class ResponsesRequest(Body):
         return (self.top_logprobs or 0) if given else None
 
     def ignored(self) -> list[str]:
-        """Return the fields that were sent and mean nothing here."""
+        """Return the fields that were sent and have no effect here."""
         others = sorted(set(self.include or ()) - {LOGPROBS})
         return [*super().ignored(), *(f"include.{name}" for name in others)]
 
     def settings(self) -> dict[str, Any]:
         """Return what was given by the names of GenerationOptions."""
         given = {"max_tokens": self.max_output_tokens, "temperature": self.temperature, "top_p": self.top_p}
-        return {name: value for name, value in given.items() if value is not None}
+        return without_sentinels({name: value for name, value in given.items() if value is not None})

@@ -4,121 +4,23 @@ Source: https://platform.openai.com/docs/api-reference and the types of the `ope
 that mean nothing here are accepted; which ones a request sent stands in the header `x-ignored-parameters`.
 """
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ..core.schema import Body, KeepAlive, option, refusal
-
-
-class StreamOptions(Body):
-    """`stream_options`."""
-
-    include_usage: bool | None = None
-
-
-class StructuredOutputs(Body):
-    """Structured output: a constraint on the whole answer, under the names of vLLM's server.
-
-    Source: https://docs.vllm.ai/en/latest/features/structured_outputs.html.
-    """
-
-    json_: dict[str, Any] | None = Field(None, alias="json", description="JSON schema")
-    regex: str | None = Field(None, description="regular expression")
-    choice: list[str] | None = Field(None, min_length=1, description="the answer is one of these texts")
-    grammar: str | None = Field(None, description="Lark or GBNF grammar")
-
-    @model_validator(mode="after")
-    def _has_one_constraint(self) -> Self:
-        if len(self.settings()) != 1:
-            raise ValueError("give exactly one of json, regex, choice and grammar")
-        return self
-
-    def settings(self) -> dict[str, Any]:
-        """Return what was given by the names of GenerationOptions."""
-        given = {"schema": self.json_, "regex": self.regex, "choices": self.choice, "grammar": self.grammar}
-        return {name: value for name, value in given.items() if value is not None}
-
-
-_CONSTRAINTS = "give structured_outputs"
-
-
-class SamplingFields(Body):
-    """The settings that all of OpenAI's generating requests share, and those of ours beside them."""
-
-    refused: ClassVar = {
-        "min_tokens": "an answer ends where the model ends it; ignore_eos writes on to max_tokens",
-        "stop_token_ids": "give the texts in stop",
-        "guided_json": _CONSTRAINTS,
-        "guided_regex": _CONSTRAINTS,
-        "guided_choice": _CONSTRAINTS,
-        "guided_grammar": _CONSTRAINTS,
-    }
-    model: str | None = Field(None, description="model, or model:adapter; absent: the server's first model")
-    max_tokens: int | None = option("max_tokens")
-    temperature: float | None = option("temperature")
-    top_p: float | None = option("top_p")
-    seed: Annotated[int, Field(ge=-(2**63), le=2**64 - 1)] | None = None
-    stop: str | list[str] | None = Field(None, description="the answer ends before any of these texts")
-    n: int | None = Field(None, ge=1, description="answers to write")
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: dict[str, float] | None = Field(None, description="token id to what is added to its logit")
-    top_k: int | None = option("top_k")
-    min_p: float | None = option("min_p")
-    repetition_penalty: float | None = option("repetition_penalty")
-    repetition_window: int | None = option("repetition_window")
-    typical_p: float | None = option("typical_p")
-    xtc_probability: float | None = option("xtc_probability")
-    xtc_threshold: float | None = option("xtc_threshold")
-    ignore_eos: bool | None = option("ignore_eos")
-    speculate: bool | None = option("speculate")
-    timeout_s: float | None = option("timeout_s")
-    structured_outputs: StructuredOutputs | None = None
-    keep_alive: KeepAlive = Field(None, description="how long the model stays loaded, as Ollama takes it")
-    user: str | None = None
-
-    def settings(self) -> dict[str, Any]:
-        """Return what was given by the names of GenerationOptions."""
-        given = {name: getattr(self, name) for name in _PLAIN if getattr(self, name) is not None}
-        if self.seed is not None:
-            given["seed"] = self.seed % 2**64
-        if self.stop is not None:
-            given["stop"] = tuple([self.stop] if isinstance(self.stop, str) else self.stop)
-        for name in ("presence_penalty", "frequency_penalty"):
-            if getattr(self, name):
-                given[name] = getattr(self, name)
-        if self.logit_bias:
-            given["logit_bias"] = self.logit_bias
-        if self.structured_outputs is not None:
-            given |= self.structured_outputs.settings()
-        return given
-
-
-_PLAIN = (
-    "max_tokens",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "repetition_window",
-    "typical_p",
-    "xtc_probability",
-    "xtc_threshold",
-    "ignore_eos",
-    "speculate",
-    "timeout_s",
-)
+from ..core.schema import Body, KeepAlive, TokenLimit, refusal, without_sentinels
+from ..http.errors import ApiError
+from .sampling_schema import SamplingFields
 
 
 class ContentPart(Body):
     """A part of a message's content; of all kinds there are, a model of text reads text."""
 
+    without_effect: ClassVar = frozenset({"prompt_cache_breakpoint", "cache_control"})
     type: str
     text: str | None = None
+    refusal: str | None = None
 
 
 class FunctionCall(Body):
@@ -128,22 +30,59 @@ class FunctionCall(Body):
     arguments: str | dict[str, Any] | None = None
 
 
+class CustomCall(Body):
+    """The custom tool of a tool call, its input any text."""
+
+    name: str
+    input: str
+
+
 class MessageToolCall(Body):
     """A tool call in an assistant's message."""
 
     id: str | None = None
     type: str | None = None
-    function: FunctionCall
+    function: FunctionCall | None = None
+    custom: CustomCall | None = None
 
 
 class ChatMessage(Body):
     """A message of a dialog."""
 
+    refused: ClassVar = {"audio": "these models read text: give what was said as content"}
+    without_effect: ClassVar = frozenset({"annotations", "reasoning_content", "reasoning"})
     role: str
     content: str | list[ContentPart] | None = None
     name: str | None = None
     tool_calls: list[MessageToolCall] | None = None
     tool_call_id: str | None = None
+    refusal: str | None = None
+    function_call: FunctionCall | None = None
+
+    def as_message(self) -> dict[str, Any]:
+        """Return the message with content as text parts and calls as those of functions."""
+        calls = [_function_call(call) for call in self.tool_calls or ()]
+        if self.function_call is not None:
+            calls.append({"function": self.function_call.model_dump(include={"name", "arguments"})})
+        content: Any = self.content if self.content is not None else self.refusal
+        if isinstance(content, list):
+            content = [_text_part(part) for part in content]
+        message = {"role": self.role, "content": content, "name": self.name, "tool_call_id": self.tool_call_id}
+        if self.role == "function":
+            message |= {"role": "tool", "tool_call_id": self.tool_call_id or self.name}
+        return {**message, "tool_calls": calls or None}
+
+
+def _function_call(call: MessageToolCall) -> dict[str, Any]:
+    if call.custom is not None:
+        return {"id": call.id, "function": {"name": call.custom.name, "arguments": {"input": call.custom.input}}}
+    if call.function is None:
+        raise ApiError(400, "a tool call has neither a function nor a custom tool", param="messages")
+    return {"id": call.id, "function": call.function.model_dump(include={"name", "arguments"}, exclude_none=True)}
+
+
+def _text_part(part: ContentPart) -> dict[str, Any]:
+    return {"type": "text", "text": part.refusal} if part.type == "refusal" else {"type": part.type, "text": part.text}
 
 
 class FunctionSpec(Body):
@@ -155,24 +94,73 @@ class FunctionSpec(Body):
     strict: bool | None = None
 
 
+class CustomFormat(Body):
+    """The format of a custom tool's input."""
+
+    type: str
+
+
+class CustomSpec(Body):
+    """A custom tool: its input is any text."""
+
+    name: str = Field(min_length=1, max_length=128)
+    description: str | None = None
+    format: CustomFormat | None = None
+
+
 class ToolDefinition(Body):
-    """A tool: functions are the one kind there is."""
+    """A tool: a function, or a custom one; what else there is runs on OpenAI's servers."""
 
-    type: Literal["function"]
-    function: FunctionSpec
+    type: str
+    function: FunctionSpec | None = None
+    custom: CustomSpec | None = None
+
+    @model_validator(mode="after")
+    def _has_its_part(self) -> Self:
+        if self.type in ("function", "custom") and getattr(self, self.type) is None:
+            raise ValueError(f"a tool of type {self.type} needs {self.type!r} with its name")
+        return self
 
 
-class NamedFunction(Body):
-    """The name of a function."""
+class ToolName(Body):
+    """The name of a tool."""
 
     name: str
 
 
 class NamedTool(Body):
-    """The tool that has to be called."""
+    """A tool by its name."""
 
-    type: Literal["function"]
-    function: NamedFunction
+    type: Literal["function", "custom"]
+    function: ToolName | None = None
+    custom: ToolName | None = None
+
+    @model_validator(mode="after")
+    def _is_named(self) -> Self:
+        if getattr(self, self.type) is None:
+            raise ValueError(f"a tool of type {self.type} needs {self.type!r} with its name")
+        return self
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        chosen = self.function if self.type == "function" else self.custom
+        assert chosen is not None, "checked when the request was read"
+        return chosen.name
+
+
+class AllowedTools(Body):
+    """The tools that may, or one of which must, be called."""
+
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool]
+
+
+class AllowedToolChoice(Body):
+    """`tool_choice` of type allowed_tools."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
 
 
 class JsonSchema(Body):
@@ -210,7 +198,7 @@ class ResponseFormat(Body):
 class ChatRequest(SamplingFields):
     """Body of /v1/chat/completions."""
 
-    refused: ClassVar = SamplingFields.refused | {
+    refused: ClassVar = {
         "functions": "give them as tools",
         "function_call": "give tools and tool_choice",
         "audio": "these models write text",
@@ -218,12 +206,26 @@ class ChatRequest(SamplingFields):
         "echo": "a chat's answer stands alone",
         "prompt_logprobs": "use echo and logprobs of /v1/completions",
     }
+    without_effect: ClassVar = frozenset(
+        {
+            "metadata",
+            "prediction",
+            "prompt_cache_key",
+            "prompt_cache_options",
+            "prompt_cache_retention",
+            "reasoning_effort",
+            "safety_identifier",
+            "service_tier",
+            "store",
+            "verbosity",
+        }
+    )
     messages: list[ChatMessage]
-    max_completion_tokens: int | None = option("max_tokens")
+    max_completion_tokens: TokenLimit | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     tools: list[ToolDefinition] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="values for the checkpoint's chat template")
@@ -231,10 +233,13 @@ class ChatRequest(SamplingFields):
     continue_final_message: bool | None = Field(None, description="write on at the end of the assistant's last message")
     add_generation_prompt: bool | None = Field(None, description="false with continue_final_message, else true")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_format(cls, value: Any) -> Any:
+        return _with_response_format(value) if isinstance(value, Mapping) and value.get("format") else value
+
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        if not self.tools and self.tool_choice not in (None, "none", "auto"):
-            raise refusal("tool_choice", "tool_choice needs tools to choose from")
         if set(self.modalities or ()) - {"text"}:
             raise refusal("modalities", "modalities can only be text: these models write text")
         if self.add_generation_prompt is not None and self.add_generation_prompt == bool(self.continue_final_message):
@@ -249,7 +254,7 @@ class ChatRequest(SamplingFields):
         given = super().settings()
         if self.max_completion_tokens is not None:
             given["max_tokens"] = self.max_completion_tokens
-        return given
+        return without_sentinels(given)
 
 
 class CompletionRequest(SamplingFields):
@@ -262,8 +267,9 @@ class CompletionRequest(SamplingFields):
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
     best_of: int | None = Field(None, ge=1)
+    parse_special: bool | None = Field(None, description="recognize control tokens in the prompt")
     response_format: ResponseFormat | None = None
-    refused: ClassVar = SamplingFields.refused | {
+    refused: ClassVar = {
         "tools": "use /v1/chat/completions",
         "messages": "use /v1/chat/completions",
         "prompt_logprobs": "use echo with logprobs",
@@ -278,4 +284,18 @@ class EmbeddingRequest(Body):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(None, ge=1)
     keep_alive: KeepAlive = None
-    user: str | None = None
+    without_effect: ClassVar = frozenset({"user"})
+    refused: ClassVar = {"truncate_prompt_tokens": "nothing is left out of an input"}
+
+
+def _with_response_format(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a chat's body with Ollama's `format` as `response_format`."""
+    others = {name: value for name, value in body.items() if name != "format"}
+    given = body["format"]
+    if others.get("response_format"):
+        raise refusal("format", "format and response_format can't be given together")
+    if isinstance(given, dict):
+        return {**others, "response_format": {"type": "json_object", "schema": given}}
+    if given != "json":
+        raise refusal("format", f"format must be 'json' or a JSON schema, not {given!r:.80}")
+    return {**others, "response_format": {"type": "json_object"}}

@@ -1,4 +1,4 @@
-"""The ladder of qualities, end to end on a small model: each step is closer to the source, other tools load it."""
+"""The quantization methods, end to end on a small model: each is closer to the source, other tools load the result."""
 
 import json
 import xml.etree.ElementTree as ElementTree
@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from llama3_mlx import ConversionError, Llama3MLXError
-from llama3_mlx.convert import convert, dry_run
+from llama3_mlx.convert import convert, dry_run, measure
+from llama3_mlx.convert.options import QUALITIES
 from llama3_mlx.convert.quantization import corpus
 from llama3_mlx.convert.quantization.divergence import ModuleDistance
+from llama3_mlx.convert.quantization.methods import METHODS
 from llama3_mlx.convert.quantization.sensitivity_plot import sensitivity_picture
 
 from ...support.quality_fixtures import divergence, logits, opened, random_windows, save_uneven
@@ -44,10 +46,10 @@ def far(source: Path, result: Path) -> float:
 
 
 def test_each_step_is_closer_to_the_source(source: Path, text: Path, tmp_path: Path) -> None:
-    convert(source, tmp_path / "nearest", bits=4, quality="nearest")
+    convert(source, tmp_path / "rtn", bits=4, quality="rtn")
     convert(source, tmp_path / "fast", bits=4, quality="fast")
     report = convert(source, tmp_path / "calibrated", bits=4, calibration=text)
-    nearest, fast, calibrated = (far(source, tmp_path / name) for name in ("nearest", "fast", "calibrated"))
+    nearest, fast, calibrated = (far(source, tmp_path / name) for name in ("rtn", "fast", "calibrated"))
     assert fast < 0.95 * nearest
     assert calibrated < 0.3 * nearest
     assert report.quality is not None
@@ -62,7 +64,7 @@ def test_whole_weights_are_evened_out_by_default_and_quantized_ones_rounded(sour
     def weights(folder: Path) -> bytes:
         return (folder / "model.safetensors").read_bytes()
 
-    for name, of, quality in (("whole", source, "fast"), ("again", tmp_path / "whole", "nearest")):
+    for name, of, quality in (("whole", source, "fast"), ("again", tmp_path / "whole", "rtn")):
         convert(of, tmp_path / name, bits=4)
         convert(of, tmp_path / f"{name}-{quality}", bits=4, quality=quality)
         assert weights(tmp_path / name) == weights(tmp_path / f"{name}-{quality}")
@@ -130,7 +132,7 @@ def test_a_target_of_bits_is_met_and_closely(text: Path, tmp_path: Path, target:
 
 def test_a_target_below_what_can_be_is_refused(text: Path, tmp_path: Path) -> None:
     source = save_uneven(tmp_path / "source")
-    with pytest.raises(ConversionError, match="the least for this model is 2"):
+    with pytest.raises(ConversionError, match="the minimum for this model is 2"):
         convert(source, tmp_path / "made", target_bpw=2.1, calibration=text)
 
 
@@ -147,6 +149,34 @@ def test_a_report_has_every_module_and_a_picture(source: Path, tmp_path: Path) -
     bars = ElementTree.parse(tmp_path / "report" / "sensitivity.svg").getroot()
     titles = [title.text or "" for title in bars.iter("{http://www.w3.org/2000/svg}title")]
     assert len(titles) == len(modules)
+
+
+def test_a_folder_that_exists_is_measured_as_it_was_when_it_was_made(source: Path, tmp_path: Path) -> None:
+    report = convert(source, tmp_path / "made", bits=4, quality="fast", report_to=tmp_path / "report")
+    found = measure(tmp_path / "made", source, report_to=tmp_path / "again")
+    assert report.quality is not None
+    assert found == pytest.approx(dict(report.quality), rel=1e-4)
+    modules = [json.loads((tmp_path / name / "report.json").read_text())["modules"] for name in ("report", "again")]
+    assert [module["path"] for module in modules[1]] == [module["path"] for module in modules[0]]
+
+
+def test_the_table_of_methods_names_every_quality_and_modules_that_exist() -> None:
+    assert tuple(METHODS) == QUALITIES
+    folder = Path(corpus.__file__).parent
+    for method in METHODS.values():
+        assert all((folder / name).is_file() for name in method.modules.split(", ")), method
+
+
+def test_a_target_beyond_what_the_schemes_can_spend_is_noted_before_and_after(text: Path, tmp_path: Path) -> None:
+    """8 bits in groups of 32 are 9 bits for every weight in a matrix, the most there is."""
+    source = save_uneven(tmp_path / "source")
+    expected = dry_run(source, tmp_path / "made", target_bpw=12)
+    report = convert(source, tmp_path / "made", target_bpw=12, calibration=text, quality="fast")
+    assert expected.bits_per_weight == pytest.approx(report.bits_per_weight, abs=0.01)
+    for notes in (expected.notes, report.notes):
+        assert any(note.startswith("9.0") and "the target of 12" in note for note in notes), notes
+    with pytest.raises(ConversionError, match="the minimum for this model is 2"):
+        dry_run(source, tmp_path / "other", target_bpw=2.05)
 
 
 @pytest.mark.parametrize(("highest", "step"), [(0.0791, 0.02), (3.0, 1.0), (0.00012, 0.00005), (1.0, 0.5)])
@@ -169,8 +199,8 @@ def test_bars_are_as_high_as_the_numbers_beside_them_say(highest: float, step: f
     ("settings", "words"),
     [
         ({"quality": "fast"}, "needs bits"),
-        ({"bits": 4, "quality": "best"}, "nearest, fast, calibrated, distilled"),
-        ({"bits": 4, "quality": "fast", "calibration": "builtin"}, "looks at no text"),
+        ({"bits": 4, "quality": "best"}, "rtn, fast, calibrated, distilled"),
+        ({"bits": 4, "quality": "fast", "calibration": "builtin"}, "uses no text"),
         ({"bits": 4, "target_bpw": 5.0}, "leave out bits"),
         ({"target_bpw": 1.0}, "more than 2"),
         ({"bits": 4, "calibration": "missing.txt"}, "can't be read"),
@@ -187,7 +217,7 @@ def test_settings_that_do_not_agree_are_one_line(tmp_path: Path, settings: Any, 
 def test_a_dry_run_tells_the_size_and_that_calibrating_comes_on_top(tmp_path: Path) -> None:
     source = save_uneven(tmp_path / "source")
     expected = dry_run(source, tmp_path / "made", bits=4, calibration="builtin")
-    assert any("calibrating comes on top" in warning for warning in expected.warnings)
+    assert any("calibration comes on top" in warning for warning in expected.notes)
     convert(source, tmp_path / "fast", bits=4, quality="fast")
     size = sum(path.stat().st_size for path in (tmp_path / "fast").glob("*.safetensors"))
     assert sum(expected.files.values()) == size
@@ -197,7 +227,7 @@ def test_a_dry_run_tells_the_size_and_that_calibrating_comes_on_top(tmp_path: Pa
 def test_a_dry_run_tells_the_size_that_a_target_will_have(text: Path, tmp_path: Path, target: float) -> None:
     source = save_uneven(tmp_path / "source")
     expected = dry_run(source, tmp_path / "made", target_bpw=target)
-    assert any("measured" in warning for warning in expected.warnings)
+    assert any("measured" in warning for warning in expected.notes)
     assert not (tmp_path / "made").exists()
     convert(source, tmp_path / "made", target_bpw=target, calibration=text, quality="fast")
     size = sum(path.stat().st_size for path in (tmp_path / "made").glob("*.safetensors"))
@@ -212,7 +242,7 @@ def test_a_quantized_gguf_is_calibrated_with_a_warning(text: Path, tmp_path: Pat
     assert plain.quality is not None
     assert made.quality is not None
     assert made.quality["kl"] < plain.quality["kl"]
-    assert any("quantized" in warning for warning in made.warnings)
+    assert any("quantized" in warning for warning in made.notes)
 
 
 def test_a_report_needs_a_tokenizer_before_the_work_begins(tmp_path: Path) -> None:

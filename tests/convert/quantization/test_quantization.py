@@ -9,7 +9,7 @@ import pytest
 
 from llama3_mlx.convert import convert
 from llama3_mlx.convert.quantization.bit_allocation import allocate
-from llama3_mlx.convert.quantization.bit_packing import pack
+from llama3_mlx.convert.quantization.bit_packing import pack_codes
 from llama3_mlx.convert.quantization.divergence import distance, module_distances
 from llama3_mlx.convert.quantization.dtypes import as_float32, as_stored
 from llama3_mlx.convert.quantization.equalized_source import EqualizedSource, WeightScales
@@ -41,7 +41,7 @@ def test_codes_are_packed_as_mlx_packs_them(bits: int) -> None:
     weights = mx.random.normal((3, 128), key=mx.random.key(bits))
     words, scales, biases = mx.quantize(weights, group_size=64, bits=bits)
     codes = mx.dequantize(words, mx.ones(scales.shape), mx.zeros(biases.shape), group_size=64, bits=bits)
-    np.testing.assert_array_equal(pack(np.array(codes).astype(np.uint8), bits), np.array(words))
+    np.testing.assert_array_equal(pack_codes(np.array(codes).astype(np.uint8), bits), np.array(words))
 
 
 def test_bfloat16_is_rounded_to_the_nearest() -> None:
@@ -109,7 +109,7 @@ def test_compensated_rounding_errs_less_than_rounding_to_nearest(bits: int) -> N
 
     assert error(rounded.dequantized()) < 0.4 * error(nearest)
     scales, biases = (grid.astype(mx.float16).astype(mx.float32) for grid in (rounded.grid.scales, rounded.grid.biases))
-    theirs = mx.dequantize(mx.array(pack(rounded.codes, bits)), scales, biases, group_size=64, bits=bits)
+    theirs = mx.dequantize(mx.array(pack_codes(rounded.codes, bits)), scales, biases, group_size=64, bits=bits)
     np.testing.assert_allclose(np.array(theirs), np.array(rounded.dequantized()), atol=1e-6)
 
 
@@ -136,7 +136,7 @@ def test_a_modules_distance_is_the_models_with_it_alone_quantized(tmp_path: Path
     rules = tmp_path / "rules.json"
     module = "model.layers.1.mlp.up_proj"
     rules.write_text(f'{{"rules": [{{"modules": "{module}", "bits": 3, "group_size": 64}}]}}')
-    convert(folder, tmp_path / "made", rules=rules, quality="nearest", dtype="float32")
+    convert(folder, tmp_path / "made", rules=rules, quality="rtn", dtype="float32")
     source, result = HFSource(folder), HFSource(tmp_path / "made")
     window = random_windows(source.config, 1)[0]
     whole = distance(source, result, [window])

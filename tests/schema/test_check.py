@@ -1,13 +1,13 @@
-"""Our check of JSON values against the jsonschema package."""
+"""Our check of JSON values against jsonschema_rs, a validator in Rust that shares no code with it."""
 
 import random
 from typing import Any
 
-import jsonschema
+import jsonschema_rs
 import pytest
 
 from llama3_mlx.errors import RequestError
-from llama3_mlx.schema.validation import check_json
+from llama3_mlx.schema.check import check_json
 
 from ..support.random_schemas import random_schema, random_value
 
@@ -20,12 +20,21 @@ def accepted(schema: Any, value: Any) -> bool:
     return True
 
 
-def test_the_verdict_is_that_of_jsonschema() -> None:
+def without_formats(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [without_formats(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {key: without_formats(value) for key, value in schema.items() if key != "format"}
+
+
+def test_the_verdict_is_that_of_another_validator() -> None:
     chance = random.Random(7)
     verdicts = {True: 0, False: 0}
     for _ in range(1500):
-        schema = random_schema(chance)
-        validator = jsonschema.Draft202012Validator(schema)
+        # Formats that no grammar needs as a pattern aren't checked.
+        schema = without_formats(random_schema(chance))
+        validator = jsonschema_rs.Draft202012Validator(schema)
         for _ in range(8):
             value = random_value(chance, schema)
             expected = validator.is_valid(value)
@@ -62,7 +71,7 @@ def test_the_verdict_is_that_of_jsonschema() -> None:
     ],
 )
 def test_particular_cases_agree_too(schema: Any, value: Any) -> None:
-    assert accepted(schema, value) == jsonschema.Draft202012Validator(schema).is_valid(value)
+    assert accepted(schema, value) == jsonschema_rs.Draft202012Validator(schema).is_valid(value)
 
 
 def test_the_first_fault_is_named_with_its_place() -> None:
@@ -74,7 +83,7 @@ def test_the_first_fault_is_named_with_its_place() -> None:
 def test_references_that_lead_nowhere_or_round_in_circles_are_refused() -> None:
     with pytest.raises(RequestError, match="which it doesn't have"):
         check_json({"$ref": "#/$defs/a"}, 1)
-    with pytest.raises(RequestError, match="only references inside it"):
+    with pytest.raises(RequestError, match="which it doesn't have"):
         check_json({"$ref": "https://example.org/a.json"}, 1)
-    with pytest.raises(RequestError, match="refers to itself without end"):
+    with pytest.raises(RequestError, match="goes on without end"):
         check_json({"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}, 1)

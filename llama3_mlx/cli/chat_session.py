@@ -1,0 +1,113 @@
+"""A dialog and its turns: whatever happens in a turn, the dialog is as it was before it, or has the answer."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..errors import ContextLengthError, Llama3MLXError
+from .chat_files import AutoSave
+from .chat_model import Answer, AnswerStream, ChatModel
+from .progress import PromptProgress
+
+Message = Mapping[str, Any]
+
+
+class ChatSession:
+    """The messages so far and what adds to them."""
+
+    def __init__(
+        self,
+        model: ChatModel,
+        system: str | None,
+        settings: Mapping[str, Any],
+        tools: Sequence[Callable[..., Any]] = (),
+        autosave: AutoSave | None = None,
+    ) -> None:
+        """`system` None leaves the message to the chat template, an empty one switches the template's own off."""
+        self.model, self.settings, self.tools, self.autosave = model, dict(settings), tools, autosave
+        self.messages: list[Message] = []
+        self.last: Answer | None = None
+        self.set_system(system)
+
+    def set_system(self, text: str | None) -> None:
+        """Begin a new dialog with this system message."""
+        self.messages = [] if text is None else [{"role": "system", "content": text}]
+
+    def reset(self) -> None:
+        """Forget the dialog, except its system message."""
+        self.messages = [message for message in self.messages if message["role"] == "system"]
+
+    def answer(self, text: str) -> None:
+        """Answer a message. A stopped answer is kept as far as it came; a message that fails is taken back."""
+        before = list(self.messages)
+        self.messages = [*before, {"role": "user", "content": text}]
+        try:
+            if self.tools:
+                self._answer_with_tools()
+            else:
+                self._stream_answer()
+        except KeyboardInterrupt:
+            self.messages = before
+            say("\n(stopped)")
+        except (Llama3MLXError, OSError) as error:
+            self.messages = before
+            hint = "; /reset begins a new dialog, /save keeps this one" if isinstance(error, ContextLengthError) else ""
+            say(f"error: {error}{hint}")
+        if self.autosave is not None:
+            self.autosave.save(self.model.folder, self.messages)
+
+    def _stream_answer(self) -> None:
+        with PromptProgress() as progress:
+            stream = self.model.stream_chat(self.messages, progress=progress.report, **self.settings)
+            texts: list[str] = []
+            try:
+                for piece in stream:
+                    progress.close()
+                    texts.append(piece.text)
+                    write(piece.text)
+            except KeyboardInterrupt:
+                progress.close()
+                self._stop(stream, "".join(texts))
+                return
+        write("\n")
+        self.last = stream.completion
+        self._add(self.last.text)
+        if self.last.finish_reason in ("length", "timeout"):
+            say(f"(cut off after {len(self.last.token_ids)} tokens: {self.last.finish_reason})")
+
+    def _stop(self, stream: AnswerStream, text: str) -> None:
+        """End the answer and keep what there is; a further Ctrl-C doesn't wait for the end."""
+        with contextlib.suppress(KeyboardInterrupt):
+            stream.close()
+            self.last = stream.completion
+        say("\n(stopped)")
+        if text:
+            self._add(text)
+        else:
+            self.messages = self.messages[:-1]
+
+    def _answer_with_tools(self) -> None:
+        """Answer, calling functions in between; calls are shown on stderr."""
+        with PromptProgress() as progress:
+            run = self.model.run_tools(self.messages, self.tools, progress=progress.report, **self.settings)
+        for call in run.calls:
+            say(f"called {call.name}({json.dumps(dict(call.arguments), ensure_ascii=False)})")
+        write(run.text + "\n")
+        self.last, self.messages = run.completion, list(run.messages)
+
+    def _add(self, text: str) -> None:
+        self.messages = [*self.messages, {"role": "assistant", "content": text}]
+
+
+def write(text: str) -> None:
+    """Write part of an answer to stdout, to be seen at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    """Write a line about the dialog to stderr."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

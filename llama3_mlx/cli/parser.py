@@ -1,0 +1,117 @@
+"""The argument parser: one-line errors, suggestions for what is mistyped, the words of other programs."""
+
+import argparse
+import difflib
+from collections.abc import Iterable
+from typing import NoReturn
+
+from ..errors import RequestError
+
+# Commands as Ollama, mlx-lm and others call them, and what they are here.
+ALIASES = {
+    "ask": ["generate"],
+    "delete": ["models", "remove"],
+    "download": ["pull"],
+    "finetune": ["train"],
+    "fine-tune": ["train"],
+    "list": ["models"],
+    "lora": ["train"],
+    "ls": ["models"],
+    "ps": ["models", "running"],
+    "quantize": ["convert"],
+    "rm": ["models", "remove"],
+    "server": ["serve"],
+    "show": ["info"],
+}
+# Flags of mlx-lm, llama.cpp, Ollama, transformers and TRL, and what they are called here.
+_FLAGS = {
+    "--adapter-path": "--adapter",
+    "--batch": "--batch-size",
+    "--cache-prompt": "--disk-cache",
+    "--draft-model": "--draft",
+    "--grad-accumulation-steps": "--accumulate",
+    "--grad-checkpoint": "--checkpointing",
+    "--gradient-accumulation-steps": "--accumulate",
+    "--hf-path": "SOURCE",
+    "--iters": "--steps",
+    "--json-schema": "--schema",
+    "--learning_rate": "--learning-rate",
+    "--lora-alpha": "--alpha",
+    "--lora-dropout": "--dropout",
+    "--lora-layers": "--layers",
+    "--lora-r": "--rank",
+    "--lora-rank": "--rank",
+    "--lora-target-modules": "--targets",
+    "--lr": "--learning-rate",
+    "--lr-scheduler-type": "--schedule",
+    "--mask-prompt": "--train-on",
+    "--max-new-tokens": "--max-tokens",
+    "--max-seq-length": "--max-length",
+    "--mlx-path": "DEST",
+    "--n-predict": "--max-tokens",
+    "--num-epochs": "--epochs",
+    "--num-layers": "--layers",
+    "--num-train-epochs": "--epochs",
+    "--output-dir": "--out",
+    "--per-device-train-batch-size": "--batch-size",
+    "--q-bits": "--bits",
+    "--q-group-size": "--group-size",
+    "--quant": "--bits",
+    "--quantize": "--bits",
+    "--repeat-last-n": "--repetition-window",
+    "--repeat-penalty": "--repetition-penalty",
+    "--save-path": "--out",
+    "--system-prompt": "--system",
+    "--upload-repo": "--upload",
+    "--warmup-ratio": "--warmup",
+    "--warmup-steps": "--warmup",
+}
+
+
+class UsageError(RequestError):
+    """The command line can't be read."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line that ends with where help is."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the error, which the command line prints."""
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def unalias(arguments: list[str]) -> list[str]:
+    """Return the arguments with another program's word for a command in ours; `help COMMAND` as `COMMAND --help`."""
+    if arguments[:1] == ["help"]:
+        return [*unalias(arguments[1:2]), "--help"]
+    return [*ALIASES.get(arguments[0], arguments[:1]), *arguments[1:]] if arguments else []
+
+
+def unknown_command(name: str, commands: Iterable[str]) -> UsageError:
+    """Return the error for a command that there isn't."""
+    return UsageError(f"there is no command {name!r}{_meant(name, commands)} (see llama3-mlx --help)")
+
+
+def take_words(parser: argparse.ArgumentParser, args: argparse.Namespace, extras: list[str]) -> None:
+    """Add words that stand behind flags to the prompt; raises UsageError for flags that there aren't."""
+    unknown = next((text for text in extras if text.startswith("-") and text != "--"), None)
+    words: list[str] | None = getattr(args, "words", None)
+    if unknown is None and words is not None:
+        args.words = [*words, *(text for text in extras if text != "--")]
+    elif extras:
+        parser.error(f"unrecognized arguments: {' '.join(extras)}{_meant_flag(parser, unknown)}")
+
+
+def _meant_flag(parser: argparse.ArgumentParser, unknown: str | None) -> str:
+    if unknown is None:
+        return ""
+    flag = unknown.partition("=")[0].replace("_", "-")
+    known = [option for action in parser._actions for option in action.option_strings]
+    places = [str(action.metavar) for action in parser._actions if not action.option_strings]
+    ours = _FLAGS.get(flag, _FLAGS.get(unknown.partition("=")[0], flag))
+    return f"; did you mean {ours}?" if ours in known or ours in places else _meant(flag, known)
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,64 @@
+"""The bar of a download on stderr: one for all files; where stderr is no terminal, a line at each quarter."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from .downloads import Report
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+_WORTH_A_LINE = 10_000_000
+
+
+@contextmanager
+def download_bar(name: str) -> Iterator[Report]:
+    """Give the report of a download; nothing is shown before its first bytes."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines(name)
+        return
+    with _bar(console) as progress:
+        task = progress.add_task(f"downloading {name}", total=None, visible=False)
+
+        def report(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, visible=True)
+
+        try:
+            yield report
+        except KeyboardInterrupt:
+            progress.stop()
+            sys.stderr.write("stopped; finished files are kept for the next time\n")
+            raise
+
+
+def _bar(console: "Console") -> "Progress":
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+class _Lines:
+    """Writes how far a download is, at each quarter."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._quarter = name, -1
+
+    def __call__(self, done: int, total: int) -> None:
+        quarter = 4 * done // max(1, total)
+        if quarter > self._quarter and total >= _WORTH_A_LINE:
+            self._quarter = quarter
+            sys.stderr.write(f"downloading {self._name}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB\n")

@@ -1,0 +1,144 @@
+"""Loads what a `Llama` is made of: weights, tokenizer, dialog format, adapters, draft model, prefix cache on disk."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlx.utils import tree_flatten
+
+from .chat.dialog import Dialog, load_dialog
+from .checkpoint.folder import ModelFolder
+from .checkpoint.loading import load_model
+from .engine.settings import EngineSettings
+from .errors import RequestError
+from .kv_cache import CacheOptions
+from .library.home import prefix_cache_bytes, prefix_folder
+from .model.config import load_json_object
+from .model.memory_estimate import RESERVE
+from .model.transformer import LlamaForCausalLM
+from .prefix_cache.disk import BlockStore, model_fingerprint
+from .prefix_cache.disk_queue import DiskPrefixCache
+from .tokenizer.loading import load_tokenizer
+from .tokenizer.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .adapters.adapter_set import AdapterSet
+
+ProgressCallback = Callable[[int, int], None]
+# Of the memory beside the model, what the prefix cache may hold.
+_PREFIX_SHARE = 0.25
+
+
+@dataclass(kw_only=True)
+class ModelParts:
+    """What a `Llama` is made of."""
+
+    folder: Path
+    model: LlamaForCausalLM
+    tokenizer: Tokenizer
+    dialog: Dialog | None = None
+    cache: CacheOptions = field(default_factory=CacheOptions)
+    adapters: "AdapterSet | None" = None
+    draft: LlamaForCausalLM | None = None
+    disk: DiskPrefixCache | None = None
+    adapter_paths: dict[str, Path] = field(default_factory=dict)
+    """Shared with the fingerprints of the prefix cache on disk, which need the files of later adapters too."""
+    notes: tuple[str, ...] = ()
+    """What was decided where the folder's files contradict one another, a line each."""
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end an answer, by the tokenizer and the dialog format."""
+        return frozenset((*self.tokenizer.stop_ids, *(self.dialog.stop_ids if self.dialog else ())))
+
+    def generation_defaults(self) -> dict[str, Any]:
+        """Return the content of the checkpoint's generation_config.json, empty if it has none."""
+        path = self.folder / "generation_config.json"
+        return load_json_object(path) if path.exists() else {}
+
+    def engine_settings(self, memory_bytes: int, max_sequences: int) -> EngineSettings:
+        """Return how the engine runs where weights and KV cache may take `memory_bytes` together."""
+        config = self.model.config
+        arrays: list[tuple[str, Any]] = tree_flatten(self.model.parameters())  # type: ignore[assignment]
+        weights = sum(array.nbytes for _, array in arrays)
+        left = max(0, int(memory_bytes * (1 - RESERVE)) - weights)
+        per_token = self.cache.bytes_per_token(
+            config.num_hidden_layers,
+            config.num_key_value_heads,
+            config.head_dim,
+            self.model.model.norm.weight.dtype.size,
+        )
+        return EngineSettings(
+            memory_bytes=left,
+            bytes_per_token=per_token,
+            prefix_bytes=int(left * _PREFIX_SHARE),
+            stop_ids=self.stop_ids,
+            xtc_exempt_ids=self.stop_ids | frozenset(self.tokenizer.encode("\n")),
+            max_sequences=max_sequences,
+            cache=self.cache,
+        )
+
+
+def load_parts(
+    folder: Path,
+    *,
+    adapters: Mapping[str, Path],
+    dtype: str | None,
+    cache: CacheOptions,
+    draft: Path | None,
+    disk_cache: bool,
+) -> ModelParts:
+    """Load everything in the calling thread. Raises ConfigError, CheckpointError, TokenizerError or RequestError."""
+    opened = ModelFolder(folder)
+    model, tokenizer = load_model(opened, dtype=dtype), load_tokenizer(opened)
+    dialog = load_dialog(opened, tokenizer)
+    paths = dict(adapters)
+    return ModelParts(
+        folder=folder,
+        model=model,
+        tokenizer=tokenizer,
+        dialog=dialog,
+        cache=cache,
+        adapters=_load_adapters(model, paths) if paths else None,
+        draft=None if draft is None else load_draft(draft, tokenizer, dtype),
+        disk=_disk_prefix_cache(folder, model, paths, cache) if disk_cache else None,
+        adapter_paths=paths,
+        notes=opened.notes,
+    )
+
+
+def load_draft(folder: Path, tokenizer: Tokenizer, dtype: str | None) -> LlamaForCausalLM:
+    """Load the model that drafts; raises RequestError if its tokens aren't the other's."""
+    sample = "The quick brown fox, 12345 äöü: def f(x):\n\treturn x  # 你好"
+    theirs = load_tokenizer(folder)
+    if theirs.vocab_size != tokenizer.vocab_size or theirs.encode(sample) != tokenizer.encode(sample):
+        raise RequestError(f"the draft model {folder.name} has another tokenizer: choose one of the same family")
+    return load_model(folder, dtype=dtype)
+
+
+def _load_adapters(model: LlamaForCausalLM, paths: Mapping[str, Path]) -> "AdapterSet":
+    from .adapters.adapter_set import AdapterSet
+
+    loaded = AdapterSet(model)
+    for name, path in paths.items():
+        loaded.load(name, path)
+    return loaded
+
+
+def _disk_prefix_cache(
+    folder: Path, model: LlamaForCausalLM, adapters: Mapping[str, Path], cache: CacheOptions
+) -> DiskPrefixCache | None:
+    """Return what keeps the model's prefixes on disk, None where that is switched off."""
+    limit = prefix_cache_bytes()
+    if not limit:
+        return None
+    dtype = str(model.model.norm.weight.dtype)
+
+    def fingerprint(adapter: str | None) -> str:
+        path = adapters[adapter].expanduser() if adapter is not None and adapter in adapters else None
+        return model_fingerprint(folder, dtype=dtype, cache_kind=cache.label, adapter=path)
+
+    store = BlockStore(prefix_folder(), limit, model=folder.name)
+    return DiskPrefixCache(store, partial(model.make_cache, cache), fingerprint)

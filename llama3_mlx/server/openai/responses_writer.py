@@ -1,0 +1,146 @@
+"""A response as one object or as a stream of events.
+
+Source: https://platform.openai.com/docs/api-reference/responses-streaming.
+"""
+
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+from ..core.events import CollectedAnswer, Event, LogprobEntry, TextDelta, ToolCallEvent
+from ..http.streaming import sse
+from .chat import logprob_object
+from .tools import ToolSet
+
+Keep = Callable[[Mapping[str, Any], CollectedAnswer], None]
+
+
+class ResponseWriter:
+    """Writes one response, whole or as events."""
+
+    def __init__(self, head: Mapping[str, Any], tools: ToolSet) -> None:
+        self._head, self._tools = head, tools
+        self._number = -1
+        self._message_id = f"msg_{secrets.token_hex(16)}"
+
+    def finish(self, answer: CollectedAnswer, output: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the whole response."""
+        assert answer.end is not None, "a response is finished when its answer has ended"
+        done, cut = answer.end.completion, answer.reason == "length"
+        return {
+            **self._head,
+            "status": "incomplete" if cut else "completed",
+            "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+            "output": output,
+            "usage": {
+                "input_tokens": done.prompt_tokens,
+                "input_tokens_details": {"cached_tokens": done.cached_tokens},
+                "output_tokens": len(done.token_ids),
+                "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": done.prompt_tokens + len(done.token_ids),
+            },
+        }
+
+    def items(self, answer: CollectedAnswer) -> list[dict[str, Any]]:
+        """Return the output items of a whole answer."""
+        texts = [self._message(answer, answer.reason)] if answer.text or not answer.calls else []
+        return [*texts, *(self._call_item(call, call.arguments_json) for call in answer.calls)]
+
+    async def stream(self, events: AsyncIterator[Event], keep: Keep) -> AsyncIterator[bytes]:
+        """Yield the events of a response as its answer comes."""
+        begun = {**self._head, "status": "in_progress", "output": [], "usage": None}
+        yield self._event("response.created", response=begun)
+        yield self._event("response.in_progress", response=begun)
+        answer, output = CollectedAnswer(), list[dict[str, Any]]()
+        in_text = False
+        async for event in events:
+            answer.add(event)
+            if isinstance(event, TextDelta):
+                if not event.text and output:
+                    continue
+                if not in_text:
+                    in_text = True
+                    for part in self._begin_text():
+                        yield part
+                logprobs = _logprobs(event.logprobs)
+                yield self._text_event("response.output_text.delta", delta=event.text, logprobs=logprobs)
+                continue
+            if in_text:
+                in_text = False
+                output.append(self._message(answer, "stop" if isinstance(event, ToolCallEvent) else event.reason))
+                for part in self._end_text(output[-1]):
+                    yield part
+            if isinstance(event, ToolCallEvent):
+                for part in self._call(event, len(output)):
+                    yield part
+                output.append(self._call_item(event, event.arguments_json))
+        response = self.finish(answer, output or self.items(answer))
+        keep(response, answer)
+        yield self._event(f"response.{response['status']}", response=response)
+
+    def _begin_text(self) -> list[bytes]:
+        item = {**self._message(CollectedAnswer(), "stop"), "status": "in_progress", "content": []}
+        return [
+            self._event("response.output_item.added", output_index=0, item=item),
+            self._text_event("response.content_part.added", part=_part(CollectedAnswer())),
+        ]
+
+    def _end_text(self, item: Mapping[str, Any]) -> list[bytes]:
+        [part] = item["content"]
+        return [
+            self._text_event("response.output_text.done", text=part["text"], logprobs=part["logprobs"]),
+            self._text_event("response.content_part.done", part=part),
+            self._event("response.output_item.done", output_index=0, item=item),
+        ]
+
+    def _call(self, call: ToolCallEvent, index: int) -> list[bytes]:
+        item, begun = self._call_item(call, call.arguments_json), self._call_item(call, "")
+        position = {"item_id": item["id"], "output_index": index}
+        if self._tools[call.name].is_custom:
+            kind, whole = "response.custom_tool_call_input", {"input": item["input"]}
+        else:
+            kind, whole = "response.function_call_arguments", {"name": item["name"], "arguments": item["arguments"]}
+        return [
+            self._event("response.output_item.added", output_index=index, item={**begun, "status": "in_progress"}),
+            self._event(f"{kind}.delta", **position, delta=item.get("input", call.arguments_json)),
+            self._event(f"{kind}.done", **position, **whole),
+            self._event("response.output_item.done", output_index=index, item=item),
+        ]
+
+    def _call_item(self, call: ToolCallEvent, arguments: str) -> dict[str, Any]:
+        """Return a call as an item, a custom tool's and one in a namespace as theirs."""
+        tool = self._tools[call.name]
+        named = {"call_id": call.id, "name": tool.name, **({"namespace": tool.namespace} if tool.namespace else {})}
+        number = call.id.removeprefix("call_")
+        status = "completed" if call.arguments is not None else "incomplete"
+        if tool.is_custom:
+            given = tool.input_of(call) if arguments else ""
+            return {"type": "custom_tool_call", "id": f"ctc_{number}", **named, "input": given, "status": status}
+        return {"type": "function_call", "id": f"fc_{number}", **named, "arguments": arguments, "status": status}
+
+    def _message(self, answer: CollectedAnswer, reason: str) -> dict[str, Any]:
+        return {
+            "type": "message",
+            "id": self._message_id,
+            "status": "incomplete" if reason == "length" else "completed",
+            "role": "assistant",
+            "content": [_part(answer)],
+        }
+
+    def _text_event(self, kind: str, **fields: Any) -> bytes:
+        return self._event(kind, item_id=self._message_id, output_index=0, content_index=0, **fields)
+
+    def _event(self, kind: str, **fields: Any) -> bytes:
+        self._number += 1
+        return sse({"type": kind, "sequence_number": self._number, **fields}, kind)
+
+
+def _part(answer: CollectedAnswer) -> dict[str, Any]:
+    return {"type": "output_text", "text": answer.text, "annotations": [], "logprobs": _logprobs(answer.logprobs)}
+
+
+def _logprobs(logprobs: Sequence[LogprobEntry]) -> list[dict[str, Any]]:
+    return [
+        {**logprob_object(entry), "top_logprobs": [logprob_object(other) for other in entry.alternatives]}
+        for entry in logprobs
+    ]

@@ -1,0 +1,113 @@
+"""The tools of a request as a model sees them: functions, custom tools and those in namespaces.
+
+A tool that runs on OpenAI's servers is left out, with a note: the others can still be used.
+Source: https://platform.openai.com/docs/guides/function-calling.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..core.events import ToolCallEvent
+from ..http.errors import ApiError
+
+# The one argument of the function that stands for a custom tool.
+_INPUT = "input"
+_ANY_TEXT = {"type": "object", "properties": {_INPUT: {"type": "string"}}, "required": [_INPUT]}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferedTool:
+    """A tool under the name that the model sees."""
+
+    seen_as: str
+    name: str
+    namespace: str | None = None
+    is_custom: bool = False
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def spec(self) -> dict[str, Any]:
+        """Return it as a function of OpenAI's chats."""
+        described = {"name": self.seen_as, "description": self.description, "parameters": dict(self.parameters)}
+        return {"type": "function", "function": described}
+
+    def input_of(self, call: ToolCallEvent) -> str:
+        """Return the text that a call gives to a custom tool."""
+        arguments = call.arguments or {}
+        return str(arguments.get(_INPUT, "")) if arguments else call.arguments_json
+
+
+class ToolSet:
+    """All tools that a request offers, by the names that the model sees."""
+
+    def __init__(self) -> None:
+        self._tools: dict[str, OfferedTool] = {}
+        self.left_out: list[str] = []
+        """Kinds or names of tools that can't be had here."""
+
+    def add_function(
+        self, name: str, description: str | None, parameters: Mapping[str, Any] | None, namespace: str | None = None
+    ) -> None:
+        """Offer a function."""
+        schema = parameters or {"type": "object", "properties": {}}
+        self._add(name, namespace, description=description or "", parameters=schema)
+
+    def add_custom(
+        self, name: str, description: str | None, input_format: str | None, namespace: str | None = None
+    ) -> None:
+        """Offer a custom tool, which takes any text; one whose input has a grammar is left out."""
+        if input_format not in (None, "text"):
+            self.left_out.append(name)
+            return
+        self._add(name, namespace, is_custom=True, description=description or "", parameters=_ANY_TEXT)
+
+    def __bool__(self) -> bool:
+        return bool(self._tools)
+
+    def __getitem__(self, seen_as: str) -> OfferedTool:
+        return self._tools.get(seen_as) or OfferedTool(seen_as=seen_as, name=seen_as)
+
+    def specs(self, allowed: Collection[str] | None = None) -> list[dict[str, Any]]:
+        """Return the functions that the model gets, of all or of those that are allowed."""
+        return [tool.spec() for name, tool in self._tools.items() if allowed is None or name in allowed]
+
+    def seen_as(self, name: str, namespace: str | None = None) -> str:
+        """Return the name that the model sees of a tool; names in namespaces are found without them, too."""
+        for tool in self._tools.values():
+            if tool.name == name and namespace in (None, tool.namespace):
+                return tool.seen_as
+        return name
+
+    def require(self, name: str) -> str:
+        """Return the name that the model sees of a tool that must be there; raises ApiError 400."""
+        seen = self.seen_as(name)
+        if seen not in self._tools:
+            raise ApiError(
+                400,
+                f"tool_choice is {name[:80]!r}; the tools are {', '.join(self._tools) or 'none'}",
+                param="tool_choice",
+            )
+        return seen
+
+    def allowed(self, names: Iterable[str | None]) -> list[str]:
+        """Return the names that the model sees of those tools that there are."""
+        seen = [self.seen_as(name) for name in names if name is not None]
+        return [name for name in seen if name in self._tools]
+
+    def notes(self) -> list[str]:
+        """Return what a client should know about the tools that were left out."""
+        return [f"tools that can't be used here were left out: {', '.join(self.left_out)}"] if self.left_out else []
+
+    def _add(self, name: str, namespace: str | None, **more: Any) -> None:
+        seen = f"{namespace}__{name}" if namespace and name in self._tools else name
+        if seen in self._tools:
+            raise ApiError(400, f"two tools are called {seen[:80]!r}", param="tools")
+        self._tools[seen] = OfferedTool(seen_as=seen, name=name, namespace=namespace, **more)
+
+
+def check_required(tools: ToolSet, choice: str) -> None:
+    """Raise ApiError 400 where a tool must be called and there is none."""
+    if choice == "required" and not tools:
+        left = f": {', '.join(tools.left_out)} can't be used here" if tools.left_out else ""
+        raise ApiError(400, f"tool_choice needs tools to choose from{left}", param="tool_choice")

@@ -1,0 +1,39 @@
+"""Added tokens: entries of a tokenizer.json's `added_tokens`, control tokens and words beside the vocabulary."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import TokenizerError
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """A token that is looked for before the vocabulary is. `plain`: it takes no white space and parts of words."""
+
+    id: int
+    text: str
+    special: bool
+    lstrip: bool = False
+    rstrip: bool = False
+    plain: bool = True
+
+
+def added_tokens(parts: Mapping[str, Any], path: Path) -> list[AddedToken]:
+    """Return the added tokens of a tokenizer.json; raises TokenizerError for a damaged entry."""
+    added = []
+    for entry in parts.get("added_tokens") or []:
+        try:
+            token = AddedToken(
+                entry["id"],
+                entry["content"],
+                bool(entry.get("special")),
+                bool(entry.get("lstrip")),
+                bool(entry.get("rstrip")),
+                not any(entry.get(name) for name in ("lstrip", "rstrip", "single_word")),
+            )
+        except (KeyError, TypeError, AttributeError):
+            raise TokenizerError(f"{path}: an entry of added_tokens is damaged: {str(entry)[:200]}") from None
+        added.append(token)
+    return added

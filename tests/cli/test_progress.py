@@ -1,0 +1,85 @@
+"""Progress: a conversion's phases, a long prompt, a training run to its very end."""
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from llama3_mlx.cli.progress import ConversionProgress, PromptProgress
+from llama3_mlx.cli.training_run import TrainingProgress
+from llama3_mlx.convert import convert
+from llama3_mlx.finetune.training.callbacks import StepReport
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Recorder:
+    """A progress that keeps what it hears of phases."""
+
+    def __init__(self) -> None:
+        self.phases: list[tuple[str, int, int]] = []
+
+    def stage(self, name: str) -> None: ...
+    def start(self, total_tensors: int, total_bytes: int) -> None: ...
+    def advance(self, tensor: str, n_bytes: int, *, finished: bool) -> None: ...
+    def phase(self, name: str, done: int, total: int) -> None:
+        self.phases.append((name, done, total))
+
+
+def test_a_calibration_tells_its_layers_from_none_to_all(tiny_folder: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 400)
+    progress = Recorder()
+    convert(tiny_folder, tmp_path / "out", bits=4, group_size=32, calibration=text, progress=progress)
+    assert [(done, total) for name, done, total in progress.phases if name == "calibrating"] == [
+        (0, 2),
+        (1, 2),
+        (1, 2),
+        (2, 2),
+    ]
+
+
+def test_phases_are_lines_where_stderr_is_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with ConversionProgress() as progress:
+        for done in range(9):
+            progress.phase("calibrating", done, 8)
+    assert capsys.readouterr().err.splitlines() == [f"calibrating: {done} of 8" for done in (2, 4, 6, 8)]
+
+
+def test_a_long_prompt_is_shown_until_the_answer_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with PromptProgress() as progress:
+        progress.report(10, 8000)
+        assert terminal.getvalue() == "", "nothing within the first moment"
+        monkeypatch.setattr(PromptProgress, "_AFTER_S", 0.0)
+        progress.report(1024, 8000)
+        assert terminal.getvalue().endswith("reading the prompt: 1,024 of 8,000 tokens\x1b[K")
+        progress.close()
+        shown = terminal.getvalue()
+        assert shown.endswith("\r\x1b[K"), "the line is taken away"
+        progress.report(2048, 8000)
+    assert terminal.getvalue() == shown, "nothing is written into the answer"
+
+
+def test_training_tells_what_it_does_besides_steps_and_gives_no_time_left_at_its_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = TrainingProgress()
+    shown.on_start({"total_steps": 2, "step": 0})
+    shown.on_stage("generating sample answers before training")
+    numbers = (0.1, 2.0, 1e-4, 1.0, 500, 100, 1.0, 500.0, 10**9, 2 * 10**9)
+    for step in (1, 2):
+        shown.on_step(StepReport(step, 2, *numbers))
+    shown.on_stage("testing")
+    first, second, third, last = capsys.readouterr().err.splitlines()
+    assert (first, last) == ("generating sample answers before training …", "testing …")
+    assert second.endswith("0:01 left")
+    assert third.startswith("step 2/2")
+    assert "left" not in third

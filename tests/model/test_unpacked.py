@@ -1,0 +1,70 @@
+"""Quantized products on the CPU's way: MLX's own dequantize and quantized layers are the reference."""
+
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+
+from llama3_mlx.checkpoint.loading import load_model
+from llama3_mlx.convert import convert
+from llama3_mlx.model import unpacked
+from llama3_mlx.model.quantization import Scheme
+from llama3_mlx.model.unpacked import UNPACK_ROWS, UnpackedEmbedding, UnpackedLinear, unpack
+
+SCHEMES = [Scheme(bits, size) for bits in (2, 3, 4, 5, 6, 8) for size in (32, 64, 128)]
+SCHEMES += [Scheme(4, 32, "mxfp4"), Scheme(8, 32, "mxfp8"), Scheme(4, 16, "nvfp4")]
+
+
+def normal(*shape: int) -> mx.array:
+    return mx.random.normal(shape, key=mx.random.key(sum(shape)))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_unpacked_values_are_those_of_mlx_bit_for_bit(scheme: Scheme) -> None:
+    weight, scales, *rest = mx.quantize(normal(24, 256), scheme.group_size, scheme.bits, mode=scheme.mode)
+    biases = rest[0] if rest else None
+    expected = mx.dequantize(weight, scales, biases, scheme.group_size, scheme.bits, mode=scheme.mode)
+    assert mx.array_equal(unpack(weight, scales, biases, scheme), expected)
+
+
+@pytest.mark.parametrize("rows", [1, UNPACK_ROWS - 1, UNPACK_ROWS, 33])
+@pytest.mark.parametrize("bias", [False, True])
+def test_products_and_gradients_are_those_of_the_packed_layer(
+    rows: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Blocks of 5 rows: the last one isn't whole.
+    monkeypatch.setattr(unpacked, "_BLOCK_VALUES", 5 * 128)
+    packed = nn.QuantizedLinear.from_linear(nn.Linear(128, 48, bias=bias), 64, 4)
+    layer = UnpackedLinear(packed)
+    x, cotangent = normal(1, rows, 128), normal(1, rows, 48)
+    expected, (expected_grad,) = mx.vjp(packed, [x], [cotangent])
+    found, (grad,) = mx.vjp(layer, [x], [cotangent])
+    assert mx.allclose(found[0], expected[0], atol=1e-4)
+    assert mx.allclose(grad, expected_grad, atol=1e-4)
+    assert dict(layer.parameters()).keys() == dict(packed.parameters()).keys()
+    assert layer.trainable_parameters() == {}
+
+
+def test_an_embedding_gives_the_same_vectors_and_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpacked, "_BLOCK_VALUES", 7 * 128)
+    packed = nn.QuantizedEmbedding.from_embedding(nn.Embedding(100, 128), 32, 8)
+    layer = UnpackedEmbedding(packed)
+    tokens = mx.array([[3, 99, 0]])
+    assert mx.array_equal(layer(tokens), packed(tokens))
+    for rows in (1, 9):
+        h = normal(1, rows, 128)
+        assert mx.allclose(layer.as_linear(h), packed.as_linear(h), atol=1e-4)
+
+
+def test_a_loaded_models_prompt_gives_the_packed_models_logits(tiny_folder: Path, tmp_path: Path) -> None:
+    convert(tiny_folder, tmp_path / "four", bits=4)
+    model = load_model(tmp_path / "four")
+    kinds = {type(module) for _, module in model.named_modules()}
+    assert UnpackedLinear in kinds
+    assert nn.QuantizedLinear not in kinds
+    tokens = mx.array([[5, 9, 2, 7, 1, 3, 8, 4, 6]])
+    all_at_once = model(tokens)
+    cache = model.make_cache()
+    one_by_one = mx.concatenate([model(tokens[:, i : i + 1], cache) for i in range(tokens.shape[1])], axis=1)
+    assert mx.allclose(all_at_once, one_by_one, atol=1e-4)

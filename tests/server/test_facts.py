@@ -1,0 +1,91 @@
+"""What other programs ask a server before they use it: versions, lists of models, tokens, defaults."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import ollama
+import openai
+import pytest
+from transformers import AutoTokenizer
+
+from llama3_mlx import Llama
+from llama3_mlx.library.catalogue import UnknownModelError
+
+from ..support.server_fixtures import Running, running_server
+
+TALK: list[Any] = [{"role": "user", "content": "Hi"}]
+# Codex as installed (codex-rs/ollama) refuses older servers: https://github.com/openai/codex/pull/8227.
+CODEX_NEEDS = (0, 13, 4)
+
+
+@pytest.fixture(scope="module")
+def server(tiny_folder: Path) -> Iterator[Running]:
+    with running_server({"tiny": tiny_folder}) as running:
+        yield running
+
+
+def test_ollamas_version_is_new_enough_for_clients_that_check_it(server: Running) -> None:
+    version = server.get("/api/version").json()["version"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+    assert tuple(map(int, version.split("."))) >= CODEX_NEEDS
+
+
+def test_a_chat_model_is_no_model_for_embeddings(server: Running) -> None:
+    with ollama.Client(host=server.url) as client:
+        shown = client.show("tiny")
+    assert shown.capabilities is not None
+    assert "completion" in shown.capabilities
+    assert "embedding" not in shown.capabilities
+
+
+def test_models_are_listed_with_their_context_in_the_clients_own_shape(server: Running) -> None:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        [model] = client.models.list().data
+    assert model.model_extra == {"max_model_len": 131072, "context_length": 131072}
+    with anthropic.Anthropic(base_url=server.url, api_key="none") as other:
+        [listed] = other.models.list().data
+        assert other.models.retrieve("tiny") == listed
+    assert (listed.type, listed.id, listed.max_input_tokens) == ("model", "tiny", 131072)
+    assert listed.created_at.year >= 2020
+
+
+def test_tokens_come_as_llama_cpps_clients_ask_for_them(server: Running, llama3_folder: Path) -> None:
+    """Source of the ids: transformers, on the same files."""
+    reference = AutoTokenizer.from_pretrained(llama3_folder)
+
+    def tokens(**body: Any) -> Any:
+        return server.post("/tokenize", body).json()["tokens"]
+
+    plain = reference.encode("hi there", add_special_tokens=False)
+    assert tokens(content="hi there", add_special=False) == plain
+    assert tokens(content="hi there", add_special=True) == [reference.bos_token_id, *plain]
+    pieces = tokens(content="hi there", add_special=False, with_pieces=True)
+    assert pieces == [{"id": token, "piece": reference.decode([token])} for token in plain]
+    turn = "<|eot_id|>hi"
+    assert tokens(content=turn, add_special=False, parse_special=True) == reference.encode(
+        turn, add_special_tokens=False
+    )
+    assert len(tokens(content=turn, add_special=False)) > 3
+
+
+def test_a_default_model_answers_for_names_that_are_not_there(tiny_folder: Path) -> None:
+    models = {"tiny": tiny_folder, "second": tiny_folder}
+    asked = {"messages": TALK, "max_tokens": 1}
+    with running_server(models, default_model="second") as server:
+        for name, answers in (("gpt-4o-mini", "second"), (None, "second"), ("tiny", "tiny")):
+            assert server.post("/v1/chat/completions", {**asked, "model": name}).json()["model"] == answers
+    with pytest.raises(UnknownModelError, match="nowhere"), running_server(models, default_model="nowhere"):
+        pass
+
+
+def test_a_draft_model_drafts_for_the_model_that_it_is_given_for(tiny_folder: Path) -> None:
+    """What is drafted by the model itself is accepted, and the text stays the model's own."""
+    asked = {"prompt": "a", "max_tokens": 12, "temperature": 0}
+    with Llama.load(tiny_folder) as llama:
+        expected = llama.generate("a", max_tokens=12, temperature=0).text
+    with running_server({"tiny": tiny_folder}, draft=(f"tiny={tiny_folder}",)) as server:
+        assert server.post("/v1/completions", asked).json()["choices"][0]["text"] == expected
+        assert server.app.state.server.models.slots["tiny"].loaded.runtime.draft == tiny_folder
