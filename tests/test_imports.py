@@ -14,6 +14,7 @@ PACKAGE = "llama3_mlx"
 
 # From the bottom to the top: a room may import only what stands above it in this table. "." is the package itself.
 ROOMS = {
+    "charts": "",
     "errors": "",
     "blas": "",
     "dtypes": "",
@@ -81,7 +82,7 @@ ROOMS = {
         "model tokenizer"
     ),
     "finetune.training": (
-        "adapters chat checkpoint device dtypes errors files finetune.data finetune.distributed finetune.kernels "
+        "adapters charts chat checkpoint device dtypes errors files finetune.data finetune.distributed finetune.kernels "
         "finetune.layers finetune.objectives finetune.settings library model tokenizer trees"
     ),
     "finetune.sft": "finetune.data finetune.keywords finetune.objectives finetune.settings finetune.training",
