@@ -96,7 +96,8 @@ ROOMS = {
     "server.settings": "errors settings",
     "server.http": "errors library server.settings",
     "server.core": (
-        "device engine errors generation library llama model prompts server.http server.settings settings tokenizer"
+        "device engine errors generation library llama model prompts server.http server.settings settings structured "
+        "tokenizer"
     ),
     "server.openai": "library server.core server.http",
     "server.anthropic": "server.core server.http",

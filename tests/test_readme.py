@@ -23,6 +23,22 @@ def test_scripts_it_names_are_there() -> None:
         assert (ROOT / script).stat().st_mode & 0o111
 
 
+def test_what_its_tree_shows_is_there() -> None:
+    """A line names folders, what it says of them names modules in the first one."""
+    tree = TEXT.partition("## Where is what")[2].split("```")[1].strip("\n")
+    parent, missing = ROOT, []
+    for line in tree.splitlines():
+        if not line.startswith("  "):
+            parent = ROOT
+        names = re.findall(r"[\w/]+(?:/|\.py)(?=\s|$)", re.split(r"(?<=[/y]) {3,}", line, maxsplit=1)[0])
+        missing += [name for name in names if not (parent / name).exists()]
+        modules = re.findall(r"[\w/]+\.py", line)
+        missing += [name for name in modules if not list((parent / names[0]).parent.rglob(name))]
+        if not line.startswith("  "):
+            parent = ROOT / names[0]
+    assert missing == []
+
+
 def commands() -> list[list[str]]:
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("llama3-mlx ")]
     return [shlex.split(line, comments=True)[1:] for line in lines]

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     tools = load_tools(args.tool)
     resumed = None if args.resume is None else (expanded(args.resume) if args.resume else latest_dialog())
     model, messages = (None, []) if resumed is None else load_dialog_file(resumed)
-    if args.model is None and args.adapter is None and model is not None:
+    if args.model is None and args.adapter is None and model:
         args.model = model
     with load_llama(args) as llama:
         if llama.dialog is None:

@@ -78,7 +78,7 @@ class RemoteLlama:
 
     def __init__(self, url: str, model: str | None) -> None:
         self.url, self.model = url, model
-        self.folder = model or url
+        self.folder = model or ""
 
     def stream_chat(
         self,

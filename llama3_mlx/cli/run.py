@@ -6,6 +6,7 @@ import sys
 from ..errors import DialogError
 from ..generation.options import GenerationOptions
 from .chat import talk
+from .chat_files import AutoSave
 from .chat_model import ChatModel
 from .chat_session import ChatSession, write
 from .flags import add_flags
@@ -13,7 +14,7 @@ from .generate import as_messages, given_settings
 from .model_choice import choose_model, write_notes
 from .progress import PromptProgress
 from .remote import URL_VARIABLE, RemoteLlama, server_models, server_url
-from .terminal import piped_text
+from .terminal import piped_text, stdin_is_terminal
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +34,8 @@ def run(args: argparse.Namespace) -> int:
     prompt = _prompt(args.words)
     model = _at_server(args.url or server_url(), args.model) or _here(args.model)
     if prompt is None:
-        return talk(ChatSession(model, args.system, settings), str(args.model or model.folder))
+        autosave = AutoSave() if stdin_is_terminal() else None
+        return talk(ChatSession(model, args.system, settings, (), autosave), str(args.model or model.folder or "chat"))
     with PromptProgress() as progress:
         for piece in model.stream_chat(as_messages(prompt, args.system), progress=progress.report, **settings):
             progress.close()

@@ -8,9 +8,6 @@ H query heads, K key/value heads, F intermediate size, V vocabulary, r LoRA rank
 
 Source: https://github.com/meta-llama/llama3 (llama/model.py) for the mathematics; transformers
 `modeling_llama.py` for names and biases.
-
-With a KV cache the forward pass continues in kv_cache/ (plain.py for the plain kind): a layer's cache takes the rotated
-queries, keys and values and returns the attention over all its positions.
 """
 
 from collections.abc import Sequence

@@ -12,7 +12,7 @@ from .core.chat import Chat, prompt_of
 from .core.completion import prompt_ids, text_ids
 from .core.loaded_model import LoadedModel
 from .core.request_context import RequestContext
-from .core.schema import Body
+from .core.schema import Body, options_of
 from .http.errors import ApiError
 from .openai.chat import tools_of
 from .openai.schema import ChatMessage, ToolDefinition
@@ -130,8 +130,7 @@ def _text(loaded: LoadedModel, token: int | None) -> str | None:
 def _chat(body: TemplateRequest | TokenizeRequest) -> Chat:
     return Chat(
         messages=[message.as_message() for message in body.messages or ()],
-        tools=tools_of(body.tools or ()).specs(),
-        template=body.chat_template_kwargs or {},
+        options=options_of({}, tools=tools_of(body.tools or ()).specs(), template=body.chat_template_kwargs),
         add_generation_prompt=body.add_generation_prompt is not False,
         continue_final=bool(body.continue_final_message),
     )

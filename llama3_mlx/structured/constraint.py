@@ -1,5 +1,6 @@
 """The output constraint that generation options give, compiled; and the check of a finished answer against it."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -51,6 +52,20 @@ def finisher(options: GenerationOptions) -> Callable[[Completion], Completion] |
         return replace(completion, parsed=parse_result(options.schema, completion.text))
 
     return finish
+
+
+def check_answer(options: GenerationOptions, completion: Completion) -> None:
+    """Raise StructureError where a finished answer is JSON outside its schema, for what no grammar can hold of it.
+
+    An answer that a stop text has ended within its JSON is left as it is.
+    """
+    if options.schema is None or completion.finish_reason != "stop" or completion.tool_calls:
+        return
+    try:
+        json.loads(completion.text)
+    except ValueError:
+        return
+    parse_result(options.schema, completion.text)
 
 
 def _checked(call: ToolCall, options: GenerationOptions) -> ToolCall:

@@ -276,3 +276,14 @@ def test_a_gguf_file_converts_from_the_command_line(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     answer = run("generate", "-m", str(tmp_path / "out"), "-p", "What is the capital of France?")
     assert "Paris" in answer.stdout.decode()
+
+
+def test_bash_completes_commands_and_flags(tmp_path: Path) -> None:
+    """Bash itself runs the script and the completion."""
+    script = tmp_path / "completion.bash"
+    script.write_bytes(run("completion", "bash").stdout)
+    for words, meant in ((["llama3-mlx", "conv"], "convert"), (["llama3-mlx", "generate", "--max-t"], "--max-tokens")):
+        ask = f"source {script}; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; "
+        ask += '$(complete -p llama3-mlx | sed "s/.*-F \\([^ ]*\\) .*/\\1/"); echo "${COMPREPLY[@]}"'
+        result = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
+        assert result.stdout.split() == [meant], result.stderr

@@ -399,7 +399,7 @@ def test_lines_that_are_bad_in_different_ways_come_together_and_in_order(tiny_fo
         train(tiny_folder, tmp_path, tmp_path / "run", TrainSettings(**SHORT_RUN))
     told = str(caught.value).splitlines()
     places = [line.removeprefix(f"{tmp_path}/").partition(":")[0] for line in told[1:]]
-    assert told[0] == "6 examples can't be used:"
+    assert told[0] == "6 examples can't be used (--skip-bad: without them):"
     assert places == [f"train.jsonl, line {n}" for n in (2, 4, 5, 6, 10)] + ["valid.jsonl, line 1"]
 
 

@@ -171,7 +171,8 @@ def test_what_was_chosen_is_told_before_weights_are_loaded(texts: Path, tiny_fol
     with pytest.raises(CheckpointError):
         train(str(model), texts, tmp_path / "out", callbacks=[Notes()], memory="12GB", **SHORT_RUN)
     assert told[0].startswith("train on 8 examples")
-    assert "of 12.0 GB" in told[-1]
+    assert "of 12.0 GB" in told[-2]
+    assert told[-1].startswith("8 steps, ") and "too few to learn much" in told[-1]
 
 
 def test_a_line_of_progress_is_never_wrapped_and_never_left_behind(

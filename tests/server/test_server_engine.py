@@ -269,3 +269,11 @@ def test_what_no_form_can_be_is_refused(client: openai.OpenAI) -> None:
     for each in bad:
         with pytest.raises(openai.BadRequestError):
             client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=3, **each)
+
+
+def test_an_answer_outside_of_what_no_grammar_holds_is_an_error(client: openai.OpenAI) -> None:
+    """`not` can't be held: the one answer of the schema is outside of it."""
+    schema = {"const": 3, "not": {"minimum": 2}}
+    extra = {"structured_outputs": {"json": schema}}
+    with pytest.raises(openai.UnprocessableEntityError, match="doesn't fit the schema: the answer is 3, which is excl"):
+        client.chat.completions.create(model="tiny", messages=QUESTION, extra_body=extra)

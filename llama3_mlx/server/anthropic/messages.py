@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from ..core.chat import Chat, converse, prompt_of
 from ..core.events import AnswerEnd, Event, TextDelta, ToolCallEvent
 from ..core.request_context import RequestContext
+from ..core.schema import options_of
 from ..http.errors import ApiError
 from ..http.streaming import EVENT_STREAM, errors_as_events, kept_alive, sse
 from .schema import AnthropicTool, ContentBlock, CountRequest, MessagesRequest, TextSource, ToolChoice
@@ -61,11 +62,13 @@ def _chat(body: CountRequest, tools: list[dict[str, Any]], settings: dict[str, A
     choice = body.tool_choice
     return Chat(
         messages=[*system, *(part for m in body.messages for part in _messages(m.role, m.content))],
-        settings=settings,
-        tools=tools,
-        tool_choice=_tool_choice(choice, tools),
-        parallel_calls=not (choice and choice.disable_parallel_tool_use),
-        schema=body.constraint,
+        options=options_of(
+            settings,
+            tools=tools,
+            tool_choice=_tool_choice(choice, tools),
+            parallel_calls=not (choice and choice.disable_parallel_tool_use),
+            schema=body.constraint,
+        ),
         continue_final=bool(body.messages) and body.messages[-1].role == "assistant",
     )
 

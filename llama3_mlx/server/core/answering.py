@@ -1,9 +1,10 @@
 """Settings to submissions, and pieces of a reply to events; shared by chats and completions."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 from ...generation.completion import Completion, TokenLogprob
+from ...generation.options import GenerationOptions
 from ...tokenizer.tokenizer import Tokenizer
 from ..settings import ServerSettings
 from .events import AnswerEnd, Event, LogprobEntry, Reason, TextDelta, ToolCallEvent, as_json
@@ -34,7 +35,7 @@ async def as_events(replies: Replies, submissions: Sequence[Submission], loaded:
         logprobs = tuple(logprob_entry(entry, tokenizer) for entry in item.logprobs)
         if item.text or logprobs:
             text = TextDelta(index, item.text, logprobs)
-            if submission.settings.get("tools") and may_begin_call(item.text):
+            if submission.options.calls_tools and may_begin_call(item.text):
                 held[index] = text
             else:
                 yield text
@@ -50,9 +51,9 @@ def _cut_off(
     if last is None or done.finish_reason == "stop":
         return None
     call = unfinished_call(last.text)
-    if call is None or (not call.name and not called and "schema" in submission.settings):
+    if call is None or (not call.name and not called and submission.options.schema is not None):
         return None
-    names = [tool["function"]["name"] for tool in submission.settings["tools"]]
+    names = [tool["function"]["name"] for tool in submission.options.tools]
     return call if not call.name or call.name in names else None
 
 
@@ -72,39 +73,32 @@ def _reason(done: Completion, *, calls: bool) -> Reason:
     return "tool_calls" if calls else "stop"
 
 
-def with_constraint(
-    settings: Mapping[str, Any], schema: Mapping[str, Any] | None, top_logprobs: int | None
-) -> dict[str, Any]:
-    """Return the settings with the output constraint and the requested log-probabilities."""
-    constraint = {} if schema is None else {"schema": dict(schema)}
-    return {**settings, **constraint, **({} if top_logprobs is None else {"logprobs": top_logprobs})}
-
-
 def make_submissions(
-    prompts: Sequence[Sequence[int]], n: int, settings: Mapping[str, Any], limits: ServerSettings
+    prompts: Sequence[Sequence[int]], n: int, options: GenerationOptions, limits: ServerSettings
 ) -> list[Submission]:
     """Return `n` submissions for each prompt, those of one prompt in a row, within the server's length limit.
 
     `max_tokens` may be more than the context leaves, where an answer then ends.
     """
-    ends = [limit for limit in (settings.get("max_tokens"), limits.max_tokens) if limit is not None]
-    others = {name: value for name, value in settings.items() if name != "max_tokens"}
+    ends = [limit for limit in (options.max_tokens, limits.max_tokens) if limit is not None]
+    others = replace(options, max_tokens=None)
     return [
-        Submission(prompt=prompt, settings=seeded(others, index), max_tokens=min(ends, default=None))
+        Submission(prompt=prompt, options=seeded(others, index), max_tokens=min(ends, default=None))
         for prompt in prompts
         for index in range(n)
     ]
 
 
-def seeded(settings: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """Return the settings of the answer `index`: each gets its own seed, derived from the requested one."""
-    seed = settings.get("seed")
-    return dict(settings) if seed is None or not index else {**settings, "seed": (seed + index) % 2**64}
+def seeded(options: GenerationOptions, index: int) -> GenerationOptions:
+    """Return the options of the answer `index`: each gets its own seed, derived from the requested one."""
+    if options.seed is None or not index:
+        return options
+    return replace(options, seed=(options.seed + index) % 2**64)
 
 
 def _stop_text(completion: Completion, submission: Submission, loaded: LoadedModel) -> str | None:
     """Return the stop text that ended the answer: it stands in the tokens after the text that was given out."""
-    stops = submission.settings.get("stop") or ()
+    stops = submission.options.stop
     if completion.finish_reason != "stop" or not stops:
         return None
     whole = loaded.llama.tokenizer.decode(completion.token_ids, control=False)

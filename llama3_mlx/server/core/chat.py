@@ -5,10 +5,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...generation.options import GenerationOptions
 from ...prompts import RESERVED
 from ..http.errors import ApiError
 from ..settings import ServerSettings
-from .answering import as_events, make_submissions, with_constraint
+from .answering import as_events, make_submissions
 from .events import Event
 from .loaded_model import LoadedModel
 
@@ -17,21 +18,11 @@ _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
 
 @dataclass(frozen=True, kw_only=True)
 class Chat:
-    """A dialog that wants `n` answers.
-
-    `tool_choice` is "auto", "none", "required" or the name of a tool. `schema` is a JSON schema that the answer has
-    to follow; an empty one means any JSON.
-    """
+    """A dialog that wants `n` answers with these options; tools are specifications, a schema is one of JSON."""
 
     messages: Sequence[Mapping[str, Any]]
-    settings: dict[str, Any] = field(default_factory=dict)
+    options: GenerationOptions = field(default_factory=GenerationOptions)
     n: int = 1
-    tools: Sequence[Mapping[str, Any]] = ()
-    tool_choice: str = "auto"
-    parallel_calls: bool = True
-    schema: Mapping[str, Any] | None = None
-    template: Mapping[str, Any] = field(default_factory=dict)
-    top_logprobs: int | None = None
     continue_final: bool = False
     add_generation_prompt: bool = True
 
@@ -44,7 +35,7 @@ def prompt_of(chat: Chat, loaded: LoadedModel) -> list[int]:
             f"{loaded.choice.model.name} is a base model without a dialog format: use /v1/completions",
             code="no_dialog_format",
         )
-    taken = sorted(set(RESERVED) & set(chat.template))
+    taken = sorted(set(RESERVED) & set(chat.options.template_options))
     if taken:
         raise ApiError(
             400,
@@ -53,18 +44,11 @@ def prompt_of(chat: Chat, loaded: LoadedModel) -> list[int]:
         )
     return loaded.llama.prompts.chat(
         [known_keys(message) for message in chat.messages],
-        tools=chat.tools if chat.tool_choice != "none" else (),
-        template_options=chat.template,
+        tools=chat.options.tools if chat.options.calls_tools else (),
+        template_options=chat.options.template_options,
         add_generation_prompt=chat.add_generation_prompt,
         continue_final=chat.continue_final,
     )
-
-
-def _tools(chat: Chat) -> dict[str, Any]:
-    """Return the settings that let an answer call tools, and make it where it must."""
-    if not chat.tools or chat.tool_choice == "none":
-        return {}
-    return {"tools": chat.tools, "tool_choice": chat.tool_choice, "parallel_calls": chat.parallel_calls}
 
 
 def known_keys(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,8 +66,7 @@ async def converse(
     loaded.check_room(chat.n)
     if prompt is None:
         prompt = await loaded.prepare(lambda: prompt_of(chat, loaded))
-    settings = with_constraint({**chat.settings, **_tools(chat)}, chat.schema, chat.top_logprobs)
-    submissions = make_submissions([prompt], chat.n, settings, limits)
+    submissions = make_submissions([prompt], chat.n, chat.options, limits)
     replies = await loaded.start(submissions, limits.timeout_s)
     stack.callback(replies.close)
     return as_events(replies, submissions, loaded)

@@ -1,12 +1,12 @@
 """Continuing texts in no protocol's words: prompts in, events out."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any
 
+from ...generation.options import GenerationOptions
 from ..settings import ServerSettings
-from .answering import as_events, make_submissions, with_constraint
+from .answering import as_events, make_submissions
 from .events import Event
 from .loaded_model import LoadedModel
 
@@ -18,10 +18,8 @@ class Continuation:
     """Prompts of which each wants `n` continuations; the answers to the first prompt come first."""
 
     prompts: Sequence[Prompt]
-    settings: dict[str, Any] = field(default_factory=dict)
+    options: GenerationOptions = field(default_factory=GenerationOptions)
     n: int = 1
-    schema: Mapping[str, Any] | None = None
-    top_logprobs: int | None = None
     parse_special: bool | None = None
     """Whether control tokens in a text are recognized; None: what the server's settings say."""
 
@@ -48,8 +46,7 @@ async def complete(
     prompts = await loaded.prepare(
         lambda: [prompt_ids(prompt, loaded, parse_special=special) for prompt in continuation.prompts]
     )
-    settings = with_constraint(continuation.settings, continuation.schema, continuation.top_logprobs)
-    submissions = make_submissions(prompts, continuation.n, settings, limits)
+    submissions = make_submissions(prompts, continuation.n, continuation.options, limits)
     replies = await loaded.start(submissions, limits.timeout_s)
     stack.callback(replies.close)
     return as_events(replies, submissions, loaded)

@@ -4,17 +4,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio.to_thread
 
 from ...engine.reply import Item, Reply
 from ...generation.completion import Completion, Piece
-from ...generation.options import make_options
+from ...generation.options import GenerationOptions
 from ...library.catalogue import ModelChoice, ModelEntry
 from ...llama import Llama
+from ...structured.constraint import check_answer
 from ..http.errors import ApiError
 from ..http.logs import log
 
@@ -26,10 +27,10 @@ _ENDS_OF_TURN = ("<|eot_id|>", "<|im_end|>")
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """One generation to submit: a prompt in token ids, and settings by their names in GenerationOptions."""
+    """One generation to submit: a prompt in token ids and its options, the length apart."""
 
     prompt: Sequence[int]
-    settings: dict[str, Any]
+    options: GenerationOptions
     max_tokens: int | None = None
     """May be more than the context leaves, where the answer then ends."""
 
@@ -171,10 +172,13 @@ class Replies:
     def submit(self, timeout_s: float) -> None:
         """Hand the submissions to the engine, in any thread; raises what one of them is refused for."""
         adapter, submissions = self._served.choice.adapter, self._asks
-        ends = (min(timeout_s, submission.settings.get("timeout_s", timeout_s)) for submission in submissions)
         options = [
-            make_options({**submission.settings, "adapter": adapter, "timeout_s": end})
-            for submission, end in zip(submissions, ends, strict=True)
+            replace(
+                submission.options,
+                adapter=adapter,
+                timeout_s=min(timeout_s, submission.options.timeout_s or timeout_s),
+            )
+            for submission in submissions
         ]
         for start, stop in _same_prompts(submissions):
             first = submissions[start]
@@ -191,7 +195,9 @@ class Replies:
         index, item = await self._queue.get()
         if isinstance(item, BaseException):
             raise item
-        self._open -= isinstance(item, Completion)
+        if isinstance(item, Completion):
+            self._open -= 1
+            check_answer(self._asks[index].options, item)
         return index, item
 
     def close(self) -> None:

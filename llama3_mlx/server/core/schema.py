@@ -5,14 +5,14 @@ here: billing, caching, tracing), or refused, because it would change the answer
 effect and fields that no list names are accepted and named in the header `x-ignored-parameters`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
-from ...generation.options import GenerationOptions
+from ...generation.options import GenerationOptions, make_options
 from ...settings import Setting, settings_of
 
 KeepAlive = float | str | None
@@ -120,6 +120,27 @@ def given_settings(body: Body) -> dict[str, Any]:
     declared = settings_of(GenerationOptions)
     values = {name: getattr(body, name, None) for name, entry in declared.items() if entry.request is True}
     return {name: value for name, value in values.items() if value not in (None, [], {})}
+
+
+def options_of(
+    settings: Mapping[str, Any],
+    *,
+    schema: Mapping[str, Any] | None = None,
+    top_logprobs: int | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
+    tool_choice: str = "auto",
+    parallel_calls: bool = True,
+    template: Mapping[str, Any] | None = None,
+) -> GenerationOptions:
+    """Return the options that a body gives: settings by their names, and what each protocol shapes in its own way.
+
+    An empty `schema` means any JSON. Raises RequestError.
+    """
+    more = {"schema": schema, "logprobs": top_logprobs, "template_options": template}
+    given: dict[str, Any] = {name: value for name, value in more.items() if value is not None}
+    if tools:
+        given |= {"tools": list(tools), "tool_choice": tool_choice, "parallel_calls": parallel_calls}
+    return make_options({**settings, **given})
 
 
 def without_sentinels(settings: Mapping[str, Any]) -> dict[str, Any]:

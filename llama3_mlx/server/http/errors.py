@@ -6,7 +6,15 @@ from typing import Any
 
 from starlette.responses import Response
 
-from ...errors import ContextLengthError, ConversionError, DialogError, HubError, Llama3MLXError, RequestError
+from ...errors import (
+    ContextLengthError,
+    ConversionError,
+    DialogError,
+    HubError,
+    Llama3MLXError,
+    RequestError,
+    StructureError,
+)
 from ...library.catalogue import UnknownModelError
 
 _TYPES = {
@@ -58,6 +66,8 @@ def as_api_error(error: Llama3MLXError) -> ApiError:
         return ApiError(404, str(error), param="model", code="model_not_found")
     if isinstance(error, HubError):
         return ApiError(404, str(error), code="model_not_found")
+    if isinstance(error, StructureError):
+        return ApiError(422, f"the model's answer doesn't fit the schema: {error}", code="answer_outside_schema")
     if isinstance(error, RequestError | DialogError | ConversionError):
         return ApiError(400, str(error))
     return ApiError(500, str(error))

@@ -11,6 +11,7 @@ from ..core.completion import Continuation, complete
 from ..core.events import AnswerEnd, Event, LogprobEntry, TextDelta, ToolCallEvent
 from ..core.loaded_model import LoadedModel
 from ..core.request_context import RequestContext
+from ..core.schema import options_of
 from ..http.errors import ApiError
 from ..http.streaming import JSON_LINES, errors_as_events, json_line
 from .schema import GenerateRequest, Generating, OllamaChatRequest, OllamaMessage
@@ -37,9 +38,7 @@ async def generate(body: GenerateRequest, request: Request) -> Response:
                 prompt = await loaded.prepare(lambda: _continued(body, loaded))
             continuation = Continuation(
                 prompts=[prompt],
-                settings=_settings(body),
-                schema=_schema(body),
-                top_logprobs=_top(body),
+                options=options_of(_settings(body), schema=_schema(body), top_logprobs=_top(body)),
                 parse_special=_parse_special(body),
             )
             events = await complete(continuation, loaded, context.server.settings, context.stack)
@@ -86,10 +85,7 @@ def _chat(body: Generating, messages: Sequence[Mapping[str, Any]], tools: Sequen
     _refuse_thinking(body)
     return Chat(
         messages=messages,
-        settings=_settings(body),
-        schema=_schema(body),
-        tools=tools,
-        top_logprobs=_top(body),
+        options=options_of(_settings(body), schema=_schema(body), tools=tools, top_logprobs=_top(body)),
     )
 
 

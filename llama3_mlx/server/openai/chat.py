@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from ..core.chat import Chat, converse
 from ..core.events import CollectedAnswer, Event, LogprobEntry, TextDelta, ToolCallEvent, Usage, usage
 from ..core.request_context import RequestContext
+from ..core.schema import options_of
 from ..http.errors import ApiError
 from ..http.streaming import COMMENT, DONE, EVENT_STREAM, errors_as_events, kept_alive, sse
 from .schema import AllowedToolChoice, ChatRequest, NamedTool, ToolDefinition
@@ -60,15 +61,17 @@ def chat_of(body: ChatRequest, tools: ToolSet) -> Chat:
     choice, allowed = _tool_choice(body, tools)
     return Chat(
         messages=[message.as_message() for message in body.messages],
-        settings=body.settings(),
+        options=options_of(
+            body.settings(),
+            tools=tools.specs(allowed),
+            tool_choice=choice,
+            parallel_calls=body.parallel_tool_calls is not False,
+            schema=body.response_format.constraint() if body.response_format else None,
+            template=body.chat_template_kwargs,
+            top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        ),
         n=body.n or 1,
-        tools=tools.specs(allowed),
-        tool_choice=choice,
-        parallel_calls=body.parallel_tool_calls is not False,
-        schema=body.response_format.constraint() if body.response_format else None,
-        template=body.chat_template_kwargs or {},
         continue_final=bool(body.continue_final_message),
-        top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
 
 
@@ -124,7 +127,7 @@ def _choice(index: int, answer: CollectedAnswer, chat: Chat, tools: ToolSet) -> 
     if answer.calls:
         message["content"] = answer.text or None
         message["tool_calls"] = [_call(call, tools) for call in answer.calls]
-    logprobs = _logprobs(answer.logprobs) if chat.top_logprobs is not None else None
+    logprobs = _logprobs(answer.logprobs) if chat.options.logprobs is not None else None
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": answer.reason}
 
 
@@ -139,7 +142,7 @@ async def _stream(
     async for event in events:
         answers[event.choice].add(event)
         if isinstance(event, TextDelta):
-            logprobs = _logprobs(event.logprobs) if chat.top_logprobs is not None else None
+            logprobs = _logprobs(event.logprobs) if chat.options.logprobs is not None else None
             choice = _delta(event.choice, {"content": event.text}, logprobs=logprobs)
         elif isinstance(event, ToolCallEvent):
             choice = _delta(event.choice, {"tool_calls": [{"index": event.position, **_call(event, head.tools)}]})

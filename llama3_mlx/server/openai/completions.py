@@ -12,6 +12,7 @@ from ..core.completion import Continuation, Prompt, complete
 from ..core.events import CollectedAnswer, Event, LogprobEntry, TextDelta, usage
 from ..core.loaded_model import LoadedModel
 from ..core.request_context import RequestContext
+from ..core.schema import options_of
 from ..http.errors import ApiError
 from ..http.streaming import COMMENT, DONE, EVENT_STREAM, errors_as_events, kept_alive, sse
 from .chat import limit_choices, usage_object
@@ -59,9 +60,8 @@ def _continuation(body: CompletionRequest) -> Continuation:
     constraint = body.response_format.constraint() if body.response_format else None
     return Continuation(
         prompts=as_prompts(body.prompt),
-        settings=settings,
+        options=options_of(settings, schema=constraint),
         n=body.n or 1,
-        schema=constraint,
         parse_special=body.parse_special,
     )
 

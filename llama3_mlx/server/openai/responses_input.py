@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.chat import Chat
+from ..core.schema import options_of
 from ..http.errors import ApiError
 from .responses_schema import AllowedTools, ChosenTool, InputItem, InputPart, ResponseInput, ResponseTool
 from .responses_store import ResponseStore
@@ -61,17 +62,27 @@ def tools_of(body: ResponseInput, items: Sequence[InputItem]) -> ToolSet:
     return tools
 
 
-def chat_of(body: ResponseInput, messages: Sequence[Mapping[str, Any]], tools: ToolSet, **more: Any) -> Chat:
+def chat_of(
+    body: ResponseInput,
+    messages: Sequence[Mapping[str, Any]],
+    tools: ToolSet,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    top_logprobs: int | None = None,
+) -> Chat:
     """Return what the request asks for; raises ApiError 400 for what fits no answer."""
     instructions = [{"role": "system", "content": body.instructions}] if body.instructions else []
     choice, allowed = _tool_choice(body, tools)
     return Chat(
         messages=[*instructions, *messages],
-        tools=tools.specs(allowed),
-        tool_choice=choice,
-        parallel_calls=body.parallel_tool_calls is not False,
-        schema=_schema(body),
-        **more,
+        options=options_of(
+            settings or {},
+            tools=tools.specs(allowed),
+            tool_choice=choice,
+            parallel_calls=body.parallel_tool_calls is not False,
+            schema=_schema(body),
+            top_logprobs=top_logprobs,
+        ),
     )
 
 
