@@ -82,8 +82,8 @@ ROOMS = {
         "model tokenizer"
     ),
     "finetune.training": (
-        "adapters charts chat checkpoint device dtypes errors files finetune.data finetune.distributed finetune.kernels "
-        "finetune.layers finetune.objectives finetune.settings library model tokenizer trees"
+        "adapters charts chat checkpoint device dtypes errors files finetune.data finetune.distributed "
+        "finetune.kernels finetune.layers finetune.objectives finetune.settings library model tokenizer trees"
     ),
     "finetune.sft": "finetune.data finetune.keywords finetune.objectives finetune.settings finetune.training",
     "finetune.reinforcement": ("chat errors finetune.data finetune.objectives finetune.settings finetune.training"),
