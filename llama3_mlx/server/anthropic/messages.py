@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from ..core.chat import Chat, converse, prompt_of
-from ..core.events import AnswerEnd, Event, TextDelta, ToolCallEvent
+from ..core.events import AnswerEnd, Event, PromptProgress, TextDelta, ToolCallEvent
 from ..core.request_context import RequestContext
 from ..core.schema import options_of
 from ..http.errors import ApiError
@@ -195,6 +195,8 @@ async def _stream(head: Mapping[str, Any], events: AsyncIterator[Event], prompt_
             delta = {"type": "text_delta", "text": event.text}
             yield _event("content_block_delta", index=blocks - 1, delta=delta)
             continue
+        if isinstance(event, PromptProgress):
+            continue
         if in_text:
             yield _event("content_block_stop", index=blocks - 1)
             in_text = False
@@ -204,7 +206,7 @@ async def _stream(head: Mapping[str, Any], events: AsyncIterator[Event], prompt_
             yield _event("content_block_delta", index=blocks, delta=delta)
             yield _event("content_block_stop", index=blocks)
             blocks += 1
-        else:
+        elif isinstance(event, AnswerEnd):
             yield _event("message_delta", delta=_stopped(event), usage=_usage(event))
     yield _event("message_stop")
 

@@ -25,6 +25,8 @@ class Chat:
     n: int = 1
     continue_final: bool = False
     add_generation_prompt: bool = True
+    progress: bool = False
+    """Whether events tell how much of the prompt has been run."""
 
 
 def prompt_of(chat: Chat, loaded: LoadedModel) -> list[int]:
@@ -66,7 +68,7 @@ async def converse(
     loaded.check_room(chat.n)
     if prompt is None:
         prompt = await loaded.prepare(lambda: prompt_of(chat, loaded))
-    submissions = make_submissions([prompt], chat.n, chat.options, limits)
+    submissions = make_submissions([prompt], chat.n, chat.options, limits, progress=chat.progress)
     replies = await loaded.start(submissions, limits.timeout_s)
     stack.callback(replies.close)
     return as_events(replies, submissions, loaded)

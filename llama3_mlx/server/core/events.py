@@ -27,6 +27,15 @@ class LogprobEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptProgress:
+    """How much of a prompt has been run, in tokens; comes before any text, where it was asked for."""
+
+    choice: int
+    processed: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
     """New text of one answer; `logprobs` belong to the tokens that came in with it, where they were asked for."""
 
@@ -72,7 +81,7 @@ class AnswerEnd:
     stop_text: str | None = None
 
 
-Event = TextDelta | ToolCallEvent | AnswerEnd
+Event = PromptProgress | TextDelta | ToolCallEvent | AnswerEnd
 
 
 @dataclass
@@ -91,7 +100,7 @@ class CollectedAnswer:
             self.logprobs += event.logprobs
         elif isinstance(event, ToolCallEvent):
             self.calls.append(event)
-        else:
+        elif isinstance(event, AnswerEnd):
             self.end = event
 
     @property

@@ -16,7 +16,7 @@ from ..http.metrics import Metrics
 from ..http.streaming import STREAM_HEADERS
 from ..settings import ServerSettings
 from .durations import duration_s
-from .events import AnswerEnd, CollectedAnswer, Event
+from .events import AnswerEnd, CollectedAnswer, Event, PromptProgress
 from .loaded_model import LoadedModel
 from .loaded_models import LoadedModels
 
@@ -92,7 +92,7 @@ class RequestContext:
     async def counted(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
         """Pass the events on and count them."""
         async for event in events:
-            if not self._first_seen and not isinstance(event, AnswerEnd):
+            if not self._first_seen and not isinstance(event, AnswerEnd | PromptProgress):
                 self._first_seen = True
                 waited = time.perf_counter() - self.began
                 self.server.metrics.first_token.observe(waited)
@@ -129,7 +129,8 @@ class RequestContext:
 
     def reply(self, value: Mapping[str, Any]) -> Response:
         """Return a JSON response."""
-        return JSONResponse(value, headers=self.headers)
+        extension = self.extension()
+        return JSONResponse({**value, **extension}, headers=self.headers)
 
     def stream(self, parts: AsyncIterator[bytes], media_type: str) -> Response:
         """Return a streaming response that keeps this request open to its end."""

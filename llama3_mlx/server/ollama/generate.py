@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse
 
 from ..core.chat import Chat, converse
 from ..core.completion import Continuation, complete
-from ..core.events import AnswerEnd, Event, LogprobEntry, TextDelta, ToolCallEvent
+from ..core.events import AnswerEnd, Event, LogprobEntry, PromptProgress, TextDelta, ToolCallEvent
 from ..core.loaded_model import LoadedModel
 from ..core.request_context import RequestContext
 from ..core.schema import options_of
@@ -182,6 +182,8 @@ async def _stream(
     context: RequestContext, head: Mapping[str, Any], events: AsyncIterator[Event], fields: Fields, with_context: bool
 ) -> AsyncIterator[bytes]:
     async for event in events:
+        if isinstance(event, PromptProgress):
+            continue
         line: dict[str, Any] = {**head, "created_at": now()}
         if isinstance(event, TextDelta):
             logprobs = {"logprobs": [_logprob_object(entry) for entry in event.logprobs]} if event.logprobs else {}

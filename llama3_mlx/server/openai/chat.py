@@ -8,7 +8,16 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from ..core.chat import Chat, converse
-from ..core.events import CollectedAnswer, Event, LogprobEntry, TextDelta, ToolCallEvent, Usage, usage
+from ..core.events import (
+    CollectedAnswer,
+    Event,
+    LogprobEntry,
+    PromptProgress,
+    TextDelta,
+    ToolCallEvent,
+    Usage,
+    usage,
+)
 from ..core.request_context import RequestContext
 from ..core.schema import options_of
 from ..http.errors import ApiError
@@ -72,6 +81,7 @@ def chat_of(body: ChatRequest, tools: ToolSet) -> Chat:
         ),
         n=body.n or 1,
         continue_final=bool(body.continue_final_message),
+        progress=bool(body.stream and body.return_progress),
     )
 
 
@@ -103,6 +113,7 @@ class _ChatObjects:
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.created, self.model = int(time.time()), model
         self.tools, self._extension = tools, extension
+        self._began = time.monotonic()
 
     def __call__(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         return {
@@ -112,8 +123,16 @@ class _ChatObjects:
             "model": self.model,
             "system_fingerprint": None,
             "choices": choices,
-            **more,
             **self._extension,
+            **more,
+        }
+
+    def progress(self, event: PromptProgress) -> dict[str, Any]:
+        """Return how much of the prompt has been run, as llama.cpp's server tells it."""
+        return {
+            "total": event.total,
+            "processed": event.processed,
+            "time_ms": round((time.monotonic() - self._began) * 1e3),
         }
 
     def whole(self, answers: Sequence[CollectedAnswer], chat: Chat) -> dict[str, Any]:
@@ -141,6 +160,9 @@ async def _stream(
         yield sse(head(chunk, [_delta(index, {"role": "assistant", "content": "", "refusal": None})], **later))
     async for event in events:
         answers[event.choice].add(event)
+        if isinstance(event, PromptProgress):
+            yield sse(head(chunk, [_delta(event.choice, {})], prompt_progress=head.progress(event), **later))
+            continue
         if isinstance(event, TextDelta):
             logprobs = _logprobs(event.logprobs) if chat.options.logprobs is not None else None
             choice = _delta(event.choice, {"content": event.text}, logprobs=logprobs)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from ..core.answering import logprob_entry
 from ..core.completion import Continuation, Prompt, complete
-from ..core.events import CollectedAnswer, Event, LogprobEntry, TextDelta, usage
+from ..core.events import AnswerEnd, CollectedAnswer, Event, LogprobEntry, TextDelta, usage
 from ..core.loaded_model import LoadedModel
 from ..core.request_context import RequestContext
 from ..core.schema import options_of
@@ -159,8 +159,9 @@ async def _stream(
             logprobs = logprobs_object([], list(event.logprobs), starts[event.choice]) if event.logprobs else None
             starts[event.choice] += len(event.text)
             yield sse(head([_choice(event.choice, event.text, None, logprobs)], **later))
-        else:
-            yield sse(head([_choice(event.choice, "", answers[event.choice].reason)], **later))
+        elif isinstance(event, AnswerEnd):
+            reason = answers[event.choice].reason
+            yield sse(head([_choice(event.choice, "", reason)], **later))
     if include_usage:
         yield sse(head([], usage=usage_object(usage(answers, continuation.n))))
     yield DONE

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-from ..core.events import CollectedAnswer, Event, LogprobEntry, TextDelta, ToolCallEvent
+from ..core.events import CollectedAnswer, Event, LogprobEntry, PromptProgress, TextDelta, ToolCallEvent
 from ..http.streaming import sse
 from .chat import logprob_object
 from .tools import ToolSet
@@ -54,6 +54,8 @@ class ResponseWriter:
         answer, output = CollectedAnswer(), list[dict[str, Any]]()
         in_text = False
         async for event in events:
+            if isinstance(event, PromptProgress):
+                continue
             answer.add(event)
             if isinstance(event, TextDelta):
                 if not event.text and output:

@@ -230,6 +230,7 @@ class ChatRequest(SamplingFields):
     response_format: ResponseFormat | None = None
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="values for the checkpoint's chat template")
     modalities: list[str] | None = None
+    return_progress: bool | None = Field(None, description="with stream: tell how much of the prompt has been run")
     continue_final_message: bool | None = Field(None, description="write on at the end of the assistant's last message")
     add_generation_prompt: bool | None = Field(None, description="false with continue_final_message, else true")
 
