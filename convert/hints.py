@@ -21,7 +21,6 @@ def conversion_hints(source: Source, bits_per_weight: float, options: Conversion
     stored = sum(ref.nbytes for ref in refs) * 8 / values
     if bits_per_weight < _GROWTH * stored:
         return []
-    # A source's own codes can be kept where MLX's groups are as long as its own.
     near = min(AFFINE_BITS, key=lambda bits: abs(Scheme(bits=bits, group_size=64).bits_per_weight - stored))
     return [
         f"the source has {stored:.1f} bits per weight and the result {bits_per_weight:.1f}: --bits {near} keeps it "
