@@ -55,8 +55,8 @@ ROOMS = {
         "checkpoint convert.options convert.phases convert.plan convert.sources errors files model tokenizer"
     ),
     "convert.targets": (
-        "checkpoint convert.options convert.plan convert.quantization convert.sources errors files library model "
-        "version"
+        "checkpoint convert.options convert.plan convert.quantization convert.sources dtypes errors files library "
+        "model version"
     ),
     "convert.pipeline": "checkpoint convert.sources convert.targets errors files",
     "convert.forecasting": "convert.pipeline convert.sources convert.targets",
