@@ -40,4 +40,4 @@ class ConversionKeywords(TypedDict, total=False):
     where DEST ends in .gguf).
     """
     gguf_type: str | None
-    """Type of the matrices in GGUF (default: f16)."""
+    """Type of the matrices in GGUF: f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_k_s, q4_k_m, q4_1, q4_0 (default: f16)."""

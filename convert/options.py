@@ -11,10 +11,16 @@ from ..settings import make, setting, validate
 
 DTYPE_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 TARGETS = ("mlx", "hf", "gguf")
-GGUF_TYPES = ("f32", "f16", "q8_0", "q4_0", "q4_1")
+GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_1", "q4_0")
 # The quantization methods; quantization/methods.py has the table of what they are.
 QUALITIES = ("rtn", "repack", "fast", "calibrated", "distilled")
 BUILTIN_TEXT = Path("builtin")
+
+
+def _gguf_type_problem(name: str, value: Any) -> str | None:
+    if isinstance(value, str) and value.lower() in GGUF_TYPES:
+        return None
+    return f"{name} must be one of {', '.join(GGUF_TYPES)}, not {value!r}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +66,12 @@ class ConversionOptions:
         "where DEST ends in .gguf)",
         choices=TARGETS,
     )
-    gguf_type: str | None = setting(None, "type of the matrices in GGUF (default: f16)", choices=GGUF_TYPES)
+    gguf_type: str | None = setting(
+        None,
+        f"type of the matrices in GGUF: {', '.join(GGUF_TYPES)} (default: f16)",
+        check=_gguf_type_problem,
+        metavar="TYPE",
+    )
 
     def __post_init__(self) -> None:
         validate(self, error=ConversionError)
@@ -68,6 +79,8 @@ class ConversionOptions:
         for name in ("rules", "calibration"):
             if isinstance(file := getattr(self, name), Path):
                 object.__setattr__(self, name, file.expanduser())
+        if self.gguf_type is not None:
+            object.__setattr__(self, "gguf_type", self.gguf_type.lower())
         self._check_target_bpw()
         apart = (self.rules, self.embedding_bits, self.head_bits)
         if self.default_scheme() is None and self.group_size is not None and apart == (None, None, None):
@@ -118,7 +131,7 @@ class ConversionOptions:
         if kind != "mlx" and self.quantizes:
             raise ConversionError(f"bits are for MLX folders; {kind} is not quantized by them" + _INSTEAD[kind])
         if kind == "gguf" and self.dtype:
-            raise ConversionError("dtype is not for gguf: choose gguf_type f16 or f32")
+            raise ConversionError("dtype is not for gguf: choose gguf_type f16, bf16 or f32")
         if kind != "gguf" and self.gguf_type:
             raise ConversionError(f"gguf_type is for gguf files, and {dest.name} is to be of kind {kind}")
         if (kind == "gguf") != (dest.suffix.lower() == ".gguf"):

@@ -110,8 +110,11 @@ __all__ = [
 load_blas()
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for, so that the command line starts without MLX."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+# Type checkers would take any name at all for one of the package's.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name when it is first asked for, so that the command line starts without MLX."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

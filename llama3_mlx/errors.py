@@ -22,15 +22,15 @@ class DialogError(Llama3MLXError):
 
 
 class RequestError(Llama3MLXError, ValueError):
-    """A value asked for is out of range or of the wrong type."""
+    """A value given is out of range or of the wrong type."""
 
 
 class ContextLengthError(RequestError):
-    """A prompt, with the tokens asked for, doesn't fit the model's context."""
+    """A prompt, with the tokens requested, doesn't fit the model's context."""
 
 
 class MemoryLimitError(RequestError):
-    """A prompt, with the tokens asked for, doesn't fit the memory that is left beside the model."""
+    """A prompt, with the tokens requested, doesn't fit the memory that is left beside the model."""
 
 
 class StructureError(Llama3MLXError):

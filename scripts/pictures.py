@@ -99,7 +99,7 @@ def photograph_page(url: str) -> None:
     """Ask on the chat page and take its picture, in the light theme."""
     with sync_playwright() as runner:
         # Libraries preloaded into this process have no place in the browser's.
-        plain = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+        plain: dict[str, str | float | bool] = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
         browser = runner.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"], env=plain)
         context = browser.new_context(
             viewport={"width": 1000, "height": 700}, color_scheme="light", device_scale_factor=2

@@ -99,6 +99,12 @@ def test_the_commands_of_a_dialog_are_those_of_its_help() -> None:
     assert listed == set(re.findall(r"^(/\w+)", chat_commands._HELP, re.MULTILINE)) | {"/help"}
 
 
+def test_every_command_has_its_guide() -> None:
+    table = page("reference/cli.md").partition("```")[0]
+    rows = re.findall(r"^\| (`.+?`) \| \[", table, re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`([\w-]+)`", row)} == set(cli.COMMANDS)
+
+
 def test_every_class_of_error_has_its_cause_and_way_out() -> None:
     classes = [name for name, value in vars(errors).items() if isinstance(value, type)]
     rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.*) \|$", page("errors.md"), re.MULTILINE)

@@ -1,13 +1,17 @@
 """The examples on the real small model; those that train in a short form: what they print has to begin to show."""
 
 import asyncio
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-from examples import extraction, inbox, preference, reward
+from rich.console import Console
+
+from examples import extraction, inbox, preference, reward, tour
 from llama3_mlx import Llama
 
 ROOT = Path(__file__).parents[1]
@@ -55,3 +59,17 @@ def test_the_command_line_works_in_pipelines(smollm2_folder: Path, tmp_path: Pat
     *_, title, decision = result.stdout.splitlines()
     assert title.startswith("title: ")
     assert decision in ("weather", "something else")
+
+
+def test_the_tour_converts_asks_and_teaches(smollm2_folder: Path, tmp_path: Path) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, width=80)
+    before, after = tour.Tour(smollm2_folder, tmp_path, console).run(steps=8, answer_tokens=4)
+    shown = screen.getvalue()
+    assert before != after
+    assert "KL divergence to the source" in shown
+    losses = [float(found) for found in re.findall(r"step +\d+  loss +([\d.]+)", shown)]
+    assert len(losses) == 8
+    assert losses[-1] < losses[0] / 2
+    assert (tmp_path / "adapters" / tour.ADAPTER / "report.html").exists()
+    assert max(map(len, shown.splitlines())) <= 80 or str(tmp_path) in shown

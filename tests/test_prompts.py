@@ -9,6 +9,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessage, ParsedChatCompletionMessage
 from transformers import AutoTokenizer
 
+import llama3_mlx
 from llama3_mlx import Completion, DialogError, Llama, RequestError
 from llama3_mlx.engine.reply import AsyncStream, Stream
 
@@ -109,6 +110,7 @@ async def _types(llama: Llama, ask: Sequence[dict[str, Any]]) -> None:
     assert_type(llama.chat(ask).parsed, Any)
     llama.chat(ask, tempreature=1.0)  # type: ignore[call-overload]
     llama.run_tools(ask, [], max_tokens="x")  # type: ignore[arg-type]
+    llama3_mlx.Lama.load("x")  # type: ignore[attr-defined]
 
 
 def test_the_type_of_the_schema_is_the_type_of_the_answer() -> None:

@@ -20,30 +20,31 @@ from ...model.config import ModelConfig
 from ...model.parameters import expected_tensors
 from ...model.rope import RopeScaling, rope_periods
 from ...version import __version__
-from ..quantization.recipes import head_path
-from ..sources.source import Source, TensorRef
-from ..targets.folder import Parts, in_range, lossy_source_notes
+from ..sources.source import FLOAT_DTYPES, Source, TensorRef
+from ..targets.folder import Parts, ValueRangeError, as_numpy, in_range, lossy_source_notes
 from ..targets.layout import FileLayout
 from ..targets.verification import Verification, check_errors, module_error
+from .origin import origin_fields
 from .source import LAYER_NAMES, TOP_NAMES, GGUFSource
+from .tensor_types import FILE_TYPES, encode, tensor_type
 from .vocabulary import vocabulary_fields
-from .writer import TYPES, GGUFOutput, gguf_layout
+from .writer import GGUFOutput, gguf_layout
 
 ROPE_FACTORS = "rope_freqs.weight"
-# Source: llama.cpp `include/llama.h` (llama_ftype).
-_FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7}
 # Scales are float16.
 _LARGEST = 65504.0
+_WIDER = "gguf_type bf16 or f32"
 
 
 class GGUFTarget:
-    """One GGUF file. Vectors stay in float32; in 4 bits the head, or the embedding it is tied to, has 8."""
+    """One GGUF file of a type in FILE_TYPES."""
 
     single_file = True
     reference: Source | None = None
 
     def __init__(self, source: Source, file_name: str, kind: str) -> None:
-        self.source, self._file_name, self.kind = source, file_name, kind.upper()
+        self.source, self._file_name, self.kind = source, file_name, kind
+        self._file_type = FILE_TYPES[kind]
         config = source.config
         if config.rope_scaling.rope_type == "dynamic":
             raise ConversionError(
@@ -51,25 +52,19 @@ class GGUFTarget:
             )
         shapes = expected_tensors(config)
         self.parameters = sum(int(np.prod(shape)) for shape in shapes.values())
-        kinds = {name: self._kind(name, shape) for name, shape in shapes.items()}
+        kinds = {name: tensor_type(name, shape, self._file_type, config) for name, shape in shapes.items()}
         self._outputs = {name: GGUFOutput(to_gguf_name(name), shape, kinds[name]) for name, shape in shapes.items()}
-        self._whole = [name for name, shape in shapes.items() if kinds[name] == "F16" != self.kind and len(shape) == 2]
+        usual = {"F32", self._file_type.base, self._file_type.sensitive, self._file_type.head}
+        self._fallbacks = {name: kind for name, kind in kinds.items() if kind not in usual}
         self._factors = rope_factors(config)
         if self._factors is not None:
             factors = GGUFOutput(ROPE_FACTORS, self._factors.shape, "F32")
             self._outputs = {ROPE_FACTORS: factors, **self._outputs}
         fields = self._fields()
         self.layouts: Mapping[str, FileLayout] = {file_name: gguf_layout(fields, list(self._outputs.values()))}
-        self.quantizer = f"ggml {self.kind}" if self.kind.startswith("Q") else None
+        self.quantizer = f"ggml {kind}" if kind.startswith("q") else None
         digest = hashlib.sha256(self.layouts[file_name].header).hexdigest()
         self.state: Mapping[str, Any] = {"version": __version__, "header": digest}
-
-    def _kind(self, name: str, shape: tuple[int, ...]) -> str:
-        if len(shape) == 1:
-            return "F32"
-        head = name == f"{head_path(self.source.config)}.weight"
-        kind = "Q8_0" if head and self.kind.startswith("Q4") else self.kind
-        return "F16" if shape[1] % TYPES[kind][1] else kind
 
     def _fields(self) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
@@ -77,8 +72,9 @@ class GGUFTarget:
             vocabulary = vocabulary_fields(Path(folder), self.source.config)
         return {
             **_model_fields(self.source.config),
-            "general.name": (self.source.base_model or self._file_name.removesuffix(".gguf")).rpartition("/")[2],
-            "general.file_type": _FILE_TYPES[self.kind],
+            "general.name": (self.source.base_model or Path(self._file_name).stem).rpartition("/")[2],
+            **origin_fields(self.source),
+            "general.file_type": self._file_type.number,
             "general.quantization_version": 2,
             **vocabulary,
         }
@@ -97,15 +93,13 @@ class GGUFTarget:
 
     def convert(self, ref: TensorRef, start: int, rows: mx.array) -> Parts:
         """Return the rows as the bytes of their type."""
-        import gguf
-
         output = self._outputs[ref.name]
-        if output.kind == "F16":
-            return [(output.name, np.array(in_range(ref, rows, "F16")))]
-        whole = rows.astype(mx.float32)
-        if output.kind != "F32" and not (mx.abs(whole).max() < _LARGEST).item():
-            raise ConversionError(f"{ref.name} doesn't fit the range of {output.kind}: choose gguf_type f32")
-        return [(output.name, gguf.quantize(np.array(whole), gguf.GGMLQuantizationType[output.kind]))]
+        if output.kind in FLOAT_DTYPES:
+            return [(output.name, as_numpy(in_range(ref, rows, output.kind, _WIDER)))]
+        values = rows.astype(mx.float32)
+        if not (mx.abs(values).max() < _LARGEST).item():
+            raise ValueRangeError(f"{ref.name} doesn't fit the range of {output.kind}: choose {_WIDER}")
+        return [(output.name, encode(values, output.kind))]
 
     def write_side_files(self, folder: Path) -> None:
         """Write nothing: the tokenizer is in the file."""
@@ -133,9 +127,12 @@ class GGUFTarget:
     def notes(self) -> Iterator[str]:
         """Yield what was lost before, and what was not quantized."""
         yield from self.source.notes
-        yield from lossy_source_notes(self.refs(), quantizes=self.kind.startswith("Q"))
-        if self._whole:
-            yield f"kept in F16, as blocks of 32 don't divide their rows: {', '.join(self._whole[:3])}"
+        yield from lossy_source_notes(self.refs(), quantizes=self.quantizer is not None)
+        kinds = dict.fromkeys(self._fallbacks.values())
+        for kind in kinds:
+            names = [name for name, chosen in self._fallbacks.items() if chosen == kind]
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            yield f"in {kind}, as the blocks of {self.kind} don't divide their rows: {', '.join(names[:3])}{more}"
 
 
 def _in_gguf(config: ModelConfig) -> ModelConfig:

@@ -10,11 +10,10 @@ from math import prod
 from typing import Any
 
 from ..targets.layout import FileLayout, TensorRegion
+from .tensor_types import TYPES
 
 _ALIGNMENT = 32
 _VERSION = 3
-# Number of each type in the file, values in a block, bytes of a block.
-TYPES = {"F32": (0, 1, 4), "F16": (1, 1, 2), "Q4_0": (2, 32, 18), "Q4_1": (3, 32, 20), "Q8_0": (8, 32, 34)}
 _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
 
 
@@ -29,8 +28,8 @@ class GGUFOutput:
     @property
     def row_bytes(self) -> int:
         """Bytes of a row; of one value in a vector."""
-        _, block, block_bytes = TYPES[self.kind]
-        return prod(self.shape[1:]) // block * block_bytes
+        kind = TYPES[self.kind]
+        return prod(self.shape[1:]) // kind.block * kind.block_bytes
 
 
 def gguf_layout(fields: Mapping[str, Any], tensors: Sequence[GGUFOutput]) -> FileLayout:
@@ -61,7 +60,7 @@ def _aligned(at: int) -> int:
 def _info(tensor: GGUFOutput, offset: int) -> bytes:
     dimensions = tensor.shape[::-1]
     shape = struct.pack(f"<I{len(dimensions)}Q", len(dimensions), *dimensions)
-    return _string(tensor.name) + shape + struct.pack("<IQ", TYPES[tensor.kind][0], offset)
+    return _string(tensor.name) + shape + struct.pack("<IQ", TYPES[tensor.kind].number, offset)
 
 
 def _typed(value: Any) -> bytes:

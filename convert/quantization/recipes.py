@@ -68,12 +68,16 @@ def _sensitive(config: ModelConfig) -> Iterator[str]:
     A tied embedding is the head, too. Source: mlx-lm `convert.py` (mixed_quant_predicate_builder), whose layers are
     those of llama.cpp's `use_more_bits`.
     """
-    n = config.num_hidden_layers
     yield head_path(config)
-    for layer in range(n):
-        if layer < n // 8 or layer >= 7 * n // 8 or (layer - n // 8) % 3 == 2:
-            yield f"model.layers.{layer}.self_attn.v_proj"
-            yield f"model.layers.{layer}.mlp.down_proj"
+    yield from (path for path in matrices(config) if gets_more_bits(path, config.num_hidden_layers))
+
+
+def gets_more_bits(path: str, n: int) -> bool:
+    """Return whether a matrix of a model with `n` layers is v_proj or down_proj in the half that is more sensitive."""
+    if not path.endswith(("self_attn.v_proj", "mlp.down_proj")):
+        return False
+    layer = int(path.split(".")[2])
+    return layer < n // 8 or layer >= 7 * n // 8 or (layer - n // 8) % 3 == 2
 
 
 def _set_apart(config: ModelConfig, options: ConversionOptions, default: Scheme | None) -> dict[str, Scheme | None]:

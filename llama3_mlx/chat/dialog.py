@@ -238,7 +238,7 @@ class Dialog:
         for index, message in enumerate(dialog.messages):
             if message["role"] != "assistant":
                 continue
-            before = self._render(dialog, closed=False, messages=dialog.messages[:index])
+            before = self._before(dialog, index)
             after = self._render(dialog, closed=True, messages=dialog.messages[: index + 1])
             if not (after.startswith(before) and whole.startswith(after) and len(before) >= at):
                 raise DialogError(
@@ -249,6 +249,15 @@ class Dialog:
             pieces += [whole[at : len(before)], begin, whole[len(before) : stop], end]
             at = stop
         return "".join([*pieces, whole[at:]])
+
+    def _before(self, dialog: _Prepared, index: int) -> str:
+        """Return what the template writes before the content of an assistant's message."""
+        if index:
+            return self._render(dialog, closed=False, messages=dialog.messages[:index])
+        # Templates look at the first message: there is none before the one that opens the dialog.
+        begin = dialog.marks[1]
+        first = {**dialog.messages[0], "content": begin + dialog.messages[0]["content"]}
+        return self._render(dialog, closed=True, messages=[first]).partition(begin)[0]
 
     def _end_of_turn(self, text: str) -> int:
         """Return where the last stop token of `text` ends, else where the text does."""

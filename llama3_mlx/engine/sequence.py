@@ -154,7 +154,7 @@ class DecodingSequence:
     def completion(self) -> Completion:
         """Return the answer so far."""
         text, n_generated = self.text, len(self.tokens)
-        prompt_s, decode_s = text.first_s - self.prefill_began_s, text.last_s - text.first_s
+        prompt_s = text.first_s - self.prefill_began_s
         n_run = len(self.request.prompt) - self.cached_tokens
         return Completion(
             text=text.text,
@@ -163,7 +163,7 @@ class DecodingSequence:
             prompt_tokens=len(self.request.prompt),
             cached_tokens=self.cached_tokens,
             prompt_tokens_per_second=n_run / prompt_s if prompt_s > 0 else 0.0,
-            tokens_per_second=(n_generated - 1) / decode_s if decode_s > 0 and n_generated > 1 else 0.0,
+            tokens_per_second=self._rate(n_generated),
             peak_memory_bytes=mx.get_peak_memory(),
             logprobs=tuple(text.logprobs) if self.options.logprobs is not None else None,
             prompt_logprobs=self.prompt_logprobs,
@@ -172,6 +172,18 @@ class DecodingSequence:
             first_token_s=text.first_s - self.request.began_s if text.first_s else 0.0,
             stop_token=self.stop_token,
         )
+
+    def _rate(self, n_generated: int) -> float:
+        """Return the tokens a second after the first one; of too few forward passes to tell, all of the time counts.
+
+        The host may see the first token only with the second, which the device computes meanwhile.
+        """
+        if n_generated < 2:
+            return 0.0
+        text = self.text
+        if self.forward_passes < 2:
+            return n_generated / (text.last_s - self.prefill_began_s)
+        return (n_generated - 1) / (text.last_s - text.first_s) if text.last_s > text.first_s else 0.0
 
 
 def may_speculate(options: GenerationOptions) -> bool:

@@ -14,7 +14,7 @@ class Penalties:
     """Settings and the tokens so far, on the device; `add` gives a new one, so that drafts can be tried and dropped.
 
     `recent` (n,) are the tokens that the repetition penalty looks at, prompt included; `counts` (V,) how often each
-    token was written in the answer, for presence and frequency penalties.
+    token was generated in the answer, for presence and frequency penalties.
     """
 
     repetition: float

@@ -20,7 +20,7 @@ Sampler = Callable[[mx.array, mx.array], mx.array]
 
 @dataclass(frozen=True)
 class Sampling:
-    """The settings that shape a distribution; rows with equal ones are sampled in one call."""
+    """The settings that shape a distribution; sequences with equal ones are sampled in one call."""
 
     temperature: float = 0.0
     top_k: int = 0
@@ -50,7 +50,7 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token is taken."""
+        """Whether the most likely token is taken."""
         return self.temperature == 0
 
 
@@ -63,7 +63,7 @@ def make_sampler(settings: Sampling) -> Sampler:
 
 
 def probabilities(settings: Sampling, logits: mx.array, uniforms: mx.array) -> mx.array:
-    """Return the distribution (B, V) that is sampled from, float32; greedy: one on the likeliest token."""
+    """Return the distribution (B, V) that is sampled from, float32; greedy: one on the most likely token."""
     if settings.greedy:
         return (mx.arange(logits.shape[-1]) == mx.argmax(logits, axis=-1, keepdims=True)).astype(mx.float32)
     logits = logits.astype(mx.float32) * (1 / settings.temperature)
@@ -94,7 +94,7 @@ def keep_top_k(logits: mx.array, k: int) -> mx.array:
 
 
 def keep_top_p(logits: mx.array, p: float) -> mx.array:
-    """Keep the smallest set of likeliest tokens whose probability reaches p, the one that crosses p included.
+    """Keep the smallest set of most likely tokens whose probability reaches p, the one that crosses p included.
 
     Source: https://arxiv.org/abs/1904.09751; Meta's llama3 `sample_top_p`.
     """
@@ -106,7 +106,7 @@ def keep_top_p(logits: mx.array, p: float) -> mx.array:
 
 
 def keep_min_p(logits: mx.array, p: float) -> mx.array:
-    """Leave out tokens less likely than p times the likeliest. Source: https://arxiv.org/abs/2407.01082."""
+    """Leave out tokens less likely than p times the most likely one. Source: https://arxiv.org/abs/2407.01082."""
     return mx.where(logits < logits.max(axis=-1, keepdims=True) + mx.log(mx.array(p)), -mx.inf, logits)
 
 

@@ -26,7 +26,7 @@ class ToolRun:
         """The model's answer."""
         return self.completion.text if self.completion is not None else ""
 
-    def settings(self, tools: Sequence[Tool], max_rounds: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def settings(self, tools: Sequence[Tool], max_rounds: int, settings: Mapping[str, Any]) -> Any:
         """Return the settings of the next turn; a choice that forces a call holds for the first one.
 
         Raises RequestError for tools that can't be run.

@@ -26,7 +26,7 @@ from .vocabulary import grammar_tokens
 
 __all__ = ["Grammar", "GrammarState", "apply_mask", "compile_grammar", "parse_result"]
 
-Mask = NDArray[np.uint32] | NDArray[np.int32]
+MaskWords = NDArray[np.uint32] | NDArray[np.int32]
 
 _log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class GrammarState:
         # Stop tokens accepted after the end, which the matcher doesn't count.
         self._ends = ends
 
-    def fill_mask(self, row: Mask) -> None:
+    def fill_mask(self, row: MaskWords) -> None:
         """Set the bit of every token that may come next in `row` (ceil(V/32),), contiguous 32-bit words.
 
         A stop token may come exactly where the answer may end. Other threads run meanwhile.
@@ -121,7 +121,7 @@ class GrammarState:
         self._matcher.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
         self._check()
 
-    def fill_masks(self, rows: Mask, drafted: Sequence[int]) -> int:
+    def fill_masks(self, rows: MaskWords, drafted: Sequence[int]) -> int:
         """Fill the rows for the next token and for those after each drafted one; return how many drafted are allowed.
 
         `rows` is (at least len(drafted) + 1, ceil(V/32)); those after the first that isn't allowed stay as they are.
@@ -136,7 +136,7 @@ class GrammarState:
         return allowed
 
     def accept(self, token: int) -> None:
-        """Go on by a token; raises RequestError if the grammar doesn't allow it."""
+        """Advance by a token; raises RequestError if the grammar doesn't allow it."""
         if token in self._stop_ids and self._matcher.is_stopped():
             self._ends += 1
         elif not self._matcher.try_consume_tokens([token]):

@@ -1,6 +1,6 @@
 """Grammars whose texts are calls of tools: `{"name": …, "parameters": …}` with arguments held to each tool's schema.
 
-Source of the form: https://www.llama.com/docs/model-cards-and-prompt-formats/llama3_1 (JSON based tool calling).
+Source of the format: https://www.llama.com/docs/model-cards-and-prompt-formats/llama3_1 (JSON based tool calling).
 """
 
 import json

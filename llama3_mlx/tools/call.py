@@ -15,7 +15,7 @@ class ToolCall:
     """What the arguments don't fit of the tool's schema: what can't be held while they are generated."""
 
 
-class Names:
+class ToolNames:
     """The tools that can be called; any at all where none are listed."""
 
     def __init__(self, names: Collection[str] | None) -> None:
@@ -30,22 +30,22 @@ class Names:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class PendingText:
     """Text that may hold calls. `final`: no more comes; `closed`: new text has brought a closing bracket."""
 
     text: str
-    names: Names
+    names: ToolNames
     final: bool
     closed: bool
 
     @property
-    def more(self) -> "More | None":
+    def more(self) -> "Incomplete | None":
         """The answer for a text that is no whole call yet."""
-        return None if self.final else More()
+        return None if self.final else Incomplete()
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class ParsedCalls:
     """Calls that a reader found, and where the text after them begins."""
 
     calls: tuple[ToolCall, ...]
@@ -53,7 +53,7 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
-class More:
+class Incomplete:
     """A reader's answer while the text so far may become a call."""
 
 

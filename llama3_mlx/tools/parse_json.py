@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from .call import Held, More, Names, Read, ToolCall, without_surrogates
+from .call import Incomplete, ParsedCalls, PendingText, ToolCall, ToolNames, without_surrogates
 
 _FIRST_KEYS = frozenset(("type", "name", "function", "parameters", "arguments"))
 _KEYS = _FIRST_KEYS | {"id"}
@@ -27,7 +27,7 @@ def _refuse(constant: str) -> NoReturn:
 _DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
-def read_json_calls(held: Held, start: int) -> Read | More | None:
+def read_json_calls(held: PendingText, start: int) -> ParsedCalls | Incomplete | None:
     """Read a JSON object, or a list of objects, that is a call."""
     if not _may_be_call(held.text[start : start + 512], held.names):
         return None
@@ -37,10 +37,10 @@ def read_json_calls(held: Held, start: int) -> Read | More | None:
     values = value if isinstance(value, list) else [value]
     calls = [_as_call(each, held.names) for each in values]
     known = tuple(call for call in calls if call is not None)
-    return Read(known, end) if known and len(known) == len(calls) else None
+    return ParsedCalls(known, end) if known and len(known) == len(calls) else None
 
 
-def read_function_tag(held: Held, start: int) -> Read | More | None:
+def read_function_tag(held: PendingText, start: int) -> ParsedCalls | Incomplete | None:
     """Read `<function=NAME>{…}</function>`; the closing tag may be missing, as models forget it."""
     text = held.text
     opened = _FUNCTION.match(text, start)
@@ -53,7 +53,7 @@ def read_function_tag(held: Held, start: int) -> Read | More | None:
         return None
     at = _after_space(text, opened.end())
     if text.startswith(_CLOSING, at):
-        return Read((ToolCall(name, {}),), at + len(_CLOSING))
+        return ParsedCalls((ToolCall(name, {}),), at + len(_CLOSING))
     if _CLOSING.startswith(text[at:]):
         return held.more
     if not text.startswith("{", at):
@@ -63,12 +63,12 @@ def read_function_tag(held: Held, start: int) -> Read | More | None:
         return held.more
     closing = _after_space(text, end)
     if not held.final and _CLOSING.startswith(text[closing:]) and len(text) - closing < len(_CLOSING):
-        return More()
+        return Incomplete()
     end = closing + len(_CLOSING) if text.startswith(_CLOSING, closing) else end
-    return Read((ToolCall(name, value),), end)
+    return ParsedCalls((ToolCall(name, value),), end)
 
 
-def read_tool_call_tag(held: Held, start: int) -> Read | More | None:
+def read_tool_call_tag(held: PendingText, start: int) -> ParsedCalls | Incomplete | None:
     """Read `<tool_call>{"name": …, "arguments": …}</tool_call>`, which Hermes models write; the end may be missing."""
     text = held.text
     if not text.startswith(TOOL_CALL_TAG, start):
@@ -78,12 +78,14 @@ def read_tool_call_tag(held: Held, start: int) -> Read | More | None:
         return held.more
     # The closing tag brings no bracket, so that the call before it is read again.
     found = read_json_calls(replace(held, closed=True), at)
-    if not isinstance(found, Read):
+    if not isinstance(found, ParsedCalls):
         return found
     closing = _after_space(text, found.end)
     if not held.final and TOOL_CALL_END.startswith(text[closing:]) and len(text) - closing < len(TOOL_CALL_END):
-        return More()
-    return Read(found.calls, closing + len(TOOL_CALL_END) if text.startswith(TOOL_CALL_END, closing) else found.end)
+        return Incomplete()
+    return ParsedCalls(
+        found.calls, closing + len(TOOL_CALL_END) if text.startswith(TOOL_CALL_END, closing) else found.end
+    )
 
 
 def _after_space(text: str, at: int) -> int:
@@ -91,7 +93,7 @@ def _after_space(text: str, at: int) -> int:
     return match.end() if match else at
 
 
-def _may_be_call(beginning: str, names: Names) -> bool:
+def _may_be_call(beginning: str, names: ToolNames) -> bool:
     """Return whether a text that begins so may be a call: by its first key, and by the name if that is the first."""
     key = _FIRST_KEY.match(beginning)
     if key is None:
@@ -120,7 +122,7 @@ def _decode(text: str, start: int) -> tuple[Any, int | None]:
         return None, None
 
 
-def _as_call(value: Any, names: Names) -> ToolCall | None:
+def _as_call(value: Any, names: ToolNames) -> ToolCall | None:
     """Return the call that an object is: keys of Meta's form or of OpenAI's and no others."""
     if not isinstance(value, Mapping) or not value.keys() <= _KEYS or value.get("type", "function") != "function":
         return None

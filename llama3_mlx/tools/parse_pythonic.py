@@ -9,7 +9,7 @@ import re
 import sys
 from typing import Any
 
-from .call import Held, More, Names, Read, ToolCall, without_surrogates
+from .call import Incomplete, ParsedCalls, PendingText, ToolCall, ToolNames, without_surrogates
 
 BUILTIN_TOOLS = ("brave_search", "wolfram_alpha")
 _MAX_DEPTH = 64
@@ -33,7 +33,7 @@ class _NotACall(Exception):  # noqa: N818
     """The text isn't what was read so far."""
 
 
-def read_pythonic_calls(held: Held, start: int) -> Read | More | None:
+def read_pythonic_calls(held: PendingText, start: int) -> ParsedCalls | Incomplete | None:
     """Read a list of calls with keyword arguments."""
     opened = _OPENED.match(held.text, start)
     if opened is None:
@@ -51,7 +51,7 @@ def read_pythonic_calls(held: Held, start: int) -> Read | More | None:
     return held.more
 
 
-def read_builtin_call(held: Held, start: int) -> Read | More | None:
+def read_builtin_call(held: PendingText, start: int) -> ParsedCalls | Incomplete | None:
     """Read `name.call(query="…")`, the built-in tools' syntax."""
     for name in BUILTIN_TOOLS if held.names.listed is None else held.names.listed:
         opening = f"{name}.call("
@@ -59,12 +59,12 @@ def read_builtin_call(held: Held, start: int) -> Read | More | None:
             if held.final or held.closed:
                 try:
                     reader = _Reader(held.text, start + len(opening))
-                    return Read((ToolCall(name, without_surrogates(reader.keywords())),), reader.at)
+                    return ParsedCalls((ToolCall(name, without_surrogates(reader.keywords())),), reader.at)
                 except _NotACall:
                     pass
             return held.more
         if not held.final and opening.startswith(held.text[start : start + len(opening)]):
-            return More()
+            return Incomplete()
     return None
 
 
@@ -74,7 +74,7 @@ class _Reader:
     def __init__(self, text: str, at: int) -> None:
         self.text, self.at = text, at
 
-    def calls(self, names: Names) -> Read:
+    def calls(self, names: ToolNames) -> ParsedCalls:
         """Read a list of calls."""
         self._expect("[")
         found = []
@@ -90,7 +90,7 @@ class _Reader:
                 raise _NotACall
             if self._peek() == "]":
                 self._expect("]")
-                return Read(tuple(found), self.at)
+                return ParsedCalls(tuple(found), self.at)
 
     def keywords(self) -> dict[str, Any]:
         """Read `a=1, b=2)`."""

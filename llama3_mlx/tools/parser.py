@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .call import Held, More, Names, Read, ToolCall
+from .call import Incomplete, ParsedCalls, PendingText, ToolCall, ToolNames
 from .parse_json import TOOL_CALL_END, TOOL_CALL_TAG, read_function_tag, read_json_calls, read_tool_call_tag
 from .parse_pythonic import read_builtin_call, read_pythonic_calls
 
@@ -55,7 +55,7 @@ class ToolCallStream:
     """
 
     def __init__(self, names: Collection[str] | None = None, *, code_tool: str | None = None) -> None:
-        self._names = Names(names)
+        self._names = ToolNames(names)
         self._code_tool = code_tool
         self._held = ""
         self._closed = False
@@ -80,8 +80,8 @@ class ToolCallStream:
                 return
             yield from step
 
-    def _as_held(self, final: bool) -> Held:
-        return Held(self._held, self._names, final, self._closed)
+    def _as_held(self, final: bool) -> PendingText:
+        return PendingText(self._held, self._names, final, self._closed)
 
     def _first_part(self, final: bool) -> list[str | ToolCall] | None:
         """Settle what stands where calls may begin; None to wait for more."""
@@ -90,7 +90,7 @@ class ToolCallStream:
         if start == len(self._held):
             return self._no_call(final) if final else None
         found = _read(self._as_held(final), start)
-        if isinstance(found, More):
+        if isinstance(found, Incomplete):
             return None
         if found is None:
             return self._no_call(final)
@@ -123,7 +123,7 @@ class ToolCallStream:
             self._at_start, self._tagged, self._called = True, True, False
             return [text]
         found = _read_tag(self._as_held(final), 0)
-        if isinstance(found, More):
+        if isinstance(found, Incomplete):
             return [text] if text else None
         if found is None:
             text, self._held = text + self._held[0], self._held[1:]
@@ -135,8 +135,8 @@ class ToolCallStream:
         return [text, *found.calls]
 
 
-def _read(held: Held, start: int) -> Read | More | None:
-    """Return the calls that begin at `start`; More while that is open, None if there are none."""
+def _read(held: PendingText, start: int) -> ParsedCalls | Incomplete | None:
+    """Return the calls that begin at `start`; Incomplete while that is open, None if there are none."""
     first = held.text[start]
     if first == "{":
         return read_json_calls(held, start)
@@ -146,12 +146,12 @@ def _read(held: Held, start: int) -> Read | More | None:
     if first == "<":
         rest = held.text[start:]
         if not held.final and any(tag.startswith(rest) for tag in _TAGS):
-            return More()
+            return Incomplete()
         return _read_tag(held, start)
     return read_builtin_call(held, start)
 
 
-def _read_tag(held: Held, start: int) -> Read | More | None:
+def _read_tag(held: PendingText, start: int) -> ParsedCalls | Incomplete | None:
     found = read_function_tag(held, start)
     return read_tool_call_tag(held, start) if found is None else found
 

@@ -480,3 +480,13 @@ def test_xtc_exempts_the_tokens_that_end_a_text_or_a_line(llama: Llama) -> None:
 
     assert first_tokens(66) == {65}
     assert first_tokens(END) == {65, END}
+
+
+def test_the_rate_of_two_tokens_counts_their_whole_time() -> None:
+    """What the host sees of two tokens may be one moment: the device computes the second before the first is read."""
+    with byte_llama() as llama:
+        options: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "speculate": False}
+        two = llama.generate("abc abc", max_tokens=2, **options)
+        prompt_s = (two.prompt_tokens - two.cached_tokens) / two.prompt_tokens_per_second
+        assert 2 / two.tokens_per_second >= prompt_s
+        assert llama.generate("abc abc", max_tokens=1, **options).tokens_per_second == 0

@@ -89,3 +89,18 @@ def test_a_draft_model_drafts_for_the_model_that_it_is_given_for(tiny_folder: Pa
     with running_server({"tiny": tiny_folder}, draft=(f"tiny={tiny_folder}",)) as server:
         assert server.post("/v1/completions", asked).json()["choices"][0]["text"] == expected
         assert server.app.state.server.models.slots["tiny"].loaded.runtime.draft == tiny_folder
+
+
+def test_a_stream_tells_how_much_of_a_long_prompt_has_been_run(server: Running) -> None:
+    """In the shape of llama.cpp's server (tools/server/README.md, return_progress)."""
+    long: list[Any] = [{"role": "user", "content": "word " * 3000}]
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        chunks = client.chat.completions.create(
+            model="tiny", messages=long, max_tokens=1, stream=True, extra_body={"return_progress": True}
+        )
+        told: list[Any] = [(chunk.model_extra or {}).get("prompt_progress") for chunk in chunks]
+    steps = [step for step in told if step]
+    assert len(steps) > 1
+    assert [step["processed"] for step in steps] == sorted(step["processed"] for step in steps)
+    assert steps[-1]["processed"] <= steps[-1]["total"]
+    assert steps[-1]["total"] > 3000

@@ -7,7 +7,7 @@ from ...generation.completion import Completion, TokenLogprob
 from ...generation.options import GenerationOptions
 from ...tokenizer.tokenizer import Tokenizer
 from ..settings import ServerSettings
-from .events import AnswerEnd, Event, LogprobEntry, Reason, TextDelta, ToolCallEvent, as_json
+from .events import AnswerEnd, Event, LogprobEntry, PromptProgress, Reason, TextDelta, ToolCallEvent, as_json
 from .loaded_model import LoadedModel, Replies, Submission
 from .partial_calls import UnfinishedCall, may_begin_call, unfinished_call
 
@@ -19,6 +19,9 @@ async def as_events(replies: Replies, submissions: Sequence[Submission], loaded:
     held: list[TextDelta | None] = [None] * len(submissions)
     tokenizer = loaded.llama.tokenizer
     async for index, item in replies:
+        if isinstance(item, PromptProgress):
+            yield item
+            continue
         before, held[index] = held[index], None
         submission = submissions[index]
         if isinstance(item, Completion):
@@ -74,7 +77,12 @@ def _reason(done: Completion, *, calls: bool) -> Reason:
 
 
 def make_submissions(
-    prompts: Sequence[Sequence[int]], n: int, options: GenerationOptions, limits: ServerSettings
+    prompts: Sequence[Sequence[int]],
+    n: int,
+    options: GenerationOptions,
+    limits: ServerSettings,
+    *,
+    progress: bool = False,
 ) -> list[Submission]:
     """Return `n` submissions for each prompt, those of one prompt in a row, within the server's length limit.
 
@@ -83,7 +91,7 @@ def make_submissions(
     ends = [limit for limit in (options.max_tokens, limits.max_tokens) if limit is not None]
     others = replace(options, max_tokens=None)
     return [
-        Submission(prompt=prompt, options=seeded(others, index), max_tokens=min(ends, default=None))
+        Submission(prompt=prompt, options=seeded(others, index), max_tokens=min(ends, default=None), progress=progress)
         for prompt in prompts
         for index in range(n)
     ]

@@ -1,13 +1,13 @@
 """A chat in no protocol's words: messages in, events out."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any
 
 from ...generation.options import GenerationOptions
 from ...prompts import RESERVED
 from ..http.errors import ApiError
+from ..json_types import JsonMapping, JsonObject
 from ..settings import ServerSettings
 from .answering import as_events, make_submissions
 from .events import Event
@@ -20,11 +20,13 @@ _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
 class Chat:
     """A dialog that wants `n` answers with these options; tools are specifications, a schema is one of JSON."""
 
-    messages: Sequence[Mapping[str, Any]]
+    messages: Sequence[JsonMapping]
     options: GenerationOptions = field(default_factory=GenerationOptions)
     n: int = 1
     continue_final: bool = False
     add_generation_prompt: bool = True
+    progress: bool = False
+    """Whether events tell how much of the prompt has been run."""
 
 
 def prompt_of(chat: Chat, loaded: LoadedModel) -> list[int]:
@@ -51,7 +53,7 @@ def prompt_of(chat: Chat, loaded: LoadedModel) -> list[int]:
     )
 
 
-def known_keys(message: Mapping[str, Any]) -> dict[str, Any]:
+def known_keys(message: JsonMapping) -> JsonObject:
     """Return a message without the keys that clients send along and no dialog format has a place for."""
     return {key: message[key] for key in _MESSAGE_KEYS if message.get(key) is not None}
 
@@ -66,7 +68,7 @@ async def converse(
     loaded.check_room(chat.n)
     if prompt is None:
         prompt = await loaded.prepare(lambda: prompt_of(chat, loaded))
-    submissions = make_submissions([prompt], chat.n, chat.options, limits)
+    submissions = make_submissions([prompt], chat.n, chat.options, limits, progress=chat.progress)
     replies = await loaded.start(submissions, limits.timeout_s)
     stack.callback(replies.close)
     return as_events(replies, submissions, loaded)

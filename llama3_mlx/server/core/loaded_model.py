@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from ...llama import Llama
 from ...structured.constraint import check_answer
 from ..http.errors import ApiError
 from ..http.logs import log
+from .events import PromptProgress
 
 T = TypeVar("T")
 # Prompts that are tokenized and grammars that are compiled at a time, beside the event loop.
@@ -33,6 +35,8 @@ class Submission:
     options: GenerationOptions
     max_tokens: int | None = None
     """May be more than the context leaves, where the answer then ends."""
+    progress: bool = False
+    """Whether to tell how much of the prompt has been run."""
 
 
 class ModelRuntime:
@@ -152,26 +156,22 @@ class LoadedModel:
 
 
 class Replies:
-    """Pieces of several generations as they come, each with its ask's index, and the completion at its end.
+    """Pieces of several generations as they come, each with the index of its submission, and the completion at its end.
 
-    Asks of the same prompt share its prefill. After the time limit every answer ends where it is. `close` cancels what
-    still runs.
+    Submissions of the same prompt share its prefill. After the time limit every answer ends where it is. `close`
+    cancels what still runs.
     """
 
     def __init__(self, loaded: LoadedModel, submissions: Sequence[Submission]) -> None:
-        loop = asyncio.get_running_loop()
-        self._served, self._asks, self._count, self._open = loaded, submissions, len(submissions), len(submissions)
-        queue: asyncio.Queue[tuple[int, Item]] = asyncio.Queue()
-        self._queue = queue
-
-        def reply_of(index: int) -> Reply:
-            return Reply(lambda item: _put(loop, queue, index, item))
-
-        self._replies = [reply_of(index) for index in range(len(submissions))]
+        self._loop = asyncio.get_running_loop()
+        self._loaded, self._submissions = loaded, submissions
+        self._count = self._open = len(submissions)
+        self._queue: asyncio.Queue[tuple[int, Item | PromptProgress]] = asyncio.Queue()
+        self._replies = [Reply(partial(self._put, index)) for index in range(len(submissions))]
 
     def submit(self, timeout_s: float) -> None:
         """Hand the submissions to the engine, in any thread; raises what one of them is refused for."""
-        adapter, submissions = self._served.choice.adapter, self._asks
+        adapter, submissions = self._loaded.choice.adapter, self._submissions
         options = [
             replace(
                 submission.options,
@@ -182,14 +182,24 @@ class Replies:
         ]
         for start, stop in _same_prompts(submissions):
             first = submissions[start]
-            self._served.llama.submit(
-                first.prompt, options[start:stop], self._replies[start:stop], at_most=first.max_tokens
+            self._loaded.llama.submit(
+                first.prompt,
+                options[start:stop],
+                self._replies[start:stop],
+                at_most=first.max_tokens,
+                progress=partial(self._put_progress, start) if first.progress else None,
             )
+
+    def _put_progress(self, index: int, processed: int, total: int) -> None:
+        self._put(index, PromptProgress(index, processed, total))
+
+    def _put(self, index: int, item: Item | PromptProgress) -> None:
+        self._loop.call_soon_threadsafe(self._queue.put_nowait, (index, item))
 
     def __aiter__(self) -> "Replies":
         return self
 
-    async def __anext__(self) -> tuple[int, Piece | Completion]:
+    async def __anext__(self) -> tuple[int, Piece | Completion | PromptProgress]:
         if not self._open:
             raise StopAsyncIteration
         index, item = await self._queue.get()
@@ -197,23 +207,19 @@ class Replies:
             raise item
         if isinstance(item, Completion):
             self._open -= 1
-            check_answer(self._asks[index].options, item)
+            check_answer(self._submissions[index].options, item)
         return index, item
 
     def close(self) -> None:
         """Cancel what still runs."""
         if self._count:
             self._cancel()
-            self._served.ended(self._count)
+            self._loaded.ended(self._count)
             self._count = 0
 
     def _cancel(self) -> None:
         for reply in self._replies:
             reply.cancel()
-
-
-def _put(loop: asyncio.AbstractEventLoop, queue: "asyncio.Queue[tuple[int, Item]]", index: int, item: Item) -> None:
-    loop.call_soon_threadsafe(queue.put_nowait, (index, item))
 
 
 def _same_prompts(submissions: Sequence[Submission]) -> list[tuple[int, int]]:

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,9 +14,10 @@ from starlette.types import Receive, Scope, Send
 
 from ..http.metrics import Metrics
 from ..http.streaming import STREAM_HEADERS
+from ..json_types import JsonMapping
 from ..settings import ServerSettings
 from .durations import duration_s
-from .events import AnswerEnd, CollectedAnswer, Event
+from .events import AnswerEnd, CollectedAnswer, Event, PromptProgress
 from .loaded_model import LoadedModel
 from .loaded_models import LoadedModels
 
@@ -61,9 +62,9 @@ class RequestContext:
     async def use(self, model: str | None, keep_alive: float | str | None = None) -> LoadedModel:
         """Return the model, loaded, for as long as this request lasts."""
         keep_alive_s = duration_s(keep_alive)
-        asked = time.perf_counter()
+        began = time.perf_counter()
         self.loaded = await self.stack.enter_async_context(self.server.models.use(model, keep_alive_s))
-        self.load_s = time.perf_counter() - asked
+        self.load_s = time.perf_counter() - began
         self.log_values(model=self.loaded.choice.name)
         return self.loaded
 
@@ -92,7 +93,7 @@ class RequestContext:
     async def counted(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
         """Pass the events on and count them."""
         async for event in events:
-            if not self._first_seen and not isinstance(event, AnswerEnd):
+            if not self._first_seen and not isinstance(event, AnswerEnd | PromptProgress):
                 self._first_seen = True
                 waited = time.perf_counter() - self.began
                 self.server.metrics.first_token.observe(waited)
@@ -127,9 +128,10 @@ class RequestContext:
                 task.cancel()
             await asyncio.gather(working, gone, return_exceptions=True)
 
-    def reply(self, value: Mapping[str, Any]) -> Response:
+    def reply(self, value: JsonMapping) -> Response:
         """Return a JSON response."""
-        return JSONResponse(value, headers=self.headers)
+        extension = self.extension()
+        return JSONResponse({**value, **extension}, headers=self.headers)
 
     def stream(self, parts: AsyncIterator[bytes], media_type: str) -> Response:
         """Return a streaming response that keeps this request open to its end."""
