@@ -4,12 +4,13 @@ A tool that runs on OpenAI's servers is left out, with a note: the others can st
 Source: https://platform.openai.com/docs/guides/function-calling.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.events import ToolCallEvent
 from ..http.errors import ApiError
+from ..json_types import JsonMapping, JsonObject
 
 # The one argument of the function that stands for a custom tool.
 _INPUT = "input"
@@ -25,9 +26,9 @@ class OfferedTool:
     namespace: str | None = None
     is_custom: bool = False
     description: str = ""
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: JsonMapping = field(default_factory=dict)
 
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> JsonObject:
         """Return it as a function of OpenAI's chats."""
         described = {"name": self.seen_as, "description": self.description, "parameters": dict(self.parameters)}
         return {"type": "function", "function": described}
@@ -44,10 +45,10 @@ class ToolSet:
     def __init__(self) -> None:
         self._tools: dict[str, OfferedTool] = {}
         self.left_out: list[str] = []
-        """Kinds or names of tools that can't be had here."""
+        """Kinds or names of tools that are unavailable here."""
 
     def add_function(
-        self, name: str, description: str | None, parameters: Mapping[str, Any] | None, namespace: str | None = None
+        self, name: str, description: str | None, parameters: JsonMapping | None, namespace: str | None = None
     ) -> None:
         """Offer a function."""
         schema = parameters or {"type": "object", "properties": {}}
@@ -68,7 +69,7 @@ class ToolSet:
     def __getitem__(self, seen_as: str) -> OfferedTool:
         return self._tools.get(seen_as) or OfferedTool(seen_as=seen_as, name=seen_as)
 
-    def specs(self, allowed: Collection[str] | None = None) -> list[dict[str, Any]]:
+    def specs(self, allowed: Collection[str] | None = None) -> list[JsonObject]:
         """Return the functions that the model gets, of all or of those that are allowed."""
         return [tool.spec() for name, tool in self._tools.items() if allowed is None or name in allowed]
 
