@@ -45,7 +45,7 @@ ROOMS = {
     ),
     "version": "",
     ".": "blas engine errors generation kv_cache llama structured tools version",
-    "bench": "blas device errors generation llama model settings version",
+    "bench": "blas device errors generation kv_cache llama model settings version",
     "convert.keywords": "",
     "convert.options": "errors model settings",
     "convert.plan": "errors model",
