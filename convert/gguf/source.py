@@ -44,6 +44,7 @@ class GGUFSource:
         self.description = f"GGUF file {printable(path.name)}"
         self.extra_config: dict[str, Any] = {}
         self.is_mlx_quantized = False
+        self.lost_scales: str | None = None
         self.notes: list[str] = []
         self._files: list[GGUFFile] = []
         try:

@@ -48,6 +48,7 @@ class PackedSource:
         self.description = self.base_model or f"Hugging Face folder {printable(folder.path.resolve().name)}"
         self.extra_config: dict[str, Any] = {}
         self.is_mlx_quantized = False
+        self.lost_scales: str | None = None
         found = folder.found
         values = {name: value for name, value in (folder.json("config.json") or {}).items() if name not in _ENTRIES}
         self.config: ModelConfig = ModelConfig.from_dict(values, folder.note)

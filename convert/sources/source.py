@@ -43,7 +43,8 @@ class Source(Protocol):
 
     `location` is the file or folder; `base_model` the Hub id, where the weights came from there; `dtype` the
     safetensors name of the dtype that most floating-point weights are stored in, None where they are all quantized.
-    `is_mlx_quantized`: the weights lie on MLX's grids.
+    `is_mlx_quantized`: the weights lie on MLX's grids. `lost_scales`: the digest of channel scales that the weights
+    have, but that aren't there any more.
     """
 
     config: ModelConfig
@@ -53,6 +54,7 @@ class Source(Protocol):
     extra_config: dict[str, Any]
     dtype: str | None
     is_mlx_quantized: bool
+    lost_scales: str | None
 
     @property
     def notes(self) -> Sequence[str]:
