@@ -51,7 +51,9 @@ class HFSource:
                 parts = self._reader.parts(name.removesuffix(".weight"))
                 nbytes = sum(self._opened.tensors[part].nbytes for part in parts)
                 read = partial(self._reader.dequantized, name)
-                yield TensorRef(name, shape, "F32", f"{scheme.mode} {scheme.bits} bits", nbytes, read)
+                yield TensorRef(
+                    name, shape, "F32", f"{scheme.mode} {scheme.bits} bits", nbytes, read, scheme.group_size
+                )
             else:
                 tensor = self._opened.tensors[name]
                 yield TensorRef(name, shape, tensor.dtype, tensor.dtype, tensor.nbytes, partial(self._reader.raw, name))

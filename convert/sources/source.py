@@ -22,7 +22,8 @@ class TensorRef:
     """A tensor under its Hugging Face name and layout. `read(start, stop)` gives those rows as numpy.
 
     `dtype` is that of the values as read: F32, F16, or BF16, which numpy holds as uint16. `stored` names the
-    source's own format for reports. Reading needs no more memory than a small multiple of those rows.
+    source's own format for reports, `group_size` says how many weights of a row share a scale in it. Reading needs no
+    more memory than a small multiple of those rows.
     """
 
     name: str
@@ -31,6 +32,7 @@ class TensorRef:
     stored: str
     nbytes: int
     read: Callable[[int, int], np.ndarray]
+    group_size: int | None = None
 
     @property
     def rows(self) -> int:
