@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from ..core.schema import Body, KeepAlive, TokenLimit, refusal, without_sentinels
 from ..json_types import JsonMapping, JsonObject
-from .dialog_schema import AllowedToolChoice, ChatMessage, NamedTool, ToolDefinition
+from .dialog_schema import AllowedToolChoice, ChatMessage, ContentPart, NamedTool, ToolDefinition
 from .sampling_schema import SamplingFields
 
 
@@ -139,6 +139,14 @@ class EmbeddingRequest(Body):
     keep_alive: KeepAlive = None
     without_effect: ClassVar = frozenset({"user"})
     refused: ClassVar = {"truncate_prompt_tokens": "nothing is left out of an input"}
+
+
+class ModerationRequest(Body):
+    """Body of /v1/moderations."""
+
+    model: str | None = None
+    input: str | list[str] | list[ContentPart]
+    keep_alive: KeepAlive = None
 
 
 def _with_response_format(body: JsonMapping) -> JsonObject:
