@@ -1,12 +1,13 @@
 """mlx-lm as a program to measure, through its own public functions and defaults."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import mlx.core as mx
 
-from .counting import count_work, weights
+from .counting import count_work, host_seconds, weights
 from .program import Result, answer_requests
 
 
@@ -50,15 +51,19 @@ class MlxLm:
     def count(self, depth: int) -> Result:
         from mlx_lm.models.cache import make_prompt_cache
 
-        cache = make_prompt_cache(self.model)
-        mx.eval(self.model(mx.zeros((1, depth), mx.int32), cache=cache), [layer.state for layer in cache])
+        def step_after() -> Callable[[mx.array], mx.array]:
+            cache = make_prompt_cache(self.model)
+            mx.eval(self.model(mx.zeros((1, depth), mx.int32), cache=cache), [layer.state for layer in cache])
 
-        def step(token: mx.array) -> mx.array:
-            # As generate_step chooses a token: log-probabilities of all, then the likeliest.
-            logits = self.model(token, cache=cache)[:, -1, :]
-            return mx.argmax(logits - mx.logsumexp(logits, keepdims=True), axis=-1)
+            def step(token: mx.array) -> mx.array:
+                # As generate_step chooses a token: log-probabilities of all, then the most likely.
+                logits = self.model(token, cache=cache)[:, -1, :]
+                return mx.argmax(logits - mx.logsumexp(logits, keepdims=True), axis=-1)
 
-        return asdict(count_work(step, mx.array([[0]])))
+            return step
+
+        token = mx.array([[0]])
+        return {"host_s": host_seconds(step_after(), token), **asdict(count_work(step_after(), token))}
 
 
 if __name__ == "__main__":

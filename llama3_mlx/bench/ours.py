@@ -1,6 +1,7 @@
 """Our own program, measured through `Llama`."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 
 import mlx.core as mx
@@ -8,7 +9,7 @@ import mlx.core as mx
 from ..errors import Llama3MLXError
 from ..generation.completion import Completion
 from ..llama import Llama
-from .counting import Work, count_work, weights
+from .counting import count_work, host_seconds, weights
 from .program import Result, answer_requests
 
 
@@ -42,14 +43,16 @@ class Ours:
     def count(self, depth: int) -> Result:
         model = self.llama.model
 
-        def work() -> Work:
+        def step_after() -> Callable[[mx.array], mx.array]:
             cache = model.make_cache()
             mx.eval(model.hidden(mx.zeros((1, depth), mx.int32), cache), cache.arrays)
-            return count_work(
-                lambda token: mx.argmax(model.head(model.hidden(token, cache)[:, -1]), -1), mx.array([[0]])
-            )
+            return lambda token: mx.argmax(model.head(model.hidden(token, cache)[:, -1]), -1)
 
-        return asdict(self.llama.engine.call(work))
+        def work() -> Result:
+            token = mx.array([[0]])
+            return {"host_s": host_seconds(step_after(), token), **asdict(count_work(step_after(), token))}
+
+        return self.llama.engine.call(work)
 
     def _generate(self, prompts: list[list[int]], tokens: int) -> list[Completion]:
         self.llama.release_memory()
