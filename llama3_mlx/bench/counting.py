@@ -36,7 +36,7 @@ _VIEWS = frozenset(
 _WRITES = frozenset(("SliceUpdate", "DynamicSliceUpdate"))
 # silu(gate) * up: three primitives of a graph, which every program here compiles into one kernel.
 _SILU, _SILU_FUSES = "Sigmoid", 2
-_BUILDS = 150
+_BUILDS = 60
 _PICKS = frozenset(("Gather", "GatherAxis"))
 
 

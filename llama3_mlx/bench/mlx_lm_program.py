@@ -49,21 +49,25 @@ class MlxLm:
         return {"batch_per_second": len(prompts) * tokens / took, "peak_bytes": mx.get_peak_memory()}
 
     def count(self, depth: int) -> Result:
+        return asdict(count_work(self._step(depth), mx.array([[0]])))
+
+    def host(self, depth: int) -> float:
+        """Return the seconds of CPU time in which the host builds one decode step after `depth` tokens."""
+        return host_seconds(self._step(depth), mx.array([[0]]))
+
+    def _step(self, depth: int) -> Callable[[mx.array], mx.array]:
+        """Return one greedy decode step after `depth` tokens."""
         from mlx_lm.models.cache import make_prompt_cache
 
-        def step_after() -> Callable[[mx.array], mx.array]:
-            cache = make_prompt_cache(self.model)
-            mx.eval(self.model(mx.zeros((1, depth), mx.int32), cache=cache), [layer.state for layer in cache])
+        cache = make_prompt_cache(self.model)
+        mx.eval(self.model(mx.zeros((1, depth), mx.int32), cache=cache), [layer.state for layer in cache])
 
-            def step(token: mx.array) -> mx.array:
-                # As generate_step chooses a token: log-probabilities of all, then the most likely.
-                logits = self.model(token, cache=cache)[:, -1, :]
-                return mx.argmax(logits - mx.logsumexp(logits, keepdims=True), axis=-1)
+        def step(token: mx.array) -> mx.array:
+            # As generate_step chooses a token: log-probabilities of all, then the most likely.
+            logits = self.model(token, cache=cache)[:, -1, :]
+            return mx.argmax(logits - mx.logsumexp(logits, keepdims=True), axis=-1)
 
-            return step
-
-        token = mx.array([[0]])
-        return {"host_s": host_seconds(step_after(), token), **asdict(count_work(step_after(), token))}
+        return step
 
 
 if __name__ == "__main__":

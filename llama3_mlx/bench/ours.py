@@ -41,18 +41,17 @@ class Ours:
         return {"batch_per_second": len(prompts) * tokens / took, "peak_bytes": mx.get_peak_memory()}
 
     def count(self, depth: int) -> Result:
-        model = self.llama.model
+        return self.llama.engine.call(lambda: asdict(count_work(self._step(depth), mx.array([[0]]))))
 
-        def step_after() -> Callable[[mx.array], mx.array]:
-            cache = model.make_cache()
-            mx.eval(model.hidden(mx.zeros((1, depth), mx.int32), cache), cache.arrays)
-            return lambda token: mx.argmax(model.head(model.hidden(token, cache)[:, -1]), -1)
+    def host(self, depth: int) -> float:
+        """Return the seconds of CPU time in which the host builds one decode step after `depth` tokens."""
+        return self.llama.engine.call(lambda: host_seconds(self._step(depth), mx.array([[0]])))
 
-        def work() -> Result:
-            token = mx.array([[0]])
-            return {"host_s": host_seconds(step_after(), token), **asdict(count_work(step_after(), token))}
-
-        return self.llama.engine.call(work)
+    def _step(self, depth: int) -> Callable[[mx.array], mx.array]:
+        """Return one greedy decode step after `depth` tokens, on the engine's thread."""
+        model, cache = self.llama.model, self.llama.model.make_cache()
+        mx.eval(model.hidden(mx.zeros((1, depth), mx.int32), cache), cache.arrays)
+        return lambda token: mx.argmax(model.head(model.hidden(token, cache)[:, -1]), -1)
 
     def _generate(self, prompts: list[list[int]], tokens: int) -> list[Completion]:
         self.llama.release_memory()
