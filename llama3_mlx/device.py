@@ -1,4 +1,4 @@
-"""What depends on the device that MLX runs on: compute dtype, memory limits. Nothing else asks for the device."""
+"""What depends on the device that MLX runs on: compute dtype, memory limits. No other module asks for the device."""
 
 import ctypes
 import os
@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,9 +28,58 @@ def on_gpu() -> bool:
     return mx.default_device().type == mx.DeviceType.gpu
 
 
+@dataclass(frozen=True)
+class BackEnd:
+    """What is done differently on MLX's GPU and CPU back ends: every such choice, in one place."""
+
+    computes_stored_dtype: bool
+    """Compute in the dtype of the weights; the CPU back end emulates both half formats."""
+    compiles_steps: bool
+    """Compile a training step for its shapes, which must then be few and not follow from values."""
+    native_exponential: bool
+    """Take MLX's exponential, one instruction on a GPU; on the CPU sums and products are a third of the time."""
+    multiplies_packed: bool
+    """Multiply by quantized matrices as they are; on the CPU training unpacks them first."""
+    cheap_verification: bool
+    """Verifying a draft token costs a small part of a decode step."""
+    loss_chunk_bytes: int
+    """Bytes of a chunk of logits in float32; a GPU wants more rows at once to be busy."""
+    live_loss_chunks: int
+    """Chunks of logits in memory at once: on the CPU a second one is begun before the first is let go."""
+    attention_block: int
+    """Queries of a block of attention: on the CPU what stays in its cache, on a GPU what keeps it busy."""
+
+
+GPU = BackEnd(
+    computes_stored_dtype=True,
+    compiles_steps=True,
+    native_exponential=True,
+    multiplies_packed=True,
+    cheap_verification=True,
+    loss_chunk_bytes=128 * 2**20,
+    live_loss_chunks=5,
+    attention_block=256,
+)
+CPU = BackEnd(
+    computes_stored_dtype=False,
+    compiles_steps=False,
+    native_exponential=False,
+    multiplies_packed=False,
+    cheap_verification=False,
+    loss_chunk_bytes=32 * 2**20,
+    live_loss_chunks=10,
+    attention_block=64,
+)
+
+
+def back_end() -> BackEnd:
+    """Return the choices for the device in use."""
+    return GPU if on_gpu() else CPU
+
+
 def unpacks_products() -> bool:
     """Return whether quantized matrices are unpacked before they are multiplied: the CPU back end's are slow."""
-    return not on_gpu()
+    return not back_end().multiplies_packed
 
 
 def emulates_bfloat16() -> bool:
@@ -56,7 +106,7 @@ def compute_dtype(asked: str | None, stored: mx.Dtype, fits_float16: bool) -> mx
         if asked not in DTYPES:
             raise RequestError(f"dtype must be one of {', '.join(DTYPES)}, not {asked!r}")
         return DTYPES[asked]
-    if not on_gpu():
+    if not back_end().computes_stored_dtype:
         return mx.float32
     if stored == mx.bfloat16 and fits_float16 and emulates_bfloat16():
         return mx.float16

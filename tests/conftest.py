@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 # Before anything imports MLX: the package loads a fast BLAS.
-import llama3_mlx  # noqa: F401
+import llama3_mlx  # noqa: F401  # isort: skip
+from llama3_mlx import device
 
 from .support.llama3_tokenizer import save_llama3_tokenizer
+from .support.small_chat import save_small_chat
 from .support.smollm2 import save_smollm2
 from .support.tiny_model import save_tiny
 
@@ -40,3 +42,15 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory, llama3_folder: Path) -
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).symlink_to(llama3_folder / name)
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random model of bytes with Llama 3's dialog format and a tied head."""
+    return save_small_chat(tmp_path_factory.mktemp("chat") / "small")
+
+
+@pytest.fixture
+def gpu_branches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every choice as on a GPU: what is compiled, in which dtype, with which costs; MLX stays on the CPU."""
+    monkeypatch.setattr(device, "on_gpu", lambda: True)

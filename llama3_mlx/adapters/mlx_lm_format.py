@@ -73,6 +73,8 @@ def mlx_lm_layout(adapter: Adapter, config: ModelConfig) -> tuple[dict[str, mx.a
             "keys": sorted({_key(path) for path in adapter.parts}),
         }
         values |= {"r": rank, "lora_alpha": round(scale * rank)}
+    if adapter.full_tensors and adapter.parts:
+        values["modules_to_save"] = sorted({name.rpartition(".")[0] for name in adapter.full_tensors})
     if adapter.scales is not None:
         values["channel_scales"] = adapter.scales.digest
     return {**tensors, **adapter.full_tensors}, values
@@ -184,9 +186,29 @@ def _from_mlx_lm(tensors: Mapping[str, mx.array], values: Mapping[str, Any], fol
         for path in sorted(low_rank)
     }
     used = {f"{path}.{name}" for path in parts for name in ("lora_a", "lora_b", "m")}
+    _check_consistent(kind, parts, [name for name in tensors if name not in used], values, folder)
     dropout = parameters.get("dropout") or 0.0 if isinstance(parameters, Mapping) else 0.0
     full = {name: tensor for name, tensor in tensors.items() if name not in used}
     return Adapter(parts, full, float(dropout), values.get("base_model_name_or_path") or values.get("model"))
+
+
+def _check_consistent(
+    kind: str, parts: Mapping[str, LowRank], others: list[str], values: Mapping[str, Any], folder: Path
+) -> None:
+    """Raise AdapterError where the tensors aren't those that the config says: which of the two is right is unknown."""
+    if kind == "full":
+        return
+    saved = values.get("modules_to_save") or []
+    strange = [name for name in others if name.rpartition(".")[0] not in saved]
+    if strange:
+        raise AdapterError(
+            f"{folder}: fine_tune_type is {kind}, and {WEIGHTS} has {strange[0]}, which would replace the base's: take "
+            f"it out, or name {strange[0].rpartition('.')[0]} in modules_to_save of {CONFIG}"
+        )
+    wrong = [path for path, part in parts.items() if (part.magnitude is None) == (kind == "dora")]
+    if wrong:
+        has = "no magnitude m" if kind == "dora" else "a magnitude m, as DoRA's have"
+        raise AdapterError(f"{folder}: fine_tune_type is {kind}, and {wrong[0]} has {has}")
 
 
 def adapter_facts(adapter: Adapter) -> dict[str, Any]:

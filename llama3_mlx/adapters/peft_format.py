@@ -21,6 +21,39 @@ from ..model.parameters import expected_tensors
 from .adapter import EMBEDDING, Adapter, LowRank
 from .mlx_lm_format import CONFIG, PEFT_WEIGHTS
 
+# Keys of adapter_config.json that leave the tensors' meaning alone, or are read here.
+_KNOWN = frozenset(
+    (
+        "alpha_pattern",
+        "arrow_config",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "ensure_weight_tying",
+        "eva_config",
+        "exclude_modules",
+        "inference_mode",
+        "init_lora_weights",
+        "layers_pattern",
+        "layers_to_transform",
+        "lora_alpha",
+        "lora_dropout",
+        "megatron_core",
+        "modules_to_save",
+        "peft_type",
+        "peft_version",
+        "qalora_group_size",
+        "r",
+        "rank_pattern",
+        "revision",
+        "runtime_config",
+        "target_modules",
+        "task_type",
+        "use_dora",
+        "use_rslora",
+    )
+)
+# Ways to begin that leave the base's weights as they are; the others train on a base that was changed.
+_PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 _PREFIX = "base_model.model."
 _LAYER_NAME = r"(?P<path>.+?)"
 _FORMS = {
@@ -36,6 +69,7 @@ _FORMS = {
 def from_peft(tensors: Mapping[str, mx.array], values: Mapping[str, Any], config: ModelConfig) -> Adapter:
     """Return the adapter that PEFT's tensors and config describe; raises AdapterError where that can't be."""
     _refuse_unsupported(values)
+    _refuse_tied(tensors, config)
     found: dict[str, dict[str, mx.array]] = {}
     full: dict[str, mx.array] = {}
     unknown = []
@@ -60,9 +94,29 @@ def _refuse_unsupported(values: Mapping[str, Any]) -> None:
         raise AdapterError("fan_in_fan_out adapters are for other architectures")
     if values.get("bias", "none") != "none":
         raise AdapterError(f"the adapter trains biases (bias is {values['bias']!r}), which can't be carried over")
-    for key in ("trainable_token_indices", "lora_bias", "alora_invocation_tokens"):
-        if values.get(key):
+    start = values.get("init_lora_weights", True)
+    if start not in _PLAIN_STARTS:
+        raise AdapterError(
+            f"the adapter began as {start!r}, on a base whose weights that changed: save it with PEFT's "
+            "path_initial_model_for_weight_conversion, which makes it one for the plain base"
+        )
+    for key, value in values.items():
+        if key not in _KNOWN and key not in ("fan_in_fan_out", "bias") and value not in (None, False, "", [], {}):
             raise AdapterError(f"the adapter uses {key}, which can't be carried over")
+
+
+def _refuse_tied(tensors: Mapping[str, mx.array], config: ModelConfig) -> None:
+    """Raise AdapterError where PEFT has separate values for an embedding and the head that is tied to it here."""
+    if not config.tie_word_embeddings:
+        return
+    for name in tensors:
+        kind, path, _ = _classified(name)
+        if kind is not None and (path == "lm_head" or path == EMBEDDING):
+            what = "head" if path == "lm_head" else "embedding"
+            raise AdapterError(
+                f"the adapter changes the {what} alone ({path}), and this model's head is tied to its embedding: merge "
+                "it into the model with PEFT (merge_and_unload, tie_word_embeddings false) and convert the result"
+            )
 
 
 def _classified(name: str) -> tuple[str | None, str, str]:
@@ -113,9 +167,10 @@ def save_peft(folder: Path, adapter: Adapter, config: ModelConfig) -> None:
 def peft_layout(adapter: Adapter, config: ModelConfig) -> tuple[dict[str, mx.array], dict[str, Any]]:
     """Return PEFT's tensors and config of an adapter."""
     assert adapter.scales is None, "PEFT knows no channels but the trained ones"
-    if EMBEDDING in adapter.parts and config.tie_word_embeddings:
+    changes_embedding = EMBEDDING in adapter.parts or f"{EMBEDDING}.weight" in adapter.full_tensors
+    if changes_embedding and config.tie_word_embeddings:
         raise AdapterError(
-            "the adapter changes the embedding and the head tied to it, and PEFT adapts the embedding alone: "
+            "the adapter changes the embedding and the head tied to it, and PEFT changes the embedding alone: "
             "fuse it into the model instead"
         )
     if not adapter.parts:
@@ -138,7 +193,7 @@ def _config(adapter: Adapter, saved: list[str]) -> dict[str, Any]:
     ranks = {path: part.rank for path, part in adapter.parts.items()}
     alphas = {path: part.scale * part.rank for path, part in adapter.parts.items()}
     rank, alpha = max(ranks.values()), max(alphas.values())
-    # Where q_proj of all blocks is adapted its name is enough; otherwise the whole paths say which.
+    # Where q_proj of all blocks is adapted its name is enough; otherwise the paths say which.
     names = sorted({path.rpartition(".")[2] for path in ranks})
     blocks = sorted({number for path in ranks if (number := layer_number(path)) is not None})
     grid = _is_grid(list(ranks), names, blocks)
@@ -147,7 +202,7 @@ def _config(adapter: Adapter, saved: list[str]) -> dict[str, Any]:
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": adapter.base,
         "r": rank,
-        "lora_alpha": _whole(alpha),
+        "lora_alpha": _rounded_whole(alpha),
         "lora_dropout": adapter.dropout,
         "target_modules": names if grid else sorted(ranks),
         "layers_to_transform": blocks if grid else None,
@@ -157,7 +212,7 @@ def _config(adapter: Adapter, saved: list[str]) -> dict[str, Any]:
         "use_dora": adapter.is_dora,
         "modules_to_save": saved or None,
         "rank_pattern": {path: r for path, r in ranks.items() if r != rank},
-        "alpha_pattern": {path: _whole(value) for path, value in alphas.items() if value != alpha},
+        "alpha_pattern": {path: _rounded_whole(value) for path, value in alphas.items() if value != alpha},
         "init_lora_weights": True,
         "inference_mode": True,
     }
@@ -169,5 +224,5 @@ def _is_grid(paths: list[str], names: list[str], blocks: list[int]) -> bool:
     return len(inside) == len(paths) == len(names) * len(blocks)
 
 
-def _whole(value: float) -> float | int:
+def _rounded_whole(value: float) -> float | int:
     return round(value) if abs(value - round(value)) < 1e-9 else value

@@ -150,6 +150,7 @@ class Dialog:
 
         Raises DialogError where the text of a message is lost.
         """
+        self._check_named_tokens(self._template_for(dialog))
         text = self._render(dialog, closed=closed, marked=marked)
         gone = self._lost(dialog, text, closed=closed)
         if any(dialog.messages[index].get("tool_calls") for index in gone):
@@ -163,6 +164,17 @@ class Dialog:
                 f"{message['content'].strip()[:40]!r}; leave the message out, or put its text into another one"
             )
         return dialog, text
+
+    def _check_named_tokens(self, template: ChatTemplate) -> None:
+        """Raise DialogError where the template writes a named token that the tokenizer doesn't have."""
+        for name, text in self._named_tokens.items():
+            if name not in template.variables or not text or text in self.tokenizer.control_tokens:
+                continue
+            if len(self.tokenizer.encode(text)) != 1:
+                raise DialogError(
+                    f"the chat template writes {name} {text!r}, which the tokenizer doesn't have: set {name} in "
+                    "tokenizer_config.json to the token that the model was trained with"
+                )
 
     def _lost(self, dialog: _Prepared, text: str, *, closed: bool) -> list[int]:
         for mark in dialog.marks[:3]:
@@ -238,7 +250,7 @@ class Dialog:
         for index, message in enumerate(dialog.messages):
             if message["role"] != "assistant":
                 continue
-            before = self._render(dialog, closed=False, messages=dialog.messages[:index])
+            before = self._before(dialog, index)
             after = self._render(dialog, closed=True, messages=dialog.messages[: index + 1])
             if not (after.startswith(before) and whole.startswith(after) and len(before) >= at):
                 raise DialogError(
@@ -249,6 +261,15 @@ class Dialog:
             pieces += [whole[at : len(before)], begin, whole[len(before) : stop], end]
             at = stop
         return "".join([*pieces, whole[at:]])
+
+    def _before(self, dialog: _Prepared, index: int) -> str:
+        """Return what the template writes before the content of an assistant's message."""
+        if index:
+            return self._render(dialog, closed=False, messages=dialog.messages[:index])
+        # Templates look at the first message: there is none before the one that opens the dialog.
+        begin = dialog.marks[1]
+        first = {**dialog.messages[0], "content": begin + dialog.messages[0]["content"]}
+        return self._render(dialog, closed=True, messages=[first]).partition(begin)[0]
 
     def _end_of_turn(self, text: str) -> int:
         """Return where the last stop token of `text` ends, else where the text does."""

@@ -34,7 +34,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     import_.add_argument("adapter", metavar="ADAPTER", help="PEFT's adapter folder, or its Hub id")
     import_.add_argument("out", metavar="OUT", help="adapter folder to write")
     import_.set_defaults(action=_import)
-    for action in (info, export, import_):
+    merge = actions.add_parser("merge", help="make one adapter of several, as their weighted sum")
+    merge.add_argument(
+        "adapters", metavar="ADAPTER[=WEIGHT]", nargs="+", help="adapters and their weights (default: 1)"
+    )
+    merge.add_argument("-o", "--out", metavar="OUT", required=True, help="adapter folder to write")
+    merge.set_defaults(action=_merge)
+    for action in (info, export, import_, merge):
         action.add_argument("-m", "--model", metavar="MODEL", help=BASE_HELP)
 
 
@@ -70,10 +76,24 @@ def _export(args: argparse.Namespace) -> int:
     adapter = read_adapter(folder, base, for_source=form != "mlx-lm")
     if form == "gguf":
         save_gguf_adapter(out, adapter, base.config)
+        _write_modelfile(out, base)
     else:
         (save_peft if form == "peft" else save_adapter)(out, adapter, base.config)
     sys.stdout.write(f"{out}: {adapter.parameters:,} values for {form}\n")
     return 0
+
+
+def _write_modelfile(out: Path, base: "AdapterBase") -> None:
+    """Write what `ollama create NAME -f` takes: the base and this adapter."""
+    from ..files import save_text
+
+    plain = base.config.quantization is None and base.folder is not None
+    # Ollama reads Hugging Face's folders and GGUF files, but not MLX's quantized folders.
+    source = str(base.folder.absolute()) if plain and base.folder else "./base.gguf"
+    note = "" if plain else "# base.gguf: the base as GGUF, by llama3-mlx convert MODEL base.gguf\n"
+    modelfile = out.with_suffix(".Modelfile")
+    save_text(modelfile, f"{note}FROM {source}\nADAPTER ./{out.name}\n")
+    sys.stderr.write(f"for Ollama: ollama create NAME -f {modelfile}\n")
 
 
 def _import(args: argparse.Namespace) -> int:
@@ -86,6 +106,33 @@ def _import(args: argparse.Namespace) -> int:
     save_adapter(out, adapter, base.config)
     sys.stdout.write(f"{out}: {adapter.parameters:,} values on {len(adapter.parts)} layers\n")
     return 0
+
+
+def _merge(args: argparse.Namespace) -> int:
+    from ..adapters.merging import merged
+    from ..adapters.mlx_lm_format import read_adapter, save_adapter
+
+    found = [_weighted(text) for text in args.adapters]
+    base = _base(args, found[0][0])
+    weighted = [(read_adapter(folder, base), weight) for folder, weight in found]
+    adapter = merged(weighted)
+    save_adapter(Path(args.out).expanduser(), adapter, base.config)
+    ranks = sorted({part.rank for part in adapter.parts.values()})
+    sys.stdout.write(f"{args.out}: {len(weighted)} adapters as one of rank {', '.join(map(str, ranks))}\n")
+    return 0
+
+
+def _weighted(text: str) -> tuple[Path, float]:
+    """Read ADAPTER or ADAPTER=WEIGHT."""
+    from ..errors import RequestError
+
+    name, equals, weight = text.rpartition("=")
+    if Path(text).expanduser().is_dir() or not equals:
+        return resolve_adapter(text), 1.0
+    try:
+        return resolve_adapter(name), float(weight)
+    except ValueError:
+        raise RequestError(f"the weight of an adapter must be a number, not {weight!r}") from None
 
 
 def _base(args: argparse.Namespace, adapter: Path) -> "AdapterBase":

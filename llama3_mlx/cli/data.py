@@ -28,6 +28,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--train-on", choices=("auto", "assistant", "all"), default="auto", help="target tokens")
     check.add_argument("--layout", default="auto", metavar="NAME", help="layout of the data")
     check.add_argument("--plain", action="store_true", help="without the model's chat template")
+    check.add_argument(
+        "--columns", action="append", metavar="NAME=COLUMN,…", help="columns of the data by the names that layouts have"
+    )
+    check.add_argument("--skip-bad", action="store_true", help="leave out examples that can't be used")
+    check.add_argument("--parse-special", action="store_true", help="take control tokens in trusted texts as such")
     check.add_argument("--show", type=int, default=3, metavar="N", help="examples to show (%(default)s)")
     check.add_argument("--json", action="store_true", help="print the counts as one JSON object")
 
@@ -40,9 +45,19 @@ def run(args: argparse.Namespace) -> int:
 
     refuse_missing(args.data)
     text = load_text_side(str(choose_model(args.model)))
-    settings = TrainSettings(max_length=args.max_length, train_on=args.train_on, layout=args.layout, plain=args.plain)
-    examples = read_examples(args.data, make_encoder(text, settings), settings.layout)
+    settings = TrainSettings(
+        max_length=args.max_length,
+        train_on=args.train_on,
+        layout=args.layout,
+        plain=args.plain,
+        columns=args.columns or (),
+        skip_bad=args.skip_bad,
+        parse_special=args.parse_special,
+    )
+    examples, notes = read_examples(args.data, make_encoder(text, settings), settings)
     facts = data_facts(examples)
+    for note in notes:
+        sys.stderr.write(f"{note}\n")
     if args.json:
         sys.stdout.write(json.dumps(asdict(facts)) + "\n")
         return 0

@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     forms = ", ".join(f"{count} in {form}" for form, count in report.forms.items())
     sys.stdout.write(
-        f"{report.folder}: keeps {report.kept:.1%} of the adapter's effect; {report.bytes_after / 1e9:.2f} GB, "
-        f"the base has {report.bytes_before / 1e9:.2f} (fused layers: {forms})\n"
+        f"{report.folder}: keeps {report.kept:.1%} of the adapter's effect on {report.measured_on}; "
+        f"{report.bytes_after / 1e9:.2f} GB, the base has {report.bytes_before / 1e9:.2f} (fused layers: {forms})\n"
     )
     if report.kept < KEPT:
         sys.stderr.write("rounding loses more than 5% of the adapter's effect: --bits auto keeps it\n")

@@ -13,9 +13,11 @@ from typing import Any
 
 from ..errors import RequestError
 from ..finetune import distributed
+from ..finetune.data.sources import anchored, as_sources
 from ..finetune.settings import TrainSettings
 from ..finetune.training.callbacks import Callback, StepReport, ValidationReport
-from ..finetune.training.job import Build, TrainingJob, TrainResult, resumed_job, run_job
+from ..finetune.training.job import Build, TrainingJob, TrainResult, make_job, resumed_job
+from ..finetune.training.running import run_job
 from .model_choice import choose_model
 from .training_inputs import gather
 
@@ -25,8 +27,8 @@ INTERRUPT_CODE = 130
 def run_training(
     args: argparse.Namespace, kind: str, build: Build, settings_kind: type[TrainSettings] = TrainSettings
 ) -> int:
-    """Run a training command; its exit code is 130 if Ctrl-C ended it, with all saved."""
-    job = make_job(args, kind, settings_kind)
+    """Run a training command; its exit code is 130 if Ctrl-C ended it, 143 for SIGTERM, with all saved."""
+    job = job_of(args, kind, settings_kind)
     # Of several processes the first one speaks.
     first = distributed.rank() == 0
     with cancel_on_interrupt() as cancel:
@@ -40,10 +42,10 @@ def run_training(
         sys.stdout.write(result_line(result) + "\n")
     if result.ended == "cancelled" and first:
         sys.stderr.write(f"stopped at step {result.steps}; resume with: llama3-mlx {kind} --resume {result.folder}\n")
-    return INTERRUPT_CODE if result.ended == "cancelled" else 0
+    return cancel.exit_code if result.ended == "cancelled" else 0
 
 
-def make_job(args: argparse.Namespace, kind: str, settings_kind: type[TrainSettings]) -> TrainingJob:
+def job_of(args: argparse.Namespace, kind: str, settings_kind: type[TrainSettings]) -> TrainingJob:
     """Return the job that the arguments describe."""
     inputs, values = gather(args, settings_kind)
     if args.resume:
@@ -51,7 +53,9 @@ def make_job(args: argparse.Namespace, kind: str, settings_kind: type[TrainSetti
         if job.kind != kind:
             raise RequestError(f"{args.resume} is a run of {job.kind}: resume it with llama3-mlx {job.kind} --resume")
         own = {"model": job.model, "data": job.data, "valid": job.valid, "out": job.out}
-        inputs["out"] = inputs["out"] and Path(inputs["out"]).expanduser()
+        inputs["out"] = inputs["out"] and Path(inputs["out"]).expanduser().absolute()
+        inputs["model"] = inputs["model"] and anchored(str(inputs["model"]))
+        inputs |= {name: as_sources(inputs[name]) for name in ("data", "valid")}
         others = [f"--{name}" for name, value in inputs.items() if value and value != own[name]]
         if others:
             raise RequestError(
@@ -61,25 +65,33 @@ def make_job(args: argparse.Namespace, kind: str, settings_kind: type[TrainSetti
         return job
     settings = settings_kind.from_dict(values)
     model = str(choose_model(inputs["model"])) if inputs["model"] is None else inputs["model"]
-    return TrainingJob(kind, model, inputs["data"], inputs["valid"], Path(inputs["out"]).expanduser(), settings)
+    return make_job(kind, model, inputs["data"], inputs["out"], settings, inputs["valid"])
 
 
 @contextmanager
-def cancel_on_interrupt() -> Iterator[threading.Event]:
-    """Give an event that the first Ctrl-C sets; the second one interrupts at once."""
-    cancel = threading.Event()
+def cancel_on_interrupt() -> Iterator["Cancellation"]:
+    """Give an event that the first Ctrl-C or SIGTERM sets; a second Ctrl-C interrupts at once."""
+    cancel = Cancellation()
 
-    def interrupted(_number: int, _frame: FrameType | None) -> None:
-        if cancel.is_set():
+    def interrupted(number: int, _frame: FrameType | None) -> None:
+        if cancel.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
+        cancel.exit_code = 128 + number
         cancel.set()
         sys.stderr.write("\nfinishing this step and saving; Ctrl-C again to stop at once\n")
 
-    before = signal.signal(signal.SIGINT, interrupted)
+    before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield cancel
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Cancellation(threading.Event):
+    """Set by a signal; `exit_code` is what the shell expects of a process that it ended."""
+
+    exit_code = INTERRUPT_CODE
 
 
 def result_line(result: TrainResult) -> str:

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 import mlx.core as mx
 
-from ..device import CRITICAL, NORMAL, give_back_free_memory, memory_pressure, on_gpu
+from ..device import CRITICAL, NORMAL, back_end, give_back_free_memory, memory_pressure
 from ..errors import EngineClosedError
 from ..kv_cache import ModelCache
 from ..model.transformer import LlamaForCausalLM
@@ -57,7 +57,7 @@ class Engine:
         self.counts = Counts()
         self.prefix_cache = PrefixCache(settings.prefix_bytes)
         self.prefixes = PrefixReuse(self.prefix_cache, disk)
-        self.speculators = Speculators(model, draft, on_gpu=on_gpu())
+        self.speculators = Speculators(model, draft, cheap_verification=back_end().cheap_verification)
         self.batch = Batch(model, settings.cache, self._select, self._keep)
         self.scheduler = Scheduler(
             settings,

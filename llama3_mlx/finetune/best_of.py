@@ -1,9 +1,11 @@
 """Best of n: draw several answers to each prompt, score them, keep the best; then train on what was kept.
 
-Answers are kept in a file as they come, so that a run that was broken off resumes where it was.
+Answers are kept in a file as they come, so that a run that was broken off resumes where it was, and so that other
+reward functions score the same answers.
 """
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,32 +15,39 @@ from typing import Any
 from ..errors import DataError
 from ..files import disk_errors, save_json, save_text
 from ..llama import Llama
-from .data.formats import Question, read_questions
+from .data.formats import read_questions
 from .data.records import collected, read_records
+from .data.samples import Question
+from .data.sources import Sources, as_sources
 from .objectives.grpo import questions_digest
 from .objectives.rewards import Reward, load_rewards, total_rewards
 from .objectives.rollouts import RolloutOptions, draw_rollouts
-from .reinforcement import encode_prompts
+from .reinforcement import encodable
+from .settings import function_name
 
-SCORED, BEST, DRAWN = "scored.jsonl", "best.jsonl", "drawn.json"
+ANSWERS, SCORES, BEST, DRAWN, JUDGED = "answers.jsonl", "scores.jsonl", "best.jsonl", "drawn.json", "judged.json"
 
 
 @dataclass(frozen=True)
 class BestOf:
-    """What was kept: `mean` and `best_mean` are rewards of all answers and of those kept."""
+    """What was kept: `mean` and `best_mean` are rewards of all answers and of those kept.
+
+    `reused` prompts had answers from an earlier run.
+    """
 
     file: Path
     kept: int
     prompts: int
     mean: float
     best_mean: float
+    reused: int = 0
 
 
 def best_of_n(
     llama: Llama,
-    data: Sequence[str],
+    data: Sources,
     folder: Path,
-    rewards: Sequence[str],
+    rewards: Sequence[str | Reward],
     *,
     n: int = 8,
     min_reward: float | None = None,
@@ -48,45 +57,74 @@ def best_of_n(
 ) -> BestOf:
     """Write `best.jsonl` with the best of n answers to each prompt, as dialogs to train on.
 
-    `min_reward` drops prompts whose best answer has a lower reward. Raises DataError.
+    `min_reward` drops prompts whose best answer has a lower reward. Answers in `folder` that were drawn in the same way
+    are used again, and scored anew where the rewards are others. Raises DataError, also for a folder whose answers were
+    drawn in another way.
     """
     if llama.dialog is None:
         raise DataError("best-of-n asks questions in dialogs, and this base model has no dialog format")
     functions = load_rewards(rewards)
     with collected() as problems:
-        questions = read_questions(read_records(data, problems=problems), problems)
-        encode_prompts(llama.dialog, questions, problems)
-    sampling = sampling or RolloutOptions()
+        questions = read_questions(read_records(as_sources(data), problems=problems), problems)
+        questions = encodable(llama.dialog, questions, problems)
+    options = sampling or RolloutOptions()
     drawn = {
         "model": str(llama.folder),
         "questions": questions_digest(questions),
-        "rewards": [[name, _file_digest(name.rpartition(":")[0])] for name in rewards],
-        "sampling": asdict(sampling),
+        "sampling": asdict(options),
         "n": n,
         "seed": seed,
     }
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        scored = _earlier(folder, drawn)
-        with (folder / SCORED).open("a", encoding="utf-8") as file:
-            for number in range(len(scored), len(questions)):
-                scored.append(_scored(llama, questions[number], functions, n, sampling, seed + number))
-                file.write(json.dumps(scored[-1], ensure_ascii=False) + "\n")
-                file.flush()
-                progress(number + 1, len(questions))
-        return _keep_best(folder, questions, scored, min_reward)
+        answers, scores = _earlier(folder, drawn, [_reward_digest(reward) for reward in rewards])
+        reused = len(answers)
+        for number, question in enumerate(questions):
+            if number == len(answers):
+                answers.append(_drawn(llama, question, n, options, seed + number))
+                _append(folder / ANSWERS, answers[-1])
+            if number == len(scores):
+                # Answers are on the disk before a reward function can fail.
+                scores.append(_scored(question, answers[number], functions))
+                _append(folder / SCORES, scores[-1])
+            progress(number + 1, len(questions))
+        return _keep_best(folder, questions, answers, scores, min_reward, reused)
 
 
-def _file_digest(name: str) -> str:
-    return hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest()
+def _reward_digest(reward: str | Reward) -> str:
+    """Return what tells a reward function from another: its file's content, or its source."""
+    if isinstance(reward, str):
+        file = Path(reward.rpartition(":")[0]).expanduser()
+        return f"{reward.rpartition(':')[2]} {hashlib.sha256(file.read_bytes()).hexdigest()}"
+    try:
+        source = inspect.getsource(reward)
+    except (OSError, TypeError):
+        source = repr(reward)
+    return f"{function_name(reward)} {hashlib.sha256(source.encode()).hexdigest()}"
 
 
-def _earlier(folder: Path, drawn: dict[str, Any]) -> list[dict[str, list[object]]]:
-    """Return the answers of an earlier run, whose last line may be incomplete; none if it drew in another way."""
-    path, record = folder / SCORED, folder / DRAWN
-    if not record.exists() or json.loads(record.read_text(encoding="utf-8")) != drawn:
-        path.unlink(missing_ok=True)
+def _earlier(folder: Path, drawn: dict[str, Any], judged: list[str]) -> tuple[list[list[str]], list[list[float]]]:
+    """Return answers and scores of an earlier run; its scores only where the same functions gave them."""
+    record = folder / DRAWN
+    if not record.exists():
         save_json(record, drawn)
+    else:
+        before = json.loads(record.read_text(encoding="utf-8"))
+        changed = [key for key in drawn if before.get(key) != json.loads(json.dumps(drawn[key]))]
+        if changed:
+            raise DataError(
+                f"{folder} holds answers that were drawn with another {', '.join(changed)}: choose another folder, or "
+                "delete this one"
+            )
+    judges = folder / JUDGED
+    if not judges.exists() or json.loads(judges.read_text(encoding="utf-8")) != judged:
+        (folder / SCORES).unlink(missing_ok=True)
+        save_json(judges, judged)
+    return _lines(folder / ANSWERS), _lines(folder / SCORES)
+
+
+def _lines(path: Path) -> list[Any]:
+    """Return the lines of a file that are complete; the last may not be."""
     if not path.exists():
         return []
     text = path.read_text(encoding="utf-8")
@@ -96,30 +134,38 @@ def _earlier(folder: Path, drawn: dict[str, Any]) -> list[dict[str, list[object]
     return [json.loads(line) for line in complete.split("\n")[:-1]]
 
 
-def _scored(
-    llama: Llama, question: Question, rewards: Sequence[Reward], n: int, sampling: RolloutOptions, seed: int
-) -> dict[str, list[object]]:
-    prompt = llama.encode_chat(question.messages)
-    answers = draw_rollouts(llama.model, prompt, n, sampling, llama.stop_ids, seed)
-    texts = [llama.tokenizer.decode(answer.ids, control=False) for answer in answers]
-    columns = {key: [value] * n for key, value in question.columns.items()}
-    totals = total_rewards(rewards, [question.messages] * n, texts, columns)
-    return {"answers": list(texts), "rewards": list(totals)}
+def _append(path: Path, value: Sequence[Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def _drawn(llama: Llama, question: Question, n: int, sampling: RolloutOptions, seed: int) -> list[str]:
+    rollouts = draw_rollouts(llama.model, llama.encode_chat(question.messages), n, sampling, llama.stop_ids, seed)
+    return [llama.tokenizer.decode(rollout.ids, control=False) for rollout in rollouts]
+
+
+def _scored(question: Question, answers: Sequence[str], rewards: Sequence[Reward]) -> list[float]:
+    columns = {key: [value] * len(answers) for key, value in question.columns.items()}
+    return total_rewards(rewards, [question.messages] * len(answers), answers, columns)
 
 
 def _keep_best(
-    folder: Path, questions: Sequence[Question], scored: Sequence[dict[str, list[object]]], min_reward: float | None
+    folder: Path,
+    questions: Sequence[Question],
+    answers: Sequence[Sequence[str]],
+    scores: Sequence[Sequence[float]],
+    min_reward: float | None,
+    reused: int,
 ) -> BestOf:
-    lines, best_rewards, all_rewards = [], [], []
-    for question, item in zip(questions, scored, strict=True):
-        rewards = [float(str(reward)) for reward in item["rewards"]]
-        all_rewards += rewards
+    lines, best_rewards = [], []
+    for question, texts, rewards in zip(questions, answers, scores, strict=True):
         best = max(range(len(rewards)), key=rewards.__getitem__)
         if min_reward is not None and rewards[best] < min_reward:
             continue
         best_rewards.append(rewards[best])
-        messages = [*question.messages, {"role": "assistant", "content": item["answers"][best]}]
+        messages = [*question.messages, {"role": "assistant", "content": texts[best]}]
         lines.append(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+    all_rewards = [reward for rewards in scores for reward in rewards]
     if not lines:
         raise DataError(f"no answer reached a reward of {min_reward}: the best had {max(all_rewards, default=0):g}")
     save_text(folder / BEST, "".join(lines))
@@ -129,4 +175,5 @@ def _keep_best(
         len(questions),
         sum(all_rewards) / len(all_rewards),
         sum(best_rewards) / len(best_rewards),
+        reused,
     )

@@ -18,8 +18,8 @@ class TrainKeywords(TypedDict, total=False):
     dropout: float
     """Share of an adapter's inputs to drop in training."""
     targets: str | Sequence[str]
-    """Layers to adapt; repeatable (default: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; also
-    embed_tokens, lm_head).
+    """Layers to adapt: names, module paths, regular expressions or all-linear; repeatable, or with commas (default:
+    q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; also embed_tokens, lm_head).
     """
     layers: int | None
     """Adapt the last N blocks only (default: all)."""
@@ -30,7 +30,15 @@ class TrainKeywords(TypedDict, total=False):
     start_from: str | None
     """Adapter folder whose values training starts from."""
     layout: str
-    """Layout of the data: auto, messages, completion, text, alpaca, samsum or grammar."""
+    """Layout of the data, such as messages, completion, text or alpaca (default: by its keys)."""
+    columns: str | Sequence[str]
+    """NAME=COLUMN,…: names that a layout has for columns of the data, such as prompt=question; repeatable."""
+    skip_bad: bool
+    """Leave out examples that can't be used, and say which."""
+    parse_special: bool
+    """Take control tokens written out in texts as such; for trusted data only."""
+    date: str | None
+    """Day that a chat template which writes today's date writes, as YYYY-MM-DD (default: the run's first)."""
     train_on: str
     """Which tokens are targets of the loss: the assistant's turns and completions, or all."""
     plain: bool
@@ -47,8 +55,8 @@ class TrainKeywords(TypedDict, total=False):
     """Tokens of a row (default: the longest example, at least 512)."""
     accumulate: int
     """Batches whose gradients make one step."""
-    epochs: float
-    """Passes over the data."""
+    epochs: float | None
+    """Passes over the data (default: 1, or as many as make 100 steps, at most 10)."""
     steps: int | None
     """Steps to take, instead of epochs."""
     seed: int
@@ -123,6 +131,8 @@ class GrpoKeywords(TrainKeywords, total=False):
 
     rewards: str | Sequence[str]
     """FILE.py:FUNCTION that rewards answers; repeatable, rewards add up."""
+    reward_weights: float | Sequence[float]
+    """Weight of each reward in their order (default: 1); repeatable."""
     group_size: int
     """Answers drawn for each question."""
     answer_tokens: int

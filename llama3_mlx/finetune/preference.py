@@ -5,18 +5,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
-from .data.encoding import ExampleEncoder, encode_all, last_turn
+from ..errors import DataError, DialogError
+from .data.encoding import Example, ExampleEncoder, last_turn
 from .data.formats import read_labeled, read_pairs
-from .data.records import Record, raise_problems, read_records
+from .data.loading import DataReader, column_notes, split_note, split_off
+from .data.records import Record
+from .data.samples import Sample
+from .data.sources import Sources
 from .objectives.preference import Preference, Unit, UnitLoss, dpo_loss, kto_loss, mismatched, orpo_loss, row_shape
 from .objectives.supervised import RowShape
 from .settings import DpoSettings, KtoSettings, OrpoSettings, TrainSettings
-from .sft import BATCH_SIZE, LEAST_ROW, Sources, listed, make_encoder, split_note, split_off, valid_records
+from .sft import BATCH_SIZE, LEAST_ROW, make_encoder
 from .training.callbacks import Callback
-from .training.job import Prepared, TextSide, TrainingJob, TrainResult, run_job
+from .training.job import Prepared, TextSide, TrainingJob, TrainResult, make_job
+from .training.length import length_notes, with_epochs
 from .training.memory_plan import plan_memory
+from .training.running import run_job
 
+# How often small data are gone through at most: preferences are soon learned by heart.
+MAX_EPOCHS = 3
 KINDS: dict[str, type[TrainSettings]] = {"dpo": DpoSettings, "orpo": OrpoSettings, "kto": KtoSettings}
 
 
@@ -56,7 +63,7 @@ def prefer(
 ) -> TrainResult:
     """Train by the preference loss of that name."""
     chosen = (settings or KINDS[kind]()).with_values(**changes)
-    job = TrainingJob(kind, str(model), listed(data), listed(valid), Path(out).expanduser(), chosen)
+    job = make_job(kind, model, data, out, chosen, valid)
     return run_job(job, build_preference, resume=resume, callbacks=callbacks, cancel=cancel)
 
 
@@ -65,11 +72,10 @@ def build_preference(job: TrainingJob, text: TextSide) -> Prepared:
     settings = job.settings
     encoder = make_encoder(text, settings)
     make_units = _kto_units if job.kind == "kto" else _pair_units
-    problems: list[str] = []
-    records, checks = read_records(job.data, problems=problems), valid_records(job, problems)
-    units, valid = (make_units(part, encoder, settings, problems) for part in (records, checks))
-    raise_problems(problems)
-    notes = unit_notes(units, valid)
+    reader = DataReader(job.data, job.valid, settings)
+    records = [reader.train(), reader.valid()]
+    units, valid = (make_units(part, encoder, settings, reader.problems) for part in records)
+    notes = (*reader.notes(), *unit_notes(units, valid), *column_notes(records[0]))
     units, valid = keep_judged(units, settings.max_length), keep_judged(valid, settings.max_length) if valid else []
     if not valid and settings.valid_share:
         units, valid = split_off(units, settings.valid_share, settings.seed)
@@ -96,8 +102,9 @@ def build_preference(job: TrainingJob, text: TextSide) -> Prepared:
         seed=settings.seed,
         referenced=job.kind != "orpo",
     )
+    chosen = with_epochs(chosen, objective.per_epoch, MAX_EPOCHS)
     shown = [unit.sequences[0] for unit in valid or units if unit.sign > 0]
-    return Prepared(objective, chosen, (*notes, *plan.notes), shown)
+    return Prepared(objective, chosen, (*notes, *plan.notes, *length_notes(chosen, objective.per_epoch)), shown)
 
 
 def unit_loss(settings: TrainSettings) -> UnitLoss:
@@ -113,25 +120,36 @@ def unit_loss(settings: TrainSettings) -> UnitLoss:
 def _pair_units(
     records: Sequence[Record], encoder: ExampleEncoder, _settings: TrainSettings, problems: list[str]
 ) -> list[Unit]:
-    """Return the pairs; none if there are problems, which are added."""
-    pairs = read_pairs(records, problems)
-    chosen = last_turn(encode_all(encoder, [pair.chosen for pair in pairs], problems))
-    rejected = last_turn(encode_all(encoder, [pair.rejected for pair in pairs], problems))
-    return [] if problems else [Unit((a, b), where=a.where) for a, b in zip(chosen, rejected, strict=True)]
+    """Return the pairs; what is wrong with others is added to `problems`."""
+    units = []
+    for pair in read_pairs(records, problems):
+        sides = _judged(encoder, (pair.chosen, pair.rejected), problems)
+        if sides:
+            units.append(Unit(sides, where=pair.where))
+    return units
 
 
 def _kto_units(
     records: Sequence[Record], encoder: ExampleEncoder, settings: TrainSettings, problems: list[str]
 ) -> list[Unit]:
     labeled = read_labeled(records, problems)
-    examples = last_turn(encode_all(encoder, [item.sample for item in labeled], problems))
-    if problems or not examples:
+    judged = [(item, sides[0]) for item in labeled if (sides := _judged(encoder, (item.sample,), problems))]
+    if not judged:
         return []
-    others = mismatched(examples, settings.seed)
+    others = mismatched([example for _, example in judged], settings.seed)
     return [
         Unit((example, other), 1.0 if item.desirable else -1.0, example.where)
-        for item, example, other in zip(labeled, examples, others, strict=True)
+        for (item, example), other in zip(judged, others, strict=True)
     ]
+
+
+def _judged(encoder: ExampleEncoder, samples: Sequence[Sample], problems: list[str]) -> tuple[Example, ...]:
+    """Return the sequences with only the judged answers marked; none where one of them can't be encoded."""
+    try:
+        return tuple(last_turn([encoder(sample) for sample in samples]))
+    except (DataError, DialogError) as error:
+        problems.append(f"{samples[0].where}: {error}")
+        return ()
 
 
 def keep_judged(units: Sequence[Unit], max_length: int) -> list[Unit]:

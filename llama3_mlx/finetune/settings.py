@@ -3,16 +3,37 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any, Self
 
 from ..errors import TrainingError
 from ..settings import make, setting, validate
-from .layers.targets import BLOCK_LINEARS
+from .layers.targets import BLOCK_LINEARS, comma_separated
 
 OPTIMIZERS = ("adamw", "adafactor", "lion", "muon", "sgd")
 SCHEDULES = ("cosine", "linear", "constant")
 CHECKPOINTING = ("auto", "none", "light", "full")
+
+
+def _date_problem(name: str, value: Any) -> str | None:
+    try:
+        date.fromisoformat(value)
+    except (TypeError, ValueError):
+        return f"{name} must be a day as YYYY-MM-DD, not {value!r:.80}"
+    return None
+
+
+def _reward_problem(name: str, value: Any) -> str | None:
+    items = value if isinstance(value, list | tuple) else [value]
+    wrong = [item for item in items if not callable(item) and not (isinstance(item, str) and item)]
+    return f"{name} must be functions or their names as FILE.py:FUNCTION, not {wrong[0]!r:.80}" if wrong else None
+
+
+def _weights_problem(name: str, value: Any) -> str | None:
+    items = value if isinstance(value, list | tuple) else [value]
+    wrong = [item for item in items if isinstance(item, bool) or not isinstance(item, int | float)]
+    return f"{name} must be numbers, not {wrong[0]!r:.80}" if wrong else None
 
 
 def choice(default: str, text: str, choices: tuple[str, ...]) -> Any:
@@ -31,7 +52,9 @@ class TrainSettings:
     dora: bool = setting(False, "DoRA: train the magnitude of each output too")
     dropout: float = setting(0.0, "share of an adapter's inputs to drop in training", low=0, high=0.95)
     targets: tuple[str, ...] = setting(
-        (), f"layers to adapt; repeatable (default: {', '.join(BLOCK_LINEARS)}; also embed_tokens, lm_head)"
+        (),
+        "layers to adapt: names, module paths, regular expressions or all-linear; repeatable, or with commas (default: "
+        f"{', '.join(BLOCK_LINEARS)}; also embed_tokens, lm_head)",
     )
     layers: int | None = setting(None, "adapt the last N blocks only (default: all)", low=1)
     rank_for: tuple[str, ...] = setting((), "NAME=RANK, a rank of its own for layers called so; repeatable")
@@ -41,7 +64,19 @@ class TrainSettings:
     start_from: str | None = setting(None, "adapter folder whose values training starts from")
 
     # Data
-    layout: str = setting("auto", "layout of the data: auto, messages, completion, text, alpaca, samsum or grammar")
+    layout: str = setting(
+        "auto", "layout of the data, such as messages, completion, text or alpaca (default: by its keys)"
+    )
+    columns: tuple[str, ...] = setting(
+        (), "NAME=COLUMN,…: names that a layout has for columns of the data, such as prompt=question; repeatable"
+    )
+    skip_bad: bool = setting(False, "leave out examples that can't be used, and say which")
+    parse_special: bool = setting(False, "take control tokens written out in texts as such; for trusted data only")
+    date: str | None = setting(
+        None,
+        "day that a chat template which writes today's date writes, as YYYY-MM-DD (default: the run's first)",
+        check=_date_problem,
+    )
     train_on: str = choice(
         "auto",
         "which tokens are targets of the loss: the assistant's turns and completions, or all",
@@ -56,7 +91,9 @@ class TrainSettings:
     batch_size: int | None = setting(None, "rows of a batch (default: 4, or what --memory allows)", low=1)
     row_length: int | None = setting(None, "tokens of a row (default: the longest example, at least 512)", low=64)
     accumulate: int = setting(1, "batches whose gradients make one step", low=1)
-    epochs: float = setting(1.0, "passes over the data", low=1e-6)
+    epochs: float | None = setting(
+        None, "passes over the data (default: 1, or as many as make 100 steps, at most 10)", low=1e-6
+    )
     steps: int | None = setting(None, "steps to take, instead of epochs", low=1)
     seed: int = setting(0, "same seed, same adapter", low=0, high=2**32 - 1)
 
@@ -93,7 +130,8 @@ class TrainSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values."""
-        return json.loads(json.dumps(asdict(self)))
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self), default=function_name))
+        return values
 
     def with_values(self, **values: Any) -> Self:
         """Return the settings with some replaced."""
@@ -102,7 +140,12 @@ class TrainSettings:
     @property
     def target_names(self) -> tuple[str, ...]:
         """Names of the layers to adapt."""
-        return self.targets or (() if self.modules_to_save else BLOCK_LINEARS)
+        return tuple(comma_separated(self.targets)) or (() if self.modules_to_save else BLOCK_LINEARS)
+
+
+def function_name(function: Any) -> str:
+    """Return what a run's folder notes of a function that was given as an object."""
+    return f"<function {getattr(function, '__qualname__', type(function).__name__)}>"
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -165,7 +208,12 @@ class GrpoSettings(TrainSettings):
     """Group-relative policy optimization; `batch_size` counts questions."""
 
     learning_rate: float = setting(2e-5, "largest step size", low=0)
-    rewards: tuple[str, ...] = setting((), "FILE.py:FUNCTION that rewards answers; repeatable, rewards add up")
+    rewards: tuple[str, ...] = setting(
+        (), "FILE.py:FUNCTION that rewards answers; repeatable, rewards add up", check=_reward_problem
+    )
+    reward_weights: tuple[float, ...] = setting(
+        (), "weight of each reward in their order (default: 1); repeatable", check=_weights_problem
+    )
     group_size: int = setting(8, "answers drawn for each question", low=2)
     answer_tokens: int = setting(256, "tokens of an answer at most", low=1)
     temperature: float = setting(1.0, "temperature that answers are drawn at", low=0.01, high=10)

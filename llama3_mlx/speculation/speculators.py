@@ -157,9 +157,9 @@ class ModelSpeculator:
 class Speculators:
     """Makes the speculator of each sequence: by the draft model if there is one, else by prompt lookup."""
 
-    def __init__(self, model: LlamaForCausalLM, draft: LlamaForCausalLM | None, *, on_gpu: bool) -> None:
+    def __init__(self, model: LlamaForCausalLM, draft: LlamaForCausalLM | None, *, cheap_verification: bool) -> None:
         self._model, self._draft = model, draft
-        self.draft_costs = GPU_COSTS if on_gpu else CPU_COSTS
+        self.draft_costs = GPU_COSTS if cheap_verification else CPU_COSTS
         if draft is not None:
             self.draft_costs = replace(self.draft_costs, draft=_weight_bytes(draft) / max(1, _weight_bytes(model)))
         self._verify_cost: float | None = None

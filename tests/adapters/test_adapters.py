@@ -53,7 +53,7 @@ def random_adapter(model: LlamaForCausalLM, seed: int, names: tuple[str, ...] = 
     """An adapter of random values on all layers called so."""
     rng = np.random.default_rng(seed)
     parts = {}
-    for path in choose_paths(model, names, None):
+    for path in choose_paths(model.config, names, None):
         weight = dict(model.named_modules())[path].weight
         shape = weight.shape if path.endswith("embed_tokens") else weight.shape[::-1]
         a, b = (rng.normal(0, 0.1, size).astype(np.float32) for size in ((shape[0], 3), (3, shape[1])))
@@ -108,9 +108,12 @@ def test_what_is_trained_here_gives_the_same_logits_in_mlx_lm(tmp_path: Path, op
 def test_ranks_and_scales_of_their_own_survive_the_layout_of_mlx_lm(tmp_path: Path) -> None:
     model = small_model()
     targets = make_targets(
-        choose_paths(model, BLOCK_LINEARS, None), 4, 8.0, read_ranks(["down_proj=6", "layers.0.self_attn.q_proj=2"]),
+        choose_paths(model.config, BLOCK_LINEARS, None),
+        4,
+        8.0,
+        read_ranks(["down_proj=6", "layers.0.self_attn.q_proj=2"]),
         rslora=True,
-    )  # fmt: skip
+    )
     assert {target.path: target.rank for target in targets}["model.layers.1.mlp.down_proj"] == 6
     attach(model, targets)
     for layer in model.model.layers:
@@ -183,7 +186,9 @@ def test_an_adapter_of_ours_gives_its_logits_in_peft(
 
     reference = reference_model(small_config())
     model = our_model(reference)
-    attach(model, make_targets(choose_paths(model, names, 1), 4, 6.0, read_ranks(ranks), rslora=False), dora=dora)
+    attach(
+        model, make_targets(choose_paths(model.config, names, 1), 4, 6.0, read_ranks(ranks), rslora=False), dora=dora
+    )
     for layer in model.model.layers[-1:]:
         for _, module in layer.named_modules():
             if "lora_b" in module:
@@ -338,7 +343,7 @@ def test_a_peft_adapter_read_and_written_is_the_same(tmp_path: Path) -> None:
 
 def test_a_tied_embedding_is_not_exported_to_peft(tmp_path: Path) -> None:
     model = small_model(tie_word_embeddings=True)
-    with pytest.raises(CheckpointError, match="PEFT adapts the embedding alone"):
+    with pytest.raises(CheckpointError, match="PEFT changes the embedding alone"):
         save_peft(tmp_path / "one", random_adapter(model, 3, ("embed_tokens",)), model.config)
 
 

@@ -24,7 +24,9 @@ from llama3_mlx.finetune import AdapterSet, TrainSettings, fuse, load_adapter, t
 from llama3_mlx.finetune.layers.attach import attach, unfreeze_full
 from llama3_mlx.finetune.layers.targets import BLOCK_LINEARS, choose_paths, make_targets
 from llama3_mlx.finetune.sft import build_supervised
-from llama3_mlx.finetune.training.job import load_for_training, load_text_side, resumed_job, run_job
+from llama3_mlx.finetune.training.job import load_text_side, resumed_job
+from llama3_mlx.finetune.training.running import run_job
+from llama3_mlx.finetune.training.setup import load_for_training
 from llama3_mlx.prefix_cache.disk import model_fingerprint
 
 from ..support.finetune_fixtures import SHORT_RUN, furthest, write_lines
@@ -138,7 +140,7 @@ def save_ours(folder: Path, out: Path, *, dora: bool = False, modules_to_save: t
     """Write an adapter of random values as training on the model in `folder` would."""
     model = load_model(folder, dtype="float32", join=False)
     names = (*BLOCK_LINEARS, *(() if "lm_head" in modules_to_save else ("lm_head",)))
-    attach(model, make_targets(choose_paths(model, names, None), 4, 8.0, {}, rslora=False), dora=dora)
+    attach(model, make_targets(choose_paths(model.config, names, None), 4, 8.0, {}, rslora=False), dora=dora)
     unfreeze_full(model, modules_to_save)
     rng = np.random.default_rng(1)
     for path, module in model.named_modules():

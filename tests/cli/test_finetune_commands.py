@@ -1,6 +1,7 @@
 """The commands around training: data check, train with a report, fuse, adapter info, export and import, best-of-n."""
 
 import json
+import re
 from pathlib import Path
 
 import gguf
@@ -9,12 +10,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from llama3_mlx.charts import Curve, line_chart
 from llama3_mlx.checkpoint.folder import load_config
 from llama3_mlx.checkpoint.loading import load_model
 from llama3_mlx.cli import main
 from llama3_mlx.convert import convert
-from llama3_mlx.finetune import best_of_n, load_adapter
-from llama3_mlx.finetune.training.curves import Curve, chart
+from llama3_mlx.finetune import DataError, best_of_n, load_adapter
 from llama3_mlx.llama import Llama
 
 from ..support.llama_cpp import greedy_text
@@ -62,6 +63,10 @@ def test_the_report_shows_curves_and_one_answer_before_and_after(adapter: Path) 
     assert page.count("<svg") >= 4
     assert page.count("Before<pre>") == page.count("After<pre>") == 1
     assert "&lt;b&gt;" in page
+    assert "<h2>What to do next</h2>" in page
+    assert "Nothing was held out" in page
+    # Nothing was validated, and people don't read control tokens.
+    assert "best step" not in page and "&lt;|" not in page
 
 
 def test_no_samples_means_no_answers_are_made(four_bits: Path, data: Path, tmp_path: Path) -> None:
@@ -72,8 +77,15 @@ def test_no_samples_means_no_answers_are_made(four_bits: Path, data: Path, tmp_p
 
 
 def test_a_chart_of_no_points_is_left_out() -> None:
-    assert chart("Loss", [Curve("training", []), Curve("validation", [])]) == ""
-    assert chart("Loss", [Curve("training", [(1, 2.0), (2, 1.0)]), Curve("validation", [])]).count("<polyline") >= 1
+    assert line_chart("Loss", [Curve("training", []), Curve("validation", [])], x_title="step") == ""
+    curves = [Curve("training", [(1, 2.0), (2, 1.0)]), Curve("validation", [])]
+    assert line_chart("Loss", curves, x_title="step").count("<polyline") == 1
+
+
+def test_the_axes_of_a_chart_have_titles_and_round_numbers() -> None:
+    drawn = line_chart("Loss", [Curve("a", [(1, 0.93), (47, 3.41)])], x_title="step", y_title="loss")
+    words = re.findall(r">([^<>]+)</text>", drawn)
+    assert words == ["0", "1", "2", "3", "4", "0", "20", "40", "60", "step", "loss"]
 
 
 def test_data_check_counts_and_marks_what_is_learned(
@@ -174,28 +186,35 @@ def test_an_adapter_goes_to_peft_and_back_with_the_same_logits(
 
 
 def test_best_of_n_keeps_the_answer_with_the_highest_reward(tiny_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "rewards.py").write_text(
+    rewards = tmp_path / "rewards.py"
+    rewards.write_text(
         "def long(prompts, completions, **columns):\n    return [float(len(text)) for text in completions]\n"
     )
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "Name a fruit."}\n{"prompt": "Name a river."}\n')
+    out = tmp_path / "out"
     with Llama.load(tiny_folder) as llama:
         from llama3_mlx.finetune.objectives.rollouts import RolloutOptions
 
-        arguments = ([str(tmp_path / "prompts.jsonl")], tmp_path / "out", [f"{tmp_path / 'rewards.py'}:long"])
+        arguments = ([str(tmp_path / "prompts.jsonl")], out, [f"{rewards}:long"])
         best = best_of_n(llama, *arguments, n=3, sampling=RolloutOptions(4))
+        assert (best.kept, best.prompts, best.reused) == (2, 2, 0)
         # A line separator of Unicode in an answer, and a line that a kill cut short.
-        file = tmp_path / "out" / "scored.jsonl"
-        first, second = map(json.loads, file.read_text().splitlines())
-        first["answers"][0] += "\u2028\x85"
-        file.write_text(json.dumps(first, ensure_ascii=False) + "\n" + json.dumps(second)[:20])
-        again = best_of_n(llama, *arguments, n=3, sampling=RolloutOptions(4))
-        assert "\u2028" in file.read_text()
-        best_of_n(llama, *arguments, n=2, sampling=RolloutOptions(4))
-        assert all(len(json.loads(line)["answers"]) == 2 for line in file.read_text().splitlines())
+        first, second = map(json.loads, (out / "answers.jsonl").read_text().splitlines())
+        first[0] += "\u2028\x85"
+        (out / "answers.jsonl").write_text(json.dumps(first, ensure_ascii=False) + "\n" + json.dumps(second)[:20])
         best = best_of_n(llama, *arguments, n=3, sampling=RolloutOptions(4))
-    assert (best.kept, best.prompts) == (2, 2)
-    assert again == best
-    scored = [json.loads(line) for line in (tmp_path / "out" / "scored.jsonl").read_text().splitlines()]
-    kept = [json.loads(line)["messages"] for line in best.file.read_text().splitlines()]
-    for item, messages in zip(scored, kept, strict=True):
-        assert len(messages[-1]["content"]) == max(len(answer) for answer in item["answers"]) == max(item["rewards"])
+        assert best.reused == 1
+        answers = (out / "answers.jsonl").read_text()
+        assert "\u2028" in answers
+        with pytest.raises(DataError, match="drawn with another n: choose another folder"):
+            best_of_n(llama, *arguments, n=2, sampling=RolloutOptions(4))
+        # Mended rewards judge the same answers anew.
+        rewards.write_text("def long(completions, **_):\n    return [-len(text) for text in completions]\n")
+        shortest = best_of_n(llama, *arguments, n=3, sampling=RolloutOptions(4))
+        # A function in place of a file's, which may fail: the answers stay.
+        with pytest.raises(DataError, match="ZeroDivisionError"):
+            best_of_n(llama, arguments[0], out, [lambda **_: [1 / 0]], n=3, sampling=RolloutOptions(4))
+    assert (out / "answers.jsonl").read_text() == answers
+    kept = [json.loads(line)["messages"] for line in shortest.file.read_text().splitlines()]
+    for drawn, messages in zip(answers.split("\n"), kept, strict=False):
+        assert len(messages[-1]["content"]) == min(map(len, json.loads(drawn)))

@@ -62,7 +62,7 @@ def preference(units: list[Unit], loss: Any, *, referenced: bool = True, valid: 
 def loss_of(made: Preference, model: LlamaForCausalLM, index: int = 0) -> tuple[float, dict[str, float]]:
     """The summed loss of a batch and what is reported with it."""
     arrays = {name: mx.array(array) for name, array in made.batch(index).arrays.items()}
-    loss, more = made.loss(model, arrays)
+    loss, more = made.loss(model, arrays, made.constants)
     return value(loss), {name: value(array) for name, array in more.items()}
 
 
@@ -93,7 +93,7 @@ def test_dpo_is_what_its_formula_says(kind: str, smoothing: float) -> None:
     units = pairs(4)
     made = preference(units, dpo_loss(0.1, kind, smoothing))
     model = moved_model(adapted_model(small_model()), made)
-    now, then = gains(units, model, made._first)
+    now, then = gains(units, model, made.constants)
     gain = now - then
     tokens = np.array([[s.n_targets for s in unit.sequences] for unit in units])
     h = 0.1 * (gain[:, 0] - gain[:, 1])
@@ -125,7 +125,7 @@ def test_kto_is_what_its_formula_says() -> None:
     ]
     made = preference(units, kto_loss(0.1, 1.5, 0.5))
     model = moved_model(adapted_model(small_model()), made)
-    now, then = gains(units, model, made._first)
+    now, then = gains(units, model, made.constants)
     gain = now - then
     moved = max(0.0, gain[:, 1].mean())
     signs = np.array([1, -1, 1, -1])
@@ -164,9 +164,9 @@ def test_preference_training_raises_margin_and_accuracy(loss: Any, referenced: b
     made.bind(model)
     settings = TrainSettings(steps=30, learning_rate=5e-3, warmup=0)
     trainer = Trainer(model, made, settings, Noise())
-    _, before = trainer.evaluate(made.validation())
+    _, before = trainer.losses.evaluate(trainer.params, made.validation())
     trainer.run()
-    _, after = trainer.evaluate(made.validation())
+    _, after = trainer.losses.evaluate(trainer.params, made.validation())
     assert after["accuracy"] > 0.9
     assert after["margin"] > before["margin"] + 0.1
 
@@ -176,7 +176,7 @@ def test_the_reference_has_no_dropout_and_leaves_the_model_as_it_was() -> None:
     model = adapted_model(small_model(), dropout=0.5)
     made.bind(model)
     arrays = {name: mx.array(array) for name, array in made.batch(0).arrays.items()}
-    first, second = (made._reference(model, arrays, 8) for _ in range(2))
+    first, second = (made._reference(model, arrays, 8, made.constants) for _ in range(2))
     assert mx.array_equal(first, second).item()
     assert model.model.layers[0].self_attn.q_proj.training
 

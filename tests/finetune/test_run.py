@@ -20,7 +20,8 @@ from llama3_mlx.cli import main
 from llama3_mlx.finetune import DataError, TrainingError, TrainSettings, dpo, train
 from llama3_mlx.finetune.sft import build_supervised
 from llama3_mlx.finetune.training.callbacks import Callback, StepReport, ValidationReport
-from llama3_mlx.finetune.training.job import resumed_job, run_job
+from llama3_mlx.finetune.training.job import resumed_job
+from llama3_mlx.finetune.training.running import run_job
 
 from ..support.finetune_fixtures import SHORT_RUN, write_lines
 
@@ -115,7 +116,8 @@ def test_a_run_that_goes_on_keeps_its_data(
 RUN = """
 import json, sys
 from llama3_mlx.finetune import train, TrainSettings
-from llama3_mlx.finetune.training.job import resumed_job, run_job
+from llama3_mlx.finetune.training.job import resumed_job
+from llama3_mlx.finetune.training.running import run_job
 from llama3_mlx.finetune.sft import build_supervised
 from pathlib import Path
 model, data, out, settings = sys.argv[1:]
@@ -397,7 +399,7 @@ def test_lines_that_are_bad_in_different_ways_come_together_and_in_order(tiny_fo
         train(tiny_folder, tmp_path, tmp_path / "run", TrainSettings(**SHORT_RUN))
     told = str(caught.value).splitlines()
     places = [line.removeprefix(f"{tmp_path}/").partition(":")[0] for line in told[1:]]
-    assert told[0] == "6 examples can't be used:"
+    assert told[0] == "6 examples can't be used (--skip-bad: without them):"
     assert places == [f"train.jsonl, line {n}" for n in (2, 4, 5, 6, 10)] + ["valid.jsonl, line 1"]
 
 

@@ -1,7 +1,6 @@
 """What is seen of a run from outside: loggers, the picture of its curves, data from functions."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +70,7 @@ def test_wandb_gets_every_step(tiny_folder: Path, texts: Path, tmp_path: Path, m
     monkeypatch.setattr(wandb, "init", recording)
     train(str(tiny_folder), texts, tmp_path / "out", **{**SHORT_RUN, "loggers": ("wandb",), "steps": 3})
     assert handed == pytest.approx(metrics(tmp_path / "out", "step"))
-    assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+    assert list(tmp_path.glob("out/wandb/offline-run-*/run-*.wandb"))
 
 
 def test_loggers_that_are_unknown_or_absent_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,21 +156,24 @@ def test_validation_data_that_are_not_there_are_an_error(tiny_folder: Path, text
         train(str(tiny_folder), texts, tmp_path / "out", valid=texts, **SHORT_RUN)
 
 
-def test_what_was_chosen_is_told_before_weights_are_loaded(texts: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    """With a file of weights that can't be read."""
-    model = tmp_path / "model"
-    shutil.copytree(tiny_folder, model)
-    (model / "model.safetensors").write_bytes(b"broken")
+def test_what_was_chosen_is_told_before_weights_are_loaded(
+    texts: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[str] = []
 
     class Notes(Callback):
         def on_plan(self, notes: Sequence[str]) -> None:
             told.extend(notes)
 
+    def unreadable(*_: object) -> None:
+        raise CheckpointError("broken")
+
+    monkeypatch.setattr("llama3_mlx.finetune.training.running.load_for_training", unreadable)
     with pytest.raises(CheckpointError):
-        train(str(model), texts, tmp_path / "out", callbacks=[Notes()], memory="12GB", **SHORT_RUN)
+        train(str(tiny_folder), texts, tmp_path / "out", callbacks=[Notes()], memory="12GB", **SHORT_RUN)
     assert told[0].startswith("train on 8 examples")
-    assert "of 12.0 GB" in told[-1]
+    assert "of 12.0 GB" in told[-2]
+    assert told[-1].startswith("8 steps, ") and "too few to learn much" in told[-1]
 
 
 def test_a_line_of_progress_is_never_wrapped_and_never_left_behind(

@@ -40,7 +40,7 @@ def adapted_model(
     model: LlamaForCausalLM, *, rank: int = 4, alpha: float = 8.0, names: Sequence[str] = BLOCK_LINEARS, **options: Any
 ) -> LlamaForCausalLM:
     """The model with trainable layers whose B is not zero, so that every gradient matters."""
-    attach(model, make_targets(choose_paths(model, names, None), rank, alpha, {}, rslora=False), **options)
+    attach(model, make_targets(choose_paths(model.config, names, None), rank, alpha, {}, rslora=False), **options)
     rng = np.random.default_rng(1)
     for name, array in flatten(model.trainable_parameters()):
         if name.endswith("lora_b"):

@@ -1,6 +1,6 @@
 """Examples to token ids and marks of which of them are targets; control tokens come from the dialog format alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,8 @@ import numpy as np
 from ...chat.dialog import Dialog
 from ...errors import DataError, DialogError
 from ...tokenizer.tokenizer import Tokenizer
-from .formats import Sample
 from .records import collected
+from .samples import Sample
 
 
 @dataclass(frozen=True)
@@ -45,50 +45,116 @@ class ExampleEncoder:
         max_length: int,
         train_on: str = "auto",
         plain: bool = False,
+        parse_special: bool = False,
     ) -> None:
-        """`end_id` ends a text. `plain` writes prompt and completion without a dialog format."""
+        """`end_id` ends a text. `plain` writes prompt and completion without a dialog format.
+
+        `parse_special` takes control tokens that are written out in texts as such.
+        """
         self.tokenizer, self.dialog, self.end_id = tokenizer, dialog, end_id
         self.max_length, self.train_on, self.plain = max_length, train_on, plain
+        self.parse_special = parse_special
 
     def __call__(self, sample: Sample) -> Example:
         """Return the example, cut to `max_length` tokens; raises DataError or DialogError."""
+        ids, marks = self._encoded(sample)
+        cut = max(0, len(ids) - self.max_length)
+        return _example(ids[: self.max_length], marks[: self.max_length], sample.where, cut)
+
+    def examples(self, sample: Sample) -> list[Example]:
+        """Return the example; of a text that is longer than `max_length` as many as all its tokens take.
+
+        Each begins with the last token of the one before, so that every token but the first is a target.
+        """
+        if sample.messages is not None or sample.prompt is not None:
+            return [self(sample)]
+        ids, marks = self._encoded(sample)
+        step = self.max_length - 1
+        starts = range(0, max(1, len(ids) - 1), step)
+        parts = [(ids[at : at + self.max_length], marks[at : at + self.max_length]) for at in starts]
+        return [
+            _example(part, part_marks, f"{sample.where}, part {number}" if len(parts) > 1 else sample.where)
+            for number, (part, part_marks) in enumerate(parts, start=1)
+        ]
+
+    def holds_control_tokens(self, sample: Sample) -> bool:
+        """Return whether a text has control tokens written out in it, as one that was rendered before has."""
+        text = (sample.prompt or "") + sample.completion
+        return "<" in text and any(token in text for token in self.tokenizer.control_tokens)
+
+    def _encoded(self, sample: Sample) -> tuple[list[int], list[bool]]:
         messages = sample.messages
         if messages is None and sample.prompt is not None and self.dialog is not None and not self.plain:
-            messages = [
-                {"role": "user", "content": sample.prompt},
-                {"role": "assistant", "content": sample.completion},
-            ]
-        ids, marks = self._text(sample) if messages is None else self._messages(messages, sample.tools)
-        if self.train_on == "all":
-            marks = [True] * len(ids)
-        cut = max(0, len(ids) - self.max_length)
-        ids, marks = ids[: self.max_length], marks[: self.max_length]
-        return Example(np.array(ids, np.int32), np.array(marks, np.bool_), sample.where, cut)
+            messages = _as_dialog(sample)
+        ids, marks = self._text(sample) if messages is None else self._messages(messages, sample)
+        return ids, [True] * len(ids) if self.train_on == "all" else marks
 
-    def _messages(self, messages: Sequence[Any], tools: list[Any] | None) -> tuple[list[int], list[bool]]:
+    def _messages(self, messages: Sequence[Mapping[str, Any]], sample: Sample) -> tuple[list[int], list[bool]]:
         if self.dialog is None:
             raise DataError("it is a dialog, but this base model has no dialog format: use text or an instruct model")
-        ids, marks = self.dialog.encode_with_mask(messages, tools=tools)
+        ids, marks = self.dialog.encode_with_mask(messages, tools=sample.tools)
+        if sample.weights is not None:
+            marks = _weighted(marks, sample.weights)
         if not any(marks):
             raise DataError("there is no assistant's turn to learn from")
         return ids, marks
 
     def _text(self, sample: Sample) -> tuple[list[int], list[bool]]:
-        prompt = self.tokenizer.encode(sample.prompt or "", bos=True)
-        completion = [*self.tokenizer.encode(sample.completion), self.end_id]
+        turns = [text for pair in sample.history for text in pair]
+        before = "\n\n".join(filter(None, [sample.system, *turns, sample.prompt]))
+        if not self.parse_special:
+            prompt = self.tokenizer.encode(before, bos=True)
+            completion = [*self.tokenizer.encode(sample.completion), self.end_id]
+        else:
+            prompt = self.tokenizer.encode_rendered(before)
+            completion = self.tokenizer.encode_rendered(sample.completion)
+            begin = self.tokenizer.encode("", bos=True)
+            prompt = prompt if [*prompt, *completion][: len(begin)] == begin else begin + prompt
+            ends = {self.end_id, *self.tokenizer.stop_ids}
+            completion = completion if completion and completion[-1] in ends else [*completion, self.end_id]
         counts = sample.prompt is None
         return prompt + completion, [counts] * len(prompt) + [True] * len(completion)
 
 
+def _example(ids: Sequence[int], marks: Sequence[bool], where: str, cut: int = 0) -> Example:
+    return Example(np.array(ids, np.int32), np.array(marks, np.bool_), where, cut)
+
+
+def _as_dialog(sample: Sample) -> list[Mapping[str, Any]]:
+    """Return a prompt and its completion, and what comes before them, as messages."""
+    turns = [*sample.history, (sample.prompt or "", sample.completion)]
+    messages = [{"role": "system", "content": sample.system}] if sample.system else []
+    for prompt, answer in turns:
+        messages += [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    return [*messages]
+
+
+def _weighted(marks: Sequence[bool], weights: Sequence[bool]) -> list[bool]:
+    """Return the marks without those of the assistant's messages whose weight is 0."""
+    starts = [at for at, mark in enumerate(marks) if mark and (at == 0 or not marks[at - 1])]
+    if len(starts) != len(weights):
+        raise DataError("the weights of its messages can't be matched with what the chat template writes")
+    made = [False] * len(marks)
+    for start, weight in zip(starts, weights, strict=True):
+        at = start
+        while weight and at < len(marks) and marks[at]:
+            made[at] = True
+            at += 1
+    return made
+
+
 def encode_all(
-    encode: Callable[[Sample], Example], samples: Sequence[Sample], problems: list[str] | None = None
+    encoder: ExampleEncoder, samples: Sequence[Sample], problems: list[str] | None = None, *, split_texts: bool = False
 ) -> list[Example]:
-    """Encode the samples; raises DataError with all that can't be, or adds them to `problems` where it is given."""
-    examples = []
+    """Encode the samples; raises DataError with all that can't be, or adds them to `problems` where it is given.
+
+    With `split_texts` a long text becomes several examples.
+    """
+    examples: list[Example] = []
     with collected(problems) as bad:
         for sample in samples:
             try:
-                examples.append(encode(sample))
+                examples += encoder.examples(sample) if split_texts else [encoder(sample)]
             except (DataError, DialogError) as error:
                 bad.append(f"{sample.where}: {error}")
     return examples

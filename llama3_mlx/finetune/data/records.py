@@ -1,4 +1,4 @@
-"""Reads training data: JSONL files, folders of them, Hub data sets, or a Python function of the user's.
+"""Reads training data: files, folders of them, Hub data sets, a Python function of the user's, or what is in memory.
 
 Every bad line of a file is reported at once, by file and line.
 """
@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import DataError, HubError, MissingExtraError
+from ...errors import DataError, MissingExtraError
+from .files import SUFFIXES, read_values
+from .hub import is_saved, read_hub, read_saved
+from .sources import SPLITS, GivenData, Source, names
 from .user_code import load_function, own_code
 
-SPLITS = {"train": ("train",), "valid": ("valid", "validation", "eval"), "test": ("test",)}
 _SHOWN = 20
 
 
@@ -26,17 +28,34 @@ class Record:
     value: Mapping[str, Any]
 
 
-def read_records(sources: Sequence[str], split: str = "train", problems: list[str] | None = None) -> list[Record]:
-    """Read all sources: a .jsonl or .json file, a folder with train/valid/test.jsonl, `file.py:function`, a Hub id.
+def read_records(
+    sources: Sequence[Source],
+    split: str = "train",
+    problems: list[str] | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> list[Record]:
+    """Read all sources: a file, a folder with train, valid and test files, `file.py:function`, a Hub id, examples.
 
-    A folder without a file of that split gives nothing for valid and test, and is an error for train. Raises
-    DataError with every bad line; where `problems` is given, the lines are added to it instead.
+    A folder without a file of that split gives nothing for valid and test, and is an error for train. `columns` gives
+    columns the names that layouts have: {name: name in the data}. Raises DataError with every bad line; where
+    `problems` is given, the lines are added to it instead.
     """
     with collected(problems) as found:
-        records = [record for source in sources for record in _read_source(source, split, found)]
+        records = [
+            record
+            for source in sources
+            for where, value in _values(source, split)
+            for record in _checked(where, value, found)
+        ]
     if not records and not found and split == "train":
-        raise DataError(f"{', '.join(sources)}: there are no examples in it")
-    return records
+        raise DataError(f"{', '.join(names(sources))}: there are no examples in it")
+    return renamed(records, columns or {})
+
+
+def read_file(path: Path, problems: list[str] | None = None) -> list[Record]:
+    """Read one file."""
+    with collected(problems) as found:
+        return [record for where, value in read_values(path) for record in _checked(where, value, found)]
 
 
 @contextmanager
@@ -51,122 +70,111 @@ def collected(problems: list[str] | None = None) -> Iterator[list[str]]:
 def raise_problems(problems: Sequence[str]) -> None:
     """Raise DataError with all the problems in the order of files and lines, if there are any."""
     if problems:
-        ordered = sorted(dict.fromkeys(problems), key=_natural)
+        ordered = in_order(problems)
         more = f"\nand {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
         lines = "\n".join(ordered[:_SHOWN]) + more
-        raise DataError(lines if len(ordered) == 1 else f"{len(ordered)} examples can't be used:\n{lines}")
+        raise DataError(
+            lines
+            if len(ordered) == 1
+            else f"{len(ordered)} examples can't be used (--skip-bad: without them):\n{lines}"
+        )
+
+
+def in_order(problems: Iterable[str]) -> list[str]:
+    """Return the problems once each, line 9 before line 10."""
+    return sorted(dict.fromkeys(problems), key=_natural)
 
 
 def _natural(text: str) -> list[str | int]:
-    """Return a sort key by which line 9 comes before line 10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
 
 
-def _read_source(source: str, split: str, problems: list[str]) -> Iterable[Record]:
-    name, _, function = source.rpartition(":")
+def read_columns(entries: Sequence[str]) -> dict[str, str]:
+    """Return {name: name in the data} of `NAME=COLUMN` entries, several of them with commas; raises DataError."""
+    found = {}
+    for part in [part.strip() for entry in entries for part in entry.split(",")]:
+        name, _, column = part.partition("=")
+        if not name or not column:
+            raise DataError(f"columns are given as NAME=COLUMN, such as prompt=question, not {part!r}")
+        found[name] = column
+    return found
+
+
+def renamed(records: Sequence[Record], columns: Mapping[str, str]) -> list[Record]:
+    """Return the records with some columns under the names that layouts have; raises DataError for an absent one."""
+    if not columns:
+        return list(records)
+    absent = [column for column in columns.values() if not any(column in record.value for record in records)]
+    if absent and records:
+        has = ", ".join(map(str, records[0].value))
+        raise DataError(f"no example has the column {absent[0]!r} that columns name; the first one has {has:.200}")
+    taken = set(columns.values())
+    return [
+        Record(
+            record.where,
+            {
+                **{key: value for key, value in record.value.items() if key not in taken},
+                **{name: record.value[column] for name, column in columns.items() if column in record.value},
+            },
+        )
+        for record in records
+    ]
+
+
+def _values(source: Source, split: str) -> Iterable[tuple[str, Any]]:
+    if isinstance(source, GivenData):
+        function = getattr(source.values, "__code__", None)
+        with own_code(function.co_filename if function else source.name):
+            values = source.split(split)
+        return _numbered(source.name, values or [])
+    name, _, function_name = source.rpartition(":")
     if name.endswith(".py"):
-        if split == "test":
-            # A function gives what to train and to validate on.
-            return []
-        return _from_function(Path(name).expanduser(), function, split, problems)
+        # A function gives what to train and to validate on.
+        return [] if split == "test" else _from_function(Path(name).expanduser(), function_name, split)
     path = Path(source).expanduser()
     if path.suffix == ".py":
         raise DataError(f"data come from a function of a Python file: give {source}:FUNCTION")
     if path.is_dir():
-        return _from_folder(path, split, problems)
+        return read_saved(path, split) if is_saved(path) else _from_folder(path, split)
     if path.is_file():
-        return _from_file(path, problems) if split == "train" else []
-    if path.suffix in (".jsonl", ".json") or source.startswith((".", "/", "~")) or source.count("/") != 1:
+        return read_values(path) if split == "train" else []
+    repository = source.partition(":")[0]
+    if path.suffix in (*SUFFIXES, ".gz") or source.startswith((".", "/", "~")) or repository.count("/") != 1:
         raise DataError(f"there is no file or folder {source}")
-    return _from_hub(source, split)
+    try:
+        return read_hub(source, split)
+    except MissingExtraError as error:
+        raise MissingExtraError(f"there is no file or folder {source}, and {error}") from None
 
 
-def read_file(path: Path, problems: list[str] | None = None) -> list[Record]:
-    """Read one file."""
-    with collected(problems) as found:
-        return list(_from_file(path, found))
-
-
-def _from_folder(folder: Path, split: str, problems: list[str]) -> Iterable[Record]:
+def _from_folder(folder: Path, split: str) -> Iterable[tuple[str, Any]]:
     for name in SPLITS[split]:
-        for suffix in (".jsonl", ".json"):
+        for suffix in (*SUFFIXES, *(f"{suffix}.gz" for suffix in SUFFIXES)):
             path = folder / (name + suffix)
             if path.is_file():
-                return _from_file(path, problems)
+                return read_values(path)
     if split == "train":
-        raise DataError(f"{folder} has no train.jsonl")
+        raise DataError(f"{folder} has no train.jsonl, and no train file of another kind ({', '.join(SUFFIXES)})")
     return []
 
 
-def _from_file(path: Path, problems: list[str]) -> Iterable[Record]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8: byte {error.start} can't be read") from None
-    except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror}") from None
-    if not text.strip():
-        raise DataError(f"{path} is empty")
-    if path.suffix == ".json" and text.lstrip().startswith("["):
-        return _from_list(path, text, problems)
-    records = []
-    # Not splitlines: JSON strings may hold the other line separators of Unicode.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            records += _parsed(f"{path}, line {number}", line, problems)
-    return records
-
-
-def _parsed(where: str, line: str, problems: list[str]) -> list[Record]:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        problems.append(f"{where}: not valid JSON: {error}")
-        return []
-    return _checked(where, value, problems)
-
-
-def _checked(where: str, value: Any, problems: list[str]) -> list[Record]:
-    if not isinstance(value, Mapping):
-        problems.append(f"{where}: an example must be an object, not {_as_json(value)[:80]}")
-        return []
-    return [Record(where, value)]
-
-
-def _as_json(value: Any) -> str:
-    return json.dumps(value, default=repr)
-
-
-def _from_list(path: Path, text: str, problems: list[str]) -> list[Record]:
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not valid JSON: {error}") from None
-    return [r for n, value in enumerate(values, start=1) for r in _checked(f"{path}, entry {n}", value, problems)]
-
-
-def _from_function(path: Path, function: str, split: str, problems: list[str]) -> list[Record]:
+def _from_function(path: Path, function: str, split: str) -> Iterable[tuple[str, Any]]:
     """Call the function of a Python file with the split's name; it gives an iterable of objects."""
     make = load_function(path, function)
     with own_code(path):
         values: list[Any] = list(make(split) or [])
-    named = f"{path}:{function}"
-    return [r for n, value in enumerate(values, start=1) for r in _checked(f"{named}, entry {n}", value, problems)]
+    return _numbered(f"{path}:{function}", values)
 
 
-def _from_hub(name: str, split: str) -> list[Record]:
-    try:
-        import datasets  # type: ignore[import-not-found, import-untyped, unused-ignore]
-    except ImportError:
-        raise MissingExtraError(
-            f"there is no file or folder {name}, and reading it as a Hub data set needs the package datasets: "
-            "pip install 'llama3-mlx[data]'"
-        ) from None
-    try:
-        found = datasets.load_dataset(name)
-    except (OSError, ValueError) as error:
-        raise HubError(f"the data set {name} is unavailable: {' '.join(str(error).split())[:300]}") from None
-    chosen = next((key for key in SPLITS[split] if key in found), None)
-    if chosen is None:
+def _numbered(name: str, values: Iterable[Any]) -> Iterable[tuple[str, Any]]:
+    return ((f"{name}, entry {number}", value) for number, value in enumerate(values, start=1))
+
+
+def _checked(where: str, value: Any, problems: list[str]) -> list[Record]:
+    if isinstance(value, DataError):
+        problems.append(f"{where}: {value}")
         return []
-    return [Record(f"{name}, row {n}", row) for n, row in enumerate(found[chosen], start=1)]
+    if not isinstance(value, Mapping):
+        problems.append(f"{where}: an example must be an object, not {json.dumps(value, default=repr)[:80]}")
+        return []
+    return [Record(where, value)]

@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...tokenizer.tokenizer import Tokenizer
+from ..settings import TrainSettings
 from .encoding import Example, ExampleEncoder, encode_all, last_turn
-from .formats import has_pairs, read_pairs, read_samples
+from .formats import has_labels, has_pairs, read_labeled, read_samples
+from .loading import DataReader, column_notes, control_notes
 from .packing import pack_examples, row_length
-from .records import collected, read_records
+from .sources import Sources, as_sources
 
 
 @dataclass(frozen=True)
@@ -29,19 +31,28 @@ class DataFacts:
     padded_share: float
 
 
-def read_examples(sources: Sequence[str], encoder: ExampleEncoder, layout: str = "auto") -> list[Example]:
-    """Return the examples of supervised data, or both sides of pairs; raises DataError with all that is wrong."""
-    with collected() as problems:
-        records = read_records(sources, problems=problems)
-        if layout != "auto" or not has_pairs(records):
-            return encode_all(encoder, read_samples(records, layout, problems), problems)
-        pairs = read_pairs(records, problems)
-        sides = [
-            replace(side, where=f"{side.where}, {name}")
-            for pair in pairs
-            for name, side in (("chosen", pair.chosen), ("rejected", pair.rejected))
-        ]
-        return last_turn(encode_all(encoder, sides, problems))
+def read_examples(
+    sources: Sources, encoder: ExampleEncoder, settings: TrainSettings
+) -> tuple[list[Example], tuple[str, ...]]:
+    """Return the examples of supervised data, or both sides of judged ones, and what to tell of them.
+
+    Raises DataError with all that is wrong.
+    """
+    reader = DataReader(as_sources(sources), (), settings)
+    records = reader.train()
+    examples: list[Example] = []
+    control: tuple[str, ...] = ()
+    if settings.layout == "auto" and (has_pairs(records) or has_labels(records)):
+        for item in read_labeled(records, reader.problems):
+            name = "chosen" if item.desirable else "rejected"
+            name = name if has_pairs(records) else "desirable" if item.desirable else "undesirable"
+            side = replace(item.sample, where=f"{item.sample.where}, {name}")
+            examples += last_turn(encode_all(encoder, [side], reader.problems))
+    else:
+        samples = read_samples(records, settings.layout, reader.problems)
+        examples = encode_all(encoder, samples, reader.problems, split_texts=True)
+        control = control_notes(encoder, samples)
+    return examples, (*reader.notes(), *column_notes(records, settings.layout), *control)
 
 
 def data_facts(examples: Sequence[Example], batch_size: int = 4) -> DataFacts:

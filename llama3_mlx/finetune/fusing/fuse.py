@@ -36,13 +36,14 @@ _PROBE_TOKENS = 384
 
 @dataclass(frozen=True)
 class FuseReport:
-    """What was written. `kept` is the share of the adapter's effect that the fused model has."""
+    """What was written. `kept` is the share of the adapter's effect that the fused model has, on `measured_on`."""
 
     folder: Path
     kept: float
     bytes_before: int
     bytes_after: int
     forms: dict[str, int]
+    measured_on: str = ""
 
 
 def fuse(
@@ -69,13 +70,13 @@ def fuse(
     base = load_model(source, join=False)
     unpack_products(base)
     read = read_adapter(adapter, adapter_base(base))
-    tokens = _probe_tokens(source, adapter, texts)
+    tokens, measured_on = _probe_tokens(source, adapter, texts)
     layers = {path: layer for path, layer in base.named_modules() if path in _paths(read)}
     forms, kept = choose_forms(base, read, layers, tokens, bits, stored_dtype(source))
     before = sum(path.stat().st_size for path in source.glob("*.safetensors"))
     with _disk_errors(target), whole_folder(target) as folder:
         after = write_model(folder, source, base, read, layers, forms)
-    return FuseReport(target, kept, before, after, _counted(forms))
+    return FuseReport(target, kept, before, after, _counted(forms), measured_on)
 
 
 @contextmanager
@@ -94,19 +95,20 @@ def _paths(adapter: Adapter) -> set[str]:
     return {*adapter.parts, *(name.rpartition(".")[0] for name in adapter.full_tensors)}
 
 
-def _probe_tokens(source: Path, adapter: Path, texts: Sequence[str]) -> mx.array:
-    """Return the tokens to measure on, (1, n)."""
+def _probe_tokens(source: Path, adapter: Path, texts: Sequence[str]) -> tuple[mx.array, str]:
+    """Return the tokens to measure on, (1, n), and what they are."""
     tokenizer = load_tokenizer(source)
-    found = list(texts) or _own_data(adapter) or [TEXT]
-    ids = tokenizer.encode("\n\n".join(found), bos=True)[:_PROBE_TOKENS]
-    return mx.array([ids], mx.int32)
+    own = [] if texts else _own_data(adapter)
+    measured_on = "the text given" if texts else "the adapter's own data" if own else "a text of this package's"
+    ids = tokenizer.encode("\n\n".join([*texts] or own or [TEXT]), bos=True)[:_PROBE_TOKENS]
+    return mx.array([ids], mx.int32), measured_on
 
 
 def _own_data(adapter: Path) -> list[str]:
     """Return some texts of the data that the adapter was trained on, if its run says where and they are there."""
     try:
         sources = json.loads((adapter / "run.json").read_text(encoding="utf-8"))["data"]
-        lines = [line for source in sources for line in _first_lines(Path(source))]
+        lines = [line for source in sources if isinstance(source, str) for line in _first_lines(Path(source))]
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return [text for line in lines for text in _strings(line)]

@@ -10,21 +10,18 @@ from typing import Any
 
 import mlx.core as mx
 
-from ...device import on_gpu
+from ...device import back_end
 from ...model.transformer import LlamaForCausalLM
 from ...trees import flatten, unflatten
 from .exponential import exp
 
 # Trained parameters of the head and hidden states (n, D) to logits (n, V).
 Head = Callable[[Any, mx.array], mx.array]
-# Bytes that the logits of a chunk may take in float32; a GPU wants more rows at once to be busy.
-CPU_CHUNK_BYTES, GPU_CHUNK_BYTES = 32 * 2**20, 128 * 2**20
 
 
 def chunk_size(vocab_size: int) -> int:
     """Return how many positions a chunk holds: a multiple of 32 whose logits fit its bytes, at least 32."""
-    budget = GPU_CHUNK_BYTES if on_gpu() else CPU_CHUNK_BYTES
-    return max(32, budget // (4 * vocab_size) // 32 * 32)
+    return max(32, back_end().loss_chunk_bytes // (4 * vocab_size) // 32 * 32)
 
 
 def head_function(model: LlamaForCausalLM) -> tuple[Head, Any]:
@@ -92,9 +89,7 @@ def head_token_losses(head: Head, params: Any, h: mx.array, targets: mx.array, *
     the backward pass. With a trained head the chunks are made again instead.
     """
     if flatten(params):
-        again = mx.checkpoint(lambda params, part, ids: token_losses(head(params, part), ids))
-        starts = range(0, h.shape[0], chunk)
-        return mx.concatenate([again(params, h[at : at + chunk], targets[at : at + chunk]) for at in starts])
+        return _trained_head_token_losses(head, params, h, targets, chunk)
 
     @mx.custom_function
     def losses(h: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
@@ -116,6 +111,34 @@ def head_token_losses(head: Head, params: Any, h: mx.array, targets: mx.array, *
 
     outputs: Any = losses(h, targets)
     return outputs[0]
+
+
+def _trained_head_token_losses(head: Head, params: Any, h: mx.array, targets: mx.array, chunk: int) -> mx.array:
+    """Return the cross entropy of each position; the backward pass makes each chunk's logits again."""
+    flat = flatten(params)
+    names = [name for name, _ in flat]
+
+    def rebuilt(arrays: list[mx.array]) -> Any:
+        return unflatten(list(zip(names, arrays, strict=True)))
+
+    @mx.custom_function
+    def losses(h: mx.array, targets: mx.array, *arrays: mx.array) -> mx.array:
+        parts: list[mx.array] = []
+        for start in range(0, h.shape[0], chunk):
+            part = h[start : start + chunk]
+            if parts:
+                part = mx.depends([part], [parts[-1]])[0]
+            parts.append(token_losses(head(rebuilt(list(arrays)), part), targets[start : start + chunk]))
+        return mx.concatenate(parts)
+
+    @losses.vjp
+    def losses_vjp(primals: Any, cotangent: mx.array, _: mx.array) -> tuple[mx.array, ...]:
+        h, targets, *arrays = primals
+        grads = _forward(head, rebuilt, chunk, h, targets, cotangent, arrays)[1:]
+        return (grads[0], mx.zeros_like(targets), *grads[1:])
+
+    outputs: Any = losses(h, targets, *(array for _, array in flat))
+    return outputs
 
 
 def _vocabulary(head: Head, params: Any, h: mx.array) -> int:

@@ -17,11 +17,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ...device import on_gpu
+from ...device import back_end
 from .exponential import exp
-
-# Queries of a block: on the CPU what stays in its cache, on a GPU what keeps it busy.
-CPU_BLOCK, GPU_BLOCK = 64, 256
 
 
 @dataclass(frozen=True)
@@ -53,12 +50,13 @@ class PackedAttention:
 
 def query_blocks(segments: mx.array, longest: int) -> list[QueryBlock]:
     """Return the blocks of rows (B, L)."""
-    length, dtype, size = segments.shape[1], mx.float32, GPU_BLOCK if on_gpu() else CPU_BLOCK
+    device = back_end()
+    length, dtype, size = segments.shape[1], mx.float32, device.attention_block
     positions = mx.arange(length)
     blocks = []
     for start in range(0, length, size):
         stop = min(start + size, length)
-        first = max(0, start - longest + 1) if on_gpu() else _first_seen(segments, start)
+        first = max(0, start - longest + 1) if device.compiles_steps else _first_seen(segments, start)
         same = segments[:, start:stop, None] == segments[:, None, first:stop]
         seen = same & (positions[start:stop, None] >= positions[None, first:stop])
         bias = mx.where(seen, mx.array(0.0, dtype), mx.array(-mx.inf, dtype))

@@ -11,7 +11,7 @@ from ...model.transformer import LlamaForCausalLM
 from .dropout import Noise
 from .full import make_full
 from .lora import Adapted, dense_weight, make_adapted
-from .targets import LoRATarget, linear_paths, matches
+from .targets import LoRATarget
 
 
 def attach(
@@ -28,7 +28,8 @@ def attach(
     noise = Noise()
     mx.random.seed(seed)
     wrapped = []
-    for target in targets:
+    order = {path: number for number, path in enumerate(modules)}
+    for target in sorted(targets, key=lambda target: order[target.path]):
         source = noise.make_dropout(dropout) if dropout else None
         wrapped.append((target.path, make_adapted(modules[target.path], target.rank, target.scale, source, dora=dora)))
     model.update_modules(tree_unflatten(wrapped))
@@ -38,21 +39,6 @@ def attach(
 def adapted_layers(model: LlamaForCausalLM) -> list[tuple[str, Adapted]]:
     """Return path and layer of every adapted layer."""
     return [(path, module) for path, module in model.named_modules() if isinstance(module, Adapted)]
-
-
-def choose_full(model: LlamaForCausalLM, patterns: Iterable[str]) -> list[str]:
-    """Return the paths of the matrices and norms that a pattern matches, itself or by what they are part of.
-
-    Raises RequestError for a pattern that matches nothing.
-    """
-    named = [(path, module) for path, module in model.named_modules() if "weight" in module]
-    chosen = []
-    for pattern in patterns:
-        found = [(path, module) for path, module in named if matches(pattern, path) or _within(pattern, path)]
-        if not found:
-            raise RequestError(f"no module of the model matches {pattern!r}, one of modules_to_save")
-        chosen += found
-    return list(dict(chosen))
 
 
 def unfreeze_full(model: LlamaForCausalLM, paths: Iterable[str]) -> None:
@@ -81,12 +67,6 @@ def make_dense(module: nn.Module) -> nn.Module:
     return dense
 
 
-def _within(pattern: str, path: str) -> bool:
-    """Return whether `path` lies under a module that the pattern matches, such as a whole block."""
-    parents = path.split(".")
-    return any(matches(pattern, ".".join(parents[:n])) for n in range(1, len(parents)))
-
-
 def full_paths(model: LlamaForCausalLM) -> list[str]:
     """Return the paths of the fully trained modules."""
     return [path for path, module in model.named_modules() if "weight" in module.trainable_parameters()]
@@ -95,7 +75,6 @@ def full_paths(model: LlamaForCausalLM) -> list[str]:
 __all__ = [
     "adapted_layers",
     "attach",
-    "linear_paths",
     "make_dense",
     "unfreeze_full",
     "full_paths",

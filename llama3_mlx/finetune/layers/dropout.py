@@ -1,14 +1,26 @@
 """Dropout whose masks follow from a key, so that a checkpointed block that runs again drops the same values."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import mlx.core as mx
 
 
 class Noise:
-    """The source of randomness that all layers of a model share; the trainer sets its key before each step."""
+    """The source of randomness that all layers of a model share; the trainer gives it a key for each batch."""
 
     def __init__(self) -> None:
         self.key = mx.random.key(0)
         self._sources = 0
+
+    @contextmanager
+    def using(self, key: mx.array) -> Iterator[None]:
+        """Draw from `key` while the block runs: a traced function must leave none of its own arrays behind."""
+        before, self.key = self.key, key
+        try:
+            yield
+        finally:
+            self.key = before
 
     def make_dropout(self, rate: float) -> "Dropout":
         """Return the dropout of one layer, with masks of its own."""

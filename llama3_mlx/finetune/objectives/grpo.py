@@ -8,7 +8,7 @@ Sources: https://arxiv.org/abs/2402.03300, equation 3; the mean over tokens: htt
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -20,11 +20,11 @@ from ...model.transformer import LlamaForCausalLM
 from ...tokenizer.tokenizer import Tokenizer
 from .. import distributed
 from ..data.encoding import Example
-from ..data.formats import Question
 from ..data.order import BatchOrder
+from ..data.samples import Question
 from ..kernels.chunked_loss import chunk_size
 from ..settings import GrpoSettings
-from .objective import Loss, TrainBatch
+from .objective import Loss, Objective, TrainBatch
 from .rewards import Reward, total_rewards
 from .rollouts import Rollout, RolloutOptions, draw_rollouts
 from .sequences import Arrays, sequence_arrays, target_logprobs
@@ -33,7 +33,7 @@ from .supervised import RowShape
 _LEAST_DEVIATION = 1e-4
 
 
-class Grpo:
+class Grpo(Objective):
     """The policy-gradient objective; `batch` draws answers from the model it is bound to."""
 
     def __init__(
@@ -54,7 +54,6 @@ class Grpo:
         self.shape, self.keep, self.chunk = shape, keep, chunk_size(vocab_size)
         self.sampling = RolloutOptions(settings.answer_tokens, settings.temperature)
         self.model: LlamaForCausalLM | None = None
-        self._first: Any = None
         size = settings.batch_size or 1
         parts = -(-len(questions) // size)
         self._order = BatchOrder(
@@ -64,8 +63,10 @@ class Grpo:
         self.per_epoch = self._order.per_epoch
 
     def bind(self, model: LlamaForCausalLM) -> None:
-        """Take the model that answers are drawn from, and remember its first values for beta."""
-        self.model, self._first = model, model.trainable_parameters()
+        """Take the model that answers are drawn from, and keep its first values for beta."""
+        self.model = model
+        if self.settings.beta:
+            self.constants = model.trainable_parameters()
 
     def batch(self, index: int) -> TrainBatch:
         """Draw and judge the answers of a batch; the model holds the values that they are to be drawn with."""
@@ -74,15 +75,14 @@ class Grpo:
         batch = self._judged(share or chosen[:1], self.settings.seed * 1_000_003 + index)
         return batch if share else replace(batch, count=0, n_tokens=0, n_targets=0, where=())
 
-    def validation(self) -> list[TrainBatch]:
-        return []
-
     @property
-    def validation_reward(self) -> Callable[[], float] | None:
-        """What gives the mean reward of one answer drawn for each validation question; None without any."""
-        return self._mean_reward if self.valid_questions else None
+    def validates(self) -> bool:
+        return bool(self.valid_questions)
 
-    def _mean_reward(self) -> float:
+    def validation_reward(self) -> float | None:
+        """Return the mean reward of one answer drawn for each validation question; None without any."""
+        if not self.valid_questions:
+            return None
         share = list(enumerate(self.valid_questions))[distributed.rank() :: distributed.size()]
         scores = [self._scores(question, self._answers(question, 1, number))[0] for number, question in share]
         total, count = distributed.all_sum((mx.array(sum(scores, 0.0)), mx.array(float(len(scores)))))
@@ -92,6 +92,7 @@ class Grpo:
         examples: list[Example] = []
         rewards: list[float] = []
         advantages: list[float] = []
+        flat = 0
         for number, question in chosen:
             answers = self._answers(question, self.settings.group_size, seed * 65_537 + number)
             scores = self._scores(question, answers)
@@ -99,8 +100,13 @@ class Grpo:
             examples += [answer_example(prompt, answer, question.where) for answer in answers]
             rewards += scores
             advantages += group_advantages(scores)
+            flat += max(scores) == min(scores)
         arrays = sequence_arrays(examples, self.shape.length, self.chunk)
-        arrays |= {"advantages": np.array(advantages, np.float32), "rewards": np.array(rewards, np.float32)}
+        arrays |= {
+            "advantages": np.array(advantages, np.float32),
+            "rewards": np.array(rewards, np.float32),
+            "flat": np.array(flat / len(chosen), np.float32),
+        }
         count = sum(example.n_targets for example in examples)
         tokens = sum(example.length for example in examples)
         return TrainBatch(arrays, count, tokens, count, tuple(question.where for _, question in chosen))
@@ -117,34 +123,44 @@ class Grpo:
     def _scores(self, question: Question, answers: Sequence[Rollout]) -> list[float]:
         texts = [self.tokenizer.decode(answer.ids, control=False) for answer in answers]
         columns = {key: [value] * len(texts) for key, value in question.columns.items()}
-        return total_rewards(self.rewards, [question.messages] * len(texts), texts, columns)
+        prompts = [question.messages] * len(texts)
+        return total_rewards(self.rewards, prompts, texts, columns, self.settings.reward_weights)
 
-    def loss(self, model: LlamaForCausalLM, arrays: Arrays) -> Loss:
+    def loss(self, model: LlamaForCausalLM, arrays: Arrays, constants: Any) -> Loss:
         logprobs = self._logprobs(model, arrays)
         weights = arrays["weights"]
         ratio = mx.exp(logprobs - mx.stop_gradient(logprobs))
         losses = -arrays["advantages"][arrays["owners"]] * ratio
         count = weights.sum()
-        more = {"reward": arrays["rewards"].mean() * count, "answer tokens": count * count / arrays["rewards"].size}
+        more = {
+            "reward": arrays["rewards"].mean() * count,
+            # Groups of answers with one reward teach nothing.
+            "groups without spread": arrays["flat"] * count,
+            "answer tokens": count * count / arrays["rewards"].size,
+        }
         if self.settings.beta:
-            distance = self._distance(model, arrays, logprobs)
+            distance = self._distance(model, arrays, logprobs, constants)
             losses = losses + self.settings.beta * distance
             more["distance"] = mx.stop_gradient((distance * weights).sum())
         return (losses * weights).sum(), more
 
     def _logprobs(self, model: LlamaForCausalLM, arrays: Arrays) -> mx.array:
         return target_logprobs(
-            model, arrays, longest=self.shape.longest, keep=self.keep, chunk=self.chunk,
+            model,
+            arrays,
+            longest=self.shape.longest,
+            keep=self.keep,
+            chunk=self.chunk,
             temperature=self.settings.temperature,
-        )  # fmt: skip
+        )
 
-    def _distance(self, model: LlamaForCausalLM, arrays: Arrays, logprobs: mx.array) -> mx.array:
+    def _distance(self, model: LlamaForCausalLM, arrays: Arrays, logprobs: mx.array, first: Any) -> mx.array:
         """Return the estimate of the divergence from the first values at each token.
 
         Source: http://joschu.net/blog/kl-approx.html, k3.
         """
         current, training = model.trainable_parameters(), model.training
-        model.update(self._first)
+        model.update(first)
         model.eval()
         difference = mx.stop_gradient(self._logprobs(model, arrays)) - logprobs
         model.update(current)

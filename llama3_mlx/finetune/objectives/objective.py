@@ -1,8 +1,9 @@
 """What is being optimized, as the trainer sees it: batches by number, a loss with its gradient, a validation."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -27,19 +28,44 @@ class TrainBatch:
     where: tuple[str, ...]
 
 
-class Objective(Protocol):
-    """Supervised learning, a preference loss, a policy gradient."""
+class Objective(ABC):
+    """Supervised learning, a preference loss, a policy gradient.
+
+    `constants` is a tree of arrays that the loss needs and that no step changes. They are inputs of the traced step, as
+    the parameters are: a compiled function must not find arrays captured.
+    """
 
     per_epoch: int
+    constants: Any = None
 
+    def bind(self, model: LlamaForCausalLM) -> None:  # noqa: B027
+        """Take the model in before training."""
+
+    @abstractmethod
     def batch(self, index: int) -> TrainBatch:
         """Return the batch at a position counted through all epochs; always the same."""
 
-    def loss(self, model: LlamaForCausalLM, arrays: Mapping[str, mx.array]) -> Loss:
+    @abstractmethod
+    def loss(self, model: LlamaForCausalLM, arrays: Mapping[str, mx.array], constants: Any) -> Loss:
         """Return the sum of the loss, and further sums to report by name, each over the batch's `count`."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a digest of the data, so that a run is resumed with the same."""
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is something to validate on."""
+        return bool(self.validation())
 
     def validation(self) -> Sequence[TrainBatch]:
         """Return the batches to validate on; none without validation data."""
+        return ()
 
-    def fingerprint(self) -> str:
-        """Return a digest of the data, so that a run is resumed with the same."""
+    def validation_reward(self) -> float | None:
+        """Return the mean reward of answers drawn now, for an objective that validates by them; None for others."""
+        return None
+
+    def test(self) -> Sequence[TrainBatch]:
+        """Return the batches that are looked at once, when training is over."""
+        return ()

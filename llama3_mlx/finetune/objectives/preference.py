@@ -18,7 +18,7 @@ from ..data.encoding import Example
 from ..data.order import BatchOrder
 from ..data.packing import row_length
 from ..kernels.chunked_loss import chunk_size
-from .objective import Loss, TrainBatch
+from .objective import Loss, Objective, TrainBatch
 from .sequences import Arrays, sequence_arrays, sequences_fingerprint, summed_by_owner, target_logprobs
 from .supervised import RowShape
 
@@ -45,7 +45,7 @@ class Sums:
 UnitLoss = Callable[[Sums], tuple[mx.array, dict[str, mx.array]]]
 
 
-class Preference:
+class Preference(Objective):
     """An objective over units of sequences; `unit_loss` gives the loss of each, (units,), and what to report."""
 
     def __init__(
@@ -64,7 +64,6 @@ class Preference:
         self.units, self.valid_units, self.unit_loss, self.shape, self.keep = units, valid, unit_loss, shape, keep
         self.chunk = chunk_size(vocab_size)
         self.referenced = referenced
-        self._first: Any = None
         size = shape.batch_size
         self._order = BatchOrder(
             lambda rng: [o.tolist() for o in np.array_split(rng.permutation(len(units)), -(-len(units) // size))], seed
@@ -72,11 +71,16 @@ class Preference:
         self.per_epoch = self._order.per_epoch
 
     def bind(self, model: LlamaForCausalLM) -> None:
-        """Remember the first values of what is trained: they make the reference."""
-        self._first = model.trainable_parameters()
+        """Keep the first values of what is trained: they make the reference."""
+        if self.referenced:
+            self.constants = model.trainable_parameters()
 
     def batch(self, index: int) -> TrainBatch:
         return self._made([self.units[i] for i in self._order[index]])
+
+    @property
+    def validates(self) -> bool:
+        return bool(self.valid_units)
 
     def validation(self) -> list[TrainBatch]:
         size = self.shape.batch_size
@@ -93,11 +97,11 @@ class Preference:
         n_targets = sum(sequence.n_targets for sequence in sequences) if share else 0
         return TrainBatch(arrays, len(share), n_tokens, n_targets, tuple(unit.where for unit in share))
 
-    def loss(self, model: LlamaForCausalLM, arrays: Arrays) -> Loss:
+    def loss(self, model: LlamaForCausalLM, arrays: Arrays, constants: Any) -> Loss:
         n_units, n = arrays["signs"].shape[0], arrays["counts"].shape[0]
         each = n // max(1, n_units)
         policy = self._sums(model, arrays, n)
-        reference = mx.stop_gradient(self._reference(model, arrays, n)) if self.referenced else None
+        reference = mx.stop_gradient(self._reference(model, arrays, n, constants)) if self.referenced else None
         sums = Sums(
             policy.reshape(n_units, each),
             None if reference is None else reference.reshape(n_units, each),
@@ -111,11 +115,10 @@ class Preference:
         logprobs = target_logprobs(model, arrays, longest=self.shape.longest, keep=self.keep, chunk=self.chunk)
         return summed_by_owner(logprobs, arrays["owners"], n)
 
-    def _reference(self, model: LlamaForCausalLM, arrays: Arrays, n: int) -> mx.array:
+    def _reference(self, model: LlamaForCausalLM, arrays: Arrays, n: int, first: Any) -> mx.array:
         """Return the reference's log-probabilities, without dropout; the model's own values are put back."""
-        assert self._first is not None, "the objective is bound to its model before training"
         current, training = model.trainable_parameters(), model.training
-        model.update(self._first)
+        model.update(first)
         model.eval()
         sums = self._sums(model, arrays, n)
         model.update(current)

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from ...device import on_gpu
+from ...device import back_end
 from ...model.transformer import LlamaForCausalLM
 from .. import distributed
 from ..data.encoding import Example
@@ -14,7 +15,7 @@ from ..data.order import BatchOrder
 from ..data.packing import batch_rows, make_batch, row_length
 from ..kernels.chunked_loss import chunk_size, head_function, head_loss
 from ..kernels.forward import hidden_states
-from .objective import Loss, TrainBatch
+from .objective import Loss, Objective, TrainBatch
 from .sequences import sequences_fingerprint
 
 # Target positions of a row are filled up to a multiple of this where nothing is compiled for their number.
@@ -30,7 +31,7 @@ class RowShape:
     longest: int
 
 
-class Supervised:
+class Supervised(Objective):
     """Cross entropy of the target tokens, each of them counting the same."""
 
     def __init__(
@@ -61,11 +62,14 @@ class Supervised:
     def batch(self, index: int) -> TrainBatch:
         return self._made(self.examples, self._order[index])
 
+    @property
+    def validates(self) -> bool:
+        return bool(self.valid_examples)
+
     def validation(self) -> list[TrainBatch]:
         return self._in_order(self.valid_examples)
 
     def test(self) -> list[TrainBatch]:
-        """Return the batches that are looked at once, when training is over."""
         return self._in_order(self.test_examples)
 
     def _in_order(self, examples: Sequence[Example]) -> list[TrainBatch]:
@@ -81,16 +85,17 @@ class Supervised:
         """Return this process's share of a batch; its count is the share's."""
         mine = rows[distributed.rank() :: distributed.size()]
         length = self.shape.length
-        if not (self.packing and on_gpu()):
-            # On a GPU every length is a graph to be compiled; here shorter rows are nothing but less work.
+        compiled = back_end().compiles_steps
+        if not (self.packing and compiled):
+            # Where steps are compiled every length is a graph; elsewhere shorter rows are nothing but less work.
             longest = max(sum(examples[number].length for number in row) for row in rows)
             length = row_length(longest, longest, 1)
-        made = make_batch(examples, mine, length, self.chunk if on_gpu() else CPU_FILLING)
+        made = make_batch(examples, mine, length, self.chunk if compiled else CPU_FILLING)
         names = ("tokens", "segments", "positions", "targets", "weights")
         arrays = {name: getattr(made, name) for name in names}
         return TrainBatch(arrays, made.n_targets, made.n_tokens, made.n_targets, made.where)
 
-    def loss(self, model: LlamaForCausalLM, arrays: Mapping[str, mx.array]) -> Loss:
+    def loss(self, model: LlamaForCausalLM, arrays: Mapping[str, mx.array], constants: Any = None) -> Loss:
         h = hidden_states(model, arrays["tokens"], arrays["segments"], longest=self.shape.longest, keep=self.keep)
         h = h.reshape(-1, h.shape[-1])[arrays["positions"]]
         head, parameters = head_function(model)

@@ -1,62 +1,42 @@
-"""One run from its inputs to its result, whatever the objective: check, plan, load, train or resume, finish."""
+"""What a run is made of: a job, the text side of its model, what is prepared for it, and what it comes to."""
 
 import hashlib
 import json
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-from ...adapters.adapter import put_into
-from ...adapters.mlx_lm_format import read_adapter
-from ...adapters.rescaling import adapter_base
 from ...chat.dialog import Dialog, load_dialog
 from ...checkpoint.folder import ModelFolder
-from ...checkpoint.loading import load_model
-from ...device import bounded_cache, wired_memory
 from ...errors import TrainingError
-from ...files import disk_errors, save_json
 from ...library.resolver import resolve_model
 from ...model.config import ModelConfig
-from ...model.transformer import LlamaForCausalLM
-from ...model.unpacked import unpack_products
 from ...tokenizer.loading import load_tokenizer
 from ...tokenizer.tokenizer import Tokenizer
-from ...trees import flatten
 from .. import distributed
 from ..data.encoding import Example
-from ..layers.attach import attach, choose_full, unfreeze_full
-from ..layers.dropout import Noise
-from ..layers.targets import choose_paths, make_targets, read_ranks
+from ..data.sources import GivenData, Source, Sources, anchored, as_sources
 from ..objectives.objective import Objective
-from ..objectives.supervised import Supervised
-from ..settings import TrainSettings
-from .callbacks import Callback
-from .loggers import make_loggers
-from .report import write_png, write_report
-from .run_folder import MetricsFile, Saves, clear_unfinished, read_run, start_folder
-from .samples import Probe, answers, make_probes
-from .state import load_state
-from .trainer import Hooks, Trainer
+from ..settings import GrpoSettings, TrainSettings
+from .run_folder import read_run
 
-BEFORE = "before.json"
 # Settings that don't change what a step computes, and the length of the run, which may be extended.
-_FREE = frozenset(
-    (
-        "steps",
-        "epochs",
-        "memory",
-        "valid_every",
-        "patience",
-        "save_every",
-        "samples",
-        "sample_tokens",
-        "report",
-        "png",
-        "loggers",
-    )
+_FREE = (
+    "steps",
+    "epochs",
+    "memory",
+    "valid_every",
+    "patience",
+    "save_every",
+    "samples",
+    "sample_tokens",
+    "report",
+    "png",
+    "loggers",
 )
+_GIVEN = "given"
 
 
 @dataclass(frozen=True)
@@ -65,10 +45,20 @@ class TrainingJob:
 
     kind: str
     model: str
-    data: tuple[str, ...]
-    valid: tuple[str, ...]
+    data: tuple[Source, ...]
+    valid: tuple[Source, ...]
     out: Path
     settings: TrainSettings
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what run.json holds; of examples in memory, what they were called."""
+        return {
+            "kind": self.kind,
+            "model": self.model,
+            "data": [_noted(source) for source in self.data],
+            "valid": [_noted(source) for source in self.valid],
+            "settings": self.settings.to_dict(),
+        }
 
 
 @dataclass(frozen=True)
@@ -114,72 +104,47 @@ class Prepared:
 Build = Callable[[TrainingJob, TextSide], Prepared]
 
 
-def run_job(
-    job: TrainingJob,
-    build: Build,
-    *,
-    resume: bool = False,
-    callbacks: Sequence[Callback] = (),
-    cancel: threading.Event | None = None,
-) -> TrainResult:
-    """Run a job to its end; `build` makes the objective before the weights are loaded, so that bad data are cheap."""
-    text = load_text_side(job.model)
-    prepared = build(job, text)
-    objective, job = prepared.objective, replace(job, settings=prepared.settings)
-    fingerprint = job_fingerprint(job, objective, text.config)
-    if distributed.rank() == 0:
-        _prepare_folder(job, fingerprint, resume=resume)
-    for callback in callbacks:
-        callback.on_plan((*text.notes, *prepared.notes))
-    with bounded_cache(), wired_memory():
-        model, noise = load_for_training(text, job.settings)
-        bind = getattr(objective, "bind", None)
-        if bind:
-            bind(model)
-        trainer = Trainer(model, objective, job.settings, noise)
-        if resume:
-            trainer.restore(*load_state(job.out, fingerprint))
-        saves = Saves(job.out, fingerprint, base=base_name(job.model), validated=trainer.validates)
-        listeners = list(callbacks)
-        first = distributed.rank() == 0
-        if first:
-            loggers = make_loggers(job.settings.loggers, job.out)
-            listeners = [MetricsFile(job.out, trainer.progress.step), *loggers, *listeners]
-        trainer.hooks = Hooks(
-            listeners,
-            cancel.is_set if cancel else lambda: False,
-            saves.save if first else lambda _: None,
-            saves.save_best if first else lambda _: None,
+def make_job(
+    kind: str, model: str | Path, data: Sources, out: str | Path, settings: TrainSettings, valid: Sources = ()
+) -> TrainingJob:
+    """Return the job; its paths are absolute, so that the run can be resumed and fused from any folder."""
+    chosen = settings
+    if settings.start_from:
+        chosen = chosen.with_values(start_from=anchored(settings.start_from))
+    if isinstance(chosen, GrpoSettings):
+        rewards: list[Any] = [anchored(reward) if isinstance(reward, str) else reward for reward in chosen.rewards]
+        chosen = chosen.with_values(rewards=tuple(rewards))
+    return TrainingJob(
+        kind, anchored(str(model)), as_sources(data), as_sources(valid), Path(out).expanduser().absolute(), chosen
+    )
+
+
+def resumed_job(out: Path, changes: dict[str, Any], kind: type[TrainSettings] = TrainSettings) -> TrainingJob:
+    """Return the job of a run's folder, with some settings changed.
+
+    Raises TrainingError where its examples or functions were given in memory: then the call that began it resumes it.
+    """
+    values = read_run(out)
+    given = [source[_GIVEN] for source in (*values["data"], *values["valid"]) if isinstance(source, dict)]
+    given += [name for name in values["settings"].get("rewards", ()) if name.startswith("<function ")]
+    if given and "rewards" not in changes:
+        raise TrainingError(
+            f"{out} was trained on what was given in Python ({', '.join(given)}): resume it there, by the same call "
+            "with resume=True"
         )
-        plan = {
-            "model": base_name(job.model),
-            "settings": job.settings.to_dict(),
-            "total_steps": trainer.total_steps,
-            "step": trainer.progress.step,
-            "trained_parameters": sum(array.size for _, array in flatten(trainer.params)),
-            "notes": prepared.notes,
-        }
-        for callback in listeners:
-            callback.on_start(plan)
-        probes = make_probes(prepared.shown, text.tokenizer, job.settings.samples) if first else []
-        if probes:
-            _announce(listeners, "generating sample answers before training")
-        before = _before(job, model, text, probes)
-        ended = trainer.run()
-        if ended != "cancelled":
-            _announce(listeners, "testing and generating sample answers" if probes else "testing")
-        test_loss = _test_loss(job, trainer) if ended != "cancelled" else None
-        result = _result(job, trainer, ended, test_loss)
-        if first:
-            _write_reports(job, model, text, probes, before, result)
-        for callback in listeners:
-            callback.on_end(result)
-    return result
+    settings = kind.from_dict({**values["settings"], **changes})
+    return TrainingJob(
+        values["kind"], values["model"], tuple(values["data"]), tuple(values["valid"]), out.absolute(), settings
+    )
 
 
-def _announce(listeners: Sequence[Callback], stage: str) -> None:
-    for callback in listeners:
-        callback.on_stage(stage)
+def dated(job: TrainingJob, text: TextSide, *, resume: bool) -> tuple[TrainingJob, TextSide]:
+    """Return both with the day that the chat template writes, if it writes one: a resumed run keeps its own."""
+    if text.dialog is None or not (job.settings.date or text.dialog.writes_date):
+        return job, text
+    kept = read_run(job.out)["settings"].get("date") if resume else None
+    day = job.settings.date or kept or date.today().isoformat()
+    return replace(job, settings=job.settings.with_values(date=day)), replace(text, dialog=text.dialog.bound(today=day))
 
 
 def load_text_side(model: str) -> TextSide:
@@ -196,126 +161,15 @@ def base_name(model: str) -> str:
     return path.resolve().name if path.is_dir() else model
 
 
-def load_for_training(text: TextSide, settings: TrainSettings) -> tuple[LlamaForCausalLM, Noise]:
-    """Return the model with trainable layers in it, and the source of their dropout."""
-    model = load_model(text.folder, dtype=settings.dtype, join=False)
-    # Asked for even without an adapter: what makes the model unfit for one must not show at the first save.
-    base = adapter_base(model)
-    start = read_adapter(Path(settings.start_from).expanduser(), base) if settings.start_from else None
-    paths = choose_paths(model, settings.target_names, settings.layers)
-    ranks = read_ranks(settings.rank_for)
-    targets = make_targets(paths, settings.rank, settings.alpha, ranks, rslora=settings.rslora)
-    noise = prepare_model(model, targets, settings)
-    if start:
-        put_into(model, start)
-    return model, noise
-
-
-def prepare_model(model: LlamaForCausalLM, targets: Sequence[Any], settings: TrainSettings) -> Noise:
-    """Put trainable layers into a loaded model."""
-    chosen = choose_full(model, settings.modules_to_save)
-    kept = [target for target in targets if target.path not in chosen]
-    unpack_products(model)
-    noise = attach(model, kept, dropout=settings.dropout, dora=settings.dora, seed=settings.seed)
-    unfreeze_full(model, chosen)
-    if not model.trainable_parameters():
-        raise TrainingError("nothing is to be trained: name targets or modules_to_save")
-    return noise
-
-
 def job_fingerprint(job: TrainingJob, objective: Objective, config: ModelConfig) -> str:
     """Return a digest of all that decides what a step computes."""
     settings = {name: value for name, value in job.settings.to_dict().items() if name not in _FREE}
+    # Where a file lies doesn't count.
+    settings["start_from"] = settings["start_from"] and Path(settings["start_from"]).name
+    settings["rewards"] = [Path(name).name for name in settings.get("rewards", ())]
     parts = [job.kind, settings, objective.fingerprint(), asdict(config), distributed.size()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def resumed_job(out: Path, changes: dict[str, Any], kind: type[TrainSettings] = TrainSettings) -> TrainingJob:
-    """Return the job of a run's folder, with some settings changed."""
-    values = read_run(out)
-    settings = kind.from_dict({**values["settings"], **changes})
-    return TrainingJob(values["kind"], values["model"], tuple(values["data"]), tuple(values["valid"]), out, settings)
-
-
-def _prepare_folder(job: TrainingJob, fingerprint: str, *, resume: bool) -> None:
-    values = {
-        "kind": job.kind,
-        "model": job.model,
-        "data": list(job.data),
-        "valid": list(job.valid),
-        "settings": job.settings.to_dict(),
-    }
-    if resume:
-        load_state(job.out, fingerprint)
-        clear_unfinished(job.out)
-    else:
-        start_folder(job.out, values)
-
-
-def _before(job: TrainingJob, model: LlamaForCausalLM, text: TextSide, probes: Sequence[Probe]) -> list[str]:
-    """Return the answers of the model as training found it: a resumed run has them in a file."""
-    path = job.out / BEFORE
-    if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return found if len(found) == len(probes) else [""] * len(probes)
-    made = answers(model, probes, text.tokenizer, text.tokenizer.stop_ids, job.settings.sample_tokens)
-    if made:
-        with disk_errors(job.out):
-            save_json(path, made)
-    return made
-
-
-def _write_reports(
-    job: TrainingJob,
-    model: LlamaForCausalLM,
-    text: TextSide,
-    probes: Sequence[Probe],
-    before: Sequence[str],
-    result: TrainResult,
-) -> None:
-    if not job.settings.report and not job.settings.png:
-        return
-    if result.ended == "cancelled":
-        # Who stops a run doesn't want to wait.
-        probes, before = (), ()
-    after = answers(model, probes, text.tokenizer, text.tokenizer.stop_ids, job.settings.sample_tokens)
-    samples = [
-        {"prompt": probe.shown, "expected": probe.expected, "before": old, "after": new}
-        for probe, old, new in zip(probes, before, after, strict=True)
-    ]
-    values = {name: value for name, value in asdict(result).items() if name != "folder"}
-    with disk_errors(job.out):
-        if job.settings.report:
-            write_report(job.out, values, samples)
-        if job.settings.png:
-            write_png(job.out)
-
-
-def _test_loss(job: TrainingJob, trainer: Trainer) -> float | None:
-    """Return the loss on the test data of the adapter that is left in the folder, None without any.
-
-    The trainer has that adapter's values afterwards.
-    """
-    batches = trainer.objective.test() if isinstance(trainer.objective, Supervised) else []
-    # The folder is the first process's.
-    if not batches or distributed.size() > 1:
-        return None
-    put_into(trainer.model, read_adapter(job.out, adapter_base(trainer.model)))
-    trainer.params = trainer.model.trainable_parameters()
-    return trainer.evaluate(batches)[0]
-
-
-def _result(job: TrainingJob, trainer: Trainer, ended: str, test_loss: float | None) -> TrainResult:
-    progress = trainer.progress
-    return TrainResult(
-        folder=job.out,
-        ended=ended,
-        steps=progress.step,
-        total_steps=trainer.total_steps,
-        loss=progress.last_loss,
-        valid_loss=progress.best_loss,
-        best_step=progress.best_step,
-        target_tokens=progress.target_tokens,
-        seconds=progress.seconds,
-        test_loss=test_loss,
-    )
+def _noted(source: Source) -> Any:
+    return {_GIVEN: source.name} if isinstance(source, GivenData) else source

@@ -5,15 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from ...device import compute_dtype_name, on_gpu, working_memory_bytes
+from ...device import back_end, compute_dtype_name, working_memory_bytes
 from ...dtypes import DTYPES
 from ...errors import RequestError
 from ...model.config import ModelConfig
 from ...model.memory_estimate import estimate
 from ...model.parameters import expected_tensors
 from ..kernels.chunked_loss import chunk_size
-from ..kernels.packed_attention import CPU_BLOCK, GPU_BLOCK
-from ..layers.targets import BLOCK_LINEARS, matches, read_ranks
+from ..layers.targets import choose_full, choose_paths, matches, read_ranks
 from ..objectives.supervised import RowShape
 from ..settings import TrainSettings
 
@@ -44,6 +43,7 @@ class MemoryPlan:
     """What was chosen, and why in words."""
 
     batch_size: int
+    length: int
     accumulate: int
     keep: str
     needs: StepMemory
@@ -72,13 +72,13 @@ def step_memory(config: ModelConfig, settings: TrainSettings, shape: RowShape, k
     whole_block = 4 * D + 3 * q + 2 * kv + 5 * F
     kept = {"none": whole_block, "light": 3 * D + 4 * q + 2 * kv + 2 * F, "full": D}[keep]
     # One block's backward pass, the scores of one block of queries, and one chunk of logits pass through.
-    block = GPU_BLOCK if on_gpu() else CPU_BLOCK
+    device = back_end()
+    block = device.attention_block
     reach = min(shape.length, shape.longest + block)
     scores = 4 * shape.batch_size * config.num_attention_heads * min(block, shape.length) * reach * 4
     backward = tokens * (2 * whole_block if keep == "full" else 3 * F) * size
-    # On the CPU a second chunk is begun before the first is let go: measured with SmolLM2-135M.
-    head = (5 if on_gpu() else 10) * chunk_size(V) * V * 4
-    unpacked = 0 if on_gpu() or config.quantization is None else (V + F) * D * size
+    head = device.live_loss_chunks * chunk_size(V) * V * 4
+    unpacked = 0 if device.multiplies_packed or config.quantization is None else (V + F) * D * size
     return StepMemory(
         weight_bytes=weights + unpacked,
         trained_bytes=int(trained * 4 * (3 + _OPTIMIZER[settings.optimizer])),
@@ -89,18 +89,15 @@ def step_memory(config: ModelConfig, settings: TrainSettings, shape: RowShape, k
 
 def _trained_values(config: ModelConfig, settings: TrainSettings) -> int:
     """Return how many values are trained: low-rank matrices and fully trained modules."""
+    shapes = expected_tensors(config)
+    full = choose_full(config, settings.modules_to_save)
+    targets = choose_paths(config, settings.target_names, settings.layers)
     ranks = read_ranks(settings.rank_for)
-    names = settings.targets or (() if settings.modules_to_save else BLOCK_LINEARS)
-    first = config.num_hidden_layers - min(settings.layers or config.num_hidden_layers, config.num_hidden_layers)
-    total = 0
-    for name, shape in expected_tensors(config).items():
-        path = name.rpartition(".")[0]
-        number = path.split(".")[2] if path.startswith("model.layers.") else None
-        if any(matches(pattern, path) or f".{pattern}." in f".{path}." for pattern in settings.modules_to_save):
-            total += prod(shape)
-        elif len(shape) == 2 and path.rpartition(".")[2] in names and (number is None or int(number) >= first):
+    total = sum(prod(shape) for name, shape in shapes.items() if name.rpartition(".")[0] in full)
+    for path in targets:
+        if path not in full:
             rank = next((r for pattern, r in ranks.items() if matches(pattern, path)), settings.rank)
-            total += rank * sum(shape)
+            total += rank * sum(shapes[f"{path}.weight"])
     return total
 
 
@@ -114,7 +111,7 @@ def plan_memory(config: ModelConfig, settings: TrainSettings, shapes: Sequence[R
     if settings.checkpointing == "auto" and shapes:
         needs = step_memory(config, settings, shapes[0], "none")
         # Keeping everything pays where memory is ample.
-        levels = ("none", *levels) if needs.total_bytes < limit / 4 and on_gpu() else levels
+        levels = ("none", *levels) if needs.total_bytes < limit / 4 and back_end().compiles_steps else levels
     choices = [(shape, keep) for shape in shapes for keep in levels]
     refused = ""
     for shape, keep in choices:
@@ -122,7 +119,7 @@ def plan_memory(config: ModelConfig, settings: TrainSettings, shapes: Sequence[R
         if needs.total_bytes <= limit:
             times = -(-shapes[0].batch_size // shape.batch_size)
             notes = _notes(needs, limit, _choice(shape, keep, times) + refused)
-            return MemoryPlan(shape.batch_size, settings.accumulate * times, keep, needs, notes)
+            return MemoryPlan(shape.batch_size, shape.length, settings.accumulate * times, keep, needs, notes)
         refused = f" ({_choice(shape, keep)} would take {needs.total_bytes / 1e9:.2f} GB)"
     raise RequestError(
         f"training needs {needs.total_bytes / 1e9:.1f} GB at least ({needs.weight_bytes / 1e9:.1f} GB of them "

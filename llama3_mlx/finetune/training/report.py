@@ -1,16 +1,18 @@
 """report.html: what a run did, in one file that needs nothing else; report.png where matplotlib is installed."""
 
+import importlib.util
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from ...charts import Curve, line_chart
 from ...errors import MissingExtraError
 from ...files import save_text, save_whole
+from .advice import advice
 from .callbacks import StepReport
-from .curves import Curve, chart
 from .run_folder import read_metrics, read_run
 
 HTML, PNG = "report.html", "report.png"
@@ -22,6 +24,15 @@ pre { white-space: pre-wrap; background: #f5f5f5; padding: 8px; margin: 4px 0 }
 """
 
 
+@dataclass(frozen=True)
+class Chart:
+    """The curves of one quantity over the steps."""
+
+    title: str
+    curves: list[Curve]
+    unit: str = ""
+
+
 def write_report(folder: Path, result: Mapping[str, Any], samples: Sequence[Mapping[str, str]] = ()) -> Path:
     """Write report.html from a run's folder; `samples` have prompt, expected, before and after."""
     lines = read_metrics(folder)
@@ -30,43 +41,49 @@ def write_report(folder: Path, result: Mapping[str, Any], samples: Sequence[Mapp
     run = read_run(folder)
     settings = {name: value for name, value in run["settings"].items() if value not in (None, [], ())}
     facts = {**result, "model": Path(str(run["model"])).name, "kind": run["kind"]}
+    if not checks:
+        facts.pop("best_step", None)
     parts = [
         f"<h1>{escape(folder.resolve().name)}</h1>",
         _table({name: value for name, value in facts.items() if value is not None}),
-        *(chart(title, curves, unit) for title, curves, unit in charts(steps, checks)),
+        _next(advice(folder, run, result, steps, checks)),
+        *(line_chart(c.title, c.curves, x_title="step", y_title=c.unit) for c in charts(steps, checks)),
         _samples(samples),
         "<h2>Settings</h2>",
         _table(settings),
     ]
-    page = f'<!doctype html><meta charset="utf-8"><title>Training report</title><style>{_STYLE}</style>' + "".join(
-        parts
-    )
-    save_text(folder / HTML, page + "\n")
+    head = f'<!doctype html><meta charset="utf-8"><title>Training report</title><style>{_STYLE}</style>'
+    save_text(folder / HTML, head + "".join(parts) + "\n")
     return folder / HTML
 
 
-def charts(
-    steps: Sequence[Mapping[str, Any]], checks: Sequence[Mapping[str, Any]]
-) -> list[tuple[str, list[Curve], str]]:
-    """Return the charts of a run: title, curves and unit."""
+def charts(steps: Sequence[Mapping[str, Any]], checks: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """Return the charts of a run."""
 
     def curve(name: str, key: str, scale: float = 1.0, color: str = "#2563eb") -> Curve:
         return Curve(name, [(line["step"], line[key] * scale) for line in steps if line.get(key) is not None], color)
 
-    validation = Curve("validation", [(line["step"], line["loss"]) for line in checks], "#dc2626")
-    found: list[tuple[str, list[Curve], str]] = [("Loss", [curve("training", "loss"), validation], "")]
+    def checked(key: str) -> Curve:
+        points = [(line["step"], line[key]) for line in checks if line.get(key) is not None]
+        return Curve("validation", points, "#dc2626")
+
     known = {"kind", *(entry.name for entry in fields(StepReport))}
     more = sorted({key for line in steps for key in line} - known)
-    for key in more:
-        points = [(line["step"], line[key]) for line in checks if line.get(key) is not None]
-        found.append((key.capitalize(), [curve("training", key), Curve("validation", points, "#dc2626")], ""))
-    found += [
-        ("Learning rate", [curve("rate", "learning_rate")], ""),
-        ("Gradient norm", [curve("norm", "gradient_norm")], ""),
-        ("Speed", [curve("speed", "tokens_per_second")], "tokens a second"),
-        ("Memory", [curve("peak", "peak_bytes", 1e-9), curve("held", "active_bytes", 1e-9, "#16a34a")], "GB"),
+    return [
+        Chart("Loss", [curve("training", "loss"), checked("loss")], "loss"),
+        *(Chart(key.capitalize(), [curve("training", key), checked(key)], key) for key in more),
+        Chart("Learning rate", [curve("rate", "learning_rate")], "learning rate"),
+        Chart("Gradient norm", [curve("norm", "gradient_norm")], "norm before clipping"),
+        Chart("Speed", [curve("speed", "tokens_per_second")], "tokens a second"),
+        Chart("Memory", [curve("peak", "peak_bytes", 1e-9), curve("held", "active_bytes", 1e-9, "#16a34a")], "GB"),
     ]
-    return found
+
+
+def _next(found: Sequence[tuple[str, str]]) -> str:
+    items = "".join(
+        f"<li>{escape(words)}{f'<pre>{escape(command)}</pre>' if command else ''}</li>" for words, command in found
+    )
+    return f"<h2>What to do next</h2><ul>{items}</ul>"
 
 
 def _table(values: Mapping[str, Any]) -> str:
@@ -92,20 +109,26 @@ def _samples(samples: Sequence[Mapping[str, str]]) -> str:
     return "<h2>Before and after</h2>" + "<hr>".join(blocks)
 
 
+def check_png() -> None:
+    """Raise MissingExtraError where a picture can't be written."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError("report.png needs matplotlib: pip install 'llama3-mlx[report]'")
+
+
 def write_png(folder: Path) -> Path:
     """Write the curves as report.png; raises MissingExtraError without matplotlib."""
-    try:
-        from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        raise MissingExtraError("a PNG needs matplotlib: pip install 'llama3-mlx[report]'") from None
+    check_png()
+    from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
+
     lines = read_metrics(folder)
     found = charts(*([line for line in lines if line["kind"] == kind] for kind in ("step", "validation")))
     figure = Figure(figsize=(8, 2.6 * len(found)), layout="constrained")
-    for axes, (title, curves, unit) in zip(figure.subplots(len(found), squeeze=False)[:, 0], found, strict=True):
-        for curve in curves:
-            axes.plot(
-                *zip(*curve.points, strict=True) if curve.points else ((), ()), label=curve.name, color=curve.color
-            )
-        axes.set_title(f"{title} ({unit})" if unit else title)
+    for axes, chart in zip(figure.subplots(len(found), squeeze=False)[:, 0], found, strict=True):
+        for curve in chart.curves:
+            points = zip(*curve.points, strict=True) if curve.points else ((), ())
+            axes.plot(*points, label=curve.name, color=curve.color)
+        axes.set_title(chart.title)
+        axes.set_xlabel("step")
+        axes.set_ylabel(chart.unit)
     save_whole(folder / PNG, lambda path: figure.savefig(path))
     return folder / PNG

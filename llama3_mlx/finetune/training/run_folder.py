@@ -82,7 +82,7 @@ class Saves:
         """Write the latest adapter, then the state, which makes it count."""
         with disk_errors(self.folder):
             self._adapter(trainer, self.folder / LAST if self.validated else self.folder)
-        save_state(self.folder, trainer.params, trainer.optimizer.state, trainer.progress, self.fingerprint)
+        save_state(self.folder, trainer.params, trainer.optimizer.state, trainer.state, self.fingerprint)
 
     def save_best(self, trainer: Trainer) -> None:
         """Write the best adapter so far."""

@@ -31,8 +31,20 @@ def make_probes(examples: Sequence[Example], tokenizer: Tokenizer, n: int) -> li
             continue
         prompt = example.ids[:first].tolist()
         answer = example.ids[first:][example.is_target[first:]].tolist()
-        found.append(Probe(tuple(prompt), tokenizer.decode(answer, control=False), tokenizer.decode(prompt)))
+        found.append(Probe(tuple(prompt), tokenizer.decode(answer, control=False), shown_text(tokenizer, prompt)))
     return found
+
+
+def shown_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """Return a prompt as people read it: a line break where control tokens stand, which say nothing to them."""
+    pieces, ordinary = [], []
+    for token in ids:
+        if tokenizer.control_text(token) is None:
+            ordinary.append(token)
+        elif ordinary:
+            pieces.append(tokenizer.decode(ordinary).strip())
+            ordinary = []
+    return "\n".join(piece for piece in [*pieces, tokenizer.decode(ordinary).strip()] if piece)
 
 
 def answers(

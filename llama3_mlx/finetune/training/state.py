@@ -30,18 +30,18 @@ class TrainingState:
     seconds: float = 0.0
 
 
-def save_state(folder: Path, params: Any, optimizer: Any, progress: TrainingState, fingerprint: str) -> None:
-    """Write parameters, optimizer state and progress; raises TrainingError where the disk doesn't take them."""
+def save_state(folder: Path, params: Any, optimizer: Any, state: TrainingState, fingerprint: str) -> None:
+    """Write parameters, optimizer state and counters; raises TrainingError where the disk doesn't take them."""
     tensors = {f"params.{name}": array for name, array in flatten(params)}
     tensors |= {f"optimizer.{name}": array for name, array in flatten(optimizer)}
-    metadata = {"progress": json.dumps(asdict(progress)), "fingerprint": fingerprint}
+    metadata = {"state": json.dumps(asdict(state)), "fingerprint": fingerprint}
     mx.eval(list(tensors.values()))
     with disk_errors(folder):
         save_whole(folder / FILE, lambda path: mx.save_safetensors(str(path), tensors, metadata=metadata))
 
 
 def load_state(folder: Path, fingerprint: str) -> tuple[Any, Any, TrainingState]:
-    """Return parameters, optimizer state and progress; raises TrainingError for other data or settings."""
+    """Return parameters, optimizer state and counters; raises TrainingError for other data or settings."""
     path = folder / FILE
     if not path.exists():
         raise TrainingError(f"{folder} has no {FILE}: there is nothing to resume")
@@ -61,4 +61,4 @@ def load_state(folder: Path, fingerprint: str) -> tuple[Any, Any, TrainingState]
     def subtree(prefix: str) -> Any:
         return unflatten([(n.removeprefix(prefix), a) for n, a in tensors.items() if n.startswith(prefix)])
 
-    return subtree("params."), subtree("optimizer."), TrainingState(**json.loads(metadata["progress"]))
+    return subtree("params."), subtree("optimizer."), TrainingState(**json.loads(metadata["state"]))

@@ -1,0 +1,61 @@
+"""What to do after a run, by what its numbers say."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# A validation loss this much above its best shows that the data are being learned by heart.
+_WORSE = 1.02
+_FEW_STEPS = 30
+
+
+def advice(
+    folder: Path,
+    run: Mapping[str, Any],
+    result: Mapping[str, Any],
+    steps: Sequence[Mapping[str, Any]],
+    checks: Sequence[Mapping[str, Any]],
+) -> list[tuple[str, str]]:
+    """Return sentences, each with the command that does it ("" without one)."""
+    kind, model = run["kind"], run["model"]
+    resume = f"llama3-mlx {kind} --resume {_quoted(folder)}"
+    if result.get("ended") == "cancelled":
+        return [("The run was stopped: it can be resumed where it was.", resume)]
+    use = f"-m {_quoted(model)} --adapter {_quoted(folder)}"
+    found = [("Try it.", f"llama3-mlx chat {use}")]
+    found += _on_learning(resume, result, steps, checks)
+    fuse = f"llama3-mlx fuse -m {_quoted(model)} -a {_quoted(folder)} -o {_quoted(f'{folder}-fused')}"
+    export = f"llama3-mlx adapter export {_quoted(folder)} {_quoted(f'{folder}.gguf')} -m {_quoted(model)}"
+    found.append(("Put it into the model's weights, or export it for llama.cpp and Ollama.", f"{fuse}\n{export}"))
+    return found
+
+
+def _on_learning(
+    resume: str, result: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], checks: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    found = []
+    if len(steps) < _FEW_STEPS:
+        longer = f"{resume} --steps {max(100, 3 * len(steps))}"
+        found.append((f"{len(steps)} steps are few: if it hasn't learned enough, train longer.", longer))
+    if not checks:
+        text = (
+            "Nothing was held out, so that these curves can't tell learning from learning by heart: next time give "
+            "--valid FILE, or --valid-share 0.1."
+        )
+        return [*found, (text, "")]
+    best = min(check["loss"] for check in checks)
+    last = checks[-1]["loss"]
+    if last > best * _WORSE and last > 0:
+        text = (
+            f"The validation loss was lowest at step {result['best_step']} and rose from there; the adapter of that "
+            "step is the one that was kept. Fewer epochs do, or --patience 3; more data would help."
+        )
+        found.append((text, ""))
+    elif len(checks) > 1 and last <= best:
+        found.append(("The validation loss was still falling at the end: train longer.", f"{resume} --epochs N"))
+    return found
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return f"'{text}'" if any(character in text for character in " '\"$&()") else text
