@@ -18,7 +18,7 @@ from anthropic.types.beta import (
     beta_tool_param,
 )
 from anthropic.types.beta import message_create_params as beta_create_params
-from openai.types import completion_create_params, embedding_create_params
+from openai.types import completion_create_params, embedding_create_params, moderation_create_params
 from openai.types.chat import (
     chat_completion_content_part_param,
     chat_completion_message_param,
@@ -53,6 +53,7 @@ BODIES: list[tuple[Any, type[Body]]] = [
     (completion_create_params.CompletionCreateParamsBase, schema.CompletionRequest),
     (completion_create_params.CompletionCreateParamsStreaming, schema.CompletionRequest),
     (embedding_create_params.EmbeddingCreateParams, schema.EmbeddingRequest),
+    (moderation_create_params.ModerationCreateParams, schema.ModerationRequest),
     (function_definition.FunctionDefinition, schema.FunctionSpec),
     (response_create_params.ResponseCreateParamsBase, responses_schema.ResponsesRequest),
     (response_create_params.ResponseCreateParamsStreaming, responses_schema.ResponsesRequest),

@@ -290,6 +290,14 @@ class EmbeddingRequest(Body):
     refused: ClassVar = {"truncate_prompt_tokens": "nothing is left out of an input"}
 
 
+class ModerationRequest(Body):
+    """Body of /v1/moderations."""
+
+    model: str | None = None
+    input: str | list[str] | list[ContentPart]
+    keep_alive: KeepAlive = None
+
+
 def _with_response_format(body: JsonMapping) -> JsonObject:
     """Return a chat's body with Ollama's `format` as `response_format`."""
     others = {name: value for name, value in body.items() if name != "format"}
