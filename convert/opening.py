@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+from ..checkpoint.folder import ModelFolder
 from ..checkpoint.weight_files import safetensors_names
 from ..errors import CheckpointError
 from ..library.download_bar import download_bar
@@ -80,8 +81,11 @@ def _open_folder(folder: Path) -> Source:
 
 def _open_safetensors(folder: Path) -> Source:
     from .sources.huggingface import HFSource
+    from .sources.packed import PackedSource, quantization_of
 
-    return HFSource(folder)
+    opened = ModelFolder(folder)
+    entry = quantization_of(opened)
+    return HFSource(opened) if entry is None else PackedSource(opened, entry)
 
 
 def _open_gguf(path: Path) -> Source:

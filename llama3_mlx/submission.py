@@ -16,6 +16,7 @@ from .loader import ModelParts, ProgressCallback
 from .tools.parser import SHOWN_TAGS
 
 if TYPE_CHECKING:
+    from .structured.constraint import ConstraintCompiler
     from .structured.grammar import Grammar
 
 DEFAULT_ADAPTER = "adapter"
@@ -47,6 +48,7 @@ class Submitter:
     def __init__(self, parts: ModelParts, engine: Engine, adapter_names: Callable[[], Sequence[str]]) -> None:
         self._engine, self._tokenizer, self._adapter_names = engine, parts.tokenizer, adapter_names
         self._context, self._n_vocab = parts.model.config.max_position_embeddings, parts.model.config.vocab_size
+        self._compiler: ConstraintCompiler | None = None
         self._window, self._defaults = parts.cache.window, parts.generation_defaults()
 
     def prepare(
@@ -76,9 +78,11 @@ class Submitter:
 
     def compile(self, options: GenerationOptions) -> "Grammar":
         """Compile the output constraint; raises RequestError for what can't be held to."""
-        from .structured.constraint import compile_constraint
+        if self._compiler is None:
+            from .structured.constraint import ConstraintCompiler
 
-        return compile_constraint(options, self._tokenizer, self._n_vocab)
+            self._compiler = ConstraintCompiler(self._tokenizer, self._n_vocab)
+        return self._compiler.compile(options)
 
     def stream(
         self, prompt: Sequence[int], options: GenerationOptions, progress: ProgressCallback | None = None

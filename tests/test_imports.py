@@ -45,7 +45,7 @@ ROOMS = {
     ),
     "version": "",
     ".": "blas engine errors generation kv_cache llama structured tools version",
-    "bench": "blas device errors generation llama model settings version",
+    "bench": "blas device errors generation kv_cache llama model settings version",
     "convert.keywords": "",
     "convert.options": "errors model settings",
     "convert.plan": "errors model",
@@ -92,31 +92,32 @@ ROOMS = {
         "adapters checkpoint convert.targets dtypes errors files finetune.layers library model tokenizer trees"
     ),
     "finetune.preference": "errors finetune.data finetune.objectives finetune.settings finetune.sft finetune.training",
+    "safety": "chat errors kv_cache llama model tokenizer",
     "server": "",
+    "server.json_types": "",
     "server.settings": "errors settings",
-    "server.http": "errors library server.settings",
+    "server.http": "errors library server.json_types server.settings",
     "server.core": (
-        "device engine errors generation library llama model prompts server.http server.settings settings structured "
-        "tokenizer"
+        "device engine errors generation library llama model "
+        "prompts server.http server.json_types server.settings settings structured tokenizer"
     ),
-    "server.openai": "library server.core server.http",
-    "server.anthropic": "server.core server.http",
-    "server.ollama": "chat convert errors library server.core server.http server.openai tokenizer",
-    "server.operations": "server.core server.http version",
+    "server.openai": "library server.core server.http server.json_types",
+    "server.anthropic": "server.core server.http server.json_types",
+    "server.ollama": "chat convert errors library server.core server.http server.json_types tokenizer",
+    "server.operations": "server.core server.http server.json_types version",
     "server.page": "server.http",
-    "server.tokens": "server.core server.http server.openai",
+    "server.tokens": "server.core server.http server.json_types server.openai",
     "server.app": (
-        "errors library server.anthropic server.core server.http server.ollama server.openai server.operations "
-        "server.page server.settings server.tokens version"
+        "errors library server.anthropic server.core server.http server.json_types "
+        "server.ollama server.openai server.operations server.page server.settings server.tokens version"
     ),
     "server.running": "errors library server.app server.http server.settings",
     "cli": (
         "adapters bench blas chat checkpoint convert convert.forecasting convert.options convert.pipeline "
-        "convert.quantization convert.sources convert.targets device dtypes engine errors files "
-        "finetune.best_of finetune.data finetune.distributed finetune.fusing finetune.objectives "
-        "finetune.preference finetune.reinforcement finetune.settings finetune.sft finetune.training "
-        "generation kv_cache library llama model prefix_cache server.running server.settings settings tools "
-        "version"
+        "convert.quantization convert.sources convert.targets device dtypes engine errors files finetune.best_of "
+        "finetune.data finetune.distributed finetune.fusing finetune.objectives finetune.preference "
+        "finetune.reinforcement finetune.settings finetune.sft finetune.training generation kv_cache library llama "
+        "model prefix_cache safety server.running server.settings settings tools version"
     ),
     "__main__": "cli",
     "finetune": (

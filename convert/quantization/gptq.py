@@ -107,6 +107,8 @@ def _round_columns(block: mx.array, u: mx.array, grid: Grid, scheme: Scheme) -> 
 
 def _refit(block: mx.array, codes: mx.array, whiten: mx.array, grid: Grid, dtype: mx.Dtype) -> tuple[Grid, mx.array]:
     """Fit scales and biases to the codes under the compensated error; return them and the whitened errors (G, R)."""
+    # An error e of the group costs |U⁻ᵀ e|² once the later columns have compensated for it. Whitened by U⁻ᵀ the fit is
+    # an ordinary least-squares problem for each row, in which only scale and bias vary and the codes stay.
     target, steps, ones = whiten @ block, whiten @ codes, whiten.sum(axis=1, keepdims=True)
     better = fitted(target, steps, ones, grid, dtype)
     old = target - steps * grid.scales - ones * grid.biases

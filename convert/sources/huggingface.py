@@ -19,9 +19,9 @@ from .source import TensorRef, file_facts, main_dtype
 class HFSource:
     """A folder of safetensors with config.json. Quantized modules are dequantized as they are read."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._opened = ModelFolder(folder)
+    def __init__(self, model: Path | ModelFolder) -> None:
+        self._opened = ModelFolder.of(model)
+        self.folder = folder = self._opened.path
         self.config: ModelConfig = self._opened.config
         self.location = folder
         self.base_model = repository_of(folder)

@@ -1,18 +1,14 @@
 """Runs the programs round by round, each in its own process, and collects their figures."""
 
-import platform
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..blas import blas_description
-from ..device import device_info, working_memory_bytes
 from ..model.config import ModelConfig
 from ..model.memory_estimate import estimate
-from ..version import __version__
+from .machine import machine_facts
 from .options import BenchOptions, random_prompt
 from .program import Result
 from .results import Figure, Results
@@ -51,7 +47,7 @@ def measure(
     workloads = [Workload("generate", depth, (1, depth)) for depth in depths]
     workloads += [Workload("batch", size, (size, options.batch_length)) for size in options.sizes()]
     results = Results(str(folder), {**asdict(options), "lengths": list(depths), "dtype": dtype})
-    results.machine = _machine()
+    results.machine = machine_facts()
     needs = estimate(config, dtype)
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(name)) for name in programs]
@@ -85,25 +81,9 @@ def _collect(results: Results, workload: Workload, program: str, values: Result)
         if figure is None:
             figure = Figure(what, workload.at)
             results.figures.append(figure)
-        figure.add(program, values[key])
+        if key in values:
+            figure.add(program, values[key])
 
 
 def _named(workload: Workload) -> str:
     return f"a prompt of {workload.at:,}" if workload.call == "generate" else f"a batch of {workload.at}"
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "device": device_info().get("device_name", ""),
-        "blas": blas_description(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "memory_bytes": working_memory_bytes(),
-        "versions": {"llama3-mlx": __version__, "mlx": _version("mlx"), "mlx-lm": _version("mlx-lm")},
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -7,6 +7,7 @@ import mlx.core as mx
 
 from ..errors import Llama3MLXError
 from ..generation.completion import Completion
+from ..kv_cache import CacheOptions
 from ..llama import Llama
 from .counting import Work, count_work, weights
 from .program import Result, answer_requests
@@ -15,9 +16,9 @@ from .program import Result, answer_requests
 class Ours:
     """A `Llama` that generates one token per forward pass past stop tokens, without a prefix cache between runs."""
 
-    def load(self, folder: str, dtype: str) -> Result:
+    def load(self, folder: str, dtype: str, cache: dict[str, int] | None = None) -> Result:
         began = time.perf_counter()
-        self.llama = Llama.load(folder, dtype=dtype)
+        self.llama = Llama.load(folder, dtype=dtype, cache=CacheOptions(**(cache or {})), disk_cache=False)
         parameters = weights(self.llama.model)
         mx.eval(parameters)
         return {
@@ -25,8 +26,8 @@ class Ours:
             "weight_bytes": sum(array.nbytes for array in parameters),
         }
 
-    def generate(self, prompt: list[int], tokens: int) -> Result:
-        (completion,) = self._generate([prompt], tokens)
+    def generate(self, prompt: list[int], tokens: int, *, speculate: bool = False) -> Result:
+        (completion,) = self._generate([prompt], tokens, speculate=speculate)
         return {
             "prefill_per_second": completion.prompt_tokens_per_second,
             "decode_per_second": completion.tokens_per_second,
@@ -51,11 +52,11 @@ class Ours:
 
         return asdict(self.llama.engine.call(work))
 
-    def _generate(self, prompts: list[list[int]], tokens: int) -> list[Completion]:
+    def _generate(self, prompts: list[list[int]], tokens: int, *, speculate: bool = False) -> list[Completion]:
         self.llama.release_memory()
         mx.reset_peak_memory()
         completions = self.llama.generate_batch(
-            prompts, max_tokens=tokens, temperature=0.0, ignore_eos=True, speculate=False
+            prompts, max_tokens=tokens, temperature=0.0, ignore_eos=True, speculate=speculate
         )
         _check(completions, tokens)
         return completions

@@ -1,5 +1,6 @@
 """Figures of a benchmark: every round of every program, their medians and ratios."""
 
+import math
 import statistics
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,8 +27,8 @@ class Figure:
         self.rounds.setdefault(program, []).append(value)
 
     def median(self, program: str) -> float:
-        """Return the median of the rounds."""
-        return statistics.median(self.rounds[program])
+        """Return the median of the rounds, nan for a program that doesn't give the figure."""
+        return statistics.median(self.rounds[program]) if program in self.rounds else math.nan
 
     def ratio(self, ours: str, theirs: str) -> float:
         """Return how many times theirs ours is."""

@@ -1,5 +1,8 @@
 """The results as rows for a table: what was measured, each program's figure, the ratio."""
 
+import math
+from collections.abc import Sequence
+
 from .results import Figure, Results
 
 _TITLES = {
@@ -12,8 +15,9 @@ _TITLES = {
 
 
 def header(results: Results) -> list[str]:
-    """Return the columns' names; the ratio is ours to the other program's."""
-    return ["", *results.programs, *(["ratio"] if len(results.programs) > 1 else [])]
+    """Return the columns' names; ratios are ours to the other programs'."""
+    others = results.programs[1:]
+    return ["", *results.programs, *(["ratio"] if len(others) == 1 else [f"to {name}" for name in others])]
 
 
 def rows(results: Results) -> list[list[str]]:
@@ -25,7 +29,8 @@ def rows(results: Results) -> list[list[str]]:
 def _figure_row(results: Results, figure: Figure, title: str) -> list[str]:
     write = byte_size if "peak" in figure.what else rate
     medians = [figure.median(program) for program in results.programs]
-    return [title.format(at=figure.at), *map(write, medians), *_ratio(medians)]
+    shown = ("" if math.isnan(median) else write(median) for median in medians)
+    return [title.format(at=figure.at), *shown, *_ratio(medians)]
 
 
 def _fact_rows(results: Results) -> list[list[str]]:
@@ -40,15 +45,22 @@ def _fact_rows(results: Results) -> list[list[str]]:
         ("  bytes read of weights and cache", "bytes_read", byte_size),
     ]
     made = [
-        [title, *(write(fact[key]) for fact in facts), *_ratio([fact[key] for fact in facts])]
+        [
+            title,
+            *(write(fact[key]) if key in fact else "" for fact in facts),
+            *_ratio([fact.get(key) for fact in facts]),
+        ]
         for title, key, write in kinds
     ]
-    shares = [fact["bytes_read"] / fact["weight_bytes"] for fact in facts]
-    return [*made, ["  as a multiple of the weights", *(f"{share:.2f}" for share in shares), *_ratio(shares)]]
+    shares = [fact["bytes_read"] / fact["weight_bytes"] if "bytes_read" in fact else None for fact in facts]
+    shown = ("" if share is None else f"{share:.2f}" for share in shares)
+    return [*made, ["  as a multiple of the weights", *shown, *_ratio(shares)]]
 
 
-def _ratio(values: list[float]) -> list[str]:
-    return [f"{values[0] / values[1]:.2f}"] if len(values) > 1 else []
+def _ratio(values: Sequence[float | None]) -> list[str]:
+    """Return ours to each of the others, empty where one doesn't give the figure."""
+    ours = values[0]
+    return [f"{ours / value:.2f}" if ours and value and not math.isnan(value) else "" for value in values[1:]]
 
 
 def rate(value: float) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import Llama3MLXError
 from .program import Result
 
-PROGRAMS = {"llama3-mlx": "ours", "mlx-lm": "mlx_lm_program"}
+PROGRAMS = {"llama3-mlx": "ours", "mlx-lm": "mlx_lm_program", "llama.cpp": "llama_cpp_program"}
 
 
 class Worker:

@@ -150,6 +150,7 @@ class Dialog:
 
         Raises DialogError where the text of a message is lost.
         """
+        self._check_named_tokens(self._template_for(dialog))
         text = self._render(dialog, closed=closed, marked=marked)
         gone = self._lost(dialog, text, closed=closed)
         if any(dialog.messages[index].get("tool_calls") for index in gone):
@@ -163,6 +164,17 @@ class Dialog:
                 f"{message['content'].strip()[:40]!r}; leave the message out, or put its text into another one"
             )
         return dialog, text
+
+    def _check_named_tokens(self, template: ChatTemplate) -> None:
+        """Raise DialogError where the template writes a named token that the tokenizer doesn't have."""
+        for name, text in self._named_tokens.items():
+            if name not in template.variables or not text or text in self.tokenizer.control_tokens:
+                continue
+            if len(self.tokenizer.encode(text)) != 1:
+                raise DialogError(
+                    f"the chat template writes {name} {text!r}, which the tokenizer doesn't have: set {name} in "
+                    "tokenizer_config.json to the token that the model was trained with"
+                )
 
     def _lost(self, dialog: _Prepared, text: str, *, closed: bool) -> list[int]:
         for mark in dialog.marks[:3]:

@@ -25,6 +25,7 @@ class ChatTemplate:
         self.source = source
         self.marks_generation = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
         self._template, undeclared = _compile(source)
+        self.variables = frozenset(undeclared)
         self.takes_tools = "tools" in undeclared or "custom_tools" in undeclared
         self.takes_calls = "tool_calls" in source
         self.writes_date = "strftime_now" in undeclared

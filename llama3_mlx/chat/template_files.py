@@ -7,6 +7,7 @@ from typing import Any
 from ..checkpoint.folder import ModelFolder
 from ..checkpoint.model_files import NAMED_TEMPLATES
 from ..errors import ConfigError, DialogError, TokenizerError
+from ..tokenizer.named_tokens import named_tokens
 from ..tokenizer.tokenizer import Tokenizer
 from .llama3_templates import LLAMA_3, LLAMA_3_1
 
@@ -18,9 +19,10 @@ def find_templates(folder: Path | ModelFolder, tokenizer: Tokenizer) -> tuple[di
     templates at all: a base model. Raises DialogError or TokenizerError for files that can't be read.
     """
     opened = ModelFolder.of(folder)
-    values = _json(opened, "tokenizer_config.json")
-    named = {name: _token_text(values.get(name)) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
-    tokens = {name: text for name, text in named.items() if text is not None}
+    try:
+        tokens = named_tokens(opened)
+    except ConfigError as error:
+        raise TokenizerError(str(error)) from None
     templates = own_templates(opened)
     if not templates and {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"} <= tokenizer.control_tokens.keys():
         scaled = opened.stated_config.rope_scaling.rope_type == "llama3"
@@ -37,7 +39,8 @@ def own_templates(folder: Path | ModelFolder) -> dict[str, str]:
     found = {name: _text(path) for name, path in files.items() if path.exists()}
     if "default" in found:
         return found
-    for name in ("chat_template.json", "tokenizer_config.json"):
+    # The second is a processor's, of which transformers makes nothing for a tokenizer.
+    for name in ("tokenizer_config.json", "chat_template.json"):
         template = _json(opened, name).get("chat_template")
         if isinstance(template, str):
             return {"default": template}
@@ -63,8 +66,3 @@ def _json(opened: ModelFolder, name: str) -> Mapping[str, Any]:
         return opened.json(name) or {}
     except ConfigError as error:
         raise TokenizerError(str(error)) from None
-
-
-def _token_text(value: Any) -> str | None:
-    text = value.get("content") if isinstance(value, Mapping) else value
-    return text if isinstance(text, str) else None

@@ -68,7 +68,7 @@ class ModelFolder:
             )
         entry = values.get("quantization_config")
         if self.has_weights and isinstance(entry, Mapping) and entry.get("quant_method"):
-            kind = foreign_quantization({name: tensor.info for name, tensor in self._found.items()})
+            kind = foreign_quantization({name: tensor.info for name, tensor in self.found.items()})
             if kind is None:
                 self.note(
                     f"config.json has a quantization_config of {entry['quant_method']!r}, but the tensors aren't "
@@ -115,7 +115,7 @@ class ModelFolder:
         return CheckpointReader(self.tensors, self.schemes)
 
     @cached_property
-    def _found(self) -> Mapping[str, StoredTensor]:
+    def found(self) -> Mapping[str, StoredTensor]:
         """The tensors of all files under the model's names, those that aren't the model's included."""
         headers = find_headers(self.path, self._weight_map(), self.note)
         stored: dict[str, tuple[Path, TensorInfo]] = {
@@ -129,11 +129,12 @@ class ModelFolder:
 
     @cached_property
     def _decided(self) -> "_Decided":
-        config, tensors = self.stated_config, self._found
+        config, tensors = self.stated_config, self.found
         kind = foreign_quantization({name: tensor.info for name, tensor in tensors.items()})
         if kind is not None:
+            way = "" if kind.startswith("bitsandbytes") else "convert them with llama3-mlx convert, or "
             raise CheckpointError(
-                f"{self.path}: weights quantized by {kind} are not supported; take the original or an MLX folder"
+                f"{self.path}: weights quantized by {kind} can't be run: {way}take the original or an MLX folder"
             )
         config = with_head(config, tensors, self.note)
         if config.tie_word_embeddings and f"{EMBEDDING}.weight" not in tensors:

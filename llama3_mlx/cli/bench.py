@@ -15,8 +15,9 @@ from .model_choice import MODEL_HELP, choose_model
 
 if TYPE_CHECKING:
     from ..bench.results import Results
+    from ..model.config import ModelConfig
 
-_PEERS = ("mlx-lm",)
+_PEERS = ("mlx-lm", "llama.cpp")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +28,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compare", choices=_PEERS, help="measure this program too, on the same model and dtype")
     parser.add_argument("--json", metavar="FILE", help="write every round's figures here (-: to stdout, no table)")
     parser.add_argument("--plot", metavar="FILE.svg", help="draw the figures into this file")
-    add_flags(parser, BenchOptions, "what to measure")
+    parser.add_argument(
+        "--suite",
+        action="store_true",
+        help="measure all that matters on this machine, beside the peers that are installed",
+    )
+    parser.add_argument("--short", action="store_true", help="with --suite: few lengths, one round")
+    parser.add_argument(
+        "-o", "--out", metavar="FOLDER", help="with --suite: write suite.json and suite.md here (default: bench-suite)"
+    )
+    add_flags(parser, BenchOptions, "what to measure, without --suite")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     options = from_flags(args, BenchOptions)
     if args.plot and Path(args.plot).suffix != ".svg":
         raise RequestError(f"plots are written as SVG: give --plot a name that ends in .svg, not {args.plot!r}")
+    if (args.short or args.out) and not args.suite:
+        raise RequestError("--short and --out belong to --suite")
     folder = choose_model(args.model or args.named)
     from ..bench.measure import measure
     from ..checkpoint.folder import load_config
@@ -42,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
 
     config = load_config(folder)
     dtype = compute_dtype_name(config.dtype, args.dtype)
+    if args.suite:
+        return _suite(folder, config, dtype, Path(args.out or "bench-suite"), short=args.short)
     with _progress() as progress:
         results = measure(
             folder,
@@ -52,6 +66,25 @@ def run(args: argparse.Namespace) -> int:
             progress=progress,
         )
     _report(results, args.json, args.plot)
+    return 0
+
+
+def _suite(folder: Path, config: "ModelConfig", dtype: str, out: Path, *, short: bool) -> int:
+    """Run the suite; write its two files and print the page."""
+    from ..bench.suite import installed_peers, run_suite, suite_options
+    from ..bench.suite_report import markdown
+    from ..device import working_memory_bytes
+    from ..files import save_json, save_text
+
+    options = suite_options(config, dtype, working_memory_bytes(), short=short)
+    out.mkdir(parents=True, exist_ok=True)
+    with _progress() as progress:
+        suite = run_suite(folder, config, options, dtype=dtype, peers=installed_peers(), progress=progress)
+    save_json(out / "suite.json", suite.to_dict())
+    page = markdown(suite)
+    save_text(out / "suite.md", page)
+    sys.stdout.write(page)
+    sys.stderr.write(f"written: {out / 'suite.json'} and {out / 'suite.md'}\n")
     return 0
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from ..dtypes import config_dtype
 from ..errors import ConfigError
 from .config_fields import check_fields
-from .quantization import Quantization
+from .quantization import CONVERTIBLE, Quantization
 from .rope import RopeScaling
 
 ROPE_TYPES = ("default", "linear", "dynamic", "llama3")
@@ -238,5 +238,6 @@ def _quantization(values: Mapping[str, Any]) -> Quantization | None:
         raise ConfigError(f"quantization must be an object, not {entry!r}")
     if "bits" not in entry or entry.get("quant_method"):
         method = entry.get("quant_method", "an unknown method")
-        raise ConfigError(f"weights quantized by {method!r} are not supported; take the original or an MLX folder")
+        way = "convert them with llama3-mlx convert, or " if method in CONVERTIBLE else ""
+        raise ConfigError(f"weights quantized by {method!r} can't be run: {way}take the original or an MLX folder")
     return Quantization.from_dict(entry)

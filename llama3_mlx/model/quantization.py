@@ -9,6 +9,8 @@ from typing import Any
 
 from ..errors import ConfigError
 
+# Methods of other programs, as config.json names them, whose weights the converter reads.
+CONVERTIBLE = ("awq", "gptq", "compressed-tensors", "fp8", "fbgemm_fp8")
 AFFINE_BITS = (2, 3, 4, 5, 6, 8)
 AFFINE_GROUP_SIZES = (32, 64, 128)
 # The floating-point modes have one shape each. Source: docstring of mlx.core.quantize.

@@ -11,12 +11,13 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from jsonschema import FormatChecker, SchemaError, ValidationError, validators
+from jsonschema import FormatChecker, ValidationError, validators
 from jsonschema.exceptions import _WrappedReferencingError
 from jsonschema.protocols import Validator
 from referencing.jsonschema import EMPTY_REGISTRY
 
 from ..errors import RequestError
+from .drafts import as_json, draft_of, shown
 from .formats import PATTERNS
 from .patterns import compiled
 
@@ -40,54 +41,11 @@ def validator_of(schema: Any) -> Validator:
     return _validator_of(as_json(schema))
 
 
-def as_json(schema: Any) -> str:
-    """Return a schema as JSON; raises RequestError for what has none."""
-    try:
-        return json.dumps(schema, ensure_ascii=False)
-    except (TypeError, ValueError) as error:
-        raise RequestError(f"the schema isn't valid JSON: {error}") from None
-    except RecursionError:
-        raise RequestError("the schema is nested too deep") from None
-
-
 @lru_cache(maxsize=256)
 def _validator_of(text: str) -> Validator:
     schema = json.loads(text)
-    draft: Any = dialect_of(schema)
+    draft: Any = draft_of(schema)
     return _extended(draft)(schema, registry=EMPTY_REGISTRY, format_checker=_formats())
-
-
-def dialect_of(schema: Any) -> type[Validator]:
-    """Return the draft of a schema: the one it names, else the newest of which it is a valid schema.
-
-    Raises RequestError for a schema that is none of any draft.
-    """
-    named = isinstance(schema, Mapping) and validators.validator_for(schema, default=None)
-    reasons = []
-    for draft in [named] if named else _DRAFTS:
-        try:
-            draft.check_schema(schema, format_checker=FormatChecker(formats=()))
-        except SchemaError as error:
-            reasons.append(_schema_fault(error))
-        except RecursionError:
-            raise RequestError("the schema is nested too deep") from None
-        else:
-            return draft
-    raise RequestError(f"the schema isn't valid: {reasons[0]}")
-
-
-_DRAFTS: tuple[type[Validator], ...] = (
-    validators.Draft202012Validator,
-    validators.Draft7Validator,
-    validators.Draft4Validator,
-)
-
-
-def _schema_fault(error: SchemaError) -> str:
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path).lstrip(".")
-    if where.rpartition(".")[2] == "type":
-        return f"{where} is {_shown(error.instance)}, which isn't a type of JSON Schema"
-    return f"{where or 'it'} can't be {_shown(error.instance)}"
 
 
 def fault(error: ValidationError, where: str) -> str:
@@ -99,7 +57,7 @@ def fault(error: ValidationError, where: str) -> str:
             first.setdefault(inner.schema_path[0], fault(inner, place))
         return "; or ".join(dict.fromkeys(first.values()))
     words = _WORDS.get(str(error.validator))
-    return f"{place} {words(error) if words else f'must fit {error.validator}: {_shown(error.validator_value)}'}"
+    return f"{place} {words(error) if words else f'must fit {error.validator}: {shown(error.validator_value)}'}"
 
 
 def _unknown(error: ValidationError) -> str:
@@ -113,7 +71,7 @@ def _missing(error: ValidationError) -> str:
 
 
 def _bound(words: str) -> Callable[[ValidationError], str]:
-    return lambda error: f"must be {words} {error.validator_value}, not {_shown(error.instance)}"
+    return lambda error: f"must be {words} {error.validator_value}, not {shown(error.instance)}"
 
 
 def _size(words: str, unit: str) -> Callable[[ValidationError], str]:
@@ -124,12 +82,10 @@ _WORDS: dict[str, Callable[[ValidationError], str]] = {
     "type": lambda error: (
         "must be of type "
         + " or ".join([error.validator_value] if isinstance(error.validator_value, str) else error.validator_value)
-        + f", not {_shown(error.instance)}"
+        + f", not {shown(error.instance)}"
     ),
-    "enum": lambda error: (
-        f"must be one of {', '.join(map(_shown, error.validator_value))}, not {_shown(error.instance)}"
-    ),
-    "const": lambda error: f"must be {_shown(error.validator_value)}, not {_shown(error.instance)}",
+    "enum": lambda error: f"must be one of {', '.join(map(shown, error.validator_value))}, not {shown(error.instance)}",
+    "const": lambda error: f"must be {shown(error.validator_value)}, not {shown(error.instance)}",
     "required": _missing,
     "additionalProperties": _unknown,
     "unevaluatedProperties": _unknown,
@@ -148,17 +104,12 @@ _WORDS: dict[str, Callable[[ValidationError], str]] = {
     "maxProperties": _size("at most", "properties"),
     "uniqueItems": lambda _: "has an item twice",
     "contains": lambda _: "has no item, or not as many as it must, of those that it must contain",
-    "not": lambda error: f"is {_shown(error.instance)}, which is excluded",
-    "oneOf": lambda error: f"must fit exactly one of {len(error.validator_value)} schemas: {_shown(error.instance)}",
+    "not": lambda error: f"is {shown(error.instance)}, which is excluded",
+    "oneOf": lambda error: f"must fit exactly one of {len(error.validator_value)} schemas: {shown(error.instance)}",
     "dependentRequired": lambda error: f"lacks what other values require: {error.message}",
     "dependencies": lambda error: f"lacks what other values require: {error.message}",
     "None": lambda _: "isn't accepted",
 }
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=repr)
-    return text if len(text) <= 80 else text[:77] + "…"
 
 
 # Keywords that the package judges otherwise than JSON Schema does: patterns by Python's `re`, multiples by floats.

@@ -14,7 +14,7 @@ from referencing.exceptions import NoSuchAnchor, PointerToNowhere, Unresolvable,
 from referencing.jsonschema import EMPTY_REGISTRY, specification_with
 
 from ..errors import RequestError
-from .check import as_json, dialect_of
+from .drafts import as_json, draft_of
 from .formats import NATIVE, PATTERNS
 from .patterns import compiled, translated
 
@@ -129,7 +129,7 @@ class Constrainable:
         if isinstance(schema, bool):
             return {} if schema else {"enum": []}
         as_json(schema)
-        draft = dialect_of(schema)
+        draft = draft_of(schema)
         dialect = str(draft.META_SCHEMA.get("$schema") or draft.META_SCHEMA.get("$id"))
         specification: Any = specification_with(dialect)
         resource = specification.create_resource(schema)

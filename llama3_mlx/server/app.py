@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -22,6 +21,7 @@ from .http.errors import ApiError, as_api_error, error_response
 from .http.logs import LOGGER
 from .http.metrics import Metrics
 from .http.middleware import ServerMiddleware
+from .json_types import JsonObject
 from .ollama import (
     embed as ollama_embed,
 )
@@ -141,7 +141,7 @@ def _answer_errors(app: FastAPI) -> None:
 
 def _validation_error(error: RequestValidationError) -> ApiError:
     """Return the first thing that is wrong with a body, by the path of its field."""
-    first: dict[str, Any] = error.errors()[0]
+    first: JsonObject = error.errors()[0]
     path = [str(part) for part in first["loc"] if part != "body"]
     fields = [part for part in path if (part.replace("_", "").isalnum() and part.islower()) or part.isdigit()]
     if first["type"] == "refused":

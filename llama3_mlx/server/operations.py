@@ -1,13 +1,12 @@
 """What keeps a server running: /health, /version, /metrics."""
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse, Response
 
 from ..version import __version__
 from .core.request_context import Server
 from .http.metrics import CONTENT_TYPE
+from .json_types import JsonObject
 
 router = APIRouter(tags=["operations"])
 
@@ -32,7 +31,7 @@ def metrics(request: Request) -> Response:
 
 
 @router.get("/status")
-def status(request: Request) -> dict[str, Any]:
+def status(request: Request) -> JsonObject:
     """Say which models are in memory and what they hold."""
     import mlx.core as mx
 

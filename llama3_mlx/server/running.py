@@ -18,7 +18,7 @@ _STOP_S = 30
 
 
 class ListenError(Llama3MLXError):
-    """The address to listen on can't be had."""
+    """The address to listen on is unavailable."""
 
 
 def serve(settings: ServerSettings, models: Mapping[str, Path], adapters: Mapping[str, Path]) -> int:

@@ -3,8 +3,6 @@
 Source: https://docs.vllm.ai (tokenizer API); https://github.com/ggml-org/llama.cpp (tools/server/README.md).
 """
 
-from typing import Any
-
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
@@ -14,6 +12,7 @@ from .core.loaded_model import LoadedModel
 from .core.request_context import RequestContext
 from .core.schema import Body, options_of
 from .http.errors import ApiError
+from .json_types import JsonObject
 from .openai.chat import tools_of
 from .openai.schema import ChatMessage, ToolDefinition
 
@@ -26,7 +25,7 @@ class TemplateRequest(Body):
     model: str | None = None
     messages: list[ChatMessage]
     tools: list[ToolDefinition] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: JsonObject | None = None
     add_generation_prompt: bool | None = Field(None, description="up to where the answer begins: the default")
     continue_final_message: bool | None = None
 
@@ -39,7 +38,7 @@ class TokenizeRequest(Body):
     content: str | None = None
     messages: list[ChatMessage] | None = None
     tools: list[ToolDefinition] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: JsonObject | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     add_special_tokens: bool | None = Field(None, description="begin a text with its control token: the default")
@@ -73,7 +72,7 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
             special = bool(body.parse_special)
             ids = await loaded.prepare(lambda: text_ids(text or "", loaded, bos=bos, parse_special=special))
         texts = [loaded.llama.tokenizer.decode([token]) for token in ids]
-        reply: dict[str, Any] = {
+        reply: JsonObject = {
             "tokens": ids,
             "count": len(ids),
             "max_model_len": loaded.llama.config.max_position_embeddings,

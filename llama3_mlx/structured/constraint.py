@@ -1,38 +1,57 @@
 """The output constraint that generation options give, compiled; and the check of a finished answer against it."""
 
 import json
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from ..errors import RequestError
 from ..generation.completion import Completion
 from ..generation.options import GenerationOptions
+from ..schema.drafts import as_json
 from ..tokenizer.tokenizer import Tokenizer
 from ..tools.call import ToolCall
-from ..tools.functions import check_arguments, tool_name
+from ..tools.functions import check_arguments, tool_name, tool_specs
 from .grammar import Grammar, compile_grammar
-from .result import parse_result
+from .result import json_schema, parse_result
+
+# Compiled constraints of a model that are kept.
+_KEPT = 16
 
 
-def compile_constraint(options: GenerationOptions, tokenizer: Tokenizer, n_vocab: int) -> Grammar:
-    """Compile what the answer must follow; raises RequestError for what can't be held to."""
-    if options.calls_tools:
-        return compile_grammar(
-            tokenizer,
-            n_vocab=n_vocab,
-            tools=options.tools,
-            tool_choice=options.tool_choice,
-            several_calls=options.parallel_calls,
-            schema=options.schema,
-        )
-    return compile_grammar(
-        tokenizer,
-        n_vocab=n_vocab,
-        schema=options.schema,
-        regex=options.regex,
-        grammar=options.grammar,
-        choices=options.choices or None,
-    )
+class ConstraintCompiler:
+    """Compiles what the answers of one model must follow; the latest are kept, since dialogs repeat them."""
+
+    def __init__(self, tokenizer: Tokenizer, n_vocab: int) -> None:
+        self._tokenizer, self._n_vocab = tokenizer, n_vocab
+        self._kept: OrderedDict[str, Grammar] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def compile(self, options: GenerationOptions) -> Grammar:
+        """Compile the constraint of the options; raises RequestError for what can't be held to."""
+        tools = tool_specs(options.tools) if options.calls_tools else None
+        given: dict[str, Any] = {
+            "schema": None if options.schema is None else json_schema(options.schema),
+            "regex": options.regex,
+            "grammar": options.grammar,
+            "choices": options.choices or None,
+            "tools": tools,
+            "tool_choice": options.tool_choice,
+            "several_calls": options.parallel_calls,
+        }
+        key = as_json(given)
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        grammar = compile_grammar(self._tokenizer, n_vocab=self._n_vocab, **given)
+        with self._lock:
+            self._kept[key] = grammar
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        return grammar
 
 
 def finisher(options: GenerationOptions) -> Callable[[Completion], Completion] | None:

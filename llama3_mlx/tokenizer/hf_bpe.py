@@ -34,6 +34,9 @@ def load_hf_bpe(path: Path, text: str | None, added: list[AddedToken], ends: End
             f"{path} is a {type(backend.model).__name__} tokenizer that is not supported; accepted is BPE, byte-level "
             "or with byte fallback"
         )
+    # What training left on would cut prompts short, or fill them up, in silence.
+    backend.no_truncation()
+    backend.no_padding()
     # Control tokens in a text are ordinary characters; the other added tokens stay words of the vocabulary.
     backend.encode_special_tokens = True
     words = {token.id: token.text for token in added if not token.special}

@@ -17,6 +17,7 @@ from ..model.config import token_ids
 from .added_token import AddedToken, added_tokens
 from .byte_level import to_bytes
 from .llama3 import N_ORDINARY, SPLIT_PATTERN, VOCABULARY_SHA256, special_tokens, vocabulary_digest
+from .named_tokens import named_tokens
 from .tiktoken_ranks import load_ranks
 from .tokenizer import Ends, Tokenizer
 from .vocab_merges import MERGES_NAME, VOCAB_NAME, dumped, has_vocab_and_merges, tokenizer_json
@@ -65,7 +66,9 @@ def _load(opened: ModelFolder) -> Tokenizer:
         raise TokenizerError(f"{opened.path} has neither tokenizer.json nor tokenizer.model")
     parts = _read_json(json_file) if json_file.exists() else tokenizer_json(opened) if two_files else None
     added = added_tokens(parts, json_file) if parts else _standard_tokens()
-    names = _named_tokens(opened)
+    names = named_tokens(opened)
+    if opened.json("tokenizer_config.json") is None:
+        names = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>", **names}
     rows = (opened.json("config.json") or {}).get("vocab_size")
     ends = Ends(
         bos_id=next((token.id for token in added if token.text == names.get("bos_token")), None),
@@ -123,19 +126,6 @@ def _llama3_ranks(parts: Mapping[str, Any]) -> dict[bytes, int] | None:
         return None
     in_order = list(ranks.values()) == list(range(N_ORDINARY))
     return ranks if in_order and vocabulary_digest(ranks) == VOCABULARY_SHA256 else None
-
-
-def _named_tokens(opened: ModelFolder) -> dict[str, str]:
-    """Return bos_token and eos_token of tokenizer_config.json by name; Llama 3's where there is no such file."""
-    values = opened.json("tokenizer_config.json")
-    if values is None:
-        return {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
-    named = {name: values.get(name) for name in ("bos_token", "eos_token")}
-    return {
-        name: value["content"] if isinstance(value, dict) else value
-        for name, value in named.items()
-        if isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("content"), str))
-    }
 
 
 def _stop_ids(opened: ModelFolder, names: Mapping[str, str], added: Iterable[AddedToken]) -> frozenset[int]:

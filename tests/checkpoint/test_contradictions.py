@@ -73,3 +73,35 @@ def test_each_is_read_as_transformers_does_or_refused_by_name(part: int, tmp_pat
 def test_what_can_be_decided_loads(change: Change, tmp_path: Path) -> None:
     result, words = outcome((change,), tmp_path / "model")
     assert result == "equal", words
+
+
+NOTES = {
+    "head differs in its last row": r"lm_head\.weight differs from it: the head is read as it is",
+    "names of PEFT": r"read without 'base_model\.model\.'",
+    "names without model.": r"read with 'model\.' before them",
+    "an index left over": r"model\.safetensors is read; model\.safetensors\.index\.json beside it, .* is left out",
+    "older shards beside": r"names model-00001-of-00001\.safetensors, is left out",
+    "a damaged index left over": "is damaged and left out",
+    "an index of other files": r"names old-00001-of-00002\.safetensors, .* the files that are there are read",
+    "shards without an index": r"there is no model\.safetensors\.index\.json: the tensors of all 2 safetensors files",
+    "shards swapped in the index": r"index\.json is wrong about .* the files' own headers are taken",
+    "bfloat16 tensors": "config.json says float32, the weights are bfloat16",
+    "GPTQ left over": "a quantization_config of 'gptq', but the tensors aren't packed",
+    "packed, config silent": "no quantization of 15 modules .* the tensors' shapes say affine 4 bits, group size 64",
+    "packed, other bits": "another quantization of 15 modules .* the tensors' shapes say affine 8 bits, group size 64",
+}
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_a_decision_is_noted(name: str, tmp_path: Path) -> None:
+    change = next(change for change in (*MEANING, *FORM) if change.name == name)
+    opened = ModelFolder(make((change,)).write(tmp_path / "model"))
+    load_model(opened)
+    assert len(opened.notes) == 1
+    assert re.search(NOTES[name], opened.notes[0]), opened.notes
+
+
+def test_a_checkpoint_without_contradictions_has_no_notes(tmp_path: Path) -> None:
+    opened = ModelFolder(make(()).write(tmp_path / "model"))
+    load_model(opened)
+    assert opened.notes == ()

@@ -86,7 +86,7 @@ def test_fp8_weights_are_told_apart(model: Path) -> None:
     from safetensors.torch import save_file as save_torch
 
     save_torch(tensors, model / "model.safetensors")
-    assert "weights quantized by FP8 are not supported; take the original" in refusal(model)
+    assert "weights quantized by FP8 can't be run: convert them with llama3-mlx convert, or take" in refusal(model)
 
 
 def test_git_lfs_pointers_are_told_apart(model: Path) -> None:

@@ -3,11 +3,14 @@
 import random
 from typing import Any
 
+import jsonschema
 import jsonschema_rs
 import pytest
 
 from llama3_mlx.errors import RequestError
 from llama3_mlx.schema.check import check_json
+from llama3_mlx.schema.constrainable import ANNOTATIONS, CHECKED, HELD
+from llama3_mlx.schema.drafts import is_plain
 
 from ..support.random_schemas import random_schema, random_value
 
@@ -72,6 +75,36 @@ def test_the_verdict_is_that_of_another_validator() -> None:
 )
 def test_particular_cases_agree_too(schema: Any, value: Any) -> None:
     assert accepted(schema, value) == jsonschema_rs.Draft202012Validator(schema).is_valid(value)
+
+
+def test_what_passes_for_a_schema_at_a_glance_is_one() -> None:
+    """Judged by the metaschema of draft 2020-12, with every keyword and values of every kind."""
+    keywords = [*HELD, *CHECKED, *ANNOTATIONS, "x-unknown"]
+    values: list[Any] = [
+        None,
+        True,
+        0,
+        -1,
+        1.5,
+        "",
+        "string",
+        "x",
+        [],
+        ["x"],
+        ["x", "x"],
+        ["string", 1],
+        {},
+        {"a": {}},
+        {"a": 1},
+    ]
+    values += [[{}], [True], [1], {"type": "x"}, {"type": "string"}]
+    plain = 0
+    for keyword in keywords:
+        for value in values:
+            if is_plain({keyword: value}):
+                jsonschema.Draft202012Validator.check_schema({keyword: value})
+                plain += 1
+    assert plain > 100
 
 
 def test_the_first_fault_is_named_with_its_place() -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pytest
 
-from llama3_mlx import Llama, RequestError
+from llama3_mlx import Llama, RequestError, StructureError
 from llama3_mlx.generation.options import GenerationOptions
 
 
@@ -114,3 +114,42 @@ def test_the_guide_runs(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.M
     exec(compile(code, "guide", "exec"), module.__dict__)
     with module.llama:
         assert isinstance(module.run.text, str)
+
+
+def weather(city: str) -> str:
+    """Tell the weather."""
+    return f"sunny in {city}"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_with_tools_and_a_schema_the_answer_is_a_call_or_of_the_schema(llama: Llama, seed: int) -> None:
+    """The random model finds either way; what it says is judged by the two schemas."""
+    options: dict[str, Any] = {"schema": {"enum": [1, 2]}, "tools": [weather], "temperature": 3.0, "max_tokens": 200}
+    done = llama.generate("x", seed=seed, **options)
+    if done.tool_calls:
+        assert [call.name for call in done.tool_calls] == ["weather"] * len(done.tool_calls)
+        assert done.parsed is None
+    elif done.finish_reason == "stop":
+        assert done.parsed in (1, 2)
+    with pytest.raises(RequestError, match="regex and tools can't be combined"):
+        llama.generate("x", regex="a", tools=[weather])
+
+
+def test_calls_that_do_not_fit_what_no_grammar_holds_say_so(llama: Llama) -> None:
+    one = {"type": "array", "items": {"const": 1}, "minItems": 2, "maxItems": 2, "uniqueItems": True}
+    parameters = {"type": "object", "properties": {"a": one}, "required": ["a"]}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    done = llama.generate("x", tools=[tool], tool_choice="required", parallel_calls=False, max_tokens=400)
+    assert [call.problem for call in done.tool_calls] == ["f.a has an item twice"]
+
+
+def test_an_answer_outside_of_what_no_grammar_holds_is_an_error_with_its_text(llama: Llama) -> None:
+    with pytest.raises(StructureError, match="the answer is 3, which is excluded") as caught:
+        llama.generate("x", schema={"const": 3, "not": {"minimum": 2}})
+    assert caught.value.text.strip() == "3"
+
+
+def test_a_repeated_constraint_is_compiled_once(llama: Llama) -> None:
+    options = GenerationOptions(tools=[weather])
+    assert llama._submitter.compile(options) is llama._submitter.compile(GenerationOptions(tools=[weather]))
+    assert llama._submitter.compile(options) is not llama._submitter.compile(GenerationOptions(regex="a"))

@@ -15,7 +15,7 @@ from llama3_mlx import Llama
 from llama3_mlx.engine.reply import Reply
 from llama3_mlx.generation.completion import Completion, Piece
 from llama3_mlx.generation.options import GenerationOptions
-from llama3_mlx.structured.constraint import compile_constraint
+from llama3_mlx.structured.constraint import ConstraintCompiler
 from llama3_mlx.tools.call import ToolCall
 from llama3_mlx.tools.functions import tool_name
 from llama3_mlx.tools.parser import ToolCallStream
@@ -45,7 +45,7 @@ class ScriptedLlama(Llama):
         for each, reply in zip(options, replies, strict=True):
             tokens = self.tokenizer.encode(type(self).script(rendered, each))
             if each.is_constrained:
-                state = compile_constraint(each, self.tokenizer, self.config.vocab_size).start()
+                state = ConstraintCompiler(self.tokenizer, self.config.vocab_size).compile(each).start()
                 for token in tokens:
                     state.accept(token)
                 assert state.may_end, "what the script says is only the beginning of what may be said"

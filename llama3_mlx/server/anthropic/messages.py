@@ -1,7 +1,7 @@
 """POST /v1/messages and /v1/messages/count_tokens. Source: https://docs.anthropic.com/en/api/messages."""
 
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -12,6 +12,7 @@ from ..core.request_context import RequestContext
 from ..core.schema import options_of
 from ..http.errors import ApiError
 from ..http.streaming import EVENT_STREAM, errors_as_events, kept_alive, sse
+from ..json_types import JsonMapping, JsonObject
 from .schema import AnthropicTool, ContentBlock, CountRequest, MessagesRequest, TextSource, ToolChoice
 
 router = APIRouter(tags=["Anthropic"])
@@ -28,7 +29,7 @@ async def messages(body: MessagesRequest, request: Request) -> Response:
     chat = _chat(body, tools, body.settings())
     async with RequestContext(request) as context:
         context.ignore(body.ignored())
-        context.notes += left_out
+        context.leave_out_tools(left_out)
         loaded = await context.use(body.model)
         prompt = await loaded.prepare(lambda: prompt_of(chat, loaded))
         events = await converse(chat, loaded, context.server.settings, context.stack, prompt)
@@ -38,7 +39,7 @@ async def messages(body: MessagesRequest, request: Request) -> Response:
             return context.stream(kept_alive(errors_as_events(parts, request, event="error"), _PING), EVENT_STREAM)
         [answer] = await context.gather(events, 1)
         assert answer.end is not None, "a gathered answer has ended"
-        content: list[dict[str, Any]] = [{"type": "text", "text": answer.text}] if answer.text else []
+        content: list[JsonObject] = [{"type": "text", "text": answer.text}] if answer.text else []
         content += [_tool_use(call, call.arguments or {}) for call in answer.calls]
         return context.reply({**head, "content": content, **_stopped(answer.end), "usage": _usage(answer.end)})
 
@@ -50,13 +51,13 @@ async def count_tokens(body: CountRequest, request: Request) -> Response:
     chat = _chat(body, tools, {})
     async with RequestContext(request) as context:
         context.ignore(body.ignored())
-        context.notes += left_out
+        context.leave_out_tools(left_out)
         loaded = await context.use(body.model)
         prompt = await loaded.prepare(lambda: prompt_of(chat, loaded))
         return context.reply({"input_tokens": len(prompt), **context.extension()})
 
 
-def _chat(body: CountRequest, tools: list[dict[str, Any]], settings: dict[str, Any]) -> Chat:
+def _chat(body: CountRequest, tools: list[JsonObject], settings: JsonObject) -> Chat:
     _refuse_thread(body)
     system = [{"role": "system", "content": _text(body.system)}] if body.system else []
     choice = body.tool_choice
@@ -83,7 +84,7 @@ def _refuse_thread(body: CountRequest) -> None:
         )
 
 
-def _tool_choice(choice: ToolChoice | None, tools: list[dict[str, Any]]) -> str:
+def _tool_choice(choice: ToolChoice | None, tools: list[JsonObject]) -> str:
     """Return the choice as a chat takes it; raises ApiError 400 where there is no such tool."""
     if choice is None:
         return "auto"
@@ -100,8 +101,8 @@ def _tool_choice(choice: ToolChoice | None, tools: list[dict[str, Any]]) -> str:
     return choice.name
 
 
-def _tools(tools: Sequence[AnthropicTool]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the tools as functions, and a note on those that are left out: Anthropic's own have no schema."""
+def _tools(tools: Sequence[AnthropicTool]) -> tuple[list[JsonObject], list[str]]:
+    """Return the tools as functions, and the names of those that are left out: Anthropic's own have no schema."""
     functions, left_out = [], []
     for tool in tools:
         if tool.input_schema is None or tool.name is None:
@@ -109,10 +110,10 @@ def _tools(tools: Sequence[AnthropicTool]) -> tuple[list[dict[str, Any]], list[s
             continue
         described = {"name": tool.name, "description": tool.description or "", "parameters": tool.input_schema}
         functions.append({"type": "function", "function": described})
-    return functions, [f"tools that can't be used here were left out: {', '.join(left_out)}"] if left_out else []
+    return functions, left_out
 
 
-def _messages(role: str, content: str | Sequence[ContentBlock]) -> list[dict[str, Any]]:
+def _messages(role: str, content: str | Sequence[ContentBlock]) -> list[JsonObject]:
     """Return one of Anthropic's messages as those of a dialog: tool results stand on their own."""
     if isinstance(content, str):
         return [{"role": role, "content": content}]
@@ -158,20 +159,20 @@ def _document(heads: Sequence[str | None], text: str) -> str:
     return "\n".join([*(head for head in heads if head), text]) + "\n"
 
 
-def _head(model: str) -> dict[str, Any]:
+def _head(model: str) -> JsonObject:
     return {"id": f"msg_{secrets.token_hex(12)}", "type": "message", "role": "assistant", "model": model}
 
 
-def _tool_use(call: ToolCallEvent, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _tool_use(call: ToolCallEvent, arguments: JsonMapping) -> JsonObject:
     return {"type": "tool_use", "id": f"toolu_{call.id.removeprefix('call_')}", "name": call.name, "input": arguments}
 
 
-def _stopped(end: AnswerEnd) -> dict[str, Any]:
+def _stopped(end: AnswerEnd) -> JsonObject:
     reason = "stop_sequence" if end.stop_text else _STOP_REASONS[end.reason]
     return {"stop_reason": reason, "stop_sequence": end.stop_text}
 
 
-def _usage(end: AnswerEnd) -> dict[str, Any]:
+def _usage(end: AnswerEnd) -> JsonObject:
     done = end.completion
     return {
         "input_tokens": done.prompt_tokens - done.cached_tokens,
@@ -181,7 +182,7 @@ def _usage(end: AnswerEnd) -> dict[str, Any]:
     }
 
 
-async def _stream(head: Mapping[str, Any], events: AsyncIterator[Event], prompt_tokens: int) -> AsyncIterator[bytes]:
+async def _stream(head: JsonMapping, events: AsyncIterator[Event], prompt_tokens: int) -> AsyncIterator[bytes]:
     begun = {"input_tokens": prompt_tokens, "output_tokens": 0}
     message = {**head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": begun}
     yield _event("message_start", message=message)

@@ -3,11 +3,12 @@
 Source: https://docs.anthropic.com/en/api/messages and the types of the `anthropic` package.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from ..core.schema import Body, TopK, option, without_sentinels
+from ..json_types import JsonObject
 
 
 class TextSource(Body):
@@ -26,7 +27,7 @@ class ContentBlock(Body):
     text: str | None = None
     id: str | None = None
     name: str | None = None
-    input: dict[str, Any] | None = None
+    input: JsonObject | None = None
     tool_use_id: str | None = None
     content: "str | list[ContentBlock] | None" = None
     is_error: bool | None = None
@@ -57,7 +58,7 @@ class AnthropicTool(Body):
     )
     name: str | None = Field(None, min_length=1, max_length=128)
     description: str | None = None
-    input_schema: dict[str, Any] | None = None
+    input_schema: JsonObject | None = None
     type: str | None = None
 
 
@@ -73,7 +74,7 @@ class OutputFormat(Body):
     """The format of the answer."""
 
     type: Literal["json_schema"]
-    schema_: dict[str, Any] = Field(alias="schema")
+    schema_: JsonObject = Field(alias="schema")
 
 
 class OutputConfig(Body):
@@ -112,10 +113,10 @@ class CountRequest(Body):
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = Field(None, description="as it was called before output_config.format")
     # Refused by the handler, with the code on which Anthropic's clients send the whole conversation themselves.
-    thread: dict[str, Any] | None = Field(None, description="refused: send the whole conversation")
+    thread: JsonObject | None = Field(None, description="refused: send the whole conversation")
 
     @property
-    def constraint(self) -> dict[str, Any] | None:
+    def constraint(self) -> JsonObject | None:
         """The schema that the answer has to follow, if there is one."""
         output_format = (self.output_config.format if self.output_config else None) or self.output_format
         return output_format.schema_ if output_format else None
@@ -141,7 +142,7 @@ class MessagesRequest(CountRequest):
     stop_sequences: list[str] | None = None
     stream: bool | None = None
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """Return what was given by the names of GenerationOptions."""
         names = ("max_tokens", "temperature", "top_p", "top_k")
         given = without_sentinels({name: getattr(self, name) for name in names if getattr(self, name) is not None})

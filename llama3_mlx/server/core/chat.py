@@ -1,13 +1,13 @@
 """A chat in no protocol's words: messages in, events out."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any
 
 from ...generation.options import GenerationOptions
 from ...prompts import RESERVED
 from ..http.errors import ApiError
+from ..json_types import JsonMapping, JsonObject
 from ..settings import ServerSettings
 from .answering import as_events, make_submissions
 from .events import Event
@@ -20,7 +20,7 @@ _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
 class Chat:
     """A dialog that wants `n` answers with these options; tools are specifications, a schema is one of JSON."""
 
-    messages: Sequence[Mapping[str, Any]]
+    messages: Sequence[JsonMapping]
     options: GenerationOptions = field(default_factory=GenerationOptions)
     n: int = 1
     continue_final: bool = False
@@ -53,7 +53,7 @@ def prompt_of(chat: Chat, loaded: LoadedModel) -> list[int]:
     )
 
 
-def known_keys(message: Mapping[str, Any]) -> dict[str, Any]:
+def known_keys(message: JsonMapping) -> JsonObject:
     """Return a message without the keys that clients send along and no dialog format has a place for."""
     return {key: message[key] for key in _MESSAGE_KEYS if message.get(key) is not None}
 

@@ -24,7 +24,7 @@ def duration_s(value: float | str | None) -> float | None:
         return _checked(sign * float(text))
     parts = _PART.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise ApiError(400, f"{value[:40]!r} is no duration: write seconds, or a text like '5m', '1h30m', '-1'")
+        raise ApiError(400, f"{value[:40]!r} is not a duration: write seconds, or a text like '5m', '1h30m', '-1'")
     return _checked(sign * sum(float(number) * _UNITS_S[unit] for number, unit in parts))
 
 

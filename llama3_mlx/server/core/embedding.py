@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...generation.limits import check_fits
+from ..http.errors import ApiError
 from .loaded_model import LoadedModel
 
 
@@ -19,6 +20,13 @@ async def embed(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> list[N
     for prompt in prompts:
         check_fits(prompt, loaded.llama.config.max_position_embeddings)
     return [await loaded.call(partial(_mean_hidden, loaded, prompt)) for prompt in prompts]
+
+
+def check_dimensions(requested: int | None, loaded: LoadedModel) -> None:
+    """Refuse another size than the model has: its first numbers alone mean nothing."""
+    size = loaded.llama.config.hidden_size
+    if requested not in (None, size):
+        raise ApiError(400, f"dimensions must be {size}, the model's own, not {requested}", param="dimensions")
 
 
 def _mean_hidden(loaded: LoadedModel, prompt: Sequence[int]) -> NDArray[np.float32]:

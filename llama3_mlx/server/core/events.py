@@ -2,18 +2,19 @@
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from ...generation.completion import Completion
+from ..json_types import JsonMapping, JsonObject
 
 Reason = Literal["stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
 class LogprobEntry:
-    """A token's text, bytes and log-probability, with the likeliest alternatives at its place."""
+    """A token's text, bytes and log-probability, with the most likely alternatives in its place."""
 
     token_id: int
     data: bytes
@@ -28,7 +29,7 @@ class LogprobEntry:
 
 @dataclass(frozen=True, slots=True)
 class PromptProgress:
-    """How much of a prompt has been run, in tokens; comes before any text, where it was asked for."""
+    """How much of a prompt has been run, in tokens; comes before any text, where it was requested."""
 
     choice: int
     processed: int
@@ -37,7 +38,7 @@ class PromptProgress:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """New text of one answer; `logprobs` belong to the tokens that came in with it, where they were asked for."""
+    """New text of one answer; `logprobs` belong to the tokens that came in with it, where they were requested."""
 
     choice: int
     text: str
@@ -56,7 +57,7 @@ class ToolCallEvent:
     id: str = field(default_factory=lambda: f"call_{secrets.token_hex(12)}")
 
     @property
-    def arguments(self) -> dict[str, Any] | None:
+    def arguments(self) -> JsonObject | None:
         """The arguments, None where the call is unfinished."""
         try:
             value = json.loads(self.arguments_json)
@@ -65,7 +66,7 @@ class ToolCallEvent:
         return value if isinstance(value, dict) else None
 
 
-def as_json(arguments: Mapping[str, Any]) -> str:
+def as_json(arguments: JsonMapping) -> str:
     """Return arguments as OpenAI writes them: an object in JSON, as a string."""
     return json.dumps(arguments, ensure_ascii=False)
 

@@ -217,6 +217,12 @@ class LoadedModels:
         return {name: float(slot.needed_bytes) for name, slot in self.slots.items()}
 
 
+def all_choices(catalogue: Catalogue) -> list[ModelChoice]:
+    """Return everything that a request can name."""
+    models = catalogue.models().values()
+    return [ModelChoice(model, adapter) for model in models for adapter in (None, *catalogue.adapters(model))]
+
+
 def _needed_by_draft(folder: Path) -> int:
     config = ModelEntry(folder.name, folder).config
     needs = estimate(config, compute_dtype_name(config.dtype))

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..http.metrics import Metrics
 from ..http.streaming import STREAM_HEADERS
+from ..json_types import JsonMapping
 from ..settings import ServerSettings
 from .durations import duration_s
 from .events import AnswerEnd, CollectedAnswer, Event, PromptProgress
@@ -61,9 +62,9 @@ class RequestContext:
     async def use(self, model: str | None, keep_alive: float | str | None = None) -> LoadedModel:
         """Return the model, loaded, for as long as this request lasts."""
         keep_alive_s = duration_s(keep_alive)
-        asked = time.perf_counter()
+        began = time.perf_counter()
         self.loaded = await self.stack.enter_async_context(self.server.models.use(model, keep_alive_s))
-        self.load_s = time.perf_counter() - asked
+        self.load_s = time.perf_counter() - began
         self.log_values(model=self.loaded.choice.name)
         return self.loaded
 
@@ -77,6 +78,11 @@ class RequestContext:
         if names:
             shown = [_printable(name)[:60] for name in names[:20]]
             self.headers["x-ignored-parameters"] = ", ".join(shown)
+
+    def leave_out_tools(self, names: Sequence[str]) -> None:
+        """Note which tools of the request can't be used here."""
+        if names:
+            self.notes.append(f"tools that can't be used here were left out: {', '.join(names)}")
 
     def extension(self) -> dict[str, list[str]]:
         """Return the field with the notes that goes into an answer, beside those of its protocol; the header, too."""
@@ -127,7 +133,7 @@ class RequestContext:
                 task.cancel()
             await asyncio.gather(working, gone, return_exceptions=True)
 
-    def reply(self, value: Mapping[str, Any]) -> Response:
+    def reply(self, value: JsonMapping) -> Response:
         """Return a JSON response."""
         extension = self.extension()
         return JSONResponse({**value, **extension}, headers=self.headers)

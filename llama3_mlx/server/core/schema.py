@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from ...generation.options import GenerationOptions, make_options
 from ...settings import Setting, settings_of
+from ..json_types import JsonMapping, JsonObject
 
 KeepAlive = float | str | None
 Effect = Literal["honored", "without effect", "refused"]
@@ -75,7 +76,7 @@ def _own(base: type, name: str) -> Any:
 
 
 @cache
-def _inherited(body: type[Body], name: str) -> Mapping[str, Any]:
+def _inherited(body: type[Body], name: str) -> JsonMapping:
     """Return what a class and those it inherits from list under `name`, together."""
     return {key: value for base in reversed(body.__mro__) for key, value in dict(_own(base, name)).items()}
 
@@ -94,7 +95,7 @@ def option(name: str) -> Any:
     return Field(default=None, description=declared.help, ge=declared.low, le=declared.high)
 
 
-def _generation_fields() -> dict[str, Any]:
+def _generation_fields() -> JsonObject:
     """Return the fields of a body for the settings that requests take by their own names."""
     return {
         name: (_body_type(declared) | None, Field(None, description=declared.help, ge=declared.low, le=declared.high))
@@ -115,7 +116,7 @@ GenerationFields = create_model("GenerationFields", __base__=Body, **_generation
 """A body with every generation setting that requests take by its own name."""
 
 
-def given_settings(body: Body) -> dict[str, Any]:
+def given_settings(body: Body) -> JsonObject:
     """Return the generation settings that a body gives by their own names; null and what is empty count as absent."""
     declared = settings_of(GenerationOptions)
     values = {name: getattr(body, name, None) for name, entry in declared.items() if entry.request is True}
@@ -123,27 +124,27 @@ def given_settings(body: Body) -> dict[str, Any]:
 
 
 def options_of(
-    settings: Mapping[str, Any],
+    settings: JsonMapping,
     *,
-    schema: Mapping[str, Any] | None = None,
+    schema: JsonMapping | None = None,
     top_logprobs: int | None = None,
-    tools: Sequence[Mapping[str, Any]] = (),
+    tools: Sequence[JsonMapping] = (),
     tool_choice: str = "auto",
     parallel_calls: bool = True,
-    template: Mapping[str, Any] | None = None,
+    template: JsonMapping | None = None,
 ) -> GenerationOptions:
     """Return the options that a body gives: settings by their names, and what each protocol shapes in its own way.
 
     An empty `schema` means any JSON. Raises RequestError.
     """
     more = {"schema": schema, "logprobs": top_logprobs, "template_options": template}
-    given: dict[str, Any] = {name: value for name, value in more.items() if value is not None}
+    given: JsonObject = {name: value for name, value in more.items() if value is not None}
     if tools:
         given |= {"tools": list(tools), "tool_choice": tool_choice, "parallel_calls": parallel_calls}
     return make_options({**settings, **given})
 
 
-def without_sentinels(settings: Mapping[str, Any]) -> dict[str, Any]:
+def without_sentinels(settings: JsonMapping) -> JsonObject:
     """Return the settings without the numbers that other servers' clients send for "no limit", "all" and "random"."""
     known = {name: value for name, value in settings.items() if not (name in ("max_tokens", "seed") and value == -1)}
     return {**known, "top_k": 0} if known.get("top_k") == -1 else known

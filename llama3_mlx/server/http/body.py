@@ -134,7 +134,7 @@ def _depth(body: bytes) -> int:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} isn't a JSON number")
 
 
 def _too_large(limit: int) -> ApiError:

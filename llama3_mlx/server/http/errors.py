@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from starlette.responses import Response
 
@@ -16,6 +15,7 @@ from ...errors import (
     StructureError,
 )
 from ...library.catalogue import UnknownModelError
+from ..json_types import JsonMapping, JsonObject
 
 _TYPES = {
     400: "invalid_request_error",
@@ -43,7 +43,7 @@ class ApiError(Exception):
         *,
         param: str | None = None,
         code: str | None = None,
-        details: Mapping[str, Any] | None = None,
+        details: JsonMapping | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
@@ -73,12 +73,12 @@ def as_api_error(error: Llama3MLXError) -> ApiError:
     return ApiError(500, str(error))
 
 
-def error_body(path: str, error: ApiError, request_id: str) -> dict[str, Any]:
+def error_body(path: str, error: ApiError, request_id: str) -> JsonObject:
     """Return the error in the shape of the protocol that `path` belongs to."""
     if path.startswith("/api/"):
         return {"error": error.message}
     if path.startswith("/v1/messages"):
-        inner: dict[str, Any] = {"type": error.kind, "message": error.message}
+        inner: JsonObject = {"type": error.kind, "message": error.message}
         inner |= {"details": error.details} if error.details else {}
         return {"type": "error", "error": inner, "request_id": request_id}
     return {

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Any
 
+from ..json_types import JsonObject
+
 LOGGER = logging.getLogger("llama3_mlx.server")
 
 
@@ -37,8 +39,8 @@ def log(event: str, *, level: int = logging.INFO, **values: Any) -> None:
     LOGGER.log(level, event, extra={"values": given})
 
 
-def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    values: dict[str, Any] = dict(getattr(record, "values", {}))
+def _fields(record: logging.LogRecord) -> JsonObject:
+    values: JsonObject = dict(getattr(record, "values", {}))
     if record.exc_info and record.exc_info[1] is not None:
         values["traceback"] = logging.Formatter().formatException(record.exc_info)
     return values

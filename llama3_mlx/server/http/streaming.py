@@ -6,12 +6,13 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html.
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.requests import Request
 
 from ...errors import Llama3MLXError
+from ..json_types import JsonMapping
 from .errors import ApiError, as_api_error, error_body
 from .logs import LOGGER
 
@@ -22,13 +23,13 @@ COMMENT = b": still here\n\n"
 DONE = b"data: [DONE]\n\n"
 
 
-def sse(value: Mapping[str, Any], event: str | None = None) -> bytes:
+def sse(value: JsonMapping, event: str | None = None) -> bytes:
     """Return one event; `event` is its name where the protocol has names."""
     data = f"data: {to_json(value)}\n\n".encode()
     return f"event: {event}\n".encode() + data if event else data
 
 
-def json_line(value: Mapping[str, Any]) -> bytes:
+def json_line(value: JsonMapping) -> bytes:
     """Return one line of newline-delimited JSON."""
     return to_json(value).encode() + b"\n"
 

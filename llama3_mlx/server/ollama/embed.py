@@ -5,10 +5,9 @@ import time
 from fastapi import APIRouter, Request, Response
 
 from ..core.completion import prompt_ids
-from ..core.embedding import embed
+from ..core.embedding import check_dimensions, embed
 from ..core.request_context import RequestContext
 from ..http.errors import ApiError
-from ..openai.embeddings import check_dimensions
 from .schema import EmbedRequest, OldEmbedRequest
 
 router = APIRouter(tags=["Ollama"])

@@ -1,6 +1,6 @@
 """POST /api/generate and /api/chat. Source: https://github.com/ollama/ollama/blob/main/docs/api.md."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -14,11 +14,12 @@ from ..core.request_context import RequestContext
 from ..core.schema import options_of
 from ..http.errors import ApiError
 from ..http.streaming import JSON_LINES, errors_as_events, json_line
+from ..json_types import JsonMapping, JsonObject
 from .schema import GenerateRequest, Generating, OllamaChatRequest, OllamaMessage
 from .timestamps import now
 
 router = APIRouter(tags=["Ollama"])
-Fields = Callable[[str, Sequence[Mapping[str, Any]]], dict[str, Any]]
+Fields = Callable[[str, Sequence[JsonMapping]], JsonObject]
 
 
 @router.post("/api/generate")
@@ -45,7 +46,7 @@ async def generate(body: GenerateRequest, request: Request) -> Response:
         else:
             events = await converse(_chat(body, _dialog(body)), loaded, context.server.settings, context.stack)
 
-        def fields(text: str, _: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        def fields(text: str, _: Sequence[JsonMapping]) -> JsonObject:
             return {"response": text}
 
         return await _answer(context, body, events, fields, with_context=not body.raw)
@@ -63,8 +64,8 @@ async def chat(body: OllamaChatRequest, request: Request) -> Response:
         conversation = _chat(body, [_message(message) for message in body.messages], tools)
         events = await converse(conversation, loaded, context.server.settings, context.stack)
 
-        def fields(text: str, calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-            message: dict[str, Any] = {"role": "assistant", "content": text}
+        def fields(text: str, calls: Sequence[JsonMapping]) -> JsonObject:
+            message: JsonObject = {"role": "assistant", "content": text}
             return {"message": {**message, "tool_calls": list(calls)} if calls else message}
 
         return await _answer(context, body, events, fields, with_context=False)
@@ -81,7 +82,7 @@ def _refuse_with_raw(**fields: Any) -> None:
             raise ApiError(400, f"raw takes the prompt as it is, so {name} can't be given with it")
 
 
-def _chat(body: Generating, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> Chat:
+def _chat(body: Generating, messages: Sequence[JsonMapping], tools: Sequence[JsonMapping] = ()) -> Chat:
     _refuse_thinking(body)
     return Chat(
         messages=messages,
@@ -89,7 +90,7 @@ def _chat(body: Generating, messages: Sequence[Mapping[str, Any]], tools: Sequen
     )
 
 
-def _settings(body: Generating) -> dict[str, Any]:
+def _settings(body: Generating) -> JsonObject:
     return body.options.settings() if body.options else {}
 
 
@@ -102,7 +103,7 @@ def _top(body: Generating) -> int | None:
     return (body.top_logprobs or 0) if body.logprobs or body.top_logprobs else None
 
 
-def _schema(body: Generating) -> Mapping[str, Any] | None:
+def _schema(body: Generating) -> JsonMapping | None:
     if not body.format:
         return None
     if isinstance(body.format, dict):
@@ -126,7 +127,7 @@ def _continued(body: GenerateRequest, loaded: LoadedModel) -> list[int]:
     return [*(body.context or ()), *(ids[1:] if begins_text else ids)]
 
 
-def _message(message: OllamaMessage) -> dict[str, Any]:
+def _message(message: OllamaMessage) -> JsonObject:
     if message.images:
         raise ApiError(400, "images are not supported: these models read text")
     calls = [
@@ -142,17 +143,17 @@ def _message(message: OllamaMessage) -> dict[str, Any]:
     }
 
 
-async def _load(context: RequestContext, body: Generating, fields: Mapping[str, Any]) -> Response:
+async def _load(context: RequestContext, body: Generating, fields: JsonMapping) -> Response:
     """Load the model and say so; with a keep_alive of nothing, unload it."""
     models = context.server.models
-    name = models.catalogue.choose(body.model).name
+    choice = models.choose(body.model)
     reason = "load"
     if body.keep_alive is not None and str(body.keep_alive) in ("0", "0.0", "0s", "0m"):
-        await models.unload(models.catalogue.choose(body.model).model.name)
+        await models.unload(choice.model.name)
         reason = "unload"
     else:
         await context.use(body.model, body.keep_alive)
-    value = {"model": body.model or name, "created_at": now(), **fields, "done": True, "done_reason": reason}
+    value = {"model": body.model or choice.name, "created_at": now(), **fields, "done": True, "done_reason": reason}
     return JSONResponse(value, headers=context.headers)
 
 
@@ -179,12 +180,12 @@ async def _answer(
 
 
 async def _stream(
-    context: RequestContext, head: Mapping[str, Any], events: AsyncIterator[Event], fields: Fields, with_context: bool
+    context: RequestContext, head: JsonMapping, events: AsyncIterator[Event], fields: Fields, with_context: bool
 ) -> AsyncIterator[bytes]:
     async for event in events:
         if isinstance(event, PromptProgress):
             continue
-        line: dict[str, Any] = {**head, "created_at": now()}
+        line: JsonObject = {**head, "created_at": now()}
         if isinstance(event, TextDelta):
             logprobs = {"logprobs": [_logprob_object(entry) for entry in event.logprobs]} if event.logprobs else {}
             line |= {**fields(event.text, ()), **logprobs, "done": False}
@@ -195,14 +196,14 @@ async def _stream(
         yield json_line(line)
 
 
-def _last(context: RequestContext, end: AnswerEnd, with_context: bool) -> dict[str, Any]:
+def _last(context: RequestContext, end: AnswerEnd, with_context: bool) -> JsonObject:
     """Return what the last line says about counts and times, in nanoseconds."""
     done = end.completion
     run = done.prompt_tokens - done.cached_tokens
     prompt_s = run / done.prompt_tokens_per_second if done.prompt_tokens_per_second else 0.0
     written = len(done.token_ids)
     decode_s = (written - 1) / done.tokens_per_second if done.tokens_per_second else 0.0
-    last: dict[str, Any] = {
+    last: JsonObject = {
         "done": True,
         "done_reason": "length" if end.reason == "length" else "stop",
         "total_duration": _ns(context.elapsed_s),
@@ -217,11 +218,11 @@ def _last(context: RequestContext, end: AnswerEnd, with_context: bool) -> dict[s
     return last
 
 
-def _call(call: ToolCallEvent) -> dict[str, Any]:
+def _call(call: ToolCallEvent) -> JsonObject:
     return {"id": call.id, "function": {"index": call.position, "name": call.name, "arguments": call.arguments or {}}}
 
 
-def _logprob_object(entry: LogprobEntry) -> dict[str, Any]:
+def _logprob_object(entry: LogprobEntry) -> JsonObject:
     plain = {"token": entry.text, "logprob": entry.logprob, "bytes": list(entry.data)}
     others = [{"token": o.text, "logprob": o.logprob, "bytes": list(o.data)} for o in entry.alternatives]
     return {**plain, "top_logprobs": others} if others else plain

@@ -3,10 +3,9 @@
 import asyncio
 import queue
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.responses import JSONResponse, StreamingResponse
@@ -18,9 +17,10 @@ from ...library.storage import copy_model, remove_model
 from ..core.request_context import Server
 from ..http.errors import ApiError
 from ..http.streaming import JSON_LINES, STREAM_HEADERS, errors_as_events, json_line
+from ..json_types import JsonMapping
 from .schema import CopyRequest, CreateRequest, Named, PullRequest
 
-StatusReport = Callable[[Mapping[str, Any]], None]
+StatusReport = Callable[[JsonMapping], None]
 ManageTask = Callable[[StatusReport], None]
 _BITS = re.compile(r"q([2-68])(_0|_1|_k|_k_[msl])?\Z", re.IGNORECASE)
 
@@ -47,7 +47,7 @@ async def pull(body: PullRequest, request: Request) -> Response:
         hub_id = None if name.startswith((".", "/", "~")) else HubId.parse(name)
         if hub_id is None:
             raise RequestError(
-                f"{name[:80]!r} is no Hub id: give owner/name, as in mlx-community/Llama-3.2-3B-Instruct-4bit"
+                f"{name[:80]!r} isn't a Hub id: give owner/name, as in mlx-community/Llama-3.2-3B-Instruct-4bit"
             )
         digest = "sha256:" + sha256(name.encode()).hexdigest()
 
@@ -140,7 +140,7 @@ def _bits(quantize: str | None) -> int | None:
 
 async def _run(task: ManageTask, request: Request, *, stream: bool) -> Response:
     """Run `task` in a thread; its reports are the lines of a stream, or the last one is the answer."""
-    reports: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
+    reports: queue.SimpleQueue[JsonMapping] = queue.SimpleQueue()
     if not stream:
         await asyncio.to_thread(task, lambda _: None)
         return JSONResponse({"status": "success"})
@@ -149,7 +149,7 @@ async def _run(task: ManageTask, request: Request, *, stream: bool) -> Response:
     )
 
 
-async def _lines(task: ManageTask, reports: "queue.SimpleQueue[Mapping[str, Any]]") -> AsyncIterator[bytes]:
+async def _lines(task: ManageTask, reports: "queue.SimpleQueue[JsonMapping]") -> AsyncIterator[bytes]:
     working = asyncio.ensure_future(asyncio.to_thread(task, reports.put))
     while not working.done():
         await asyncio.wait({working}, timeout=0.1)

@@ -6,15 +6,14 @@ Source: https://github.com/ollama/ollama/blob/main/docs/api.md.
 import math
 import time
 from functools import lru_cache
-from typing import Any
 
 from fastapi import APIRouter, Request
 
 from ...chat.dialog import load_dialog
 from ...library.catalogue import DEFAULT_TAG, ModelChoice, ModelEntry
 from ...tokenizer.loading import load_tokenizer
-from ..core.loaded_models import LoadedModels, ModelSlot
-from ..openai.models import all_choices
+from ..core.loaded_models import LoadedModels, ModelSlot, all_choices
+from ..json_types import JsonObject
 from .schema import Named
 from .timestamps import at
 
@@ -33,19 +32,19 @@ def version() -> dict[str, str]:
 
 @router.get("/api/tags")
 @router.head("/api/tags", include_in_schema=False)
-def tags(request: Request) -> dict[str, Any]:
+def tags(request: Request) -> JsonObject:
     """List the models."""
     return {"models": [_listed(choice) for choice in all_choices(_models(request).catalogue)]}
 
 
 @router.get("/api/ps")
-async def ps(request: Request) -> dict[str, Any]:
+async def ps(request: Request) -> JsonObject:
     """List the models in memory."""
     return {"models": [_running(slot) for slot in _models(request).slots.values()]}
 
 
 @router.post("/api/show")
-def show(body: Named, request: Request) -> dict[str, Any]:
+def show(body: Named, request: Request) -> JsonObject:
     """Show what a model is."""
     choice = _models(request).catalogue.choose(body.chosen)
     template = _template(choice.model, choice.model.digest)
@@ -71,7 +70,7 @@ def _models(request: Request) -> LoadedModels:
     return models
 
 
-def _listed(choice: ModelChoice) -> dict[str, Any]:
+def _listed(choice: ModelChoice) -> JsonObject:
     return {
         "name": tagged(choice),
         "model": tagged(choice),
@@ -82,7 +81,7 @@ def _listed(choice: ModelChoice) -> dict[str, Any]:
     }
 
 
-def _running(slot: ModelSlot) -> dict[str, Any]:
+def _running(slot: ModelSlot) -> JsonObject:
     choice = slot.loaded.choice
     left = slot.expires_s - time.monotonic()
     return {
@@ -94,7 +93,7 @@ def _running(slot: ModelSlot) -> dict[str, Any]:
     }
 
 
-def _details(choice: ModelChoice) -> dict[str, Any]:
+def _details(choice: ModelChoice) -> JsonObject:
     return {
         "parent_model": choice.model.name if choice.adapter else "",
         "format": "mlx",
@@ -112,7 +111,7 @@ def _in_short(count: int) -> str:
     return str(count)
 
 
-def _model_info(model: ModelEntry) -> dict[str, Any]:
+def _model_info(model: ModelEntry) -> JsonObject:
     """Return the facts by GGUF's keys, which is what clients look for."""
     config = model.config
     return {

@@ -3,11 +3,12 @@
 Source: https://github.com/ollama/ollama/blob/main/docs/api.md and the types of the `ollama` package.
 """
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field
 
 from ..core.schema import Body, KeepAlive
+from ..json_types import JsonObject
 
 
 def _whole(value: object) -> object:
@@ -63,9 +64,9 @@ class Options(Body):
     stop: str | list[str] | None = None
     parse_special: bool | None = Field(None, description="as beside `options`, for clients that send no other fields")
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """Return the settings by their names in GenerationOptions; values that switch a setting off are left out."""
-        given: dict[str, Any] = {}
+        given: JsonObject = {}
         for name in ("temperature", "top_p", "min_p"):
             if getattr(self, name) is not None:
                 given[name] = getattr(self, name)
@@ -81,8 +82,8 @@ class Options(Body):
             given["stop"] = tuple(text for text in ([self.stop] if isinstance(self.stop, str) else self.stop) if text)
         return given | self._penalties()
 
-    def _penalties(self) -> dict[str, Any]:
-        given: dict[str, Any] = {}
+    def _penalties(self) -> JsonObject:
+        given: JsonObject = {}
         if self.repeat_penalty not in (None, 1.0) and self.repeat_last_n != 0:
             given["repetition_penalty"] = self.repeat_penalty
             if self.repeat_last_n is not None:
@@ -101,7 +102,7 @@ class Generating(Body):
     without_effect: ClassVar = frozenset({"shift", "truncate"})
     model: str = ""
     stream: bool | None = None
-    format: str | dict[str, Any] | None = Field(None, description='"json", or a JSON schema')
+    format: str | JsonObject | None = Field(None, description='"json", or a JSON schema')
     options: Options | None = None
     keep_alive: KeepAlive = None
     think: bool | str | None = None
@@ -131,7 +132,7 @@ class OllamaFunction(Body):
     """The function of a tool call, its arguments an object."""
 
     name: str
-    arguments: dict[str, Any] | None = None
+    arguments: JsonObject | None = None
 
 
 class OllamaCall(Body):
@@ -154,10 +155,10 @@ class OllamaMessage(Body):
 
 
 class OllamaTool(Body):
-    """A tool, in OpenAI's form."""
+    """A tool, in OpenAI's format."""
 
     type: str | None = None
-    function: dict[str, Any]
+    function: JsonObject
 
 
 class OllamaChatRequest(Generating):
@@ -218,7 +219,7 @@ class EmbedRequest(Body):
 
 
 class OldEmbedRequest(Body):
-    """Body of /api/embeddings, the older form."""
+    """Body of /api/embeddings, the older format."""
 
     without_effect: ClassVar = frozenset({"options"})
     model: str = ""

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -22,8 +22,9 @@ from ..core.request_context import RequestContext
 from ..core.schema import options_of
 from ..http.errors import ApiError
 from ..http.streaming import COMMENT, DONE, EVENT_STREAM, errors_as_events, kept_alive, sse
+from ..json_types import JsonMapping, JsonObject
 from .schema import AllowedToolChoice, ChatRequest, NamedTool, ToolDefinition
-from .tools import ToolSet, check_required
+from .tools import ToolChoice, ToolSet
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -36,7 +37,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     chat = chat_of(body, tools)
     async with RequestContext(request) as context:
         context.ignore(body.ignored())
-        context.notes += tools.notes()
+        context.leave_out_tools(tools.left_out)
         limit_choices(context, chat.n)
         loaded = await context.use(body.model, body.keep_alive)
         events = await converse(chat, loaded, context.server.settings, context.stack)
@@ -85,18 +86,14 @@ def chat_of(body: ChatRequest, tools: ToolSet) -> Chat:
     )
 
 
-def _tool_choice(body: ChatRequest, tools: ToolSet) -> tuple[str, list[str] | None]:
-    """Return the choice as a chat takes it, and which tools are allowed: None for all."""
+def _tool_choice(body: ChatRequest, tools: ToolSet) -> ToolChoice:
     choice = body.tool_choice
     if isinstance(choice, NamedTool):
-        return tools.require(choice.name), None
+        return tools.choose_named(choice.name)
     if isinstance(choice, AllowedToolChoice):
-        allowed = tools.allowed(tool.name for tool in choice.allowed_tools.tools)
-        if choice.allowed_tools.mode == "required" and not allowed:
-            raise ApiError(400, "none of the allowed tools is there", param="tool_choice")
-        return choice.allowed_tools.mode, allowed
-    check_required(tools, choice or "auto")
-    return choice or "auto", None
+        allowed = choice.allowed_tools
+        return tools.choose_among(allowed.mode, (tool.name for tool in allowed.tools))
+    return tools.choose(choice)
 
 
 def limit_choices(context: RequestContext, count: int) -> None:
@@ -109,13 +106,13 @@ def limit_choices(context: RequestContext, count: int) -> None:
 class _ChatObjects:
     """What all chunks of one answer have in common."""
 
-    def __init__(self, model: str, extension: Mapping[str, Any], tools: ToolSet) -> None:
+    def __init__(self, model: str, extension: JsonMapping, tools: ToolSet) -> None:
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.created, self.model = int(time.time()), model
         self.tools, self._extension = tools, extension
         self._began = time.monotonic()
 
-    def __call__(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    def __call__(self, kind: str, choices: list[JsonObject], **more: Any) -> JsonObject:
         return {
             "id": self.id,
             "object": kind,
@@ -127,7 +124,7 @@ class _ChatObjects:
             **more,
         }
 
-    def progress(self, event: PromptProgress) -> dict[str, Any]:
+    def progress(self, event: PromptProgress) -> JsonObject:
         """Return how much of the prompt has been run, as llama.cpp's server tells it."""
         return {
             "total": event.total,
@@ -135,14 +132,14 @@ class _ChatObjects:
             "time_ms": round((time.monotonic() - self._began) * 1e3),
         }
 
-    def whole(self, answers: Sequence[CollectedAnswer], chat: Chat) -> dict[str, Any]:
+    def whole(self, answers: Sequence[CollectedAnswer], chat: Chat) -> JsonObject:
         """Return the answers as one object."""
         choices = [_choice(index, answer, chat, self.tools) for index, answer in enumerate(answers)]
         return self("chat.completion", choices, usage=usage_object(usage(answers, chat.n)))
 
 
-def _choice(index: int, answer: CollectedAnswer, chat: Chat, tools: ToolSet) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+def _choice(index: int, answer: CollectedAnswer, chat: Chat, tools: ToolSet) -> JsonObject:
+    message: JsonObject = {"role": "assistant", "content": answer.text, "refusal": None}
     if answer.calls:
         message["content"] = answer.text or None
         message["tool_calls"] = [_call(call, tools) for call in answer.calls]
@@ -154,7 +151,7 @@ async def _stream(
     head: _ChatObjects, events: AsyncIterator[Event], chat: Chat, include_usage: bool
 ) -> AsyncIterator[bytes]:
     chunk = "chat.completion.chunk"
-    later: dict[str, Any] = {"usage": None} if include_usage else {}
+    later: JsonObject = {"usage": None} if include_usage else {}
     answers = [CollectedAnswer() for _ in range(chat.n)]
     for index in range(chat.n):
         yield sse(head(chunk, [_delta(index, {"role": "assistant", "content": "", "refusal": None})], **later))
@@ -176,20 +173,18 @@ async def _stream(
     yield DONE
 
 
-def _delta(
-    index: int, delta: dict[str, Any], reason: str | None = None, logprobs: dict[str, Any] | None = None
-) -> dict[str, Any]:
+def _delta(index: int, delta: JsonObject, reason: str | None = None, logprobs: JsonObject | None = None) -> JsonObject:
     return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
 
-def _call(call: ToolCallEvent, tools: ToolSet) -> dict[str, Any]:
+def _call(call: ToolCallEvent, tools: ToolSet) -> JsonObject:
     tool = tools[call.name]
     if tool.is_custom:
         return {"id": call.id, "type": "custom", "custom": {"name": tool.name, "input": tool.input_of(call)}}
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments_json}}
 
 
-def _logprobs(logprobs: Sequence[LogprobEntry]) -> dict[str, Any]:
+def _logprobs(logprobs: Sequence[LogprobEntry]) -> JsonObject:
     content = [
         {**logprob_object(entry), "top_logprobs": [logprob_object(other) for other in entry.alternatives]}
         for entry in logprobs
@@ -197,12 +192,12 @@ def _logprobs(logprobs: Sequence[LogprobEntry]) -> dict[str, Any]:
     return {"content": content, "refusal": None}
 
 
-def logprob_object(entry: LogprobEntry) -> dict[str, Any]:
+def logprob_object(entry: LogprobEntry) -> JsonObject:
     """Return a token with its log-probability as OpenAI writes it."""
     return {"token": entry.text, "bytes": list(entry.data), "logprob": entry.logprob}
 
 
-def usage_object(count: Usage) -> dict[str, Any]:
+def usage_object(count: Usage) -> JsonObject:
     """Return token counts as OpenAI writes them."""
     return {
         "prompt_tokens": count.prompt,

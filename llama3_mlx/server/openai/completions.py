@@ -15,6 +15,7 @@ from ..core.request_context import RequestContext
 from ..core.schema import options_of
 from ..http.errors import ApiError
 from ..http.streaming import COMMENT, DONE, EVENT_STREAM, errors_as_events, kept_alive, sse
+from ..json_types import JsonObject
 from .chat import limit_choices, usage_object
 from .schema import CompletionRequest
 
@@ -93,7 +94,7 @@ class _CompletionObjects:
         self.id = f"cmpl-{secrets.token_hex(12)}"
         self.created, self.model = int(time.time()), model
 
-    def __call__(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    def __call__(self, choices: list[JsonObject], **more: Any) -> JsonObject:
         return {
             "id": self.id,
             "object": "text_completion",
@@ -105,11 +106,11 @@ class _CompletionObjects:
         }
 
 
-def _choice(index: int, text: str, reason: str | None, logprobs: dict[str, Any] | None = None) -> dict[str, Any]:
+def _choice(index: int, text: str, reason: str | None, logprobs: JsonObject | None = None) -> JsonObject:
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
 
-def _whole_choice(index: int, answer: CollectedAnswer, body: CompletionRequest, loaded: LoadedModel) -> dict[str, Any]:
+def _whole_choice(index: int, answer: CollectedAnswer, body: CompletionRequest, loaded: LoadedModel) -> JsonObject:
     """Return an answer, behind its prompt where that is to be echoed."""
     tokenizer = loaded.llama.tokenizer
     assert answer.end is not None, "a gathered answer has ended"
@@ -123,7 +124,7 @@ def _whole_choice(index: int, answer: CollectedAnswer, body: CompletionRequest, 
     return _choice(index, text, answer.reason, logprobs_object(first, [*logprobs, *answer.logprobs]))
 
 
-def logprobs_object(first: list[str], logprobs: list[LogprobEntry | None], start: int = 0) -> dict[str, Any]:
+def logprobs_object(first: list[str], logprobs: list[LogprobEntry | None], start: int = 0) -> JsonObject:
     """Return log-probabilities as the completions protocol has them; `first` is a first token, which has none."""
     entries = [None] * len(first) + logprobs
     tokens = first + [entry.text for entry in logprobs if entry is not None]
@@ -146,7 +147,7 @@ async def _stream(
     include_usage: bool,
     echoed: list[str] | None,
 ) -> AsyncIterator[bytes]:
-    later: dict[str, Any] = {"usage": None} if include_usage else {}
+    later: JsonObject = {"usage": None} if include_usage else {}
     answers = [CollectedAnswer() for _ in range(len(continuation.prompts) * continuation.n)]
     starts = [0] * len(answers)
     if echoed is not None:

@@ -8,8 +8,7 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 
 from ..core.completion import prompt_ids
-from ..core.embedding import embed
-from ..core.loaded_model import LoadedModel
+from ..core.embedding import check_dimensions, embed
 from ..core.request_context import RequestContext
 from ..http.errors import ApiError
 from .completions import as_prompts
@@ -42,13 +41,6 @@ async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
         ]
         used = {"prompt_tokens": count, "total_tokens": count}
         return context.reply({"object": "list", "data": data, "model": loaded.choice.name, "usage": used})
-
-
-def check_dimensions(requested: int | None, loaded: LoadedModel) -> None:
-    """Refuse another size than the model has: its first numbers alone mean nothing."""
-    size = loaded.llama.config.hidden_size
-    if requested not in (None, size):
-        raise ApiError(400, f"dimensions must be {size}, the model's own, not {requested}", param="dimensions")
 
 
 def _encoded(vector: NDArray[np.float32], encoding: str | None) -> Any:

@@ -1,18 +1,19 @@
 """GET /v1/models. Source: https://platform.openai.com/docs/api-reference/models."""
 
 from datetime import UTC, datetime
-from typing import Any
 
 from fastapi import APIRouter, Request
 
-from ...library.catalogue import Catalogue, ModelChoice, ModelEntry
+from ...library.catalogue import ModelChoice, ModelEntry
+from ..core.loaded_models import all_choices
+from ..json_types import JsonObject
 
 router = APIRouter(tags=["OpenAI"])
 
 
 @router.get("/v1/models")
 @router.head("/v1/models", include_in_schema=False)
-def list_models(request: Request) -> dict[str, Any]:
+def list_models(request: Request) -> JsonObject:
     """List the models, and each with each adapter; in Anthropic's shape where Anthropic's header asks for it."""
     choices = all_choices(request.app.state.server.models.catalogue)
     if _wants_anthropic(request):
@@ -24,7 +25,7 @@ def list_models(request: Request) -> dict[str, Any]:
 
 @router.get("/v1/models/{name:path}")
 @router.head("/v1/models/{name:path}", include_in_schema=False)
-def show_model(name: str, request: Request) -> dict[str, Any]:
+def show_model(name: str, request: Request) -> JsonObject:
     """Show one model; 404 if there is none of that name."""
     choice = request.app.state.server.models.catalogue.choose(name)
     return _anthropic_model(choice) if _wants_anthropic(request) else _model(choice)
@@ -35,13 +36,7 @@ def _wants_anthropic(request: Request) -> bool:
     return "anthropic-version" in request.headers
 
 
-def all_choices(catalogue: Catalogue) -> list[ModelChoice]:
-    """Return everything that a request can name."""
-    models = catalogue.models().values()
-    return [ModelChoice(model, adapter) for model in models for adapter in (None, *catalogue.adapters(model))]
-
-
-def _model(choice: ModelChoice) -> dict[str, Any]:
+def _model(choice: ModelChoice) -> JsonObject:
     context = choice.model.config.max_position_embeddings
     return {
         "id": choice.name,
@@ -54,7 +49,7 @@ def _model(choice: ModelChoice) -> dict[str, Any]:
     }
 
 
-def _anthropic_model(choice: ModelChoice) -> dict[str, Any]:
+def _anthropic_model(choice: ModelChoice) -> JsonObject:
     """Return a model in Anthropic's shape. Source: https://docs.anthropic.com/en/api/models-list."""
     created = datetime.fromtimestamp(int(choice.model.modified_s), UTC).isoformat().replace("+00:00", "Z")
     context = choice.model.config.max_position_embeddings

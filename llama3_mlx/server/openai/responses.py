@@ -2,8 +2,6 @@
 
 import secrets
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
@@ -12,6 +10,7 @@ from ..core.events import CollectedAnswer
 from ..core.request_context import RequestContext
 from ..http.errors import ApiError
 from ..http.streaming import COMMENT, EVENT_STREAM, errors_as_events, kept_alive
+from ..json_types import JsonMapping, JsonObject
 from .responses_input import chat_of, dialog_messages, input_items, stored_item, tools_of
 from .responses_schema import InputItem, ResponseInput, ResponsesRequest
 from .responses_store import ResponseStore, Stored
@@ -30,13 +29,13 @@ async def responses(body: ResponsesRequest, request: Request) -> Response:
     chat = chat_of(body, messages, tools, settings=body.settings(), top_logprobs=body.logprobs)
     async with RequestContext(request) as context:
         context.ignore(body.ignored())
-        context.notes += tools.notes()
+        context.leave_out_tools(tools.left_out)
         loaded = await context.use(body.model, body.keep_alive)
         events = await converse(chat, loaded, context.server.settings, context.stack)
         head = {**_head(body, loaded.choice.name), **context.extension()}
         writer = ResponseWriter(head, tools)
 
-        def keep(response: Mapping[str, Any], answer: CollectedAnswer) -> None:
+        def keep(response: JsonMapping, answer: CollectedAnswer) -> None:
             if body.store is not False:
                 sent = [stored_item(item) for item in items]
                 store.put(Stored(response, [*messages, _said(answer)], sent))
@@ -56,7 +55,7 @@ async def count_input_tokens(body: ResponseInput, request: Request) -> Response:
     _, messages, tools = _read(body, request.app.state.responses)
     async with RequestContext(request) as context:
         context.ignore(body.ignored())
-        context.notes += tools.notes()
+        context.leave_out_tools(tools.left_out)
         loaded = await context.use(body.model, body.keep_alive)
         chat = chat_of(body, messages, tools)
         prompt = await loaded.prepare(lambda: prompt_of(chat, loaded))
@@ -65,7 +64,7 @@ async def count_input_tokens(body: ResponseInput, request: Request) -> Response:
 
 
 @router.get("/v1/responses/{response_id}")
-async def show_response(response_id: str, request: Request) -> dict[str, Any]:
+async def show_response(response_id: str, request: Request) -> JsonObject:
     """Give a stored response once more."""
     return dict(request.app.state.responses.get(response_id).response)
 
@@ -73,7 +72,7 @@ async def show_response(response_id: str, request: Request) -> dict[str, Any]:
 @router.get("/v1/responses/{response_id}/input_items")
 async def list_input_items(
     response_id: str, request: Request, after: str | None = None, limit: int = 20, order: str = "desc"
-) -> dict[str, Any]:
+) -> JsonObject:
     """List the items of a stored response's input, the last one first unless `order` is asc."""
     items = list(request.app.state.responses.get(response_id).input_items)
     if order != "asc":
@@ -88,7 +87,7 @@ async def list_input_items(
 
 
 @router.post("/v1/responses/{response_id}/cancel")
-async def cancel_response(response_id: str, request: Request) -> dict[str, Any]:
+async def cancel_response(response_id: str, request: Request) -> JsonObject:
     """Refuse to cancel: a response that is stored is finished, since none runs in the background."""
     request.app.state.responses.get(response_id)
     raise ApiError(
@@ -97,13 +96,13 @@ async def cancel_response(response_id: str, request: Request) -> dict[str, Any]:
 
 
 @router.delete("/v1/responses/{response_id}")
-async def delete_response(response_id: str, request: Request) -> dict[str, Any]:
+async def delete_response(response_id: str, request: Request) -> JsonObject:
     """Forget a stored response."""
     request.app.state.responses.remove(response_id)
     return {"id": response_id, "object": "response", "deleted": True}
 
 
-def _read(body: ResponseInput, store: ResponseStore) -> tuple[list[InputItem], list[dict[str, Any]], ToolSet]:
+def _read(body: ResponseInput, store: ResponseStore) -> tuple[list[InputItem], list[JsonObject], ToolSet]:
     """Return the input as items, the dialog with what came before it, and the tools."""
     before = store.get(body.previous_response_id).messages if body.previous_response_id else ()
     items = input_items(body, store)
@@ -111,14 +110,14 @@ def _read(body: ResponseInput, store: ResponseStore) -> tuple[list[InputItem], l
     return items, dialog_messages(items, before, tools), tools
 
 
-def _said(answer: CollectedAnswer) -> dict[str, Any]:
+def _said(answer: CollectedAnswer) -> JsonObject:
     calls = [
         {"id": call.id, "function": {"name": call.name, "arguments": call.arguments or {}}} for call in answer.calls
     ]
     return {"role": "assistant", "content": answer.text, "tool_calls": calls or None}
 
 
-def _head(body: ResponsesRequest, model: str) -> dict[str, Any]:
+def _head(body: ResponsesRequest, model: str) -> JsonObject:
     """Return the fields of a response that its request decides."""
     sent = body.model_dump(by_alias=True, exclude_none=True)
     return {

@@ -1,15 +1,16 @@
 """The input of a Responses request as messages and tools of a dialog."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..core.chat import Chat
 from ..core.schema import options_of
 from ..http.errors import ApiError
+from ..json_types import JsonMapping, JsonObject
 from .responses_schema import AllowedTools, ChosenTool, InputItem, InputPart, ResponseInput, ResponseTool
 from .responses_store import ResponseStore
-from .tools import ToolSet, check_required
+from .tools import ToolChoice, ToolSet
 
 # Parts of a message that are text.
 TEXTS = ("input_text", "output_text", "text", "refusal", "summary_text")
@@ -29,7 +30,7 @@ def input_items(body: ResponseInput, store: ResponseStore) -> list[InputItem]:
     return [item if item.id else item.model_copy(update={"id": _new_id(item.type or "message")}) for item in items]
 
 
-def stored_item(item: InputItem) -> dict[str, Any]:
+def stored_item(item: InputItem) -> JsonObject:
     """Return an item as it is stored and listed: content as parts."""
     value = item.model_dump(exclude_none=True)
     if isinstance(item.content, str):
@@ -42,9 +43,7 @@ def _is_reference(item: InputItem) -> bool:
     return item.type == "item_reference" or (item.type is None and item.role is None and item.content is None)
 
 
-def dialog_messages(
-    items: Sequence[InputItem], before: Sequence[Mapping[str, Any]], tools: ToolSet
-) -> list[dict[str, Any]]:
+def dialog_messages(items: Sequence[InputItem], before: Sequence[JsonMapping], tools: ToolSet) -> list[JsonObject]:
     """Return the dialog: what came before, then the items, without instructions."""
     messages = [*map(dict, before)]
     for item in items:
@@ -64,10 +63,10 @@ def tools_of(body: ResponseInput, items: Sequence[InputItem]) -> ToolSet:
 
 def chat_of(
     body: ResponseInput,
-    messages: Sequence[Mapping[str, Any]],
+    messages: Sequence[JsonMapping],
     tools: ToolSet,
     *,
-    settings: Mapping[str, Any] | None = None,
+    settings: JsonMapping | None = None,
     top_logprobs: int | None = None,
 ) -> Chat:
     """Return what the request asks for; raises ApiError 400 for what fits no answer."""
@@ -86,22 +85,17 @@ def chat_of(
     )
 
 
-def _tool_choice(body: ResponseInput, tools: ToolSet) -> tuple[str, list[str] | None]:
-    """Return the choice as a chat takes it, and which tools are allowed: None for all."""
+def _tool_choice(body: ResponseInput, tools: ToolSet) -> ToolChoice:
     choice = body.tool_choice
     if isinstance(choice, ChosenTool):
-        return tools.require(choice.name or choice.type), None
+        return tools.choose_named(choice.name or choice.type)
     if isinstance(choice, AllowedTools):
-        allowed = tools.allowed(tool.name for tool in choice.tools)
-        if choice.mode == "required" and not allowed:
-            raise ApiError(400, "none of the allowed tools is there", param="tool_choice")
-        return choice.mode, allowed
-    check_required(tools, choice or "auto")
-    return choice or "auto", None
+        return tools.choose_among(choice.mode, (tool.name for tool in choice.tools))
+    return tools.choose(choice)
 
 
 def _offer(tools: ToolSet, tool: ResponseTool, namespace: str | None = None) -> None:
-    """Add a tool; what can't be had here is left out."""
+    """Add a tool; what is unavailable here is left out."""
     if tool.type == "function" and tool.name:
         tools.add_function(tool.name, tool.description, tool.parameters, namespace)
     elif tool.type == "custom" and tool.name:
@@ -117,7 +111,7 @@ def _offer(tools: ToolSet, tool: ResponseTool, namespace: str | None = None) -> 
         tools.left_out.append(tool.name or tool.type)
 
 
-def _append(messages: list[dict[str, Any]], item: InputItem, tools: ToolSet) -> None:
+def _append(messages: list[JsonObject], item: InputItem, tools: ToolSet) -> None:
     """Add an item to the dialog; calls in a row belong to one message."""
     if item.type in (None, "message"):
         if item.content is None:
@@ -146,7 +140,7 @@ def _text(content: str | Sequence[InputPart] | None) -> str:
     return "".join(part.text or part.refusal or "" for part in content)
 
 
-def _schema(body: ResponseInput) -> Mapping[str, Any] | None:
+def _schema(body: ResponseInput) -> JsonMapping | None:
     text_format = body.text.format if body.text else None
     if text_format is None or text_format.type == "text":
         return None

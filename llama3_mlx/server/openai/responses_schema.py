@@ -3,11 +3,12 @@
 Source: https://platform.openai.com/docs/api-reference/responses and the types of the `openai` package.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from ..core.schema import Body, KeepAlive, TokenLimit, option, without_sentinels
+from ..json_types import JsonObject
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -28,9 +29,9 @@ class ResponseTool(Body):
     type: str
     name: str | None = None
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: JsonObject | None = None
     strict: bool | None = None
-    format: dict[str, Any] | None = Field(None, description="of a custom tool's input")
+    format: JsonObject | None = Field(None, description="of a custom tool's input")
     tools: "list[ResponseTool] | None" = Field(None, description="of a namespace")
 
 
@@ -71,7 +72,7 @@ class TextFormat(Body):
 
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
-    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    schema_: JsonObject | None = Field(None, alias="schema")
     strict: bool | None = None
     description: str | None = None
 
@@ -87,7 +88,7 @@ class ResponseInput(Body):
     """What a response and the count of its tokens have in common."""
 
     refused: ClassVar = {
-        "conversation": "go on from an earlier response with previous_response_id",
+        "conversation": "continue an earlier response with previous_response_id",
         "prompt": "the server keeps no prompts; give instructions and input",
         "messages": "the Responses API calls them input",
         "response_format": "the Responses API calls it text.format",
@@ -153,7 +154,7 @@ class ResponsesRequest(ResponseInput):
         others = sorted(set(self.include or ()) - {LOGPROBS})
         return [*super().ignored(), *(f"include.{name}" for name in others)]
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """Return what was given by the names of GenerationOptions."""
         given = {"max_tokens": self.max_output_tokens, "temperature": self.temperature, "top_p": self.top_p}
         return without_sentinels({name: value for name, value in given.items() if value is not None})

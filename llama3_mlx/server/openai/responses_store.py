@@ -1,23 +1,23 @@
-"""Responses that a later request may go on from: kept in memory, the oldest forgotten first."""
+"""Responses that a later request may continue: kept in memory, the oldest forgotten first."""
 
 import json
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..http.errors import ApiError
+from ..json_types import JsonMapping
 
 _BYTES = 64_000_000
-Item = Mapping[str, Any]
+Item = JsonMapping
 
 
 @dataclass(frozen=True)
 class Stored:
     """A response object, the input items of its request, and the dialog that led to it with its answer at the end."""
 
-    response: Mapping[str, Any]
-    messages: Sequence[Mapping[str, Any]]
+    response: JsonMapping
+    messages: Sequence[JsonMapping]
     input_items: Sequence[Item] = ()
 
     @property

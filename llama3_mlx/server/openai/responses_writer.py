@@ -4,26 +4,27 @@ Source: https://platform.openai.com/docs/api-reference/responses-streaming.
 """
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from ..core.events import CollectedAnswer, Event, LogprobEntry, PromptProgress, TextDelta, ToolCallEvent
 from ..http.streaming import sse
+from ..json_types import JsonMapping, JsonObject
 from .chat import logprob_object
 from .tools import ToolSet
 
-Keep = Callable[[Mapping[str, Any], CollectedAnswer], None]
+Keep = Callable[[JsonMapping, CollectedAnswer], None]
 
 
 class ResponseWriter:
     """Writes one response, whole or as events."""
 
-    def __init__(self, head: Mapping[str, Any], tools: ToolSet) -> None:
+    def __init__(self, head: JsonMapping, tools: ToolSet) -> None:
         self._head, self._tools = head, tools
         self._number = -1
         self._message_id = f"msg_{secrets.token_hex(16)}"
 
-    def finish(self, answer: CollectedAnswer, output: list[dict[str, Any]]) -> dict[str, Any]:
+    def finish(self, answer: CollectedAnswer, output: list[JsonObject]) -> JsonObject:
         """Return the whole response."""
         assert answer.end is not None, "a response is finished when its answer has ended"
         done, cut = answer.end.completion, answer.reason == "length"
@@ -41,7 +42,7 @@ class ResponseWriter:
             },
         }
 
-    def items(self, answer: CollectedAnswer) -> list[dict[str, Any]]:
+    def items(self, answer: CollectedAnswer) -> list[JsonObject]:
         """Return the output items of a whole answer."""
         texts = [self._message(answer, answer.reason)] if answer.text or not answer.calls else []
         return [*texts, *(self._call_item(call, call.arguments_json) for call in answer.calls)]
@@ -51,7 +52,7 @@ class ResponseWriter:
         begun = {**self._head, "status": "in_progress", "output": [], "usage": None}
         yield self._event("response.created", response=begun)
         yield self._event("response.in_progress", response=begun)
-        answer, output = CollectedAnswer(), list[dict[str, Any]]()
+        answer, output = CollectedAnswer(), list[JsonObject]()
         in_text = False
         async for event in events:
             if isinstance(event, PromptProgress):
@@ -87,7 +88,7 @@ class ResponseWriter:
             self._text_event("response.content_part.added", part=_part(CollectedAnswer())),
         ]
 
-    def _end_text(self, item: Mapping[str, Any]) -> list[bytes]:
+    def _end_text(self, item: JsonMapping) -> list[bytes]:
         [part] = item["content"]
         return [
             self._text_event("response.output_text.done", text=part["text"], logprobs=part["logprobs"]),
@@ -109,7 +110,7 @@ class ResponseWriter:
             self._event("response.output_item.done", output_index=index, item=item),
         ]
 
-    def _call_item(self, call: ToolCallEvent, arguments: str) -> dict[str, Any]:
+    def _call_item(self, call: ToolCallEvent, arguments: str) -> JsonObject:
         """Return a call as an item, a custom tool's and one in a namespace as theirs."""
         tool = self._tools[call.name]
         named = {"call_id": call.id, "name": tool.name, **({"namespace": tool.namespace} if tool.namespace else {})}
@@ -120,7 +121,7 @@ class ResponseWriter:
             return {"type": "custom_tool_call", "id": f"ctc_{number}", **named, "input": given, "status": status}
         return {"type": "function_call", "id": f"fc_{number}", **named, "arguments": arguments, "status": status}
 
-    def _message(self, answer: CollectedAnswer, reason: str) -> dict[str, Any]:
+    def _message(self, answer: CollectedAnswer, reason: str) -> JsonObject:
         return {
             "type": "message",
             "id": self._message_id,
@@ -137,11 +138,11 @@ class ResponseWriter:
         return sse({"type": kind, "sequence_number": self._number, **fields}, kind)
 
 
-def _part(answer: CollectedAnswer) -> dict[str, Any]:
+def _part(answer: CollectedAnswer) -> JsonObject:
     return {"type": "output_text", "text": answer.text, "annotations": [], "logprobs": _logprobs(answer.logprobs)}
 
 
-def _logprobs(logprobs: Sequence[LogprobEntry]) -> list[dict[str, Any]]:
+def _logprobs(logprobs: Sequence[LogprobEntry]) -> list[JsonObject]:
     return [
         {**logprob_object(entry), "top_logprobs": [logprob_object(other) for other in entry.alternatives]}
         for entry in logprobs

@@ -20,6 +20,7 @@ from ..core.schema import (
     refusal,
     without_sentinels,
 )
+from ..json_types import JsonMapping, JsonObject
 
 # What vLLM, llama.cpp, SGLang and Ollama call settings of ours.
 _OTHER_NAMES = {
@@ -59,7 +60,7 @@ class StructuredOutputs(Body):
         "structural_tag": "give tools, or a grammar",
         "whitespace_pattern": "white space in JSON is that of the model, within bounds",
     }
-    json_: dict[str, Any] | None = Field(None, alias="json", description="JSON schema")
+    json_: JsonObject | None = Field(None, alias="json", description="JSON schema")
     regex: str | None = Field(None, description="regular expression")
     choice: list[str] | None = Field(None, min_length=1, description="the answer is one of these texts")
     grammar: str | None = Field(None, description="Lark or GBNF grammar")
@@ -70,7 +71,7 @@ class StructuredOutputs(Body):
             raise ValueError("give exactly one of json, regex, choice and grammar")
         return self
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """Return what was given by the names of GenerationOptions."""
         given = {"schema": self.json_, "regex": self.regex, "choices": self.choice, "grammar": self.grammar}
         return {name: value for name, value in given.items() if value is not None}
@@ -129,7 +130,7 @@ class SamplingFields(GenerationFields):  # type: ignore[misc, valid-type]
     def _take_other_names(cls, value: Any) -> Any:
         return with_our_names(value) if isinstance(value, Mapping) else value
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """Return what was given by the names of GenerationOptions."""
         given = without_sentinels(given_settings(self))
         if "seed" in given:
@@ -139,7 +140,7 @@ class SamplingFields(GenerationFields):  # type: ignore[misc, valid-type]
         return given
 
 
-def with_our_names(body: Mapping[str, Any]) -> dict[str, Any]:
+def with_our_names(body: JsonMapping) -> JsonObject:
     """Return a body with the settings that other servers know by other names under those of ours."""
     renamed = {name: value for name, value in body.items() if value is not None}
     for other, ours in _OTHER_NAMES.items():

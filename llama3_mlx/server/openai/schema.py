@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from ..core.schema import Body, KeepAlive, TokenLimit, refusal, without_sentinels
 from ..http.errors import ApiError
+from ..json_types import JsonMapping, JsonObject
 from .sampling_schema import SamplingFields
 
 
@@ -27,7 +28,7 @@ class FunctionCall(Body):
     """The function of a tool call, its arguments JSON in a string."""
 
     name: str
-    arguments: str | dict[str, Any] | None = None
+    arguments: str | JsonObject | None = None
 
 
 class CustomCall(Body):
@@ -59,7 +60,7 @@ class ChatMessage(Body):
     refusal: str | None = None
     function_call: FunctionCall | None = None
 
-    def as_message(self) -> dict[str, Any]:
+    def as_message(self) -> JsonObject:
         """Return the message with content as text parts and calls as those of functions."""
         calls = [_function_call(call) for call in self.tool_calls or ()]
         if self.function_call is not None:
@@ -73,7 +74,7 @@ class ChatMessage(Body):
         return {**message, "tool_calls": calls or None}
 
 
-def _function_call(call: MessageToolCall) -> dict[str, Any]:
+def _function_call(call: MessageToolCall) -> JsonObject:
     if call.custom is not None:
         return {"id": call.id, "function": {"name": call.custom.name, "arguments": {"input": call.custom.input}}}
     if call.function is None:
@@ -81,7 +82,7 @@ def _function_call(call: MessageToolCall) -> dict[str, Any]:
     return {"id": call.id, "function": call.function.model_dump(include={"name", "arguments"}, exclude_none=True)}
 
 
-def _text_part(part: ContentPart) -> dict[str, Any]:
+def _text_part(part: ContentPart) -> JsonObject:
     return {"type": "text", "text": part.refusal} if part.type == "refusal" else {"type": part.type, "text": part.text}
 
 
@@ -90,7 +91,7 @@ class FunctionSpec(Body):
 
     name: str = Field(min_length=1, max_length=128)
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: JsonObject | None = None
     strict: bool | None = None
 
 
@@ -168,7 +169,7 @@ class JsonSchema(Body):
 
     name: str | None = None
     description: str | None = None
-    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    schema_: JsonObject | None = Field(None, alias="schema")
     strict: bool | None = None
 
 
@@ -177,9 +178,9 @@ class ResponseFormat(Body):
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
-    schema_: dict[str, Any] | None = Field(None, alias="schema", description="with json_object, as llama.cpp takes it")
+    schema_: JsonObject | None = Field(None, alias="schema", description="with json_object, as llama.cpp takes it")
 
-    def constraint(self) -> dict[str, Any] | None:
+    def constraint(self) -> JsonObject | None:
         """Return the schema that the answer has to follow, None for any text."""
         if self.type == "text":
             return None
@@ -228,7 +229,7 @@ class ChatRequest(SamplingFields):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
-    chat_template_kwargs: dict[str, Any] | None = Field(None, description="values for the checkpoint's chat template")
+    chat_template_kwargs: JsonObject | None = Field(None, description="values for the checkpoint's chat template")
     modalities: list[str] | None = None
     return_progress: bool | None = Field(None, description="with stream: tell how much of the prompt has been run")
     continue_final_message: bool | None = Field(None, description="write on at the end of the assistant's last message")
@@ -250,7 +251,7 @@ class ChatRequest(SamplingFields):
             )
         return self
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """Return what was given by the names of GenerationOptions."""
         given = super().settings()
         if self.max_completion_tokens is not None:
@@ -289,7 +290,7 @@ class EmbeddingRequest(Body):
     refused: ClassVar = {"truncate_prompt_tokens": "nothing is left out of an input"}
 
 
-def _with_response_format(body: Mapping[str, Any]) -> dict[str, Any]:
+def _with_response_format(body: JsonMapping) -> JsonObject:
     """Return a chat's body with Ollama's `format` as `response_format`."""
     others = {name: value for name, value in body.items() if name != "format"}
     given = body["format"]
