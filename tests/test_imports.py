@@ -45,14 +45,14 @@ ROOMS = {
     ),
     "version": "",
     ".": "blas engine errors generation kv_cache llama structured tools version",
-    "bench": "blas device errors generation kv_cache llama model settings version",
+    "bench": "charts blas device errors generation kv_cache llama model settings version",
     "convert.keywords": "",
     "convert.options": "errors model settings",
     "convert.plan": "errors model",
     "convert.phases": "",
     "convert.sources": "chat checkpoint convert.options convert.plan errors files library model tokenizer",
     "convert.quantization": (
-        "checkpoint convert.options convert.phases convert.plan convert.sources errors files model tokenizer"
+        "charts checkpoint convert.options convert.phases convert.plan convert.sources errors files model tokenizer"
     ),
     "convert.targets": (
         "checkpoint convert.options convert.plan convert.quantization convert.sources errors files library model "
