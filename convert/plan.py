@@ -63,11 +63,6 @@ class Plan:
         """Whether the matrices have several schemes, or some have none."""
         return len({self.schemes.get(path) for path in matrices(self.config)}) > 1
 
-    @property
-    def weight_map(self) -> dict[str, str]:
-        """The file of each tensor, sorted by tensor."""
-        return dict(sorted((tensor.name, file) for file, tensors in self.shards.items() for tensor in tensors))
-
 
 def make_plan(
     config: ModelConfig, quantization: Quantization | None, dtype: str, shard_bytes: int = SHARD_BYTES
@@ -87,7 +82,7 @@ def make_plan(
     requested = quantization.scheme_for if quantization else lambda _: None
     indivisible = tuple(path for path in matrices(config) if requested(path) and path not in schemes)
     entry = quantization_entry(config, quantization.default, schemes) if quantization else None
-    return Plan(config, entry, schemes, indivisible, dtype, _shards(tensors, shard_bytes))
+    return Plan(config, entry, schemes, indivisible, dtype, shard_tensors(tensors, shard_bytes))
 
 
 def module_schemes(config: ModelConfig, quantization: Quantization | None) -> dict[str, Scheme]:
@@ -134,7 +129,7 @@ def quantization_entry(config: ModelConfig, default: Scheme, schemes: Mapping[st
     return Quantization(default, {p: schemes.get(p) for p in matrices(config) if schemes.get(p) != default})
 
 
-def _shards(tensors: Iterable[OutputTensor], shard_bytes: int) -> dict[str, tuple[OutputTensor, ...]]:
+def shard_tensors(tensors: Iterable[OutputTensor], shard_bytes: int) -> dict[str, tuple[OutputTensor, ...]]:
     """Fill shards in order; the parts of one quantized module stay together."""
     groups: dict[str, list[OutputTensor]] = {}
     for tensor in tensors:

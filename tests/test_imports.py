@@ -55,8 +55,8 @@ ROOMS = {
         "checkpoint convert.options convert.phases convert.plan convert.sources errors files model tokenizer"
     ),
     "convert.targets": (
-        "checkpoint convert.options convert.plan convert.quantization convert.sources errors files library model "
-        "version"
+        "checkpoint convert.options convert.plan convert.quantization convert.sources dtypes errors files library "
+        "model version"
     ),
     "convert.pipeline": "checkpoint convert.sources convert.targets errors files",
     "convert.forecasting": "convert.pipeline convert.sources convert.targets",
@@ -86,7 +86,7 @@ ROOMS = {
         "finetune.kernels finetune.layers finetune.objectives finetune.settings library model tokenizer trees"
     ),
     "finetune.sft": "finetune.data finetune.keywords finetune.objectives finetune.settings finetune.training",
-    "finetune.reinforcement": ("chat errors finetune.data finetune.objectives finetune.settings finetune.training"),
+    "finetune.reinforcement": "chat errors finetune.data finetune.objectives finetune.settings finetune.training",
     "finetune.best_of": "errors files finetune.data finetune.objectives finetune.reinforcement finetune.settings llama",
     "finetune.fusing": (
         "adapters checkpoint convert.targets dtypes errors files finetune.layers library model tokenizer trees"
@@ -98,18 +98,18 @@ ROOMS = {
     "server.settings": "errors settings",
     "server.http": "errors library server.json_types server.settings",
     "server.core": (
-        "device engine errors generation library llama model "
-        "prompts server.http server.json_types server.settings settings structured tokenizer"
+        "device engine errors generation library llama model prompts safety server.http server.json_types "
+        "server.settings settings structured tokenizer"
     ),
-    "server.openai": "library server.core server.http server.json_types",
+    "server.openai": "library safety server.core server.http server.json_types",
     "server.anthropic": "server.core server.http server.json_types",
     "server.ollama": "chat convert errors library server.core server.http server.json_types tokenizer",
     "server.operations": "server.core server.http server.json_types version",
     "server.page": "server.http",
     "server.tokens": "server.core server.http server.json_types server.openai",
     "server.app": (
-        "errors library server.anthropic server.core server.http server.json_types "
-        "server.ollama server.openai server.operations server.page server.settings server.tokens version"
+        "errors library server.anthropic server.core server.http server.json_types server.ollama server.openai "
+        "server.operations server.page server.settings server.tokens version"
     ),
     "server.running": "errors library server.app server.http server.settings",
     "cli": (

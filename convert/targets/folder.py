@@ -18,9 +18,10 @@ from ..plan import Plan
 from ..quantization.quantizer import Quantizer
 from ..sources.side_files import write_json
 from ..sources.source import FLOAT_DTYPES, Source, TensorRef
-from .layout import FileLayout, safetensors_layout
+from .layout import FileLayout, safetensors_index, safetensors_layout
 from .model_card import CARD_NAME, make_card
 from .record import RECORD_NAME
+from .shard_files import as_numpy
 from .verification import Verification, verify_files
 
 MLX_DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
@@ -129,8 +130,7 @@ class FolderTarget:
         """Write index, channel scales, record, model card and, last, config.json."""
         self._lacks_tokenizer = not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model"))
         plan = self.plan
-        index = {"metadata": {"total_size": plan.total_bytes, "total_parameters": plan.parameters}}
-        write_json(folder / INDEX_NAME, {**index, "weight_map": plan.weight_map})
+        write_json(folder / INDEX_NAME, safetensors_index(plan.shards, plan.parameters))
         write_json(folder / RECORD_NAME, record)
         (folder / CARD_NAME).write_text(make_card(self.source, plan, record, self.form), encoding="utf-8")
         scales = self.source.channel_scales()
@@ -161,11 +161,6 @@ def in_range(ref: TensorRef, rows: mx.array, dtype: str, remedy: str = "dtype bf
     if ref.dtype != dtype and not mx.isfinite(rows).all().item():
         raise ValueRangeError(f"{ref.name} doesn't fit the range of {dtype}: choose {remedy}")
     return rows
-
-
-def as_numpy(array: mx.array) -> np.ndarray:
-    """Return an array for writing, bfloat16 as uint16."""
-    return np.array(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array)
 
 
 def lossy_kinds(refs: Iterable[TensorRef]) -> list[str]:
