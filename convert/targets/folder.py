@@ -96,7 +96,7 @@ class FolderTarget:
         config = replace(
             plan.config, quantization=plan.quantization, dtype=CONFIG_NAMES[plan.dtype], channel_scales=None
         )
-        self._config = {**source.extra_config, **config.to_dict()}
+        self._config = config.to_dict()
         self.state: Mapping[str, Any] = {"version": __version__, "form": form, "config": self._config}
 
     def refs(self) -> list[TensorRef]:
