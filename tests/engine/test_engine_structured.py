@@ -91,9 +91,7 @@ def test_an_answer_that_was_cut_off_has_no_object(tiny: Llama) -> None:
 @pytest.mark.parametrize(
     "form", [{"schema": {"type": "nonsense"}}, {"regex": "("}, {"grammar": "start: missing"}, {"schema": "{"}]
 )
-def test_a_constraint_that_can_not_be_compiled_is_refused_before_anything_runs(
-    llama: Llama, form: dict[str, Any]
-) -> None:
+def test_a_constraint_that_can_not_be_compiled_is_refused_at_once(llama: Llama, form: dict[str, Any]) -> None:
     before = llama.engine.counts.requests
     with pytest.raises(RequestError, match=r"can't be compiled|isn't|JSON"):
         llama.generate("x", **form)

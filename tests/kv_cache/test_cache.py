@@ -46,9 +46,7 @@ def close(a: Any, b: Any, tolerance: float = 1e-4) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=IDS)
-def test_sequences_of_a_batch_equal_sequences_alone_while_some_come_and_go(
-    model: LlamaForCausalLM, kind: CacheOptions
-) -> None:
+def test_sequences_of_a_batch_equal_those_alone(model: LlamaForCausalLM, kind: CacheOptions) -> None:
     lengths = [5, 40, 23, 1, 31]
     alone = [fed(model, random_ids(n, n), kind)[0] for n in lengths]
     batch = model.make_cache(kind)
