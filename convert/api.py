@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from ..checkpoint.folder import load_config
+from ..dtypes import STORED_NAMES
 from ..errors import ConversionError
 from ..files import printable
 from ..model.channel_scales import load_scales
@@ -16,7 +17,7 @@ from .forecasting import Forecast, forecast
 from .hints import conversion_hints
 from .keywords import ConversionKeywords
 from .opening import open_source, outline_source
-from .options import DTYPE_NAMES, ConversionOptions, make_conversion_options
+from .options import ConversionOptions, make_conversion_options
 from .phases import Phase, phase_of, unseen
 from .pipeline import ConversionReport, Progress, run
 from .plan import Plan, make_plan, reachable_bpw, uniform_bits
@@ -231,7 +232,7 @@ def plan_for(source: Source, options: ConversionOptions, phase: Phase = unseen) 
 def choose_dtype(requested: str | None, stored: str | None, *, quantized: bool) -> str:
     """Return the safetensors name of the dtype to write; `stored` is that of the source's own weights."""
     if requested is not None:
-        return DTYPE_NAMES[requested]
+        return STORED_NAMES[requested]
     return "F16" if stored is None or (stored == "F32" and quantized) else stored
 
 

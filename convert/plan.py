@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
+from ..dtypes import STORED_DTYPES
 from ..errors import ConversionError
 from ..model.config import ModelConfig
 from ..model.parameters import expected_tensors, stored_tensors
@@ -11,7 +12,6 @@ from ..model.quantization import AFFINE_BITS, AFFINE_GROUP_SIZES, Quantization, 
 
 SHARD_BYTES = 5_000_000_000
 AFFINE_SCHEMES = tuple(Scheme(bits, size) for bits in AFFINE_BITS for size in AFFINE_GROUP_SIZES)
-ITEM_BYTES = {"U32": 4, "F32": 4, "F16": 2, "BF16": 2, "U8": 1}
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class OutputTensor:
     @property
     def nbytes(self) -> int:
         """Bytes in the file."""
-        return prod(self.shape) * ITEM_BYTES[self.dtype]
+        return prod(self.shape) * STORED_DTYPES[self.dtype].nbytes
 
 
 @dataclass(frozen=True)

@@ -47,28 +47,28 @@ ROOMS = {
     ".": "blas engine errors generation kv_cache llama structured tools version",
     "bench": "blas device errors generation kv_cache llama model settings version",
     "convert.keywords": "",
-    "convert.options": "errors model settings",
-    "convert.plan": "errors model",
+    "convert.options": "dtypes errors model settings",
+    "convert.plan": "dtypes errors model",
     "convert.phases": "",
-    "convert.sources": "chat checkpoint convert.options convert.plan errors files library model tokenizer",
+    "convert.sources": "chat checkpoint dtypes errors files library model tokenizer",
     "convert.quantization": (
-        "checkpoint convert.options convert.phases convert.plan convert.sources errors files model tokenizer"
+        "checkpoint convert.options convert.phases convert.plan convert.sources dtypes errors files model tokenizer"
     ),
     "convert.targets": (
-        "checkpoint convert.options convert.plan convert.quantization convert.sources dtypes errors files library "
-        "model version"
+        "checkpoint convert.plan convert.quantization convert.sources dtypes errors files library model version"
     ),
     "convert.pipeline": "checkpoint convert.sources convert.targets errors files",
     "convert.forecasting": "convert.pipeline convert.sources convert.targets",
     "convert.gguf": (
-        "chat checkpoint convert.quantization convert.sources convert.targets errors files model tokenizer version"
+        "chat checkpoint convert.quantization convert.sources convert.targets dtypes errors files model tokenizer "
+        "version"
     ),
     "convert.hints": "convert.options convert.sources convert.targets model",
     "convert.opening": "checkpoint convert.gguf convert.sources errors library",
     "convert.api": (
         "checkpoint convert.forecasting convert.gguf convert.hints convert.keywords convert.opening convert.options "
-        "convert.phases convert.pipeline convert.plan convert.quantization convert.sources convert.targets errors "
-        "files model"
+        "convert.phases convert.pipeline convert.plan convert.quantization convert.sources convert.targets dtypes "
+        "errors files model"
     ),
     "convert": "convert.api convert.forecasting convert.options convert.pipeline convert.targets",
     "trees": "",

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ...checkpoint.parallel_read import read_into
+from ...dtypes import RAW_FLOATS
 from ...errors import CheckpointError
 
 _STRING, _ARRAY, _BOOL = 8, 9, 7
@@ -30,7 +31,6 @@ _WRONG_VERSIONS = {
     2 << 24: "is big-endian, which is not supported: download a little-endian one, or convert the original weights",
     3 << 24: "is big-endian, which is not supported: download a little-endian one, or convert the original weights",
 }
-_PLAIN = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class GGUFTensor:
     @property
     def dtype(self) -> str:
         """The dtype that rows are read as; quantized ones become float32."""
-        return self.kind if self.kind in _PLAIN else "F32"
+        return self.kind if self.kind in RAW_FLOATS else "F32"
 
 
 class GGUFFile:
@@ -73,8 +73,8 @@ class GGUFFile:
 
     def read(self, tensor: GGUFTensor, start: int, stop: int) -> np.ndarray:
         """Return rows start:stop, dequantized to float32 if need be; bfloat16 comes as uint16."""
-        if tensor.kind in _PLAIN:
-            return self._raw(tensor, start, stop).view(_PLAIN[tensor.kind]).reshape(stop - start, *tensor.shape[1:])
+        if tensor.kind in RAW_FLOATS:
+            return self._raw(tensor, start, stop).view(RAW_FLOATS[tensor.kind]).reshape(stop - start, *tensor.shape[1:])
         rows = np.empty((stop - start, *tensor.shape[1:]), np.float32)
         step = max(1, _STEP_VALUES // prod(tensor.shape[1:]))
         for at in range(start, stop, step):
@@ -218,7 +218,7 @@ def unreadable_kinds(tensors: Iterator[GGUFTensor]) -> list[str]:
     import gguf
 
     missing = []
-    for kind in sorted({tensor.kind for tensor in tensors} - set(_PLAIN)):
+    for kind in sorted({tensor.kind for tensor in tensors} - set(RAW_FLOATS)):
         _, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
         try:
             _dequantize(np.zeros((1, block_bytes), np.uint8), kind)

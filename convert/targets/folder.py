@@ -9,11 +9,11 @@ import mlx.core as mx
 import numpy as np
 
 from ...checkpoint.weight_files import INDEX_NAME
+from ...dtypes import CONFIG_NAMES, MLX_FLOATS
 from ...errors import ConversionError
 from ...model.channel_scales import SCALES_NAME
 from ...model.quantization import Scheme
 from ...version import __version__
-from ..options import DTYPE_NAMES
 from ..plan import Plan
 from ..quantization.quantizer import Quantizer
 from ..sources.side_files import write_json
@@ -23,8 +23,6 @@ from .model_card import CARD_NAME, make_card
 from .record import RECORD_NAME
 from .shard_files import as_numpy
 from .verification import Verification, verify_files
-
-MLX_DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
 
 Parts = list[tuple[str, np.ndarray]]
 
@@ -95,8 +93,9 @@ class FolderTarget:
         self.layouts: Mapping[str, FileLayout] = {
             name: safetensors_layout(tensors, form) for name, tensors in plan.shards.items()
         }
-        names = {short: name for name, short in DTYPE_NAMES.items()}
-        config = replace(plan.config, quantization=plan.quantization, dtype=names[plan.dtype], channel_scales=None)
+        config = replace(
+            plan.config, quantization=plan.quantization, dtype=CONFIG_NAMES[plan.dtype], channel_scales=None
+        )
         self._config = {**source.extra_config, **config.to_dict()}
         self.state: Mapping[str, Any] = {"version": __version__, "form": form, "config": self._config}
 
@@ -157,7 +156,7 @@ class FolderTarget:
 
 def in_range(ref: TensorRef, rows: mx.array, dtype: str, remedy: str = "dtype bfloat16 or float32") -> mx.array:
     """Return the rows in the dtype; raises ValueRangeError with the remedy if a value doesn't fit it."""
-    rows = rows.astype(MLX_DTYPES[dtype])
+    rows = rows.astype(MLX_FLOATS[dtype])
     if ref.dtype != dtype and not mx.isfinite(rows).all().item():
         raise ValueRangeError(f"{ref.name} doesn't fit the range of {dtype}: choose {remedy}")
     return rows

@@ -13,7 +13,7 @@ from ..core.schema import options_of
 from ..http.errors import ApiError
 from ..http.streaming import EVENT_STREAM, errors_as_events, kept_alive, sse
 from ..json_types import JsonMapping, JsonObject
-from .schema import AnthropicTool, ContentBlock, CountRequest, MessagesRequest, TextSource, ToolChoice
+from .schema import AnthropicTool, AnthropicToolChoice, ContentBlock, CountRequest, MessagesRequest, TextSource
 
 router = APIRouter(tags=["Anthropic"])
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
@@ -84,7 +84,7 @@ def _refuse_thread(body: CountRequest) -> None:
         )
 
 
-def _tool_choice(choice: ToolChoice | None, tools: list[JsonObject]) -> str:
+def _tool_choice(choice: AnthropicToolChoice | None, tools: list[JsonObject]) -> str:
     """Return the choice as a chat takes it; raises ApiError 400 where there is no such tool."""
     if choice is None:
         return "auto"

@@ -23,8 +23,9 @@ from ..core.schema import options_of
 from ..http.errors import ApiError
 from ..http.streaming import COMMENT, DONE, EVENT_STREAM, errors_as_events, kept_alive, sse
 from ..json_types import JsonMapping, JsonObject
-from .schema import AllowedToolChoice, ChatRequest, NamedTool, ToolDefinition
-from .tools import ToolChoice, ToolSet
+from .dialog_schema import AllowedToolChoice, NamedTool, ToolDefinition
+from .schema import ChatRequest
+from .tools import ChosenTools, ToolSet
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -86,7 +87,7 @@ def chat_of(body: ChatRequest, tools: ToolSet) -> Chat:
     )
 
 
-def _tool_choice(body: ChatRequest, tools: ToolSet) -> ToolChoice:
+def _tool_choice(body: ChatRequest, tools: ToolSet) -> ChosenTools:
     choice = body.tool_choice
     if isinstance(choice, NamedTool):
         return tools.choose_named(choice.name)

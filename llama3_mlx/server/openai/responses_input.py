@@ -10,7 +10,7 @@ from ..http.errors import ApiError
 from ..json_types import JsonMapping, JsonObject
 from .responses_schema import AllowedTools, ChosenTool, InputItem, InputPart, ResponseInput, ResponseTool
 from .responses_store import ResponseStore
-from .tools import ToolChoice, ToolSet
+from .tools import ChosenTools, ToolSet
 
 # Parts of a message that are text.
 TEXTS = ("input_text", "output_text", "text", "refusal", "summary_text")
@@ -85,7 +85,7 @@ def chat_of(
     )
 
 
-def _tool_choice(body: ResponseInput, tools: ToolSet) -> ToolChoice:
+def _tool_choice(body: ResponseInput, tools: ToolSet) -> ChosenTools:
     choice = body.tool_choice
     if isinstance(choice, ChosenTool):
         return tools.choose_named(choice.name or choice.type)

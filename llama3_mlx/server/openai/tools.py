@@ -4,6 +4,7 @@ A tool that runs on OpenAI's servers is left out, with a note: the others can st
 Source: https://platform.openai.com/docs/guides/function-calling.
 """
 
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +14,10 @@ from ..http.errors import ApiError
 from ..json_types import JsonMapping, JsonObject
 
 # What a chat takes as choice, and the names of the tools that are allowed: None for all.
-ToolChoice = tuple[str, list[str] | None]
+ChosenTools = tuple[str, list[str] | None]
 # The one argument of the function that stands for a custom tool.
 _INPUT = "input"
+_BEGINS_INPUT = re.compile(rf'\{{\s*"{_INPUT}"\s*:\s*"')
 _ANY_TEXT = {"type": "object", "properties": {_INPUT: {"type": "string"}}, "required": [_INPUT]}
 
 
@@ -37,8 +39,10 @@ class OfferedTool:
 
     def input_of(self, call: ToolCallEvent) -> str:
         """Return the text that a call gives to a custom tool."""
-        arguments = call.arguments or {}
-        return str(arguments.get(_INPUT, "")) if arguments else call.arguments_json
+        if call.arguments is not None:
+            return str(call.arguments.get(_INPUT, ""))
+        begins = _BEGINS_INPUT.match(call.arguments_json)
+        return call.arguments_json[begins.end() :] if begins else ""
 
 
 class ToolSet:
@@ -82,14 +86,14 @@ class ToolSet:
                 return tool.seen_as
         return name
 
-    def choose(self, choice: str | None) -> ToolChoice:
+    def choose(self, choice: str | None) -> ChosenTools:
         """Return the choice between all tools; raises ApiError 400 where one must be called and there is none."""
         if choice == "required" and not self._tools:
             left = f": {', '.join(self.left_out)} can't be used here" if self.left_out else ""
             raise ApiError(400, f"tool_choice needs tools to choose from{left}", param="tool_choice")
         return choice or "auto", None
 
-    def choose_named(self, name: str) -> ToolChoice:
+    def choose_named(self, name: str) -> ChosenTools:
         """Return the choice of one tool; raises ApiError 400 if it isn't there."""
         seen = self.seen_as(name)
         if seen not in self._tools:
@@ -97,7 +101,7 @@ class ToolSet:
             raise ApiError(400, f"tool_choice is {name[:80]!r}; the tools are {there}", param="tool_choice")
         return seen, None
 
-    def choose_among(self, mode: str, names: Iterable[str | None]) -> ToolChoice:
+    def choose_among(self, mode: str, names: Iterable[str | None]) -> ChosenTools:
         """Return the choice between some tools; raises ApiError 400 where one must be called and none is there."""
         seen = [self.seen_as(name) for name in names if name is not None]
         allowed = [name for name in seen if name in self._tools]
