@@ -95,14 +95,14 @@ class ConversionOptions:
         others = (self.rules, self.target_bpw)
         return self.default_scheme() is not None or others != (None, None) or any(set_apart)
 
-    def chosen_quality(self, *, lossy: bool) -> str:
+    def chosen_quality(self, *, lossy: bool, equalizable: bool = True) -> str:
         """Return the quantization method: the given one, or what the other settings suggest.
 
         Weights that lie on a grid already (`lossy`) are repacked: moved off it they would lose more.
         """
         if self.quality or self.uses_text:
             return self.quality or "calibrated"
-        if self.mode != "affine":
+        if self.mode != "affine" or not (lossy or equalizable):
             return "rtn"
         return "repack" if lossy else "fast"
 

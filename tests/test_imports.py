@@ -45,14 +45,15 @@ ROOMS = {
     ),
     "version": "",
     ".": "blas engine errors generation kv_cache llama structured tools version",
-    "bench": "blas device errors generation kv_cache llama model settings version",
+    "bench": "charts blas device errors generation kv_cache llama model settings version",
     "convert.keywords": "",
     "convert.options": "dtypes errors model settings",
     "convert.plan": "dtypes errors model",
     "convert.phases": "",
     "convert.sources": "chat checkpoint dtypes errors files library model tokenizer",
     "convert.quantization": (
-        "checkpoint convert.options convert.phases convert.plan convert.sources dtypes errors files model tokenizer"
+        "charts checkpoint convert.options convert.phases convert.plan convert.sources dtypes errors files model "
+        "tokenizer"
     ),
     "convert.targets": (
         "checkpoint convert.plan convert.quantization convert.sources dtypes errors files library model version"

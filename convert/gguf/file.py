@@ -49,6 +49,12 @@ class GGUFTensor:
         return self.nbytes // self.shape[0]
 
     @property
+    def group_size(self) -> int | None:
+        """Weights that share a scale, None for floating-point types and where blocks have several scales."""
+        _, block, _ = _type_facts_of(self.kind)
+        return block if block == 32 else None
+
+    @property
     def dtype(self) -> str:
         """The dtype that rows are read as; quantized ones become float32."""
         return self.kind if self.kind in RAW_FLOATS else "F32"
@@ -203,6 +209,12 @@ def _type_facts(kind: int) -> tuple[str, int, int]:
     except ValueError:
         return "", 0, 0
     return known.name, *gguf.GGML_QUANT_SIZES[known]
+
+
+def _type_facts_of(name: str) -> tuple[str, int, int]:
+    import gguf
+
+    return _type_facts(gguf.GGMLQuantizationType[name])
 
 
 def _dequantize(raw: np.ndarray, kind: str) -> np.ndarray:

@@ -59,6 +59,7 @@ class MetaSource:
         self.description = f"Meta folder {printable(folder.resolve().name)}"
         self.extra_config: dict[str, Any] = {}
         self.is_mlx_quantized = False
+        self.lost_scales: str | None = None
         self.notes: list[str] = []
         self._shards: list[TorchFile] = []
         try:

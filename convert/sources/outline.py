@@ -30,6 +30,7 @@ class OutlineSource:
         dtype = STORED_NAMES.get(named, "BF16") if isinstance(named, str) else "BF16"
         self.dtype: str | None = dtype
         self.is_mlx_quantized = False
+        self.lost_scales: str | None = None
         self.notes: list[str] = []
         noise = np.random.default_rng(0).normal(0, 0.02, 1 << 20).astype(np.float32)
         self._stored = dtype

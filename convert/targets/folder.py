@@ -135,7 +135,8 @@ class FolderTarget:
         scales = self.source.channel_scales()
         if scales is not None:
             (folder / SCALES_NAME).write_bytes(scales.content)
-        write_json(folder / "config.json", {**self._config, **({"channel_scales": scales.digest} if scales else {})})
+        digest = scales.digest if scales else self.source.lost_scales
+        write_json(folder / "config.json", {**self._config, **({"channel_scales": digest} if digest else {})})
 
     def verify(self, folder: Path) -> Verification:
         """Check checksums, and each module against the source."""

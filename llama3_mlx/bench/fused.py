@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import mlx.core as mx
 
-from ..device import on_gpu
+from ..device import back_end
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def fused_operations(*, reads: bool) -> Iterator[None]:
     With `reads`, attention reads all keys and values, which takes some views beside the launch; without, it is a single
     node that the host builds in as little time as the operation itself.
     """
-    if on_gpu():
+    if back_end().fused_kernels:
         yield
         return
     own = mx.fast.rms_norm, mx.fast.rope, mx.fast.scaled_dot_product_attention, mx.dequantize

@@ -90,7 +90,10 @@ def test_a_quantized_gguf_without_bits_is_noted_with_the_bits_that_keep_it_small
     write_gguf(tmp_path / "model.gguf", "Q4_0")
     report = convert(tmp_path / "model.gguf", tmp_path / "out")
     (note,) = [note for note in report.notes if "--bits" in note]
-    assert note == "the source has 4.6 bits per weight and the result 16.0: --bits 4 keeps it about as small"
+    assert (
+        note
+        == "the source has 4.6 bits per weight and the result 16.0: --bits 4 --group-size 32 keeps it about as small"
+    )
     assert not [
         note for note in convert(tmp_path / "model.gguf", tmp_path / "o", dequantize=True).notes if "--bits" in note
     ]
