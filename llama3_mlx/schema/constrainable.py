@@ -14,96 +14,13 @@ from referencing.exceptions import NoSuchAnchor, PointerToNowhere, Unresolvable,
 from referencing.jsonschema import EMPTY_REGISTRY, specification_with
 
 from ..errors import RequestError
+from .closing import HOLD_PROPERTIES, can_be_closed
 from .drafts import as_json, draft_of
 from .formats import NATIVE, PATTERNS
+from .keywords import BOUNDS, CHECKED, PLAIN
 from .patterns import compiled, translated
 from .values import Json
 
-# Keywords of all drafts that grammars hold as they are.
-_PLAIN = frozenset(
-    [
-        "type",
-        "enum",
-        "const",
-        "required",
-        "minLength",
-        "maxLength",
-        "minItems",
-        "maxItems",
-        "minProperties",
-        "maxProperties",
-    ]
-)
-_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
-HELD = _PLAIN.union(
-    _BOUNDS,
-    [
-        "pattern",
-        "format",
-        "items",
-        "additionalItems",
-        "prefixItems",
-        "properties",
-        "patternProperties",
-        "additionalProperties",
-    ],
-    ["allOf", "anyOf", "oneOf", "$ref"],
-)
-
-"""Keywords that grammars hold, all or in part: what can't be held of one is noted and checked afterwards."""
-
-CHECKED = frozenset(
-    [
-        "not",
-        "if",
-        "then",
-        "else",
-        "contains",
-        "minContains",
-        "maxContains",
-        "uniqueItems",
-        "propertyNames",
-        "dependentRequired",
-        "dependentSchemas",
-        "dependencies",
-        "unevaluatedProperties",
-        "unevaluatedItems",
-        "$dynamicRef",
-        "$recursiveRef",
-        "disallow",
-        "extends",
-        "divisibleBy",
-    ]
-)
-"""Keywords that grammars can't hold: a finished answer is checked against them."""
-
-ANNOTATIONS = frozenset(
-    [
-        "$schema",
-        "$id",
-        "id",
-        "$anchor",
-        "$dynamicAnchor",
-        "$recursiveAnchor",
-        "$defs",
-        "definitions",
-        "$comment",
-        "$vocabulary",
-        "title",
-        "description",
-        "default",
-        "examples",
-        "deprecated",
-        "readOnly",
-        "writeOnly",
-        "contentEncoding",
-        "contentMediaType",
-        "contentSchema",
-    ]
-)
-"""Keywords that say nothing about which values are accepted."""
-
-_HOLD_PROPERTIES = frozenset(("properties", "patternProperties", "additionalProperties", "unevaluatedProperties"))
 _OLD_DRAFTS = ("draft-03", "draft-04", "draft-06", "draft-07")
 # An exclusive bound becomes an inclusive one this much further in, since llguidance lets the bound itself through
 # where its decimals are those of the other bound.
@@ -156,9 +73,9 @@ class _Writer:
             resolver = resolver.in_subresource(self._specification.create_resource(schema))
         if self._old and "$ref" in schema:
             schema = {"$ref": schema["$ref"]}
-        written = {key: value for key, value in schema.items() if key in _PLAIN}
+        written = {key: value for key, value in schema.items() if key in PLAIN}
         self._note_what_is_left_out(schema, where)
-        inner = closes and not (_HOLD_PROPERTIES & schema.keys())
+        inner = closes and not (HOLD_PROPERTIES & schema.keys())
         self._write_numbers(schema, written, where)
         conditions = self._text_conditions(schema, where)
         self._write_array(schema, written, resolver, where, closes=closes)
@@ -230,7 +147,7 @@ class _Writer:
         return conditions
 
     def _write_numbers(self, schema: Mapping[str, Json], written: dict[str, Json], where: str) -> None:
-        bounds = {key: schema[key] for key in _BOUNDS if key in schema}
+        bounds = {key: schema[key] for key in BOUNDS if key in schema}
         for exclusive, inclusive, step in (
             ("exclusiveMinimum", "minimum", _BESIDE_BOUND),
             ("exclusiveMaximum", "maximum", -_BESIDE_BOUND),
@@ -280,24 +197,8 @@ class _Writer:
             }
         if others is not None:
             written["additionalProperties"] = self.write(others, resolver, f"{where}/additionalProperties", closes=True)
-        elif closes and _can_be_closed(schema):
+        elif closes and can_be_closed(schema):
             written["additionalProperties"] = False
-
-
-def _can_be_closed(schema: Mapping[str, Json]) -> bool:
-    """Return whether an object is known to have no other properties than those it lists."""
-    if "properties" not in schema or {"patternProperties", "$ref", "if", "dependentSchemas"} & schema.keys():
-        return False
-    if schema.get("unevaluatedProperties", False) is not False:
-        return False
-    parts = [part for keyword in ("allOf", "anyOf", "oneOf") for part in schema.get(keyword, ())]
-    return set(schema.get("required", ())) <= schema["properties"].keys() and not any(map(_adds_properties, parts))
-
-
-def _adds_properties(schema: Json) -> bool:
-    return isinstance(schema, Mapping) and bool(
-        {*_HOLD_PROPERTIES, "$ref", "allOf", "anyOf", "oneOf", "if", "dependentSchemas"} & schema.keys()
-    )
 
 
 def _takes_fractions(schema: Mapping[str, Json]) -> bool:
