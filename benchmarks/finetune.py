@@ -33,7 +33,7 @@ def ours(model: Path, data: Path, out: Path, row: int) -> dict[str, float]:
             reports.append(report)
 
     settings = TrainSettings(
-        rank=RANK, alpha=ALPHA, batch_size=1, accumulate=BATCH, row_length=row, learning_rate=1e-5, warmup=0,
+        rank=RANK, alpha=ALPHA, batch_size=1, accumulate=BATCH, row_length=row, epochs=1, learning_rate=1e-5, warmup=0,
         schedule="constant", samples=0, report=False, save_every=10_000, dtype="float32", max_length=2048,
         checkpointing="none",
     )  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from llama3_mlx.convert.plan import make_plan
-from llama3_mlx.convert.targets.layout import safetensors_layout
+from llama3_mlx.convert.targets.layout import safetensors_index, safetensors_layout
 from llama3_mlx.model.config import ModelConfig
 from tests.support.llama3_tokenizer import save_llama3_tokenizer
 
@@ -55,7 +55,7 @@ def make_model(folder: Path, size: str) -> Path:
             while left:
                 left -= file.write(tile[: min(left, len(tile))])
     (folder / "config.json").write_text(json.dumps(values))
-    index = {"metadata": {"total_size": plan.total_bytes}, "weight_map": plan.weight_map}
+    index = safetensors_index(plan.shards)
     save_llama3_tokenizer(folder)
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return folder

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from ..checkpoint.folder import load_config
+from ..dtypes import STORED_NAMES
 from ..errors import ConversionError
 from ..files import printable
-from ..model.channel_scales import load_scales
+from ..model.channel_scales import SCALES_NAME, ChannelScales, load_scales, lost_scales
 from ..model.quantization import Quantization
 from .forecasting import Forecast, forecast
 from .hints import conversion_hints
 from .keywords import ConversionKeywords
 from .opening import open_source, outline_source
-from .options import DTYPE_NAMES, ConversionOptions, make_conversion_options
+from .options import ConversionOptions, make_conversion_options
 from .phases import Phase, phase_of, unseen
 from .pipeline import ConversionReport, Progress, run
 from .plan import Plan, make_plan, reachable_bpw, uniform_bits
@@ -144,7 +145,7 @@ def verify(folder: str | Path, source: str | Path | None = None) -> Verification
         return verify_files(path)
     opened = open_source(source)
     try:
-        scales = load_scales(path, load_config(path))
+        scales = _scales_of(path)
         return verify_files(path, in_channels(opened, "F32", scales).tensors())
     finally:
         opened.close()
@@ -162,10 +163,9 @@ def measure(
     from .quantization.report import measured
 
     path, report_folder = Path(folder).expanduser(), _report_folder(report_to)
-    config = load_config(path)
     opened = open_source(source)
     try:
-        reference = in_channels(opened, "F32", load_scales(path, config))
+        reference = in_channels(opened, "F32", _scales_of(path))
         if progress:
             progress.stage("measuring the result against its source")
         return measured(opened, reference, path, held_out_windows(opened), report_folder)
@@ -188,7 +188,12 @@ def make_target(source: Source, options: ConversionOptions, kind: str, dest: Pat
     if kind == "hf":
         return FolderTarget(in_channels(source, plan.dtype, None), plan, RoundToNearest(), form="pt")
     notes = _target_notes(options.target_bpw, plan.bits_per_weight) if options.target_bpw is not None else []
-    method = options.chosen_quality(lossy=bool(lossy_kinds(source.tensors())))
+    method = options.chosen_quality(lossy=bool(lossy_kinds(source.tensors())), equalizable=not source.lost_scales)
+    if source.lost_scales and method not in ("rtn", "repack") and plan.schemes:
+        raise ConversionError(
+            f"{source.description} lacks {SCALES_NAME}, without which its channels can't be equalized again: put the "
+            "file beside the weights from where the folder comes from, or choose quality rtn"
+        )
     if not plan.schemes or method == "rtn":
         return FolderTarget(source, plan, RoundToNearest(), reference=source if plan.schemes else None, notes=notes)
     from .quantization.methods import apply_method
@@ -231,7 +236,7 @@ def plan_for(source: Source, options: ConversionOptions, phase: Phase = unseen) 
 def choose_dtype(requested: str | None, stored: str | None, *, quantized: bool) -> str:
     """Return the safetensors name of the dtype to write; `stored` is that of the source's own weights."""
     if requested is not None:
-        return DTYPE_NAMES[requested]
+        return STORED_NAMES[requested]
     return "F16" if stored is None or (stored == "F32" and quantized) else stored
 
 
@@ -240,6 +245,12 @@ def given_settings(options: ConversionOptions) -> dict[str, Any]:
     default = ConversionOptions()
     given = {name: value for name, value in asdict(options).items() if value != getattr(default, name)}
     return {name: printable(value.name) if isinstance(value, Path) else value for name, value in given.items()}
+
+
+def _scales_of(folder: Path) -> ChannelScales | None:
+    """Return the scales of a folder's channels, None where they are the original's or lost."""
+    config = load_config(folder)
+    return None if lost_scales(folder, config) else load_scales(folder, config)
 
 
 def _target_notes(target_bpw: float, reached: float) -> list[str]:

@@ -19,7 +19,8 @@ from . import pipeline
 from .sources.source import TensorRef
 from .targets.destination import lacking_space
 from .targets.folder import Target, total_bytes
-from .targets.writer import FLUSH_BYTES, write_at
+from .targets.shard_files import write_at
+from .targets.writer import FLUSH_BYTES
 
 # Blocks of rows of embedding and head in the sample; one is read, one converted, one written at a time.
 _SAMPLE_BLOCKS = 8

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..dtypes import DTYPES
 from ..errors import ConversionError
 from ..model.quantization import AFFINE_BITS, AFFINE_GROUP_SIZES, FIXED_MODES, Scheme
 from ..settings import make, setting, validate
 
-DTYPE_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 TARGETS = ("mlx", "hf", "gguf")
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_1", "q4_0")
 # The quantization methods; quantization/methods.py has the table of what they are.
@@ -33,7 +33,7 @@ class ConversionOptions:
     )
     mode: str = setting("affine", "number format", choices=("affine", *FIXED_MODES))
     dtype: str | None = setting(
-        None, "of what isn't quantized (default: the source's; float16 for a quantized source)", choices=[*DTYPE_NAMES]
+        None, "of what isn't quantized (default: the source's; float16 for a quantized source)", choices=[*DTYPES]
     )
     mixed: str | None = setting(
         None, "LOW bits, and HIGH for the head and half of v_proj and down_proj, as in 4_6", metavar="LOW_HIGH"
@@ -95,14 +95,14 @@ class ConversionOptions:
         others = (self.rules, self.target_bpw)
         return self.default_scheme() is not None or others != (None, None) or any(set_apart)
 
-    def chosen_quality(self, *, lossy: bool) -> str:
+    def chosen_quality(self, *, lossy: bool, equalizable: bool = True) -> str:
         """Return the quantization method: the given one, or what the other settings suggest.
 
         Weights that lie on a grid already (`lossy`) are repacked: moved off it they would lose more.
         """
         if self.quality or self.uses_text:
             return self.quality or "calibrated"
-        if self.mode != "affine":
+        if self.mode != "affine" or not (lossy or equalizable):
             return "rtn"
         return "repack" if lossy else "fast"
 

@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..checkpoint.safetensors_files import as_mlx
-from ..errors import CheckpointError, TokenizerError
+from ..errors import CheckpointError, ConversionError, TokenizerError
 from ..files import fsync_folder, take_place
 from .sources.source import Source, TensorRef, damage, is_finite
 from .targets.destination import check_destination, check_space, partial_folder
@@ -101,7 +101,7 @@ def run(
         if verify:
             _announce(progress, "verifying")
             verification = target.verify(writer.folder)
-        take_place(writer.folder / next(iter(target.layouts)) if target.single_file else writer.folder, dest)
+        _take_place(writer.folder / next(iter(target.layouts)) if target.single_file else writer.folder, dest)
         shutil.rmtree(partial, ignore_errors=True)
     except (CheckpointError, TokenizerError, ValueRangeError):
         # Nothing that comes out of a damaged source, or in a dtype that doesn't fit, can be resumed.
@@ -122,6 +122,16 @@ def run(
         verification=verification,
         quality=quality,
     )
+
+
+def _take_place(finished: Path, dest: Path) -> None:
+    try:
+        take_place(finished, dest)
+    except OSError as error:
+        raise ConversionError(
+            f"{dest} can't be replaced: {error.strerror}; the finished result is in {finished}: move it, or give the "
+            "same command again once it can"
+        ) from None
 
 
 class Writer(Protocol):

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
+from ..dtypes import STORED_DTYPES
 from ..errors import ConversionError
 from ..model.config import ModelConfig
 from ..model.parameters import expected_tensors, stored_tensors
@@ -11,7 +12,6 @@ from ..model.quantization import AFFINE_BITS, AFFINE_GROUP_SIZES, Quantization, 
 
 SHARD_BYTES = 5_000_000_000
 AFFINE_SCHEMES = tuple(Scheme(bits, size) for bits in AFFINE_BITS for size in AFFINE_GROUP_SIZES)
-ITEM_BYTES = {"U32": 4, "F32": 4, "F16": 2, "BF16": 2, "U8": 1}
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class OutputTensor:
     @property
     def nbytes(self) -> int:
         """Bytes in the file."""
-        return prod(self.shape) * ITEM_BYTES[self.dtype]
+        return prod(self.shape) * STORED_DTYPES[self.dtype].nbytes
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,6 @@ class Plan:
         """Whether the matrices have several schemes, or some have none."""
         return len({self.schemes.get(path) for path in matrices(self.config)}) > 1
 
-    @property
-    def weight_map(self) -> dict[str, str]:
-        """The file of each tensor, sorted by tensor."""
-        return dict(sorted((tensor.name, file) for file, tensors in self.shards.items() for tensor in tensors))
-
 
 def make_plan(
     config: ModelConfig, quantization: Quantization | None, dtype: str, shard_bytes: int = SHARD_BYTES
@@ -87,7 +82,7 @@ def make_plan(
     requested = quantization.scheme_for if quantization else lambda _: None
     indivisible = tuple(path for path in matrices(config) if requested(path) and path not in schemes)
     entry = quantization_entry(config, quantization.default, schemes) if quantization else None
-    return Plan(config, entry, schemes, indivisible, dtype, _shards(tensors, shard_bytes))
+    return Plan(config, entry, schemes, indivisible, dtype, shard_tensors(tensors, shard_bytes))
 
 
 def module_schemes(config: ModelConfig, quantization: Quantization | None) -> dict[str, Scheme]:
@@ -134,7 +129,7 @@ def quantization_entry(config: ModelConfig, default: Scheme, schemes: Mapping[st
     return Quantization(default, {p: schemes.get(p) for p in matrices(config) if schemes.get(p) != default})
 
 
-def _shards(tensors: Iterable[OutputTensor], shard_bytes: int) -> dict[str, tuple[OutputTensor, ...]]:
+def shard_tensors(tensors: Iterable[OutputTensor], shard_bytes: int) -> dict[str, tuple[OutputTensor, ...]]:
     """Fill shards in order; the parts of one quantized module stay together."""
     groups: dict[str, list[OutputTensor]] = {}
     for tensor in tensors:

@@ -66,7 +66,7 @@ def run(model: Path, out: Path, *, count: int = 48, held_out: int = 12, **settin
     for name, made in (("train", pairs(count, 0, PLACES[:7])), ("valid", pairs(held_out, 1, PLACES[7:]))):
         (out / f"{name}.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in made))
     seen = Validations()
-    chosen = DpoSettings(learning_rate=2e-4, beta=0.2, samples=0).with_values(**settings)
+    chosen = DpoSettings(learning_rate=2e-4, beta=0.2, epochs=1, samples=0).with_values(**settings)
     dpo(model, out, out / "adapter", chosen, callbacks=[seen])
     return seen.found
 

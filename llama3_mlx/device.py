@@ -40,6 +40,8 @@ class BackEnd:
     """Take MLX's exponential, one instruction on a GPU; on the CPU sums and products are a third of the time."""
     multiplies_packed: bool
     """Multiply by quantized matrices as they are; on the CPU training unpacks them first."""
+    fused_kernels: bool
+    """MLX's mx.fast operations are one kernel each; the CPU back end builds them of many operations."""
     cheap_verification: bool
     """Verifying a draft token costs a small part of a decode step."""
     loss_chunk_bytes: int
@@ -55,6 +57,7 @@ GPU = BackEnd(
     compiles_steps=True,
     native_exponential=True,
     multiplies_packed=True,
+    fused_kernels=True,
     cheap_verification=True,
     loss_chunk_bytes=128 * 2**20,
     live_loss_chunks=5,
@@ -65,6 +68,7 @@ CPU = BackEnd(
     compiles_steps=False,
     native_exponential=False,
     multiplies_packed=False,
+    fused_kernels=False,
     cheap_verification=False,
     loss_chunk_bytes=32 * 2**20,
     live_loss_chunks=10,

@@ -41,6 +41,10 @@ FLOAT_DTYPES = tuple(stored for stored, dtype in STORED_DTYPES.items() if dtype.
 DTYPES = {dtype.name: dtype.mlx for dtype in STORED_DTYPES.values() if dtype.name and dtype.mlx is not None}
 # The name in config.json to the one in safetensors files.
 STORED_NAMES = {dtype.name: stored for stored, dtype in STORED_DTYPES.items() if dtype.name}
+CONFIG_NAMES = {stored: name for name, stored in STORED_NAMES.items()}
+# Of the floating-point ones by their name in safetensors files: MLX's dtype, and numpy's that the bytes are read as.
+MLX_FLOATS = {stored: dtype.mlx for stored, dtype in STORED_DTYPES.items() if dtype.name and dtype.mlx is not None}
+RAW_FLOATS = {stored: dtype.raw for stored, dtype in STORED_DTYPES.items() if dtype.name and dtype.raw is not None}
 # What other programs write into config.json. Source: torch's `torch.half`, `torch.float`; safetensors' own names.
 _ALIASES = {
     "half": "float16",

@@ -42,10 +42,8 @@ class GeneratingMethods:
     @overload
     def generate(self, prompt: RawPrompt, *, schema: type[T], **settings: Unpack[Keywords]) -> Completion[T | None]: ...
     @overload
-    def generate(
-        self, prompt: RawPrompt, *, schema: object = None, **settings: Unpack[Keywords]
-    ) -> Completion[Any]: ...
-    def generate(self, prompt: RawPrompt, *, schema: object = None, **settings: Unpack[Keywords]) -> Completion[Any]:
+    def generate(self, prompt: RawPrompt, *, schema: object = None, **settings: Unpack[Keywords]) -> Completion: ...
+    def generate(self, prompt: RawPrompt, *, schema: object = None, **settings: Unpack[Keywords]) -> Completion:
         """Continue a text (or token ids, taken as they are) and return the completion.
 
         Args:
@@ -63,8 +61,8 @@ class GeneratingMethods:
     @overload
     def stream(self, prompt: RawPrompt, *, schema: type[T], **settings: Unpack[Keywords]) -> Stream[T | None]: ...
     @overload
-    def stream(self, prompt: RawPrompt, *, schema: object = None, **settings: Unpack[Keywords]) -> Stream[Any]: ...
-    def stream(self, prompt: RawPrompt, *, schema: object = None, **settings: Unpack[Keywords]) -> Stream[Any]:
+    def stream(self, prompt: RawPrompt, *, schema: object = None, **settings: Unpack[Keywords]) -> Stream: ...
+    def stream(self, prompt: RawPrompt, *, schema: object = None, **settings: Unpack[Keywords]) -> Stream:
         """Continue a text, piece by piece; see `generate`."""
         progress, options = _options(settings, schema)
         return self._submitter.stream(self.prompts.of_text(prompt, options), options, progress)
@@ -72,8 +70,8 @@ class GeneratingMethods:
     @overload
     def chat(self, messages: Dialog, *, schema: type[T], **settings: Unpack[Keywords]) -> Completion[T | None]: ...
     @overload
-    def chat(self, messages: Dialog, *, schema: object = None, **settings: Unpack[Keywords]) -> Completion[Any]: ...
-    def chat(self, messages: Dialog, *, schema: object = None, **settings: Unpack[Keywords]) -> Completion[Any]:
+    def chat(self, messages: Dialog, *, schema: object = None, **settings: Unpack[Keywords]) -> Completion: ...
+    def chat(self, messages: Dialog, *, schema: object = None, **settings: Unpack[Keywords]) -> Completion:
         """Answer a dialog and return the completion.
 
         Args:
@@ -90,8 +88,8 @@ class GeneratingMethods:
     @overload
     def stream_chat(self, messages: Dialog, *, schema: type[T], **settings: Unpack[Keywords]) -> Stream[T | None]: ...
     @overload
-    def stream_chat(self, messages: Dialog, *, schema: object = None, **settings: Unpack[Keywords]) -> Stream[Any]: ...
-    def stream_chat(self, messages: Dialog, *, schema: object = None, **settings: Unpack[Keywords]) -> Stream[Any]:
+    def stream_chat(self, messages: Dialog, *, schema: object = None, **settings: Unpack[Keywords]) -> Stream: ...
+    def stream_chat(self, messages: Dialog, *, schema: object = None, **settings: Unpack[Keywords]) -> Stream:
         """Answer a dialog, piece by piece; see `chat`."""
         progress, options = _options(settings, schema)
         return self._submitter.stream(self.prompts.of_chat(messages, options), options, progress)
@@ -103,20 +101,16 @@ class GeneratingMethods:
     @overload
     async def agenerate(
         self, prompt: RawPrompt, *, schema: object = None, **settings: Unpack[Keywords]
-    ) -> Completion[Any]: ...
-    async def agenerate(
-        self, prompt: RawPrompt, *, schema: object = None, **settings: Unpack[Keywords]
-    ) -> Completion[Any]:
+    ) -> Completion: ...
+    async def agenerate(self, prompt: RawPrompt, *, schema: object = None, **settings: Unpack[Keywords]) -> Completion:
         """Continue a text and return the completion; cancelling the task ends the generation."""
         return await finished(self.astream(prompt, schema=schema, **settings))
 
     @overload
     def astream(self, prompt: RawPrompt, *, schema: type[T], **settings: Unpack[Keywords]) -> AsyncStream[T | None]: ...
     @overload
-    def astream(
-        self, prompt: RawPrompt, *, schema: object = None, **settings: Unpack[Keywords]
-    ) -> AsyncStream[Any]: ...
-    def astream(self, prompt: RawPrompt, *, schema: object = None, **settings: Unpack[Keywords]) -> AsyncStream[Any]:
+    def astream(self, prompt: RawPrompt, *, schema: object = None, **settings: Unpack[Keywords]) -> AsyncStream: ...
+    def astream(self, prompt: RawPrompt, *, schema: object = None, **settings: Unpack[Keywords]) -> AsyncStream:
         """Continue a text: `async for piece in llama.astream(...)`."""
         progress, options = _options(settings, schema)
         return self._submitter.astream(self.prompts.of_text(prompt, options), options, progress)
@@ -126,10 +120,8 @@ class GeneratingMethods:
         self, messages: Dialog, *, schema: type[T], **settings: Unpack[Keywords]
     ) -> Completion[T | None]: ...
     @overload
-    async def achat(
-        self, messages: Dialog, *, schema: object = None, **settings: Unpack[Keywords]
-    ) -> Completion[Any]: ...
-    async def achat(self, messages: Dialog, *, schema: object = None, **settings: Unpack[Keywords]) -> Completion[Any]:
+    async def achat(self, messages: Dialog, *, schema: object = None, **settings: Unpack[Keywords]) -> Completion: ...
+    async def achat(self, messages: Dialog, *, schema: object = None, **settings: Unpack[Keywords]) -> Completion:
         """Answer a dialog and return the completion; cancelling the task ends the generation."""
         return await finished(self.astream_chat(messages, schema=schema, **settings))
 
@@ -138,12 +130,8 @@ class GeneratingMethods:
         self, messages: Dialog, *, schema: type[T], **settings: Unpack[Keywords]
     ) -> AsyncStream[T | None]: ...
     @overload
-    def astream_chat(
-        self, messages: Dialog, *, schema: object = None, **settings: Unpack[Keywords]
-    ) -> AsyncStream[Any]: ...
-    def astream_chat(
-        self, messages: Dialog, *, schema: object = None, **settings: Unpack[Keywords]
-    ) -> AsyncStream[Any]:
+    def astream_chat(self, messages: Dialog, *, schema: object = None, **settings: Unpack[Keywords]) -> AsyncStream: ...
+    def astream_chat(self, messages: Dialog, *, schema: object = None, **settings: Unpack[Keywords]) -> AsyncStream:
         """Answer a dialog: `async for piece in llama.astream_chat(messages)`."""
         progress, options = _options(settings, schema)
         return self._submitter.astream(self.prompts.of_chat(messages, options), options, progress)
@@ -155,10 +143,10 @@ class GeneratingMethods:
     @overload
     def generate_batch(
         self, prompts: Iterable[Prompt], *, schema: object = None, **settings: Unpack[Keywords]
-    ) -> list[Completion[Any]]: ...
+    ) -> list[Completion]: ...
     def generate_batch(
         self, prompts: Iterable[Prompt], *, schema: object = None, **settings: Unpack[Keywords]
-    ) -> list[Completion[Any]]:
+    ) -> list[Completion]:
         """Continue texts (or token ids) and answer dialogs, all at once; return the completions in their order.
 
         `progress` is called with (completions so far, all). Prompts that are refused are so before anything starts.
@@ -166,7 +154,7 @@ class GeneratingMethods:
         progress, options = _options(settings, schema)
         listed = [self.prompts.of_either(prompt, options) for prompt in prompt_list(prompts)]
         prepared = [(ids, self._submitter.prepare(ids, options)) for ids in listed]
-        streams: list[Stream[Any]] = []
+        streams: list[Stream] = []
         for ids, answer in prepared:
             streams.append(Stream(finish_of(options)))
             self._submitter.submit(ids, [answer.request(streams[-1].reply)], bulk=True)
@@ -188,17 +176,17 @@ class GeneratingMethods:
     @overload
     def samples(
         self, prompt: Prompt, n: int, *, schema: object = None, **settings: Unpack[Keywords]
-    ) -> list[Completion[Any]]: ...
+    ) -> list[Completion]: ...
     def samples(
         self, prompt: Prompt, n: int, *, schema: object = None, **settings: Unpack[Keywords]
-    ) -> list[Completion[Any]]:
+    ) -> list[Completion]:
         """Return `n` answers to one prompt, which is run once; with a seed, answer i has the seed plus i."""
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise RequestError(f"n must be a whole number from 1 on, not {n!r}")
         progress, options = _options(settings, schema)
         ids = self.prompts.of_either(prompt, options)
         prepared = self._submitter.prepare(ids, options)
-        streams: list[Stream[Any]] = [Stream(finish_of(options)) for _ in range(n)]
+        streams: list[Stream] = [Stream(finish_of(options)) for _ in range(n)]
         answers = [prepared.request(stream.reply, seed_offset=at) for at, stream in enumerate(streams)]
         self._submitter.submit(ids, answers, progress)
         try:

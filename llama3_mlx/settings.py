@@ -55,7 +55,7 @@ class Setting:
         """The type of the items where the setting holds several, else None."""
         return get_args(self.kind)[0] if get_origin(self.kind) is tuple else None
 
-    def coerced(self, value: Any) -> Any:
+    def coerced(self, value: object) -> object:
         """Return the value in the setting's own type where another form of it is accepted, else unchanged."""
         if self.item is not None and isinstance(value, str | Path | int):
             return (self.coerced_item(value),)
@@ -63,7 +63,7 @@ class Setting:
             return tuple(map(self.coerced_item, value))
         return Path(value) if self.kind is Path and isinstance(value, str) and value else value
 
-    def coerced_item(self, item: Any) -> Any:
+    def coerced_item(self, item: object) -> object:
         """Return an item in the type of the items where another form of it is accepted."""
         return Path(item) if self.item is Path and isinstance(item, str) and item else item
 
@@ -191,7 +191,7 @@ def make(
     return kind(**values)
 
 
-def _is_a(kind: Any, value: Any) -> bool:
+def _is_a(kind: Any, value: object) -> bool:
     if isinstance(value, bool) or kind is bool:
         return kind is bool and isinstance(value, bool)
     if kind is str:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .engine.engine import Engine
 from .engine.reply import AsyncStream, Finish, Reply, Stream
@@ -86,19 +86,19 @@ class Submitter:
 
     def stream(
         self, prompt: Sequence[int], options: GenerationOptions, progress: ProgressCallback | None = None
-    ) -> Stream[Any]:
+    ) -> Stream:
         """Start an answer, for any thread."""
         prepared = self.prepare(prompt, options)
-        stream: Stream[Any] = Stream(finish_of(options))
+        stream: Stream = Stream(finish_of(options))
         self.submit(prompt, [prepared.request(stream.reply)], progress)
         return stream
 
     def astream(
         self, prompt: Sequence[int], options: GenerationOptions, progress: ProgressCallback | None = None
-    ) -> AsyncStream[Any]:
+    ) -> AsyncStream:
         """Start an answer, for the running event loop."""
         prepared = self.prepare(prompt, options)
-        stream: AsyncStream[Any] = AsyncStream(finish_of(options))
+        stream: AsyncStream = AsyncStream(finish_of(options))
         self.submit(prompt, [prepared.request(stream.reply)], progress)
         return stream
 
@@ -151,7 +151,7 @@ def finish_of(options: GenerationOptions) -> Finish | None:
     return finisher(options)
 
 
-async def finished(stream: AsyncStream[Any]) -> Completion[Any]:
+async def finished(stream: AsyncStream) -> Completion:
     """Wait for the completion of a stream; cancelling the task ends the generation."""
     try:
         async for _ in stream:

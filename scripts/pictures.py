@@ -22,24 +22,23 @@ from rich.text import Text
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 SOURCE, MODEL = "SmolLM2-135M-Instruct.gguf", "smollm2-4bit"
-PERSON = """\
-{"type": "object", "required": ["name", "city", "born"], "additionalProperties": false,
- "properties": {
-  "name": {"type": "string"}, "city": {"type": "string"}, "born": {"type": "integer"}}}
+TABLE = """\
+{"type": "object", "required": ["day", "guests"],
+ "properties": {"day": {"enum": ["Thursday", "Friday", "Saturday"]}, "guests": {"type": "integer"}}}
 """
 SESSION = (
-    f"llama3-mlx convert {SOURCE} {MODEL} --bits 4 --group-size 32",
+    f"llama3-mlx convert {SOURCE} {MODEL} --bits 4 --group-size 32 --embedding-bits 8",
     f"llama3-mlx info {MODEL} | head -8",
     f'llama3-mlx generate -m {MODEL} -p "What is the capital of France?"',
-    "cat person.json",
-    f'llama3-mlx generate -m {MODEL} -p "Ada Lovelace, London, 1815" --schema person.json',
+    "cat table.json",
+    f'llama3-mlx generate -m {MODEL} -p "Reserve a table on Friday for 2 guests." --schema table.json',
     f'llama3-mlx generate -m {MODEL} -p "Is Paris in France?" --choices yes --choices no',
 )
 QUESTIONS = (
     "What is the capital of France?",
     "Write a Python function that adds two numbers.",
 )
-WIDTH = 100
+WIDTH = 108
 
 
 def main() -> None:
@@ -51,7 +50,7 @@ def main() -> None:
         folder = Path(name)
         (folder / "work").mkdir()
         (folder / "work" / SOURCE).symlink_to(gguf)
-        (folder / "work" / "person.json").write_text(PERSON)
+        (folder / "work" / "table.json").write_text(TABLE)
         draw_terminal(folder)
         run(f"llama3-mlx convert {SOURCE} SmolLM2-135M-Instruct", folder)
         with server("SmolLM2-135M-Instruct", folder) as url:

@@ -1,6 +1,7 @@
 """What depends on the device and the system."""
 
 import os
+import re
 from pathlib import Path
 
 import mlx.core as mx
@@ -67,3 +68,21 @@ def test_freed_memory_goes_back_to_the_system() -> None:
     device.give_back_free_memory()
     assert resident() < before + 50_000_000
     assert last[0].item() == 199
+
+
+def test_no_other_module_asks_for_the_device() -> None:
+    """What differs between back ends is decided in device.py, where all such choices are listed."""
+    package = Path(device.__file__).parent
+    asking = re.compile(r"\bon_gpu\b|default_device|DeviceType|metal\.is_available|mx\.gpu\b")
+    found = [
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if path.name != "device.py" and asking.search(path.read_text(encoding="utf-8"))
+    ]
+    assert found == []
+
+
+@pytest.mark.usefixtures("gpu_branches")
+def test_the_back_end_of_a_gpu_can_be_chosen_in_one_place() -> None:
+    assert device.back_end() is device.GPU
+    assert device.compute_dtype(None, mx.float16, fits_float16=True) == mx.float16

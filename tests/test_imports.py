@@ -45,30 +45,31 @@ ROOMS = {
     ),
     "version": "",
     ".": "blas engine errors generation kv_cache llama structured tools version",
-    "bench": "blas device errors generation kv_cache llama model settings version",
+    "bench": "charts blas device errors generation kv_cache llama model settings version",
     "convert.keywords": "",
-    "convert.options": "errors model settings",
-    "convert.plan": "errors model",
+    "convert.options": "dtypes errors model settings",
+    "convert.plan": "dtypes errors model",
     "convert.phases": "",
-    "convert.sources": "chat checkpoint convert.options convert.plan errors files library model tokenizer",
+    "convert.sources": "chat checkpoint dtypes errors files library model tokenizer",
     "convert.quantization": (
-        "checkpoint convert.options convert.phases convert.plan convert.sources errors files model tokenizer"
+        "charts checkpoint convert.options convert.phases convert.plan convert.sources dtypes errors files model "
+        "tokenizer"
     ),
     "convert.targets": (
-        "checkpoint convert.options convert.plan convert.quantization convert.sources errors files library model "
-        "version"
+        "checkpoint convert.plan convert.quantization convert.sources dtypes errors files library model version"
     ),
     "convert.pipeline": "checkpoint convert.sources convert.targets errors files",
     "convert.forecasting": "convert.pipeline convert.sources convert.targets",
     "convert.gguf": (
-        "chat checkpoint convert.quantization convert.sources convert.targets errors files model tokenizer version"
+        "chat checkpoint convert.quantization convert.sources convert.targets dtypes errors files model tokenizer "
+        "version"
     ),
     "convert.hints": "convert.options convert.sources convert.targets model",
     "convert.opening": "checkpoint convert.gguf convert.sources errors library",
     "convert.api": (
         "checkpoint convert.forecasting convert.gguf convert.hints convert.keywords convert.opening convert.options "
-        "convert.phases convert.pipeline convert.plan convert.quantization convert.sources convert.targets errors "
-        "files model"
+        "convert.phases convert.pipeline convert.plan convert.quantization convert.sources convert.targets dtypes "
+        "errors files model"
     ),
     "convert": "convert.api convert.forecasting convert.options convert.pipeline convert.targets",
     "trees": "",
@@ -86,30 +87,32 @@ ROOMS = {
         "finetune.kernels finetune.layers finetune.objectives finetune.settings library model tokenizer trees"
     ),
     "finetune.sft": "finetune.data finetune.keywords finetune.objectives finetune.settings finetune.training",
-    "finetune.reinforcement": ("chat errors finetune.data finetune.objectives finetune.settings finetune.training"),
+    "finetune.reinforcement": "chat errors finetune.data finetune.objectives finetune.settings finetune.training",
     "finetune.best_of": "errors files finetune.data finetune.objectives finetune.reinforcement finetune.settings llama",
     "finetune.fusing": (
         "adapters checkpoint convert.targets dtypes errors files finetune.layers library model tokenizer trees"
     ),
-    "finetune.preference": "errors finetune.data finetune.objectives finetune.settings finetune.sft finetune.training",
+    "finetune.preference": (
+        "errors finetune.data finetune.keywords finetune.objectives finetune.settings finetune.sft finetune.training"
+    ),
     "safety": "chat errors kv_cache llama model tokenizer",
     "server": "",
     "server.json_types": "",
     "server.settings": "errors settings",
     "server.http": "errors library server.json_types server.settings",
     "server.core": (
-        "device engine errors generation library llama model "
-        "prompts server.http server.json_types server.settings settings structured tokenizer"
+        "device engine errors generation library llama model prompts safety server.http server.json_types "
+        "server.settings settings structured tokenizer"
     ),
-    "server.openai": "library server.core server.http server.json_types",
+    "server.openai": "library safety server.core server.http server.json_types",
     "server.anthropic": "server.core server.http server.json_types",
     "server.ollama": "chat convert errors library server.core server.http server.json_types tokenizer",
     "server.operations": "server.core server.http server.json_types version",
     "server.page": "server.http",
     "server.tokens": "server.core server.http server.json_types server.openai",
     "server.app": (
-        "errors library server.anthropic server.core server.http server.json_types "
-        "server.ollama server.openai server.operations server.page server.settings server.tokens version"
+        "errors library server.anthropic server.core server.http server.json_types server.ollama server.openai "
+        "server.operations server.page server.settings server.tokens version"
     ),
     "server.running": "errors library server.app server.http server.settings",
     "cli": (

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from ...dtypes import CONFIG_NAMES
 from ...errors import CheckpointError
 from ...model.config import ModelConfig
 from ...model.rope import RopeScaling, rope_periods
 
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _FACTORS = (8.0, 32.0)
 _TOLERANCE = 1e-3
 
@@ -56,7 +56,7 @@ def read_config(
         "tie_word_embeddings": "lm_head.weight" not in shapes,
         "attention_bias": "model.layers.0.self_attn.q_proj.bias" in shapes,
         "mlp_bias": "model.layers.0.mlp.up_proj.bias" in shapes,
-        "torch_dtype": _DTYPES[dtype],
+        "torch_dtype": CONFIG_NAMES[dtype],
         "bos_token_id": field("tokenizer.ggml.bos_token_id"),
         "eos_token_id": _end_tokens(field),
     }

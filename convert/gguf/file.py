@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ...checkpoint.parallel_read import read_into
+from ...dtypes import RAW_FLOATS
 from ...errors import CheckpointError
 
 _STRING, _ARRAY, _BOOL = 8, 9, 7
@@ -30,7 +31,6 @@ _WRONG_VERSIONS = {
     2 << 24: "is big-endian, which is not supported: download a little-endian one, or convert the original weights",
     3 << 24: "is big-endian, which is not supported: download a little-endian one, or convert the original weights",
 }
-_PLAIN = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,15 @@ class GGUFTensor:
         return self.nbytes // self.shape[0]
 
     @property
+    def group_size(self) -> int | None:
+        """Weights that share a scale, None for floating-point types and where blocks have several scales."""
+        _, block, _ = _type_facts_of(self.kind)
+        return block if block == 32 else None
+
+    @property
     def dtype(self) -> str:
         """The dtype that rows are read as; quantized ones become float32."""
-        return self.kind if self.kind in _PLAIN else "F32"
+        return self.kind if self.kind in RAW_FLOATS else "F32"
 
 
 class GGUFFile:
@@ -73,8 +79,8 @@ class GGUFFile:
 
     def read(self, tensor: GGUFTensor, start: int, stop: int) -> np.ndarray:
         """Return rows start:stop, dequantized to float32 if need be; bfloat16 comes as uint16."""
-        if tensor.kind in _PLAIN:
-            return self._raw(tensor, start, stop).view(_PLAIN[tensor.kind]).reshape(stop - start, *tensor.shape[1:])
+        if tensor.kind in RAW_FLOATS:
+            return self._raw(tensor, start, stop).view(RAW_FLOATS[tensor.kind]).reshape(stop - start, *tensor.shape[1:])
         rows = np.empty((stop - start, *tensor.shape[1:]), np.float32)
         step = max(1, _STEP_VALUES // prod(tensor.shape[1:]))
         for at in range(start, stop, step):
@@ -205,6 +211,12 @@ def _type_facts(kind: int) -> tuple[str, int, int]:
     return known.name, *gguf.GGML_QUANT_SIZES[known]
 
 
+def _type_facts_of(name: str) -> tuple[str, int, int]:
+    import gguf
+
+    return _type_facts(gguf.GGMLQuantizationType[name])
+
+
 def _dequantize(raw: np.ndarray, kind: str) -> np.ndarray:
     import gguf
 
@@ -218,7 +230,7 @@ def unreadable_kinds(tensors: Iterator[GGUFTensor]) -> list[str]:
     import gguf
 
     missing = []
-    for kind in sorted({tensor.kind for tensor in tensors} - set(_PLAIN)):
+    for kind in sorted({tensor.kind for tensor in tensors} - set(RAW_FLOATS)):
         _, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
         try:
             _dequantize(np.zeros((1, block_bytes), np.uint8), kind)

@@ -44,6 +44,7 @@ class GGUFSource:
         self.description = f"GGUF file {printable(path.name)}"
         self.extra_config: dict[str, Any] = {}
         self.is_mlx_quantized = False
+        self.lost_scales: str | None = None
         self.notes: list[str] = []
         self._files: list[GGUFFile] = []
         try:
@@ -92,7 +93,7 @@ class GGUFSource:
                 read = partial(read_halves, read, shape[0] // self.config.num_attention_heads)
             elif "self_attn.k_proj." in name:
                 read = partial(read_halves, read, shape[0] // self.config.num_key_value_heads)
-            yield TensorRef(name, shape, tensor.dtype, tensor.kind, tensor.nbytes, read)
+            yield TensorRef(name, shape, tensor.dtype, tensor.kind, tensor.nbytes, read, tensor.group_size)
 
     def channel_scales(self) -> None:
         """Return None: the channels are those that the model was trained with."""

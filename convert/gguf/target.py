@@ -21,8 +21,9 @@ from ...model.parameters import expected_tensors
 from ...model.rope import RopeScaling, rope_periods
 from ...version import __version__
 from ..sources.source import FLOAT_DTYPES, Source, TensorRef
-from ..targets.folder import Parts, ValueRangeError, as_numpy, in_range, lossy_source_notes
+from ..targets.folder import Parts, ValueRangeError, in_range, lossy_source_notes
 from ..targets.layout import FileLayout
+from ..targets.shard_files import as_numpy
 from ..targets.verification import Verification, check_errors, module_error
 from .origin import origin_fields
 from .source import LAYER_NAMES, TOP_NAMES, GGUFSource

@@ -7,6 +7,7 @@ from threading import RLock
 import mlx.core as mx
 import numpy as np
 
+from ...dtypes import MLX_FLOATS
 from ...errors import ConversionError
 from ...model.channel_scales import LayerScales
 from ...model.quantization import Scheme
@@ -16,7 +17,6 @@ from ..plan import Plan
 from ..sources.source import Source
 from .activations import Activations, channel_rms, mapped, moments, through
 from .bit_packing import pack_codes
-from .dtypes import MLX_DTYPES
 from .equalization import norm_scales
 from .gptq import Rounded, compensated, inverse_factor
 from .layer_calibration import CalibrationSettings, LayerCalibration, LayerResult, round_to_nearest
@@ -45,7 +45,7 @@ class Calibration:
         digest = zlib.crc32(np.array([token for window in windows for token in window], np.int64).tobytes())
         self.name = f"calibrated on {len(windows)} windows of {len(windows[0])} tokens ({digest:08x})"
         self.plan, self.config, self.settings = plan, source.config, settings or CalibrationSettings()
-        self.dtype = MLX_DTYPES[plan.dtype]
+        self.dtype = MLX_FLOATS[plan.dtype]
         self._reader = LayerReader(source)
         self._rope = Rope(source.config)
         self._layers = LayerCalibration(plan.dtype, self.settings)

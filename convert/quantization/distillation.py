@@ -18,6 +18,7 @@ import numpy as np
 from mlx.utils import tree_map, tree_unflatten
 
 from ...checkpoint.reader import dequantize
+from ...dtypes import MLX_FLOATS
 from ...errors import ConversionError
 from ...model.quantization import Scheme
 from ...model.transformer import Rope, TransformerBlock
@@ -26,7 +27,7 @@ from ..plan import Plan
 from ..sources.source import Source
 from .calibration import Calibration
 from .divergence import last_hidden
-from .dtypes import MLX_DTYPES, as_float32
+from .dtypes import as_float32
 from .layer_reader import LayerReader
 from .quantizer import Packed
 
@@ -160,7 +161,7 @@ class Distillation:
         matrix = self._trained().tensors[tensor]
         if not isinstance(matrix, FrozenCodes):
             return self._calibration(tensor, start, rows, scheme)
-        part, dtype = slice(start, start + rows.shape[0]), MLX_DTYPES[self._plan.dtype]
+        part, dtype = slice(start, start + rows.shape[0]), MLX_FLOATS[self._plan.dtype]
         scales, biases = matrix.grid(self._found[tensor])
         return matrix.packed[part], scales[part].astype(dtype), biases[part].astype(dtype)
 
@@ -180,7 +181,7 @@ class Distillation:
     def _quantized(self) -> dict[str, "mx.array | FrozenCodes"]:
         """Return the calibrated model's tensors, those that can be trained as `FrozenCodes`."""
         tensors: dict[str, mx.array | FrozenCodes] = {}
-        dtype = MLX_DTYPES[self._plan.dtype]
+        dtype = MLX_FLOATS[self._plan.dtype]
         for ref in self._equalized.tensors():
             rows = mx.array(as_float32(ref.read(0, ref.rows), ref.dtype)).astype(dtype)
             path = ref.name.removesuffix(".weight")

@@ -1,16 +1,8 @@
 """Values as safetensors stores them and as numpy computes with them; numpy holds bfloat16 as uint16."""
 
-from typing import Any
-
-import mlx.core as mx
 import numpy as np
 
-STORED_AS: dict[str, np.dtype[Any]] = {
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(np.uint16),
-    "F32": np.dtype(np.float32),
-}
-MLX_DTYPES = {"F16": mx.float16, "BF16": mx.bfloat16, "F32": mx.float32}
+from ...dtypes import RAW_FLOATS
 
 
 def as_float32(raw: np.ndarray, dtype: str) -> np.ndarray:
@@ -25,7 +17,7 @@ def as_float32(raw: np.ndarray, dtype: str) -> np.ndarray:
 def as_stored(values: np.ndarray, dtype: str) -> np.ndarray:
     """Return float32 values rounded to a stored dtype, half away from zero for bfloat16. May overwrite `values`."""
     if dtype != "BF16":
-        return values.astype(STORED_AS[dtype], copy=False)
+        return values.astype(RAW_FLOATS[dtype], copy=False)
     bits = np.ascontiguousarray(values).view(np.uint32)
     bits += 0x8000
     return bits.view(np.uint16)[..., 1::2]

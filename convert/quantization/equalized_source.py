@@ -6,11 +6,12 @@ from functools import cached_property, partial
 
 import numpy as np
 
+from ...dtypes import RAW_FLOATS
 from ...model.channel_scales import ChannelScales, Factors, LayerScales, change, composed, factors_of, head_factors
 from ..sources.source import Source, TensorRef, read_finite
 from ..sources.wrapped import WrappedSource
 from .channel_magnitudes import normed_rms, row_energies
-from .dtypes import STORED_AS, as_float32, as_stored
+from .dtypes import as_float32, as_stored
 from .equalization import norm_scales, scales_from_weights
 
 # Values of a matrix that are measured at a time, and that are scaled at a time: the latter stay in the caches.
@@ -79,7 +80,7 @@ def in_channels(source: Source, dtype: str, scales: ChannelScales | None) -> Sou
 
 def _read_scaled(ref: TensorRef, factors: Callable[[], Factors], dtype: str, start: int, stop: int) -> np.ndarray:
     found, raw = factors(), ref.read(start, stop)
-    scaled = np.empty(raw.shape, STORED_AS[dtype])
+    scaled = np.empty(raw.shape, RAW_FLOATS[dtype])
     step = max(1, _CACHED_VALUES // (raw.shape[1] if raw.ndim > 1 else 1))
     for at in range(0, len(raw), step):
         part = found.applied(as_float32(raw[at : at + step], ref.dtype), start + at)

@@ -16,11 +16,11 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
+from ...dtypes import MLX_FLOATS
 from ...model.channel_scales import Factors, LayerScales, factors_of, head_columns
 from ...model.quantization import Scheme
 from ...model.transformer import Rope, TransformerBlock
 from .activations import Activations, added, attention_outputs, channel_rms, hidden_outputs, mapped, moments, subtracted
-from .dtypes import MLX_DTYPES
 from .equalization import norm_scales, scales_of
 from .gptq import Rounded, compensated, inverse_factor
 
@@ -63,7 +63,7 @@ class LayerCalibration:
     """Calibrates layers; `stored` names the dtype of scales and norms as safetensors does."""
 
     def __init__(self, stored: str, settings: CalibrationSettings) -> None:
-        self.stored, self.dtype, self.settings = stored, MLX_DTYPES[stored], settings
+        self.stored, self.dtype, self.settings = stored, MLX_FLOATS[stored], settings
 
     def run(
         self,

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from html import escape
-from math import ceil, floor, log10
+from math import ceil
 
+from ...charts import round_step, rule, text
 from .divergence import MODULES, ModuleDistance
 
 _COLORS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb", "#333333", "#994455")
@@ -17,7 +18,7 @@ def sensitivity_picture(modules: Sequence[ModuleDistance]) -> str:
         bar, kind = _place(module.path)
         bars.setdefault(bar, []).append((kind, max(module.kl, 0.0)))
     highest = max((sum(kl for _, kl in bar) for bar in bars.values()), default=0.0) or 1.0
-    step = _round_step(highest / 4)
+    step = round_step(highest / 4)
     top = step * ceil(highest / step)
     kinds = list(dict.fromkeys(kind for bar in bars.values() for kind, _ in bar))
     colors = dict(zip(kinds, _COLORS, strict=False))
@@ -37,12 +38,6 @@ def _place(path: str) -> tuple[str, str]:
     return (layer, short) if name in MODULES else ({"embed_tokens": "emb", "lm_head": "head"}.get(short, short), short)
 
 
-def _round_step(smallest: float) -> float:
-    """Return the smallest of 1, 2 and 5 times a power of ten that isn't less."""
-    power = 10.0 ** floor(log10(smallest))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= smallest)
-
-
 def _bars(bars: dict[str, list[tuple[str, float]]], top: float, colors: dict[str, str]) -> list[str]:
     space = (_WIDTH - _LEFT - 10) / max(1, len(bars))
     drawn = []
@@ -60,8 +55,8 @@ def _bars(bars: dict[str, list[tuple[str, float]]], top: float, colors: dict[str
         shown = "head" not in bars or number + every < len(bars)
         if label == "head" or (number % every == 0 and shown):
             middle = x + space / 2
-            drawn.append(f'<text x="{middle:.1f}" y="{_HEIGHT - 24}" text-anchor="middle">{escape(label)}</text>')
-    drawn.append(f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 6}" text-anchor="middle">layer</text>')
+            drawn.append(text(middle, _HEIGHT - 24, label))
+    drawn.append(text(_WIDTH / 2, _HEIGHT - 6, "layer"))
     return drawn
 
 
@@ -69,8 +64,7 @@ def _axis(top: float, step: float) -> list[str]:
     drawn = [f'<text x="{_LEFT}" y="16">KL divergence of each module quantized alone, nats a token</text>']
     for number in range(round(top / step) + 1):
         y = _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * number * step / top
-        drawn.append(f'<line x1="{_LEFT}" x2="{_WIDTH - 10}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
-        drawn.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{number * step:.3g}</text>')
+        drawn += [rule(_LEFT, _WIDTH - 10, y), text(_LEFT - 6, y + 4, f"{number * step:.3g}", "end")]
     return drawn
 
 

@@ -9,7 +9,7 @@ from ...checkpoint.folder import ModelFolder
 from ...checkpoint.model_files import copy_files
 from ...files import printable
 from ...library.hub import repository_of
-from ...model.channel_scales import ChannelScales, load_scales
+from ...model.channel_scales import SCALES_NAME, ChannelScales, load_scales, lost_scales
 from ...model.config import ModelConfig
 from ...model.parameters import expected_tensors
 from ...tokenizer.vocab_merges import dumped, has_vocab_and_merges, tokenizer_json
@@ -27,7 +27,13 @@ class HFSource:
         self.base_model = repository_of(folder)
         self.description = self.base_model or f"Hugging Face folder {printable(folder.resolve().name)}"
         self.extra_config: dict[str, Any] = {}
-        self._scales = load_scales(folder, self.config)
+        self.lost_scales: str | None = lost_scales(folder, self.config)
+        self._scales = None if self.lost_scales else load_scales(folder, self.config)
+        if self.lost_scales:
+            self._opened.note(
+                f"{SCALES_NAME}, which config.json names, is missing: the equalized channels stay as they are, and "
+                "adapters of the original don't fit; with the file from where the folder comes from they would"
+            )
         self._reader = self._opened.reader()
         self.dtype: str | None = main_dtype((tensor.dtype, tensor.shape) for tensor in self._opened.tensors.values())
         self.is_mlx_quantized = bool(self._opened.schemes)
@@ -45,7 +51,9 @@ class HFSource:
                 parts = self._reader.parts(name.removesuffix(".weight"))
                 nbytes = sum(self._opened.tensors[part].nbytes for part in parts)
                 read = partial(self._reader.dequantized, name)
-                yield TensorRef(name, shape, "F32", f"{scheme.mode} {scheme.bits} bits", nbytes, read)
+                yield TensorRef(
+                    name, shape, "F32", f"{scheme.mode} {scheme.bits} bits", nbytes, read, scheme.group_size
+                )
             else:
                 tensor = self._opened.tensors[name]
                 yield TensorRef(name, shape, tensor.dtype, tensor.dtype, tensor.nbytes, partial(self._reader.raw, name))

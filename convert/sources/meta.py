@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...checkpoint.model_files import LICENCES, copy_files
+from ...dtypes import CONFIG_NAMES
 from ...errors import CheckpointError
 from ...files import printable
 from ...model.config import ModelConfig
@@ -45,7 +46,6 @@ _TELLING = (
 _BY_COLUMNS = ("self_attn.o_proj", "mlp.down_proj")
 _SHARD = re.compile(r"consolidated\.(\d+)\.pth\Z")
 _STEP_ROWS = 4096
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 ReadRows = Callable[[int, int], np.ndarray]
 
@@ -59,6 +59,7 @@ class MetaSource:
         self.description = f"Meta folder {printable(folder.resolve().name)}"
         self.extra_config: dict[str, Any] = {}
         self.is_mlx_quantized = False
+        self.lost_scales: str | None = None
         self.notes: list[str] = []
         self._shards: list[TorchFile] = []
         try:
@@ -78,7 +79,7 @@ class MetaSource:
         self.dtype: str | None = self._shards[0].infos[self._names["model.embed_tokens.weight"]].dtype
         self.config: ModelConfig
         self.config, self._kv_copies = read_meta_config(
-            folder / "params.json", parts, n_shards=len(self._shards), tied=tied, dtype=_DTYPES[self.dtype]
+            folder / "params.json", parts, n_shards=len(self._shards), tied=tied, dtype=CONFIG_NAMES[self.dtype]
         )
         self._readers = {name: self._reader(name, shape) for name, shape in parts.items()}
         shapes = {name: shape for name, (shape, _) in self._readers.items()}

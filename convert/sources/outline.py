@@ -9,15 +9,12 @@ import numpy as np
 
 from ...checkpoint.folder import load_config
 from ...checkpoint.model_files import copy_files
+from ...dtypes import RAW_FLOATS, STORED_DTYPES, STORED_NAMES
 from ...files import printable
 from ...library.hub import repository_of
 from ...model.config import ModelConfig
 from ...model.parameters import expected_tensors
-from ..options import DTYPE_NAMES
-from ..plan import ITEM_BYTES
 from .source import TensorRef, file_facts
-
-_RAW = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
 class OutlineSource:
@@ -30,13 +27,14 @@ class OutlineSource:
         self.description = self.base_model or f"config.json of {printable(folder.resolve().name)}"
         self.extra_config: dict[str, Any] = {}
         named = self.config.dtype
-        dtype = DTYPE_NAMES.get(named, "BF16") if isinstance(named, str) else "BF16"
+        dtype = STORED_NAMES.get(named, "BF16") if isinstance(named, str) else "BF16"
         self.dtype: str | None = dtype
         self.is_mlx_quantized = False
+        self.lost_scales: str | None = None
         self.notes: list[str] = []
         noise = np.random.default_rng(0).normal(0, 0.02, 1 << 20).astype(np.float32)
         self._stored = dtype
-        self._noise = noise.view(np.uint16)[1::2] if dtype == "BF16" else noise.astype(_RAW[dtype])
+        self._noise = noise.view(np.uint16)[1::2] if dtype == "BF16" else noise.astype(RAW_FLOATS[dtype])
 
     def tensors(self) -> Iterator[TensorRef]:
         """Yield the tensors in the model's order."""
@@ -45,7 +43,9 @@ class OutlineSource:
             def read(start: int, stop: int, rest: tuple[int, ...] = shape[1:]) -> np.ndarray:
                 return np.resize(self._noise, (stop - start, *rest))
 
-            yield TensorRef(name, shape, self._stored, self._stored, prod(shape) * ITEM_BYTES[self._stored], read)
+            yield TensorRef(
+                name, shape, self._stored, self._stored, prod(shape) * STORED_DTYPES[self._stored].nbytes, read
+            )
 
     def channel_scales(self) -> None:
         """Return None: sizes don't depend on them."""

@@ -48,6 +48,7 @@ class PackedSource:
         self.description = self.base_model or f"Hugging Face folder {printable(folder.path.resolve().name)}"
         self.extra_config: dict[str, Any] = {}
         self.is_mlx_quantized = False
+        self.lost_scales: str | None = None
         found = folder.found
         values = {name: value for name, value in (folder.json("config.json") or {}).items() if name not in _ENTRIES}
         self.config: ModelConfig = ModelConfig.from_dict(values, folder.note)
@@ -70,7 +71,8 @@ class PackedSource:
             parts = self._parts(path) if name.endswith(".weight") else {}
             if parts:
                 nbytes = sum(tensor.nbytes for tensor in parts.values())
-                yield TensorRef(name, shape, "F32", self._kind(path), nbytes, partial(self._read, path))
+                group = self._group_size(shape, parts)
+                yield TensorRef(name, shape, "F32", self._kind(path), nbytes, partial(self._read, path), group)
             else:
                 tensor = self._tensors[name]
                 yield TensorRef(name, shape, tensor.dtype, tensor.dtype, tensor.nbytes, partial(self._reader.raw, name))
@@ -133,6 +135,14 @@ class PackedSource:
             rows, columns = self._whole(f"{path}.weight_shape").astype(int)
             return int(rows), int(columns)
         return parts["weight"].shape
+
+    def _group_size(self, shape: tuple[int, ...], parts: Mapping[str, StoredTensor]) -> int | None:
+        """Return how many weights of a row share a scale, None where a row has one, or inputs were reordered."""
+        if "scales" in parts:
+            groups = parts["scales"].shape[0]
+        else:
+            groups = (*(parts["weight_scale"].shape if "weight_scale" in parts else ()), 1, 1)[1]
+        return shape[1] // groups if groups > 1 else None
 
     def _kind(self, path: str) -> str:
         """Return the name of a module's format, for reports."""

@@ -22,7 +22,8 @@ class TensorRef:
     """A tensor under its Hugging Face name and layout. `read(start, stop)` gives those rows as numpy.
 
     `dtype` is that of the values as read: F32, F16, or BF16, which numpy holds as uint16. `stored` names the
-    source's own format for reports. Reading needs no more memory than a small multiple of those rows.
+    source's own format for reports, `group_size` says how many weights of a row share a scale in it. Reading needs no
+    more memory than a small multiple of those rows.
     """
 
     name: str
@@ -31,6 +32,7 @@ class TensorRef:
     stored: str
     nbytes: int
     read: Callable[[int, int], np.ndarray]
+    group_size: int | None = None
 
     @property
     def rows(self) -> int:
@@ -43,7 +45,8 @@ class Source(Protocol):
 
     `location` is the file or folder; `base_model` the Hub id, where the weights came from there; `dtype` the
     safetensors name of the dtype that most floating-point weights are stored in, None where they are all quantized.
-    `is_mlx_quantized`: the weights lie on MLX's grids.
+    `is_mlx_quantized`: the weights lie on MLX's grids. `lost_scales`: the digest of channel scales that the weights
+    have, but that aren't there any more.
     """
 
     config: ModelConfig
@@ -53,6 +56,7 @@ class Source(Protocol):
     extra_config: dict[str, Any]
     dtype: str | None
     is_mlx_quantized: bool
+    lost_scales: str | None
 
     @property
     def notes(self) -> Sequence[str]:

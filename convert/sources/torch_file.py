@@ -20,10 +20,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ...checkpoint.safetensors_files import TensorInfo, read_rows
+from ...dtypes import STORED_DTYPES
 from ...errors import CheckpointError
 
 _STORAGES = {"HalfStorage": "F16", "BFloat16Storage": "BF16", "FloatStorage": "F32"}
-_ITEM_BYTES = {"F16": 2, "BF16": 2, "F32": 4}
 # A state dict of a thousand tensors takes 150 KB.
 _MAX_PICKLE_BYTES = 16_000_000
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
@@ -105,7 +105,7 @@ class TorchFile:
 
     def _info(self, name: str, tensor: _Tensor, entries: Mapping[str, zipfile.ZipInfo], folder: str) -> TensorInfo:
         storage = tensor.storage
-        entry, size = entries.get(f"{folder}data/{storage.key}"), _ITEM_BYTES[storage.dtype]
+        entry, size = entries.get(f"{folder}data/{storage.key}"), STORED_DTYPES[storage.dtype].nbytes
         if entry is None:
             self._fail(f"the data of {name} is missing")
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != storage.numel * size:

@@ -21,6 +21,7 @@ class WrappedSource:
         self.extra_config: dict[str, Any] = source.extra_config
         self.dtype: str | None = source.dtype
         self.is_mlx_quantized: bool = source.is_mlx_quantized
+        self.lost_scales: str | None = source.lost_scales
 
     @property
     def notes(self) -> Sequence[str]:

@@ -1,5 +1,6 @@
 """The destination, checked before the work, and the folder beside it that the work is done in."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -44,20 +45,17 @@ def check_destination(dest: Path, source: Path | None, *, force: bool, single_fi
             raise ConversionError(f"{dest} is not a file, so --force does not replace it by one")
     elif not dest.is_dir() or (any(dest.iterdir()) and not (dest / "config.json").exists()):
         raise ConversionError(f"{dest} is not the folder of a model, so --force does not replace it")
-    _try_swap(dest)
+    _check_replaceable(dest)
 
 
-def _try_swap(dest: Path) -> None:
-    """Rename what is there and back, as the end of the work will: a mount point, for one, can't be renamed."""
-    aside = dest.with_name(f".{dest.name}.swap")
-    try:
-        dest.rename(aside)
-        aside.rename(dest)
-    except OSError as error:
-        reason = "it is a mount point" if dest.is_mount() else error.strerror
+def _check_replaceable(dest: Path) -> None:
+    """Raise ConversionError where the rename at the end of the work is bound to fail."""
+    if dest.is_mount():
+        raise ConversionError(f"{dest} is a mount point, which can't be replaced: name a new folder inside it")
+    if not os.access(dest.parent, os.W_OK | os.X_OK):
         raise ConversionError(
-            f"{dest} can't be replaced: {reason}; choose another destination, or a new folder inside it"
-        ) from None
+            f"{dest} can't be replaced: {dest.parent} can't be written to; choose another destination"
+        )
 
 
 def check_space(dest: Path, needed_bytes: int) -> None:

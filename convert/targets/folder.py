@@ -9,21 +9,20 @@ import mlx.core as mx
 import numpy as np
 
 from ...checkpoint.weight_files import INDEX_NAME
+from ...dtypes import CONFIG_NAMES, MLX_FLOATS
 from ...errors import ConversionError
 from ...model.channel_scales import SCALES_NAME
 from ...model.quantization import Scheme
 from ...version import __version__
-from ..options import DTYPE_NAMES
 from ..plan import Plan
 from ..quantization.quantizer import Quantizer
 from ..sources.side_files import write_json
 from ..sources.source import FLOAT_DTYPES, Source, TensorRef
-from .layout import FileLayout, safetensors_layout
+from .layout import FileLayout, safetensors_index, safetensors_layout
 from .model_card import CARD_NAME, make_card
 from .record import RECORD_NAME
+from .shard_files import as_numpy
 from .verification import Verification, verify_files
-
-MLX_DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
 
 Parts = list[tuple[str, np.ndarray]]
 
@@ -94,8 +93,9 @@ class FolderTarget:
         self.layouts: Mapping[str, FileLayout] = {
             name: safetensors_layout(tensors, form) for name, tensors in plan.shards.items()
         }
-        names = {short: name for name, short in DTYPE_NAMES.items()}
-        config = replace(plan.config, quantization=plan.quantization, dtype=names[plan.dtype], channel_scales=None)
+        config = replace(
+            plan.config, quantization=plan.quantization, dtype=CONFIG_NAMES[plan.dtype], channel_scales=None
+        )
         self._config = {**source.extra_config, **config.to_dict()}
         self.state: Mapping[str, Any] = {"version": __version__, "form": form, "config": self._config}
 
@@ -129,14 +129,14 @@ class FolderTarget:
         """Write index, channel scales, record, model card and, last, config.json."""
         self._lacks_tokenizer = not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model"))
         plan = self.plan
-        index = {"metadata": {"total_size": plan.total_bytes, "total_parameters": plan.parameters}}
-        write_json(folder / INDEX_NAME, {**index, "weight_map": plan.weight_map})
+        write_json(folder / INDEX_NAME, safetensors_index(plan.shards, plan.parameters))
         write_json(folder / RECORD_NAME, record)
         (folder / CARD_NAME).write_text(make_card(self.source, plan, record, self.form), encoding="utf-8")
         scales = self.source.channel_scales()
         if scales is not None:
             (folder / SCALES_NAME).write_bytes(scales.content)
-        write_json(folder / "config.json", {**self._config, **({"channel_scales": scales.digest} if scales else {})})
+        digest = scales.digest if scales else self.source.lost_scales
+        write_json(folder / "config.json", {**self._config, **({"channel_scales": digest} if digest else {})})
 
     def verify(self, folder: Path) -> Verification:
         """Check checksums, and each module against the source."""
@@ -157,15 +157,10 @@ class FolderTarget:
 
 def in_range(ref: TensorRef, rows: mx.array, dtype: str, remedy: str = "dtype bfloat16 or float32") -> mx.array:
     """Return the rows in the dtype; raises ValueRangeError with the remedy if a value doesn't fit it."""
-    rows = rows.astype(MLX_DTYPES[dtype])
+    rows = rows.astype(MLX_FLOATS[dtype])
     if ref.dtype != dtype and not mx.isfinite(rows).all().item():
         raise ValueRangeError(f"{ref.name} doesn't fit the range of {dtype}: choose {remedy}")
     return rows
-
-
-def as_numpy(array: mx.array) -> np.ndarray:
-    """Return an array for writing, bfloat16 as uint16."""
-    return np.array(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array)
 
 
 def lossy_kinds(refs: Iterable[TensorRef]) -> list[str]:

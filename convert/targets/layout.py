@@ -31,6 +31,16 @@ class FileLayout:
     size: int
 
 
+def safetensors_index(shards: Mapping[str, Iterable[OutputTensor]], parameters: int | None = None) -> dict[str, Any]:
+    """Return the content of model.safetensors.index.json: the file of each tensor, and what they come to."""
+    held = [(tensor, name) for name, tensors in shards.items() for tensor in tensors]
+    metadata = {"total_size": sum(tensor.nbytes for tensor, _ in held), "total_parameters": parameters}
+    return {
+        "metadata": {name: value for name, value in metadata.items() if value is not None},
+        "weight_map": dict(sorted((tensor.name, name) for tensor, name in held)),
+    }
+
+
 def safetensors_layout(tensors: Iterable[OutputTensor], form: str) -> FileLayout:
     """Lay out a safetensors file whose metadata says `form`, its data aligned to 8 bytes.
 

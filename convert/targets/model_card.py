@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from ...dtypes import CONFIG_NAMES
 from ...model.parameters import expected_tensors
 from ...version import __version__
 from ..plan import Plan
@@ -75,7 +76,7 @@ def _base_model(inherited: Mapping[str, Any]) -> str | None:
 
 def _bits(plan: Plan) -> str:
     if not plan.quantization:
-        return {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[plan.dtype]
+        return CONFIG_NAMES[plan.dtype]
     default = plan.quantization.default
     kind = f"{default.bits} bits" if default.mode == "affine" else default.mode
     return f"{'mixed ' if plan.is_mixed else ''}{kind}"

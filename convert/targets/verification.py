@@ -11,7 +11,7 @@ import numpy as np
 from ...checkpoint.folder import ModelFolder
 from ...checkpoint.safetensors_files import as_mlx
 from ...errors import CheckpointError
-from ...model.channel_scales import load_scales
+from ...model.channel_scales import load_scales, lost_scales
 from ..sources.source import TensorRef
 from .record import load_record
 
@@ -50,7 +50,8 @@ def verify_files(folder: Path, source: Iterable[TensorRef] = ()) -> Verification
     Raises CheckpointError naming every tensor that is damaged, missing or nothing like the source's.
     """
     opened = ModelFolder(folder)
-    load_scales(folder, opened.config)
+    if not lost_scales(folder, opened.config):
+        load_scales(folder, opened.config)
     expected = load_record(folder)["crc32"]
     reader = opened.reader()
     reader.read_past_cache()

@@ -4,8 +4,6 @@ A file's header and size are known beforehand, so it is made at once and rows go
 done when its module stands in the journal, which is written after the files are flushed.
 """
 
-import errno
-import os
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import ConversionError
-from ...files import fsync_path
 from .journal import Checksums, Journal
-from .layout import FileLayout, TensorRegion
+from .layout import FileLayout
+from .shard_files import ShardFiles
 
 # Work that is lost when a run is killed, at most.
 FLUSH_BYTES = 128_000_000
@@ -30,10 +28,7 @@ class ShardWriter:
 
     def __init__(self, partial: Path, layouts: Mapping[str, FileLayout], state: Mapping[str, Any]) -> None:
         self.partial, self.layouts, self.folder = partial, layouts, partial / "model"
-        self._places: dict[str, tuple[str, TensorRegion]] = {}
-        # Written to since the last flush. A file is open only while something is written: a large model has more
-        # shards than macOS lets a process have files.
-        self._unflushed_files: set[str] = set()
+        self._files = ShardFiles(self.folder, layouts)
         self._crc: dict[str, int] = {}
         self._finished: dict[str, Checksums] = {}
         self._unflushed = 0
@@ -47,8 +42,7 @@ class ShardWriter:
             self._journal = Journal(partial / "journal", state)
             try:
                 self._check_files()
-                for name, layout in layouts.items():
-                    self._create(name, layout)
+                self._files.create()
             except BaseException:
                 self.close()
                 raise
@@ -67,29 +61,10 @@ class ShardWriter:
             if old not in paths or not self.done:
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
 
-    def _create(self, name: str, layout: FileLayout) -> None:
-        with self._file(name) as file:
-            if os.fstat(file).st_size != layout.size:
-                # Reserving the space now makes a full disk known before the work, where the system can.
-                _allocate(file, layout.size)
-                write_at(file, memoryview(layout.header), 0)
-        self._places |= {tensor: (name, place) for tensor, place in layout.places.items()}
-
-    @contextmanager
-    def _file(self, name: str) -> Iterator[int]:
-        self._unflushed_files.add(name)
-        file = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            yield file
-        finally:
-            os.close(file)
-
     def write_rows(self, name: str, start: int, rows: np.ndarray) -> None:
         """Write the rows of a tensor that begin at row `start`; the blocks of a tensor come in order."""
-        file_name, place = self._places[name]
-        data = memoryview(np.ascontiguousarray(rows).data).cast("B")
-        with self._disk_errors(), self._file(file_name) as file:
-            write_at(file, data, place.offset + start * place.row_bytes)
+        with self._disk_errors():
+            data = self._files.write_rows(name, start, rows)
         self._crc[name] = zlib.crc32(data, self._crc[name] if start else 0)
         self._unflushed += len(data)
 
@@ -109,8 +84,7 @@ class ShardWriter:
         """Flush in a thread what is written so far, one flush at a time, while writing continues."""
         self._wait_for_flush()
         finished, self._finished, self._unflushed = self._finished, {}, 0
-        names, self._unflushed_files = self._unflushed_files, set()
-        self._flush = self._flushing.submit(self._flush_files, names, finished)
+        self._flush = self._flushing.submit(self._flush_files, self._files.take_unflushed(), finished)
 
     def _wait_for_flush(self) -> None:
         if self._flush:
@@ -119,8 +93,7 @@ class ShardWriter:
 
     def _flush_files(self, names: Iterable[str], finished: Mapping[str, Checksums]) -> None:
         with self._disk_errors():
-            for name in names:
-                fsync_path(self.folder / name)
+            self._files.flush(names)
             self._journal.add(finished)
 
     def close(self) -> None:
@@ -138,20 +111,3 @@ class ShardWriter:
                 f"writing failed: {error.strerror}; what is done is kept in {self.partial}, and the same "
                 "command resumes from there"
             ) from None
-
-
-def write_at(file: int, data: memoryview, offset: int) -> None:
-    """Write all of `data` at a byte offset; one call of the system may write less."""
-    at = 0
-    while at < len(data):
-        at += os.pwrite(file, data[at : at + (1 << 30)], offset + at)
-
-
-def _allocate(file: int, size: int) -> None:
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(file, 0, size)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                raise
-    os.ftruncate(file, size)

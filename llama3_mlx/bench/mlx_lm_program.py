@@ -1,12 +1,13 @@
 """mlx-lm as a program to measure, through its own public functions and defaults."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import mlx.core as mx
 
-from .counting import count_work, weights
+from .counting import count_work, host_seconds, weights
 from .program import Result, answer_requests
 
 
@@ -48,17 +49,25 @@ class MlxLm:
         return {"batch_per_second": len(prompts) * tokens / took, "peak_bytes": mx.get_peak_memory()}
 
     def count(self, depth: int) -> Result:
+        return asdict(count_work(self._step(depth), mx.array([[0]])))
+
+    def host(self, depth: int) -> float:
+        """Return the seconds of CPU time in which the host builds one decode step after `depth` tokens."""
+        return host_seconds(self._step(depth), mx.array([[0]]))
+
+    def _step(self, depth: int) -> Callable[[mx.array], mx.array]:
+        """Return one greedy decode step after `depth` tokens."""
         from mlx_lm.models.cache import make_prompt_cache
 
         cache = make_prompt_cache(self.model)
         mx.eval(self.model(mx.zeros((1, depth), mx.int32), cache=cache), [layer.state for layer in cache])
 
         def step(token: mx.array) -> mx.array:
-            # As generate_step chooses a token: log-probabilities of all, then the likeliest.
+            # As generate_step chooses a token: log-probabilities of all, then the most likely.
             logits = self.model(token, cache=cache)[:, -1, :]
             return mx.argmax(logits - mx.logsumexp(logits, keepdims=True), axis=-1)
 
-        return asdict(count_work(step, mx.array([[0]])))
+        return step
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Our own program, measured through `Llama`."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 
 import mlx.core as mx
@@ -9,7 +10,7 @@ from ..errors import Llama3MLXError
 from ..generation.completion import Completion
 from ..kv_cache import CacheOptions
 from ..llama import Llama
-from .counting import Work, count_work, weights
+from .counting import count_work, host_seconds, weights
 from .program import Result, answer_requests
 
 
@@ -41,16 +42,17 @@ class Ours:
         return {"batch_per_second": len(prompts) * tokens / took, "peak_bytes": mx.get_peak_memory()}
 
     def count(self, depth: int) -> Result:
-        model = self.llama.model
+        return self.llama.engine.call(lambda: asdict(count_work(self._step(depth), mx.array([[0]]))))
 
-        def work() -> Work:
-            cache = model.make_cache()
-            mx.eval(model.hidden(mx.zeros((1, depth), mx.int32), cache), cache.arrays)
-            return count_work(
-                lambda token: mx.argmax(model.head(model.hidden(token, cache)[:, -1]), -1), mx.array([[0]])
-            )
+    def host(self, depth: int) -> float:
+        """Return the seconds of CPU time in which the host builds one decode step after `depth` tokens."""
+        return self.llama.engine.call(lambda: host_seconds(self._step(depth), mx.array([[0]])))
 
-        return asdict(self.llama.engine.call(work))
+    def _step(self, depth: int) -> Callable[[mx.array], mx.array]:
+        """Return one greedy decode step after `depth` tokens, on the engine's thread."""
+        model, cache = self.llama.model, self.llama.model.make_cache()
+        mx.eval(model.hidden(mx.zeros((1, depth), mx.int32), cache), cache.arrays)
+        return lambda token: mx.argmax(model.head(model.hidden(token, cache)[:, -1]), -1)
 
     def _generate(self, prompts: list[list[int]], tokens: int, *, speculate: bool = False) -> list[Completion]:
         self.llama.release_memory()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
+from ..charts import polyline, rule, text
 from .results import Figure, Results
 from .table import byte_size
 
@@ -77,8 +78,7 @@ def _panel(
     for index, program in enumerate(programs):
         color = _COLORS[index % len(_COLORS)]
         points = [(frame.x(figure.at), frame.y(figure.median(program))) for figure in figures]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
+        parts.append(polyline(points, color, 2))
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{color}"/>' for x, y in points]
         parts += [
             f'<circle cx="{frame.x(figure.at):.1f}" cy="{frame.y(value):.1f}" r="2" fill="{color}" opacity="0.3"/>'
@@ -93,13 +93,10 @@ def _grid(frame: _Frame, below: str, write: Callable[[float], str]) -> list[str]
     for step in range(5):
         value = frame.top * step / 4
         y = frame.y(value)
-        parts.append(f'<line x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
-        parts.append(
-            f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(write(value) if value else "0")}</text>'
-        )
+        parts += [rule(_LEFT, right, y), text(_LEFT - 6, y + 4, write(value) if value else "0", "end")]
     for at in frame.sizes:
         x = frame.x(at)
-        parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">{at:,}</text>')
+        parts.append(text(x, _HEIGHT - _BOTTOM + 16, f"{at:,}"))
     middle = (_LEFT + right) / 2
     parts.append(f'<text x="{middle}" y="{_HEIGHT - 10}" text-anchor="middle" fill="#777">{escape(below)}</text>')
     return parts

@@ -28,7 +28,7 @@ class Program(Protocol):
         """Do the same for several prompts at once; return batch_per_second (generated tokens), peak_bytes."""
 
     def count(self, depth: int) -> Result:
-        """Count one decode step behind `depth` tokens: operations, launches, bytes_read."""
+        """Count one decode step after `depth` tokens: operations, launches, bytes_read."""
 
 
 def answer_requests(program: Program) -> None:

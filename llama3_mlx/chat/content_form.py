@@ -8,21 +8,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import DialogError
+from .messages import MessageDict
 
 # No template has it in its own words, and it is trimmed, cased and escaped by none.
 _PROBE = "7q3z9"
 _CALL = {"id": "0", "type": "function", "function": {"name": "f", "arguments": {}}}
 
-Messages = list[dict[str, Any]]
-Render = Callable[[Messages], str]
+Render = Callable[[list[MessageDict]], str]
 
 
 def reads_parts(render: Render, role: str) -> bool:
     """Return whether a template writes a message of this role if its content is parts, and doesn't if it is text."""
     first_role = "user"
     in_parts = role != first_role and reads_parts(render, first_role)
-    filler: dict[str, Any] = {"role": first_role, "content": as_parts("x") if in_parts else "x"}
-    before: dict[str, Messages] = {
+    filler: MessageDict = {"role": first_role, "content": as_parts("x") if in_parts else "x"}
+    before: dict[str, list[MessageDict]] = {
         "assistant": [filler],
         "tool": [filler, {"role": "assistant", "content": "", "tool_calls": [_CALL]}],
         "ipython": [filler, {"role": "assistant", "content": "", "tool_calls": [_CALL]}],

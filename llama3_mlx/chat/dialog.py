@@ -19,7 +19,7 @@ from ..tokenizer.tokenizer import Tokenizer
 from .assistant_mask import encode_marked
 from .content_form import as_parts, reads_parts
 from .injection_guard import InjectionGuard, unused_characters
-from .messages import arguments_as_text, normalize, one_call_each
+from .messages import MessageDict, MessageMapping, ToolDict, arguments_as_text, normalize, one_call_each
 from .presence import calls_after_text, doubtful, lost
 from .template import ChatTemplate
 from .template_files import find_templates
@@ -30,8 +30,8 @@ from .tool_prompt import tools_as_text
 class _Prepared:
     """A dialog that has been checked and fitted to the template."""
 
-    messages: list[dict[str, Any]]
-    tools: list[dict[str, Any]] | None
+    messages: list[MessageDict]
+    tools: list[ToolDict] | None
     options: Mapping[str, Any]
     # What guards control tokens; what stands before and after the assistant's text; what shows that a text is written.
     marks: tuple[str, str, str, str] = field(default=("", "", "", ""))
@@ -82,9 +82,9 @@ class Dialog:
 
     def encode(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: Sequence[MessageMapping],
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[MessageMapping] | None = None,
         add_generation_prompt: bool = True,
         continue_final: bool = False,
         **options: Any,
@@ -107,7 +107,7 @@ class Dialog:
         return self.tokenizer.encode_rendered(_left_open(text, mark), sentinel)
 
     def encode_with_mask(
-        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None, **options: Any
+        self, messages: Sequence[MessageMapping], *, tools: Sequence[MessageMapping] | None = None, **options: Any
     ) -> tuple[list[int], list[bool]]:
         """Return the ids of a whole dialog and which of them the assistant wrote, ends of turn included.
 
@@ -123,8 +123,8 @@ class Dialog:
 
     def _prepare(
         self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None,
+        messages: Sequence[MessageMapping],
+        tools: Sequence[MessageMapping] | None,
         options: Mapping[str, Any],
     ) -> _Prepared:
         checked = normalize(messages)
@@ -191,7 +191,7 @@ class Dialog:
         return gone
 
     def _render(
-        self, dialog: _Prepared, *, closed: bool, marked: bool = False, messages: list[dict[str, Any]] | None = None
+        self, dialog: _Prepared, *, closed: bool, marked: bool = False, messages: list[MessageDict] | None = None
     ) -> str:
         sentinel, begin, end, _ = dialog.marks
         template = self._template_for(dialog)
@@ -206,7 +206,7 @@ class Dialog:
         }
         return template.render(values, (begin, end) if marked else ("", ""), self._today)
 
-    def _guarded(self, template: ChatTemplate, message: dict[str, Any], sentinel: str) -> dict[str, Any]:
+    def _guarded(self, template: ChatTemplate, message: MessageDict, sentinel: str) -> MessageDict:
         """Return a message for the template: control tokens in it broken up, its content in the form that is read."""
         guarded = self._injection_guard.message(message, sentinel)
         if isinstance(guarded["content"], str) and guarded["content"] and self._reads_parts(template, message["role"]):
@@ -216,7 +216,7 @@ class Dialog:
     def _reads_parts(self, template: ChatTemplate, role: str) -> bool:
         if (template, role) not in self._parts_roles:
 
-            def render(messages: list[dict[str, Any]]) -> str:
+            def render(messages: list[MessageDict]) -> str:
                 values = {**self._named_tokens, **self._options, "messages": messages, "tools": None, "documents": None}
                 return template.render({**values, "add_generation_prompt": False}, today=self._today)
 
@@ -236,7 +236,7 @@ class Dialog:
 
     def _renders_calls(self, *arguments: Any) -> bool:
         calls = [{"id": "0", "type": "function", "function": {"name": "f", "arguments": value}} for value in arguments]
-        probe: list[dict[str, Any]] = [{"role": "user", "content": "x"}]
+        probe: list[MessageDict] = [{"role": "user", "content": "x"}]
         probe.append({"role": "assistant", "content": "", "tool_calls": calls})
         try:
             self._render(_Prepared(probe, None, {}), closed=True)

@@ -6,13 +6,17 @@ from typing import Any
 
 from ..errors import DialogError
 
+# A message that was checked, one as callers have it, and the specification of a tool.
+MessageDict = dict[str, Any]
+MessageMapping = Mapping[str, Any]
+ToolDict = dict[str, Any]
 ROLES = ("system", "developer", "user", "assistant", "tool", "ipython")
 _KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
 # What OpenAI's message objects hold beside these, and no dialog format has a place for.
 _IGNORED = ("annotations", "audio", "function_call", "id", "parsed", "reasoning", "reasoning_content", "refusal")
 
 
-def normalize(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def normalize(messages: Sequence[MessageMapping]) -> list[MessageDict]:
     """Return the messages with contents as text and tool arguments as objects.
 
     Accepts OpenAI's shapes: content as a list of text parts or null, arguments as a JSON string, null fields.
@@ -25,7 +29,7 @@ def normalize(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [_message(index, message) for index, message in enumerate(messages)]
 
 
-def _message(index: int, message: Any) -> dict[str, Any]:
+def _message(index: int, message: Any) -> MessageDict:
     where = f"message {index}"
     if not isinstance(message, Mapping):
         raise DialogError(f"{where} must be an object, not {message!r:.80}")
@@ -36,7 +40,7 @@ def _message(index: int, message: Any) -> dict[str, Any]:
     if unknown:
         raise DialogError(f"{where} has the unknown key {unknown[0]!r}; accepted are {', '.join(_KEYS)}")
     calls = message.get("tool_calls")
-    result: dict[str, Any] = {"role": "system" if role == "developer" else role}
+    result: MessageDict = {"role": "system" if role == "developer" else role}
     content = message.get("content")
     if content is None and not calls:
         raise DialogError(f"{where} has no content")
@@ -71,7 +75,7 @@ def _string(where: str, key: str, value: Any) -> str:
     return value
 
 
-def _tool_call(where: str, call: Any) -> dict[str, Any]:
+def _tool_call(where: str, call: Any) -> MessageDict:
     function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise DialogError(f"{where}: a tool call must have a function with a name, not {call!r:.80}")
@@ -89,13 +93,13 @@ def _tool_call(where: str, call: Any) -> dict[str, Any]:
     return {"id": call["id"], **result} if isinstance(call.get("id"), str) else result
 
 
-def one_call_each(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def one_call_each(messages: Sequence[MessageDict]) -> list[MessageDict]:
     """Return the dialog with an assistant's several tool calls as messages of their own, each before its result.
 
     The text beside the calls stays with the first of them.
     """
-    result: list[dict[str, Any]] = []
-    waiting: list[dict[str, Any]] = []
+    result: list[MessageDict] = []
+    waiting: list[MessageDict] = []
     text = ""
     for message in messages:
         if message["role"] in ("tool", "ipython") and waiting:
@@ -112,11 +116,11 @@ def one_call_each(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return result + _with_first(waiting, text)
 
 
-def _with_first(calls: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+def _with_first(calls: list[MessageDict], text: str) -> list[MessageDict]:
     return [{**calls[0], "content": text}, *calls[1:]] if calls else []
 
 
-def arguments_as_text(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def arguments_as_text(messages: Sequence[MessageDict]) -> list[MessageDict]:
     """Return the dialog with the arguments of tool calls as JSON text, for templates that want them so."""
     return [
         {**message, "tool_calls": [_with_text(call) for call in message["tool_calls"]]}
@@ -126,12 +130,12 @@ def arguments_as_text(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]
     ]
 
 
-def _with_text(call: Mapping[str, Any]) -> dict[str, Any]:
+def _with_text(call: Mapping[str, Any]) -> MessageDict:
     function = call["function"]
     return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
 
 
-def _answered(waiting: list[dict[str, Any]], answer: Mapping[str, Any]) -> dict[str, Any]:
+def _answered(waiting: list[MessageDict], answer: Mapping[str, Any]) -> MessageDict:
     """Take the call that `answer` names out of those waiting, else the first of them."""
     call_id = answer.get("tool_call_id")
     matching = [n for n, message in enumerate(waiting) if call_id and message["tool_calls"][0].get("id") == call_id]

@@ -1,18 +1,16 @@
 """Whether the text of each message stands in what a template wrote."""
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
 
 from ..errors import DialogError
+from .messages import MessageDict, MessageMapping
 
 # A shorter text may stand there by chance.
 _SHORT = 8
 
-Message = Mapping[str, Any]
 
-
-def doubtful(messages: Sequence[Message], text: str, proven_roles: Collection[str]) -> list[int]:
+def doubtful(messages: Sequence[MessageMapping], text: str, proven_roles: Collection[str]) -> list[int]:
     """Return the messages whose content isn't in the text, as it is or as JSON, or is too short to tell by that.
 
     Short ones of a role in `proven_roles` count as any other.
@@ -35,7 +33,9 @@ def doubtful(messages: Sequence[Message], text: str, proven_roles: Collection[st
     return found
 
 
-def lost(messages: Sequence[Message], suspects: Sequence[int], mark: str, render: Callable[..., str]) -> list[int]:
+def lost(
+    messages: Sequence[MessageMapping], suspects: Sequence[int], mark: str, render: Callable[..., str]
+) -> list[int]:
     """Return those of the suspects of which nothing is written, neither their beginning nor their end.
 
     `mark` is a character that occurs nowhere; `render(messages)` writes a dialog. Templates may leave a part of a
@@ -53,9 +53,9 @@ def lost(messages: Sequence[Message], suspects: Sequence[int], mark: str, render
     return [index for index in suspects if f"{mark}{index}{mark}" not in text]
 
 
-def calls_after_text(messages: Sequence[dict[str, Any]], indexes: Collection[int]) -> list[dict[str, Any]]:
+def calls_after_text(messages: Sequence[MessageDict], indexes: Collection[int]) -> list[MessageDict]:
     """Return the dialog with the text before tool calls as a message of its own, at these indexes."""
-    result: list[dict[str, Any]] = []
+    result: list[MessageDict] = []
     for index, message in enumerate(messages):
         if index in indexes and message.get("tool_calls"):
             result.append({key: value for key, value in message.items() if key != "tool_calls"})

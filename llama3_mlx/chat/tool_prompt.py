@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .messages import MessageDict, ToolDict
+
 _INSTRUCTIONS = (
     "Given the following functions, please respond with a JSON for a function call with its proper arguments that best "
     'answers the given prompt.\n\nRespond in the format {"name": function name, "parameters": dictionary of argument '
@@ -15,12 +17,12 @@ _INSTRUCTIONS = (
 
 
 def tools_as_text(
-    messages: Sequence[dict[str, Any]],
-    tools: list[dict[str, Any]] | None,
+    messages: Sequence[MessageDict],
+    tools: list[ToolDict] | None,
     *,
     takes_tools: bool,
     takes_calls: bool,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
+) -> tuple[list[MessageDict], list[ToolDict] | None]:
     """Return messages and tools as a template can take them; what it can't take has become text of the messages."""
     result = [dict(message) for message in messages]
     if not takes_calls:
@@ -35,7 +37,7 @@ def tools_as_text(
     return [*result, {"role": "user", "content": instructions.rstrip()}], None
 
 
-def _call_as_text(message: dict[str, Any]) -> dict[str, Any]:
+def _call_as_text(message: MessageDict) -> MessageDict:
     if not message.get("tool_calls"):
         return message
     calls = "; ".join(call_as_text(call["function"]) for call in message["tool_calls"])

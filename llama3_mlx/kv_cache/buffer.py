@@ -15,18 +15,19 @@ class Buffer:
 
     def __init__(self, max_positions: int | None = None) -> None:
         """`max_positions` bounds the positions, for buffers that are reused in a ring."""
-        self.arrays: list[mx.array] = []
         self._max_positions = max_positions
+        self.arrays = []
 
     @property
-    def rows(self) -> int:
-        """Allocated rows."""
-        return self.arrays[0].shape[0] if self.arrays else 0
+    def arrays(self) -> list[mx.array]:
+        """The arrays, all of the same rows and positions."""
+        return self._arrays
 
-    @property
-    def positions(self) -> int:
-        """Allocated positions."""
-        return self.arrays[0].shape[2] if self.arrays else 0
+    @arrays.setter
+    def arrays(self, arrays: list[mx.array]) -> None:
+        self._arrays = arrays
+        # Kept as numbers: asking an array for its shape takes the host half as long as building an operation.
+        self.rows, _, self.positions, _ = arrays[0].shape if arrays else (0, 0, 0, 0)
 
     @property
     def nbytes(self) -> int:
@@ -35,14 +36,15 @@ class Buffer:
 
     def reserve(self, rows: int, positions: int, like: Sequence[mx.array]) -> None:
         """Allocate capacity for `rows` and `positions` of the widths and dtypes of `like`."""
+        if rows <= self.rows and positions <= self.positions:
+            return
         if not self.arrays:
             capacity = self._capacity(positions)
             self.arrays = [mx.zeros((rows, a.shape[1], capacity, a.shape[3]), a.dtype) for a in like]
             return
         more_rows = max(0, rows - self.rows)
         more = self._capacity(positions) - self.positions if positions > self.positions else 0
-        if more_rows or more:
-            self.arrays = [mx.pad(a, [(0, more_rows), (0, 0), (0, more), (0, 0)]) for a in self.arrays]
+        self.arrays = [mx.pad(a, [(0, more_rows), (0, 0), (0, more), (0, 0)]) for a in self.arrays]
 
     def write(self, start: int, parts: Sequence[mx.array]) -> None:
         """Put `parts`, (rows, K, n, width) each, at the positions from `start` on, the same in every row."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import mlx.core as mx
 
@@ -24,17 +25,17 @@ class Step:
     mask: Mask
     """As `mx.fast.scaled_dot_product_attention` takes it: boolean (rows, 1, L, S), true to attend."""
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Number of sequences, one row of the buffers each."""
         return len(self.lengths)
 
-    @property
+    @cached_property
     def first(self) -> int:
         """Position of the first new token of the shortest sequence."""
         return min(self.lengths)
 
-    @property
+    @cached_property
     def last(self) -> int:
         """Position of the last new token of the longest sequence."""
         return max(self.lengths) + self.n_new - 1

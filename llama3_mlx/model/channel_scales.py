@@ -153,6 +153,14 @@ def load_scales(folder: Path, config: ModelConfig) -> ChannelScales | None:
     return scales
 
 
+def lost_scales(folder: Path, config: ModelConfig) -> str | None:
+    """Return the digest that config.json names of a file that isn't there, None where nothing is missing.
+
+    Other programs keep config.json's entries when they convert a folder, and leave files behind that they don't know.
+    """
+    return None if (folder / SCALES_NAME).exists() else config.channel_scales
+
+
 def read_scales(folder: Path, config: ModelConfig) -> ChannelScales:
     """Read the file of a model's or an adapter's folder; raises CheckpointError unless it fits the config."""
     path = folder / SCALES_NAME

@@ -6,6 +6,9 @@ and computes attention. Parameter paths and layout are Hugging Face's (half-spli
 Dimension letters, here and elsewhere: B batch, L new positions, S cached and new positions, D hidden size,
 H query heads, K key/value heads, F intermediate size, V vocabulary, r LoRA rank.
 
+Forward passes get submodules by subscript: as attributes, MLX looks them up in Python, which takes the host as long as
+building an operation.
+
 Source: https://github.com/meta-llama/llama3 (llama/model.py) for the mathematics; transformers
 `modeling_llama.py` for names and biases.
 """
@@ -92,7 +95,7 @@ class Attention(nn.Module):
             return y.reshape(B, L, n, self.head_dim).transpose(0, 2, 1, 3)
 
         if "qkv_proj" in self:
-            qkv = heads(self.qkv_proj(x), H + 2 * K)
+            qkv = heads(self["qkv_proj"](x), H + 2 * K)
             rotated = rope(qkv[:, : H + K], offset)
             return rotated[:, :H], rotated[:, H:], qkv[:, H + K :]
         queries, keys = rope(heads(self.q_proj(x), H), offset), rope(heads(self.k_proj(x), K), offset)
@@ -106,7 +109,7 @@ class Attention(nn.Module):
         else:
             assert not isinstance(step, Step), "a step belongs to a cache"
             output = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=self.scale, mask=step)
-        return self.o_proj(output.transpose(0, 2, 1, 3).reshape(B, L, -1))
+        return self["o_proj"](output.transpose(0, 2, 1, 3).reshape(B, L, -1))
 
 
 class MLP(nn.Module):
@@ -121,10 +124,10 @@ class MLP(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         if "gate_up_proj" in self:
-            gate, up = mx.split(self.gate_up_proj(x), 2, axis=-1)
+            gate, up = mx.split(self["gate_up_proj"](x), 2, axis=-1)
         else:
             gate, up = self.gate_proj(x), self.up_proj(x)
-        return self.down_proj(swiglu(gate, up))
+        return self["down_proj"](swiglu(gate, up))
 
 
 class TransformerBlock(nn.Module):
@@ -138,8 +141,8 @@ class TransformerBlock(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def __call__(self, x: mx.array, rope: Rope, step: Step | Mask, cache: Attends | None) -> mx.array:
-        h = x + self.self_attn(self.input_layernorm(x), rope, step, cache)
-        return h + self.mlp(self.post_attention_layernorm(h))
+        h = x + self["self_attn"](self["input_layernorm"](x), rope, step, cache)
+        return h + self["mlp"](self["post_attention_layernorm"](h))
 
 
 class Decoder(nn.Module):

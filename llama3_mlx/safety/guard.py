@@ -66,17 +66,29 @@ class Guard:
             raise RequestError(f"version must be one of {', '.join(POLICIES)}, not {version!r}")
         llama = Llama.load(path_or_id, **loading)
         try:
-            found = version or recognized_version(llama.dialog.template.source if llama.dialog else None)
-            if found is None:
-                raise RequestError(
-                    f"{llama.folder.name} isn't a Llama Guard by its chat template: name its version, one of "
-                    f"{', '.join(POLICIES)}, if it is one"
-                )
-            policy = POLICIES[found].with_categories(categories, excluded)
-            return cls(llama, policy, threshold=threshold)
+            return cls.of(llama, version=version, categories=categories, excluded=excluded, threshold=threshold)
         except BaseException:
             llama.close()
             raise
+
+    @classmethod
+    def of(
+        cls,
+        llama: Llama,
+        *,
+        version: str | None = None,
+        categories: Mapping[str, str] | None = None,
+        excluded: Collection[str] = (),
+        threshold: float = 0.5,
+    ) -> "Guard":
+        """Judge with a model that is loaded already; see `load`. Raises RequestError for one that is no Llama Guard."""
+        found = version or recognized_version(llama.dialog.template.source if llama.dialog else None)
+        if found is None:
+            raise RequestError(
+                f"{llama.folder.name} isn't a Llama Guard by its chat template: name its version, one of "
+                f"{', '.join(POLICIES)}, if it is one"
+            )
+        return cls(llama, POLICIES[found].with_categories(categories, excluded), threshold=threshold)
 
     def check(self, messages: Sequence[Mapping[str, Any]], *, role: Role | None = None) -> Verdict:
         """Judge the last message of a dialog.

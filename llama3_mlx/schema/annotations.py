@@ -7,6 +7,8 @@ https://github.com/annotated-types/annotated-types documents.
 from collections.abc import Iterator
 from typing import Annotated, Any, get_args, get_origin
 
+from .values import Json
+
 _LIMITS = {
     "ge": "minimum",
     "gt": "exclusiveMinimum",
@@ -30,9 +32,9 @@ def description_of(kind: Any) -> str | None:
     return None
 
 
-def limits_of(kind: Any, json_type: str | None) -> dict[str, Any]:
+def limits_of(kind: Any, json_type: str | None) -> dict[str, Json]:
     """Return the keywords of JSON Schema for the limits in an Annotated type, whose JSON is of `json_type`."""
-    limits: dict[str, Any] = {}
+    limits: dict[str, Json] = {}
     for each in _metadata(kind):
         for name, keyword in _LIMITS.items():
             value = getattr(each, name, None)

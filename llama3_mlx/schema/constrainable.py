@@ -14,94 +14,13 @@ from referencing.exceptions import NoSuchAnchor, PointerToNowhere, Unresolvable,
 from referencing.jsonschema import EMPTY_REGISTRY, specification_with
 
 from ..errors import RequestError
+from .closing import HOLD_PROPERTIES, can_be_closed
 from .drafts import as_json, draft_of
 from .formats import NATIVE, PATTERNS
+from .keywords import BOUNDS, CHECKED, PLAIN
 from .patterns import compiled, translated
+from .values import Json
 
-# Keywords of all drafts that grammars hold as they are.
-_PLAIN = frozenset(
-    [
-        "type",
-        "enum",
-        "const",
-        "required",
-        "minLength",
-        "maxLength",
-        "minItems",
-        "maxItems",
-        "minProperties",
-        "maxProperties",
-    ]
-)
-_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
-HELD = _PLAIN.union(
-    _BOUNDS,
-    [
-        "pattern",
-        "format",
-        "items",
-        "additionalItems",
-        "prefixItems",
-        "properties",
-        "patternProperties",
-        "additionalProperties",
-    ],
-    ["allOf", "anyOf", "oneOf", "$ref"],
-)
-"""Keywords that grammars hold, all or in part: what can't be held of one is noted and checked afterwards."""
-
-CHECKED = frozenset(
-    [
-        "not",
-        "if",
-        "then",
-        "else",
-        "contains",
-        "minContains",
-        "maxContains",
-        "uniqueItems",
-        "propertyNames",
-        "dependentRequired",
-        "dependentSchemas",
-        "dependencies",
-        "unevaluatedProperties",
-        "unevaluatedItems",
-        "$dynamicRef",
-        "$recursiveRef",
-        "disallow",
-        "extends",
-        "divisibleBy",
-    ]
-)
-"""Keywords that grammars can't hold: a finished answer is checked against them."""
-
-ANNOTATIONS = frozenset(
-    [
-        "$schema",
-        "$id",
-        "id",
-        "$anchor",
-        "$dynamicAnchor",
-        "$recursiveAnchor",
-        "$defs",
-        "definitions",
-        "$comment",
-        "$vocabulary",
-        "title",
-        "description",
-        "default",
-        "examples",
-        "deprecated",
-        "readOnly",
-        "writeOnly",
-        "contentEncoding",
-        "contentMediaType",
-        "contentSchema",
-    ]
-)
-"""Keywords that say nothing about which values are accepted."""
-
-_HOLD_PROPERTIES = frozenset(("properties", "patternProperties", "additionalProperties", "unevaluatedProperties"))
 _OLD_DRAFTS = ("draft-03", "draft-04", "draft-06", "draft-07")
 # An exclusive bound becomes an inclusive one this much further in, since llguidance lets the bound itself through
 # where its decimals are those of the other bound.
@@ -116,11 +35,11 @@ class Constrainable:
 
     compiles: Compiles
     """Says whether llguidance knows how to compile a schema."""
-    definitions: dict[str, Any] = field(default_factory=dict)
+    definitions: dict[str, Json] = field(default_factory=dict)
     left_out: dict[str, list[str]] = field(default_factory=dict)
     """By the name under which a schema was added, keywords and places of what only a check can hold."""
 
-    def add(self, name: str, schema: Any) -> dict[str, Any]:
+    def add(self, name: str, schema: Json) -> dict[str, Json]:
         """Add a schema's definitions, their names beginning with `name`, and return the schema itself.
 
         Raises RequestError for a schema that isn't valid or refers to what it doesn't have.
@@ -146,7 +65,7 @@ class _Writer:
         self._result, self._name, self._old, self._specification = result, name, old, specification
         self._names: dict[tuple[int, bool], str] = {}
 
-    def write(self, schema: Any, resolver: Any, where: str, *, closes: bool) -> Any:
+    def write(self, schema: Json, resolver: Any, where: str, *, closes: bool) -> Json:
         """Return the schema; `closes` says whether its objects may be closed."""
         if not isinstance(schema, Mapping):
             return schema
@@ -154,9 +73,9 @@ class _Writer:
             resolver = resolver.in_subresource(self._specification.create_resource(schema))
         if self._old and "$ref" in schema:
             schema = {"$ref": schema["$ref"]}
-        written = {key: value for key, value in schema.items() if key in _PLAIN}
+        written = {key: value for key, value in schema.items() if key in PLAIN}
         self._note_what_is_left_out(schema, where)
-        inner = closes and not (_HOLD_PROPERTIES & schema.keys())
+        inner = closes and not (HOLD_PROPERTIES & schema.keys())
         self._write_numbers(schema, written, where)
         conditions = self._text_conditions(schema, where)
         self._write_array(schema, written, resolver, where, closes=closes)
@@ -185,13 +104,13 @@ class _Writer:
         place = where.replace("/properties/", ".").replace("/items", "[]").lstrip("./")
         self._result.left_out[self._name].append(f"{keyword} of {place}" if place else keyword)
 
-    def _note_what_is_left_out(self, schema: Mapping[str, Any], where: str) -> None:
+    def _note_what_is_left_out(self, schema: Mapping[str, Json], where: str) -> None:
         for keyword in schema:
             harmless = schema[keyword] in (False, {}, []) and not keyword.startswith("unevaluated")
             if keyword in CHECKED and keyword not in ("then", "else", "minContains", "maxContains") and not harmless:
                 self._note(keyword, where)
 
-    def _definition(self, reference: Any, resolver: Any, *, closes: bool) -> str:
+    def _definition(self, reference: Json, resolver: Any, *, closes: bool) -> str:
         try:
             found = resolver.lookup(reference)
         except (Unresolvable, NoSuchAnchor, PointerToNowhere, Unretrievable, AttributeError, TypeError):
@@ -207,9 +126,9 @@ class _Writer:
             self._result.definitions[self._names[key]] = written
         return f"#/$defs/{self._names[key]}"
 
-    def _text_conditions(self, schema: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    def _text_conditions(self, schema: Mapping[str, Json], where: str) -> list[dict[str, Json]]:
         """Return `pattern` and `format` as conditions that have all to hold, one an object."""
-        conditions: list[dict[str, Any]] = []
+        conditions: list[dict[str, Json]] = []
         if "pattern" in schema:
             compiled(schema["pattern"])
             conditions.append({"pattern": translated(schema["pattern"], "rust")})
@@ -227,8 +146,8 @@ class _Writer:
             self._note(f"format {named} (unknown, not checked)", where)
         return conditions
 
-    def _write_numbers(self, schema: Mapping[str, Any], written: dict[str, Any], where: str) -> None:
-        bounds = {key: schema[key] for key in _BOUNDS if key in schema}
+    def _write_numbers(self, schema: Mapping[str, Json], written: dict[str, Json], where: str) -> None:
+        bounds = {key: schema[key] for key in BOUNDS if key in schema}
         for exclusive, inclusive, step in (
             ("exclusiveMinimum", "minimum", _BESIDE_BOUND),
             ("exclusiveMaximum", "maximum", -_BESIDE_BOUND),
@@ -245,7 +164,7 @@ class _Writer:
         written |= bounds
 
     def _write_array(
-        self, schema: Mapping[str, Any], written: dict[str, Any], resolver: Any, where: str, *, closes: bool
+        self, schema: Mapping[str, Json], written: dict[str, Json], resolver: Any, where: str, *, closes: bool
     ) -> None:
         first, rest = schema.get("prefixItems"), schema.get("items")
         if isinstance(rest, Sequence) and not isinstance(rest, str):
@@ -258,7 +177,7 @@ class _Writer:
             written["items"] = self.write(rest, resolver, f"{where}/items", closes=closes)
 
     def _write_object(
-        self, schema: Mapping[str, Any], written: dict[str, Any], resolver: Any, where: str, *, closes: bool
+        self, schema: Mapping[str, Json], written: dict[str, Json], resolver: Any, where: str, *, closes: bool
     ) -> None:
         if "properties" in schema:
             written["properties"] = {
@@ -267,7 +186,7 @@ class _Writer:
             }
         patterns = {translated(pattern, "rust"): part for pattern, part in schema.get("patternProperties", {}).items()}
         others = schema.get("additionalProperties")
-        anything: dict[str, Any] = {pattern: {} for pattern in patterns}
+        anything: dict[str, Json] = {pattern: {} for pattern in patterns}
         if patterns and not self._result.compiles({"type": "object", "patternProperties": anything}):
             self._note("patternProperties", where)
             patterns, others = {}, None
@@ -278,26 +197,10 @@ class _Writer:
             }
         if others is not None:
             written["additionalProperties"] = self.write(others, resolver, f"{where}/additionalProperties", closes=True)
-        elif closes and _can_be_closed(schema):
+        elif closes and can_be_closed(schema):
             written["additionalProperties"] = False
 
 
-def _can_be_closed(schema: Mapping[str, Any]) -> bool:
-    """Return whether an object is known to have no other properties than those it lists."""
-    if "properties" not in schema or {"patternProperties", "$ref", "if", "dependentSchemas"} & schema.keys():
-        return False
-    if schema.get("unevaluatedProperties", False) is not False:
-        return False
-    parts = [part for keyword in ("allOf", "anyOf", "oneOf") for part in schema.get(keyword, ())]
-    return set(schema.get("required", ())) <= schema["properties"].keys() and not any(map(_adds_properties, parts))
-
-
-def _adds_properties(schema: Any) -> bool:
-    return isinstance(schema, Mapping) and bool(
-        {*_HOLD_PROPERTIES, "$ref", "allOf", "anyOf", "oneOf", "if", "dependentSchemas"} & schema.keys()
-    )
-
-
-def _takes_fractions(schema: Mapping[str, Any]) -> bool:
+def _takes_fractions(schema: Mapping[str, Json]) -> bool:
     kinds = schema.get("type", "number")
     return "number" in ([kinds] if isinstance(kinds, str) else kinds)

@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from ..errors import RequestError
 from .annotations import description_of, limits_of
 from .docstrings import read_docstring
+from .values import Json
 
-Schema = dict[str, Any]
+Schema = dict[str, Json]
 
 _SIMPLE: dict[Any, str] = {
     str: "string",
@@ -65,7 +66,7 @@ class Field:
     kind: Any
     description: str = ""
     required: bool = True
-    default: Any = None
+    default: Json = None
 
 
 def dataclass_fields(kind: Any) -> dict[str, Field]:
@@ -145,7 +146,7 @@ class _Writer:
 
     def __init__(self) -> None:
         self.definitions: dict[str, Schema] = {}
-        self._open: list[Any] = []
+        self._open: list[Json] = []
         self._recursive: set[Any] = set()
 
     def schema(self, kind: Any, where: str) -> Schema:
@@ -236,7 +237,7 @@ class _Writer:
             raise RequestError(f"two different classes of one schema are called {name}: rename one of them")
 
 
-def _one_of(values: list[Any], where: str) -> Schema:
+def _one_of(values: list[Json], where: str) -> Schema:
     if not all(value is None or isinstance(value, str | int | float) for value in values):
         raise RequestError(f"{where} has values that are no JSON: take texts, numbers, booleans or None")
     kinds = sorted({_SIMPLE[type(value)] for value in values if type(value) in _SIMPLE})
@@ -260,7 +261,7 @@ def _without_qualifier(hint: Any) -> Any:
     return hint
 
 
-def _is_json(value: Any) -> bool:
+def _is_json(value: Json) -> bool:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):

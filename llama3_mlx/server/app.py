@@ -47,6 +47,9 @@ from .openai import (
     models as openai_models,
 )
 from .openai import (
+    moderations as openai_moderations,
+)
+from .openai import (
     responses,
 )
 from .openai.responses_store import ResponseStore
@@ -57,6 +60,7 @@ ROUTES = (
     openai_completions,
     responses,
     openai_embeddings,
+    openai_moderations,
     openai_models,
     ollama_generate,
     ollama_models,

@@ -14,7 +14,7 @@ from .core.schema import Body, options_of
 from .http.errors import ApiError
 from .json_types import JsonObject
 from .openai.chat import tools_of
-from .openai.schema import ChatMessage, ToolDefinition
+from .openai.dialog_schema import ChatMessage, ToolDefinition
 
 router = APIRouter(tags=["tokens"])
 

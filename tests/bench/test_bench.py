@@ -2,6 +2,7 @@
 
 import json
 import xml.etree.ElementTree as ElementTree
+from functools import partial
 from math import prod
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from llama3_mlx.bench.worker import Worker
 from llama3_mlx.checkpoint.folder import load_config
 from llama3_mlx.checkpoint.loading import load_model
 from llama3_mlx.errors import ContextLengthError, Llama3MLXError, RequestError
+from llama3_mlx.kv_cache import ModelCache
 from llama3_mlx.model.parameters import expected_tensors
+from llama3_mlx.model.transformer import LlamaForCausalLM
 
 from ..cli.test_cli import error_line, run
 from ..support.tiny_model import save_tiny
@@ -84,6 +87,21 @@ def test_a_decode_step_reads_the_weights_and_the_cache_once(tmp_path: Path) -> N
     row = 4 * config.hidden_size
     # Constants of rope, norm and scale come on top.
     assert weights + key_values + row <= work.bytes_read < (weights + key_values + row) * 1.02
+
+
+def test_a_layer_of_a_decode_step_takes_13_launches(tmp_path: Path) -> None:
+    """As a GPU runs it: norm, qkv, rope, two updates, attention, output, add; norm, gate and up, SiLU, down, add."""
+    found = []
+    for n_layers in (1, 2):
+        model = load_model(save_tiny(tmp_path / str(n_layers), num_hidden_layers=n_layers), dtype="float32")
+        cache = model.make_cache()
+        mx.eval(model.hidden(mx.zeros((1, 20), mx.int32), cache), cache.arrays)
+        found.append(count_work(partial(step_of, model, cache), mx.array([[0]])).launches)
+    assert found[1] - found[0] == 13
+
+
+def step_of(model: LlamaForCausalLM, cache: ModelCache, token: mx.array) -> mx.array:
+    return model.head(model.hidden(token, cache)[:, -1])
 
 
 def made_up(programs: list[str]) -> Results:

@@ -1,4 +1,4 @@
-"""Folders whose channels were evened out: the scales beside the weights, undone, carried over and put together."""
+"""Folders whose channels were equalized: the scales beside the weights, undone, carried over and put together."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from llama3_mlx import CheckpointError, Llama
-from llama3_mlx.convert import convert, verify
+from llama3_mlx import CheckpointError, ConversionError, Llama
+from llama3_mlx.convert import convert, measure, verify
 from llama3_mlx.convert.quantization import corpus
 
 from ..support.quality_fixtures import save_uneven
@@ -82,7 +82,7 @@ def test_the_scales_are_no_weights_to_those_who_take_every_safetensors_file(fast
     assert (fast / NAME).exists()
 
 
-def test_without_evening_out_there_are_no_scales(source: Path, tmp_path: Path) -> None:
+def test_without_equalization_there_are_no_scales(source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "rtn", bits=8, quality="rtn")
     assert not (tmp_path / "rtn" / NAME).exists()
     assert "channel_scales" not in json.loads((tmp_path / "rtn" / "config.json").read_text())
@@ -96,7 +96,7 @@ def test_scales_are_carried_over(source: Path, fast: Path, tmp_path: Path, setti
     assert furthest(weights(tmp_path / "back"), weights(source)) < 0.1
 
 
-def test_channels_evened_out_twice_come_back(source: Path, fast: Path, tmp_path: Path) -> None:
+def test_channels_equalized_twice_come_back(source: Path, fast: Path, tmp_path: Path) -> None:
     convert(fast, tmp_path / "twice", bits=8, quality="fast")
     assert (tmp_path / "twice" / NAME).read_bytes() != (fast / NAME).read_bytes()
     convert(tmp_path / "twice", tmp_path / "back", to="hf", dtype="float32")
@@ -124,7 +124,31 @@ def test_lost_and_damaged_scales_are_noticed_where_they_are_needed(fast: Path, t
     with pytest.raises(CheckpointError, match="head must be 128 positive numbers"):
         convert(fast, tmp_path / "back", to="hf")
     (fast / NAME).unlink()
-    with pytest.raises(CheckpointError, match=r"lacks channel_scales\.json"):
-        convert(fast, tmp_path / "back", to="hf")
+    with pytest.raises(ConversionError, match=r"lacks channel_scales\.json, .*: put the file .* or choose quality rtn"):
+        convert(fast, tmp_path / "back", bits=4, quality="fast")
     with Llama.load(fast) as llama:
         assert llama.generate([64, 65], max_tokens=1)
+
+
+def test_a_folder_that_mlx_lm_dequantized_goes_through_without_its_scales(
+    source: Path, fast: Path, tmp_path: Path
+) -> None:
+    """mlx-lm keeps config.json's entry and leaves the file behind."""
+    from mlx_lm.convert import convert as mlx_lm_convert
+
+    mlx_lm_convert(hf_path=str(fast), mlx_path=str(tmp_path / "plain"), dequantize=True, dtype="float32")
+    digest = json.loads((fast / "config.json").read_text())["channel_scales"]
+    assert json.loads((tmp_path / "plain" / "config.json").read_text())["channel_scales"] == digest
+    report = convert(tmp_path / "plain", tmp_path / "again", bits=8, verify=True)
+    assert report.quantizer == "round-to-nearest"
+    assert any(note.startswith("channel_scales.json, which config.json names, is missing") for note in report.notes)
+    # Adapters of the original must not be taken for ones that fit.
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["channel_scales"] == digest
+    convert(tmp_path / "plain", tmp_path / "hf", to="hf")
+    ours, theirs = weights(tmp_path / "hf"), weights(tmp_path / "plain")
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    assert measure(tmp_path / "again", tmp_path / "plain")["kl"] < 0.01
+    # With the file put beside the weights everything is as before.
+    (tmp_path / "plain" / NAME).write_bytes((fast / NAME).read_bytes())
+    convert(tmp_path / "plain", tmp_path / "back", to="hf", dtype="float32")
+    assert furthest(weights(tmp_path / "back"), weights(source)) < 0.1

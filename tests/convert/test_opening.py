@@ -90,7 +90,10 @@ def test_a_quantized_gguf_without_bits_is_noted_with_the_bits_that_keep_it_small
     write_gguf(tmp_path / "model.gguf", "Q4_0")
     report = convert(tmp_path / "model.gguf", tmp_path / "out")
     (note,) = [note for note in report.notes if "--bits" in note]
-    assert note == "the source has 4.6 bits per weight and the result 16.0: --bits 4 keeps it about as small"
+    assert (
+        note
+        == "the source has 4.6 bits per weight and the result 16.0: --bits 4 --group-size 32 keeps it about as small"
+    )
     assert not [
         note for note in convert(tmp_path / "model.gguf", tmp_path / "o", dequantize=True).notes if "--bits" in note
     ]
@@ -122,23 +125,40 @@ def test_a_link_to_itself_is_refused(source: Path, tmp_path: Path) -> None:
 def test_what_can_not_be_replaced_is_found_out_before_the_work(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a mount point, which the system doesn't rename; nothing has been read or written by then."""
-    convert(source, tmp_path / "mounted", bits=4)
+    """A mount point, which the system doesn't rename, and a folder in one that can't be written to."""
+    convert(source, tmp_path / "taken", bits=4)
+    monkeypatch.setattr("llama3_mlx.convert.api.run", lambda *_, **__: pytest.fail("the work began"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_mount", lambda self: self.name == "taken")
+        with pytest.raises(ConversionError, match=r"taken is a mount point, .*: name a new folder inside it"):
+            convert(source, tmp_path / "taken", bits=8, force=True)
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    with pytest.raises(ConversionError, match=r"taken can't be replaced: .* can't be written to"):
+        convert(source, tmp_path / "taken", bits=8, force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "taken"]
+
+
+def test_a_result_that_can_not_take_its_place_is_kept_and_named(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert(source, tmp_path / "taken", bits=4)
     rename = Path.rename
 
     def busy(self: Path, target: Any) -> Path:
-        if self.name == "mounted":
+        if self.name == "taken":
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", busy)
-    monkeypatch.setattr(Path, "is_mount", lambda self: self.name == "mounted")
-    monkeypatch.setattr("llama3_mlx.convert.api.run", lambda *_, **__: pytest.fail("the work began"))
     with pytest.raises(
-        ConversionError, match=r"mounted can't be replaced: it is a mount point; .*new folder inside it"
+        ConversionError, match=r"taken can't be replaced: .*; the finished result is in .*model: move it"
     ):
-        convert(source, tmp_path / "mounted", bits=8, force=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mounted", "source"]
+        convert(source, tmp_path / "taken", bits=8, force=True)
+    assert json.loads((tmp_path / "taken" / "config.json").read_text())["quantization"]["bits"] == 4
+    monkeypatch.undo()
+    report = convert(source, tmp_path / "taken", bits=8, force=True)
+    assert report.resumed_modules > 0
+    assert json.loads((tmp_path / "taken" / "config.json").read_text())["quantization"]["bits"] == 8
 
 
 def test_an_unwritable_report_is_found_out_before_the_work(

@@ -106,6 +106,8 @@ def test_awq_is_read_as_mlx_lm_reads_it(tmp_path: Path) -> None:
         values = mx.dequantize(words, scales, biases, group_size=GROUP, bits=4)
         # Their biases are rounded to float16.
         np.testing.assert_allclose(weight, np.array(values), atol=1e-4)
+    (note,) = [note for note in convert(source, tmp_path / "large").notes if "--bits" in note]
+    assert "--bits 4 --group-size 32 keeps it" in note
     # The codes can be kept in MLX's groups of the same length.
     report = convert(source, tmp_path / "four", bits=4, group_size=GROUP, verify=True)
     assert report.verification is not None

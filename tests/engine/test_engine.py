@@ -1,4 +1,4 @@
-"""The engine: rows that come and go, whoever else is in the batch; ends from outside; what is kept for later."""
+"""The engine: sequences that come and go, whoever else is in the batch; ends from outside; the prefix cache."""
 
 import asyncio
 import gc
@@ -31,13 +31,13 @@ def random_prompt(n: int, seed: int = 0) -> list[int]:
 
 
 def alone(llama: Llama, prompt: list[int], **settings: Any) -> tuple[int, ...]:
-    """What a request writes when nothing else runs and nothing is known of its prompt."""
+    """What a request generates when nothing else runs and nothing of its prompt is cached."""
     llama.release_memory()
     return llama.generate(prompt, **settings).token_ids
 
 
 @pytest.mark.parametrize("kind", [CacheOptions(), CacheOptions(kv_bits=8, kv_start=32), CacheOptions(window=64)])
-def test_16_requests_that_join_at_random_write_what_each_writes_alone(kind: CacheOptions) -> None:
+def test_16_requests_that_join_at_random_generate_what_each_generates_alone(kind: CacheOptions) -> None:
     rng = random.Random(0)
     lengths = [1, 2, 5, 17, 60, 64, 65, 120, 200, 255, 256, 257, 300, 410, 512, 700]
     with byte_llama(byte_model(head_dim=64), cache=kind) as llama:
@@ -55,7 +55,7 @@ def test_16_requests_that_join_at_random_write_what_each_writes_alone(kind: Cach
             assert stream.completion.token_ids == expected[at], lengths[at]
 
 
-def test_rows_of_different_settings_write_what_each_writes_alone(llama: Llama) -> None:
+def test_sequences_of_different_settings_generate_what_each_generates_alone(llama: Llama) -> None:
     settings: list[dict[str, Any]] = [
         {"temperature": 0},
         {"temperature": 1.0, "seed": 7},
@@ -89,7 +89,7 @@ def test_a_batch_keeps_its_order_and_reports_progress(llama: Llama) -> None:
     assert seen == [(n, 6) for n in range(1, 7)]
 
 
-def test_a_prompt_that_goes_on_from_another_reuses_it_and_changes_nothing(llama: Llama) -> None:
+def test_a_prompt_that_continues_another_reuses_it_and_changes_nothing(llama: Llama) -> None:
     prompt = random_prompt(100, 1)
     expected = alone(llama, prompt, max_tokens=30, temperature=0)
     llama.release_memory()
@@ -120,7 +120,7 @@ def test_what_runs_is_shared_with_what_joins(llama: Llama) -> None:
     assert joined.token_ids == alone(llama, [*prompt[:150], 9], max_tokens=4, temperature=0)
 
 
-def test_kept_prefixes_stay_under_their_budget() -> None:
+def test_cached_prefixes_stay_under_their_budget() -> None:
     with byte_llama(memory_bytes=30_000_000) as llama:
         budget = llama.engine.settings.prefix_bytes
         for seed in range(40):
@@ -129,8 +129,8 @@ def test_kept_prefixes_stay_under_their_budget() -> None:
         assert len(llama.engine.prefix_cache) > 1
 
 
-def test_prefixes_of_a_batch_hold_their_own_rows_alone() -> None:
-    """What is held is what is counted: a lazy copy of one row would keep the arrays of the whole batch alive."""
+def test_prefixes_of_a_batch_hold_their_own_sequence_alone() -> None:
+    """What is held is what is counted: a lazy copy of one sequence would keep the arrays of the whole batch alive."""
     with byte_llama() as llama:
         llama.generate([1, 2, 3], max_tokens=2)
         llama.release_memory()
@@ -140,7 +140,7 @@ def test_prefixes_of_a_batch_hold_their_own_rows_alone() -> None:
         assert mx.get_active_memory() - before <= held * 1.05 + 500_000
 
 
-def test_prefixes_make_room_for_what_runs() -> None:
+def test_the_prefix_cache_shrinks_for_what_runs() -> None:
     with byte_llama() as llama:
         for seed in range(4):
             llama.generate(random_prompt(300, seed), max_tokens=2)
@@ -153,7 +153,7 @@ def test_prefixes_make_room_for_what_runs() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_answers_of_unknown_length_run_at_once_and_the_youngest_make_room(temperature: float) -> None:
+def test_answers_of_unknown_length_run_at_once_and_the_youngest_are_preempted(temperature: float) -> None:
     """None says how long it gets; together they need three times the memory there is, and each gets its own text."""
     settings: dict[str, Any] = {"temperature": temperature, "ignore_eos": True, "repetition_penalty": 1.2}
     prompts, lengths = [random_prompt(40 + 30 * n, n) for n in range(6)], [600, 350, 500, 420, 380, 700]
@@ -218,7 +218,7 @@ def test_prompt_logprobs_of_a_long_prompt_equal_transformers(smollm2_folder: Any
     assert np.abs(np.array([entry.logprob for entry in done.prompt_logprobs]) - picked).max() < 1e-3
 
 
-def test_adapters_of_a_batch_write_what_each_writes_alone() -> None:
+def test_adapters_of_a_batch_generate_what_each_generates_alone() -> None:
     from llama3_mlx.adapters.adapter_set import AdapterSet
     from llama3_mlx.model.fused_projections import join_projections
 
@@ -240,7 +240,7 @@ def test_adapters_of_a_batch_write_what_each_writes_alone() -> None:
             llama.generate("x", adapter="three")
 
 
-def test_a_cancelled_row_leaves_the_others_alone(llama: Llama) -> None:
+def test_a_cancelled_sequence_leaves_the_others_alone(llama: Llama) -> None:
     prompts = [random_prompt(20 + n, n) for n in range(3)]
     expected = [alone(llama, p, max_tokens=60, temperature=0, ignore_eos=True) for p in prompts]
     streams = [llama.stream(p, max_tokens=60, temperature=0, ignore_eos=True) for p in prompts]
@@ -267,7 +267,7 @@ def test_a_time_limit_ends_an_answer_with_what_is_there(llama: Llama) -> None:
     assert llama.generate("abc", max_tokens=3, timeout_s=0.0).finish_reason == "timeout"
 
 
-def test_requests_beyond_the_rows_wait_and_higher_priority_goes_first() -> None:
+def test_requests_beyond_max_sequences_wait_and_higher_priority_goes_first() -> None:
     with byte_llama(max_sequences=1) as llama:
         ends: list[str] = []
 
@@ -374,7 +374,7 @@ def test_an_error_of_one_request_is_its_own(llama: Llama, monkeypatch: pytest.Mo
     assert llama.generate("abc", max_tokens=3).prompt_tokens == 3
 
 
-def test_an_error_in_a_step_reaches_its_callers_and_the_engine_goes_on(
+def test_an_error_in_a_step_reaches_its_callers_and_the_engine_continues(
     llama: Llama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = llama.generate("abc", max_tokens=5, temperature=0).token_ids
@@ -402,7 +402,7 @@ def test_a_closed_model_gives_its_memory_back_and_says_so() -> None:
     assert mx.get_active_memory() <= before + 1000
 
 
-def test_a_context_longer_than_the_window_goes_on() -> None:
+def test_a_context_longer_than_the_window_continues() -> None:
     with byte_llama(cache=CacheOptions(window=64)) as llama:
         done = llama.generate(random_prompt(200), max_tokens=300, temperature=0, ignore_eos=True)
         assert len(done.token_ids) == 300

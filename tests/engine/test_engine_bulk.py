@@ -1,4 +1,4 @@
-"""Batches that nobody follows: prompts first, then steps of all rows."""
+"""Batches that nobody follows: prompts first, then steps of all sequences."""
 
 import threading
 import time

@@ -40,7 +40,7 @@ def tiny(tiny_folder: Any) -> Any:
         yield loaded
 
 
-def test_every_answer_of_a_mixed_batch_has_its_own_form(llama: Llama) -> None:
+def test_every_answer_of_a_mixed_batch_has_its_own_constraint(llama: Llama) -> None:
     forms: list[dict[str, Any]] = [
         {"schema": SCHEMA},
         {"choices": ["north", "south", "no"]},
@@ -91,7 +91,7 @@ def test_an_answer_that_was_cut_off_has_no_object(tiny: Llama) -> None:
 @pytest.mark.parametrize(
     "form", [{"schema": {"type": "nonsense"}}, {"regex": "("}, {"grammar": "start: missing"}, {"schema": "{"}]
 )
-def test_a_form_that_can_not_be_compiled_is_refused_before_anything_runs(llama: Llama, form: dict[str, Any]) -> None:
+def test_a_constraint_that_can_not_be_compiled_is_refused_at_once(llama: Llama, form: dict[str, Any]) -> None:
     before = llama.engine.counts.requests
     with pytest.raises(RequestError, match=r"can't be compiled|isn't|JSON"):
         llama.generate("x", **form)

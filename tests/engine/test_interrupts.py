@@ -29,7 +29,7 @@ def llama() -> Iterator[Llama]:
 def wait_until_idle(llama: Llama) -> None:
     end = time.monotonic() + 60
     while llama.engine.running or llama.engine.waiting:
-        assert time.monotonic() < end, "the engine goes on"
+        assert time.monotonic() < end, "the engine is still at work"
         time.sleep(0.01)
 
 
@@ -116,7 +116,7 @@ llama.close()
 
 
 @pytest.mark.parametrize("state", ["used", "fresh"])
-def test_a_model_is_refused_in_a_forked_process_at_once_and_goes_on_in_its_own(tiny_folder: Path, state: str) -> None:
+def test_a_model_is_refused_in_a_forked_process_at_once_and_continues_in_its_own(tiny_folder: Path, state: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _FORK, str(tiny_folder), state],
         capture_output=True,

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import mlx.core as mx
 import pytest
 
 from llama3_mlx import Llama
@@ -78,16 +78,19 @@ def test_a_compiled_run_has_the_losses_of_one_that_is_not(
     assert found == pytest.approx(expected, rel=0.2 if "dropout" in changes else 2e-3)
 
 
-@pytest.mark.parametrize("dtype", [None, "bfloat16"])
-@pytest.mark.usefixtures("gpu_branches")
-def test_a_quantized_model_is_loaded_trained_and_answers_in_its_own_dtype(
-    dtype: str | None, small_chat: Path, tmp_path: Path
+def test_a_quantized_model_is_trained_on_its_packed_matrices(
+    small_chat: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    convert(small_chat, tmp_path / "small-4bit", bits=4, group_size=32, quality="nearest")
-    assert load_model(tmp_path / "small-4bit").model.norm.weight.dtype != np.float32
-    result = run("train", tmp_path / "small-4bit", tmp_path / "run", dtype=dtype)
-    assert np.isfinite(losses(result)).all()
-    with Llama.load(tmp_path / "small-4bit", adapter=tmp_path / "run") as llama:
-        one, *rest = llama.generate_batch(["ab", "abc", "a b c"], max_tokens=8)
-        assert llama.generate("ab", max_tokens=8).token_ids == one.token_ids
-        assert len(rest) == 2
+    convert(small_chat, tmp_path / "small-4bit", bits=4, group_size=32, quality="rtn")
+    expected = losses(run("train", tmp_path / "small-4bit", tmp_path / "cpu"))
+    request.getfixturevalue("gpu_branches")
+    assert losses(run("train", tmp_path / "small-4bit", tmp_path / "gpu")) == pytest.approx(expected, rel=2e-3)
+
+
+@pytest.mark.usefixtures("gpu_branches")
+def test_a_model_is_loaded_and_answers_in_its_stored_dtype(small_chat: Path, tmp_path: Path) -> None:
+    convert(small_chat, tmp_path / "small-4bit", bits=4, group_size=32, quality="rtn", dtype="float16")
+    assert load_model(tmp_path / "small-4bit").model.norm.weight.dtype == mx.float16
+    with Llama.load(tmp_path / "small-4bit") as llama:
+        answers = llama.generate_batch(["ab", "abc", "a b c"], max_tokens=4, ignore_eos=True)
+    assert [len(answer.token_ids) for answer in answers] == [4, 4, 4]

@@ -47,3 +47,21 @@ def test_flags_come_from_the_fields() -> None:
     args = parser.parse_args(["--max-tokens", "5", "--top-p", "0.5", "--stop", "a", "--stop", "b"])
     assert from_flags(args, GenerationOptions) == GenerationOptions(max_tokens=5, top_p=0.5, stop=("a", "b"))
     assert from_flags(parser.parse_args([]), GenerationOptions) == GenerationOptions()
+
+
+def test_a_flag_of_names_and_values_is_repeatable_and_reads_json() -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, GenerationOptions)
+    flags = ["--template-options", "date_string=26 Jul 2024", "--template-options", "thinking=false"]
+    given = from_flags(parser.parse_args([*flags, "--stop-token-ids", "5", "--stop-token-ids", "7"]), GenerationOptions)
+    assert given.template_options == {"date_string": "26 Jul 2024", "thinking": False}
+    assert given.stop_token_ids == (5, 7)
+
+
+def test_a_schema_goes_with_tools_and_no_other_constraint_does() -> None:
+    tool = {"name": "f"}
+    assert make_options({"schema": {}, "tools": [tool]}).is_constrained
+    for constraint in ({"regex": "a"}, {"grammar": "start: A"}, {"choices": ["a"]}):
+        with pytest.raises(RequestError, match="and tools can't be combined"):
+            make_options({**constraint, "tools": [tool]})
+        make_options({**constraint, "tools": [tool], "tool_choice": "none"})

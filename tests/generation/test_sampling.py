@@ -54,7 +54,7 @@ def test_distributions_equal_transformers(settings: dict[str, Any], warpers: lis
     assert np.abs(distribution(**settings) - reference(*warpers)).max() < 1e-6
 
 
-def test_the_likeliest_tokens_are_left_out_but_the_least_of_them() -> None:
+def test_the_most_likely_tokens_are_left_out_but_the_least_of_them() -> None:
     """XTC worked out in numpy; its own uniform number decides whether it applies."""
     settings = Sampling(temperature=1.0, xtc_probability=0.5, xtc_threshold=0.02)
     plain = np.exp(LOGITS) / np.exp(LOGITS).sum(axis=-1, keepdims=True)
@@ -103,7 +103,7 @@ def test_numbers_follow_from_seed_and_step_alone() -> None:
     assert all(float(np.float32(number)) == number for number in flat)
 
 
-def test_zero_temperature_takes_the_likeliest() -> None:
+def test_zero_temperature_takes_the_most_likely() -> None:
     tokens = make_sampler(Sampling())(mx.array(LOGITS), mx.zeros((4, 0)))
     assert np.array(tokens).tolist() == LOGITS.argmax(axis=-1).tolist()
 
@@ -117,7 +117,7 @@ def test_the_repetition_penalty_equals_transformers() -> None:
     assert np.abs(np.array(found) - expected.numpy()).max() < 1e-5
 
 
-def test_presence_and_frequency_penalties_count_what_was_written() -> None:
+def test_presence_and_frequency_penalties_count_what_was_generated() -> None:
     """mu[j] - c[j] * frequency - (c[j] > 0) * presence, as OpenAI's API reference has it; the prompt doesn't count."""
     options = GenerationOptions(presence_penalty=0.5, frequency_penalty=0.25, logit_bias={7: 3.0})
     penalties = make_penalties(options, [1, 1, 1], 500)

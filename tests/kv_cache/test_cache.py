@@ -1,4 +1,4 @@
-"""Cache kinds against the model without a cache, and rows of a batch against the same rows alone."""
+"""Cache kinds against the model without a cache, and sequences of a batch against the same ones alone."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def fed(model: LlamaForCausalLM, ids: np.ndarray, kind: CacheOptions, chunk: int
 
 
 def next_logits(model: LlamaForCausalLM, cache: ModelCache, tokens: list[int]) -> np.ndarray:
-    """Run one token a row; return logits (B, V)."""
+    """Run one token a sequence; return logits (B, V)."""
     return np.array(model(mx.array(tokens)[:, None], cache)[:, -1])
 
 
@@ -46,7 +46,7 @@ def close(a: Any, b: Any, tolerance: float = 1e-4) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=IDS)
-def test_rows_of_a_batch_equal_rows_alone_while_rows_come_and_go(model: LlamaForCausalLM, kind: CacheOptions) -> None:
+def test_sequences_of_a_batch_equal_those_alone(model: LlamaForCausalLM, kind: CacheOptions) -> None:
     lengths = [5, 40, 23, 1, 31]
     alone = [fed(model, random_ids(n, n), kind)[0] for n in lengths]
     batch = model.make_cache(kind)
@@ -69,10 +69,10 @@ def test_rows_of_a_batch_equal_rows_alone_while_rows_come_and_go(model: LlamaFor
 
 
 @pytest.mark.parametrize("kind", KINDS[:3], ids=IDS[:3])
-def test_several_tokens_a_row_equal_one_by_one_after_each_row_is_trimmed(
+def test_several_tokens_a_sequence_equal_one_by_one_after_each_is_trimmed(
     model: LlamaForCausalLM, kind: CacheOptions
 ) -> None:
-    """What speculation does: rows of their own lengths take drafts, and go back to what was accepted."""
+    """What speculation does: sequences of their own lengths take drafts, and go back to what was accepted."""
     batch, lengths, kept = model.make_cache(kind), [9, 30, 21], [1, 3, 0]
     for n in lengths:
         batch.append(fed(model, random_ids(n, n), kind)[0])
@@ -125,7 +125,7 @@ def test_quantized_values_take_the_bytes_that_are_estimated(model: LlamaForCausa
         assert cache.nbytes == estimated * positions
 
 
-def test_a_saved_block_by_block_cache_goes_on_as_if_never_saved(model: LlamaForCausalLM) -> None:
+def test_a_cache_saved_block_by_block_continues_as_if_never_saved(model: LlamaForCausalLM) -> None:
     for kind in KINDS:
         ids = random_ids(30)
         cache, _ = fed(model, ids, kind)
@@ -136,7 +136,7 @@ def test_a_saved_block_by_block_cache_goes_on_as_if_never_saved(model: LlamaForC
             assert close(next_logits(model, restored, [token]), next_logits(model, cache, [token])), kind.label
 
 
-def test_a_row_taken_out_of_a_batch_goes_on_alone(model: LlamaForCausalLM) -> None:
+def test_a_sequence_taken_out_of_a_batch_continues_alone(model: LlamaForCausalLM) -> None:
     for kind in KINDS:
         batch, alone = model.make_cache(kind), fed(model, random_ids(19, 1), kind)[0]
         batch.append(fed(model, random_ids(33), kind)[0])
@@ -146,7 +146,7 @@ def test_a_row_taken_out_of_a_batch_goes_on_alone(model: LlamaForCausalLM) -> No
         assert close(next_logits(model, taken, [3]), next_logits(model, alone, [3])), kind.label
 
 
-def test_a_small_batch_gives_back_the_room_of_a_large_one(model: LlamaForCausalLM) -> None:
+def test_a_small_batch_frees_the_memory_of_a_large_one(model: LlamaForCausalLM) -> None:
     batch = model.make_cache()
     for n in (600, *[3] * 8):
         batch.append(fed(model, random_ids(n), PLAIN)[0])

@@ -45,7 +45,7 @@ def test_blocks_come_back_as_they_were_saved(disk: BlockStore) -> None:
     assert len(blocks) == 3
 
 
-def test_a_block_is_found_behind_its_predecessors_only(disk: BlockStore) -> None:
+def test_a_block_is_found_after_its_predecessors_only(disk: BlockStore) -> None:
     disk.save("a", TOKENS, arrays_of)
     changed = [*TOKENS[: BLOCK + 3], 5000, *TOKENS[BLOCK + 4 :]]
     assert disk.find("a", changed) == len(disk.load("a", changed)) * BLOCK == BLOCK
@@ -171,7 +171,7 @@ print(json.dumps([done.cached_tokens, done.token_ids]))
 
 
 @pytest.mark.parametrize("kind", [{}, {"kv_bits": 8, "kv_start": 300}, {"window": 2000}])
-def test_a_new_process_goes_on_from_the_disk(
+def test_a_new_process_continues_from_the_disk(
     tiny_folder: Path, tmp_path: Path, kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompt = [int(token) for token in np.random.default_rng(1).integers(0, 100000, 900)]

@@ -9,8 +9,8 @@ import pytest
 
 from llama3_mlx.errors import RequestError
 from llama3_mlx.schema.check import check_json
-from llama3_mlx.schema.constrainable import ANNOTATIONS, CHECKED, HELD
 from llama3_mlx.schema.drafts import is_plain
+from llama3_mlx.schema.keywords import ANNOTATIONS, CHECKED, HELD
 
 from ..support.random_schemas import random_schema, random_value
 

@@ -13,7 +13,7 @@ import jsonschema_rs
 import pytest
 
 from llama3_mlx.errors import RequestError
-from llama3_mlx.schema.constrainable import ANNOTATIONS, CHECKED, HELD
+from llama3_mlx.schema.keywords import ANNOTATIONS, CHECKED, HELD
 from llama3_mlx.structured.grammar import Grammar, compile_grammar
 from llama3_mlx.tools.functions import check_arguments
 

@@ -18,7 +18,7 @@ from anthropic.types.beta import (
     beta_tool_param,
 )
 from anthropic.types.beta import message_create_params as beta_create_params
-from openai.types import completion_create_params, embedding_create_params
+from openai.types import completion_create_params, embedding_create_params, moderation_create_params
 from openai.types.chat import (
     chat_completion_content_part_param,
     chat_completion_message_param,
@@ -42,7 +42,7 @@ from openai.types.shared_params import function_definition
 from llama3_mlx.server.anthropic import schema as anthropic_schema
 from llama3_mlx.server.core.schema import Body
 from llama3_mlx.server.ollama import schema as ollama_schema
-from llama3_mlx.server.openai import responses_schema, sampling_schema, schema
+from llama3_mlx.server.openai import dialog_schema, responses_schema, sampling_schema, schema
 
 from ..support.server_fixtures import Running, running_server
 
@@ -53,7 +53,8 @@ BODIES: list[tuple[Any, type[Body]]] = [
     (completion_create_params.CompletionCreateParamsBase, schema.CompletionRequest),
     (completion_create_params.CompletionCreateParamsStreaming, schema.CompletionRequest),
     (embedding_create_params.EmbeddingCreateParams, schema.EmbeddingRequest),
-    (function_definition.FunctionDefinition, schema.FunctionSpec),
+    (moderation_create_params.ModerationCreateParams, schema.ModerationRequest),
+    (function_definition.FunctionDefinition, dialog_schema.FunctionSpec),
     (response_create_params.ResponseCreateParamsBase, responses_schema.ResponsesRequest),
     (response_create_params.ResponseCreateParamsStreaming, responses_schema.ResponsesRequest),
     (input_token_count_params.InputTokenCountParams, responses_schema.ResponseInput),
@@ -163,7 +164,7 @@ def test_every_field_of_a_clients_type_is_honored_without_effect_or_refused(thei
 
 def test_every_kind_of_message_part_tool_and_choice_of_a_chat_is_known() -> None:
     messages = [get_type_hints(each) for each in members(chat_completion_message_param.ChatCompletionMessageParam)]
-    assert {name for each in messages for name in each if schema.ChatMessage.effect(name) is None} == set()
+    assert {name for each in messages for name in each if dialog_schema.ChatMessage.effect(name) is None} == set()
     parts = kinds(chat_completion_content_part_param.ChatCompletionContentPartParam)
     assert parts == {"text", "image_url", "input_audio", "file"}
     assert kinds(chat_completion_tool_union_param.ChatCompletionToolUnionParam) == {"function", "custom"}

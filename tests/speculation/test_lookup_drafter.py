@@ -52,7 +52,7 @@ def test_copying_takes_few_passes(costs: Costs) -> None:
     assert rate > 2.5
 
 
-def test_an_edited_copy_is_written_in_a_quarter_of_the_passes() -> None:
+def test_an_edited_copy_is_generated_in_a_quarter_of_the_passes() -> None:
     rng = random.Random(1)
     prompt = words(rng, 400, 5000)
     answer = [token if rng.random() > 0.05 else rng.randrange(5000, 6000) for token in prompt]
@@ -92,7 +92,7 @@ def test_no_more_is_drafted_than_asked_for() -> None:
     assert drafter.draft(0) == []
 
 
-def test_tokens_written_without_a_draft_are_taken_in() -> None:
+def test_tokens_generated_without_a_draft_are_taken_in() -> None:
     drafter = LookupDrafter([1, 2, 3, 4, 5, 6])
     drafter.add([1, 2, 3])
     assert drafter.draft(1) == [4]

@@ -68,6 +68,6 @@ def logits(folder: Path, windows: list[list[int]]) -> np.ndarray:
 
 def divergence(source: np.ndarray, other: np.ndarray) -> float:
     """Mean KL divergence in nats of all but each window's last position."""
-    p, q = (x - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)) - x.max(-1, keepdims=True)
-            for x in (source[:, :-1], other[:, :-1]))  # fmt: skip
+    shifted = (x[:, :-1] - x[:, :-1].max(-1, keepdims=True) for x in (source, other))
+    p, q = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in shifted)
     return float((np.exp(p) * (p - q)).sum(-1).mean())

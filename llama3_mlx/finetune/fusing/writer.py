@@ -9,7 +9,7 @@ import mlx.nn as nn
 
 from ...adapters.adapter import Adapter
 from ...checkpoint.model_files import copy_files
-from ...checkpoint.weight_files import INDEX_NAME
+from ...convert.targets.shard_files import write_tensors
 from ...dtypes import DTYPES
 from ...errors import RequestError
 from ...model.channel_scales import SCALES_NAME
@@ -18,8 +18,6 @@ from ...model.quantization import Quantization, Scheme
 from ...model.transformer import LlamaForCausalLM
 from .fused_layers import Form, fused_tensors
 from .precision import is_matrix
-
-_SHARD_BYTES = 5_000_000_000
 
 
 def stored_dtype(source: Path) -> mx.Dtype:
@@ -49,16 +47,7 @@ def write_model(
     elif any(exceptions.values()):
         raise RequestError("the base isn't quantized: fuse it as it is and convert the result")
     dtype = stored_dtype(source)
-    shards = list(_shards(_tensors(model, adapter, layers, forms, dtype)))
-    weight_map: dict[str, str] = {}
-    total = 0
-    for number, tensors in enumerate(shards, start=1):
-        name = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        mx.save_safetensors(str(folder / name), tensors, metadata={"format": "mlx"})
-        weight_map |= dict.fromkeys(tensors, name)
-        total += sum(tensor.nbytes for tensor in tensors.values())
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    total = write_tensors(folder, list(_tensors(model, adapter, layers, forms, dtype)))
     copy_files(source, folder)
     if model.channel_scales is not None:
         (folder / SCALES_NAME).write_bytes(model.channel_scales.content)
@@ -84,15 +73,3 @@ def _tensors(
             full = adapter.full_tensors.get(f"{path}.{name}")
             array = array if full is None else full
             yield f"{path}.{name}", array.astype(dtype) if mx.issubdtype(array.dtype, mx.floating) else array
-
-
-def _shards(tensors: Iterator[tuple[str, mx.array]]) -> Iterator[dict[str, mx.array]]:
-    shard: dict[str, mx.array] = {}
-    size = 0
-    for name, tensor in tensors:
-        if shard and size + tensor.nbytes > _SHARD_BYTES:
-            yield shard
-            shard, size = {}, 0
-        shard[name] = tensor
-        size += tensor.nbytes
-    yield shard

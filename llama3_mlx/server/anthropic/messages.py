@@ -13,7 +13,7 @@ from ..core.schema import options_of
 from ..http.errors import ApiError
 from ..http.streaming import EVENT_STREAM, errors_as_events, kept_alive, sse
 from ..json_types import JsonMapping, JsonObject
-from .schema import AnthropicTool, ContentBlock, CountRequest, MessagesRequest, TextSource, ToolChoice
+from .schema import AnthropicTool, AnthropicToolChoice, ContentBlock, CountRequest, MessagesRequest, TextSource
 
 router = APIRouter(tags=["Anthropic"])
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
@@ -29,7 +29,7 @@ async def messages(body: MessagesRequest, request: Request) -> Response:
     chat = _chat(body, tools, body.settings())
     async with RequestContext(request) as context:
         context.ignore(body.ignored())
-        context.notes += left_out
+        context.leave_out_tools(left_out)
         loaded = await context.use(body.model)
         prompt = await loaded.prepare(lambda: prompt_of(chat, loaded))
         events = await converse(chat, loaded, context.server.settings, context.stack, prompt)
@@ -51,7 +51,7 @@ async def count_tokens(body: CountRequest, request: Request) -> Response:
     chat = _chat(body, tools, {})
     async with RequestContext(request) as context:
         context.ignore(body.ignored())
-        context.notes += left_out
+        context.leave_out_tools(left_out)
         loaded = await context.use(body.model)
         prompt = await loaded.prepare(lambda: prompt_of(chat, loaded))
         return context.reply({"input_tokens": len(prompt), **context.extension()})
@@ -84,7 +84,7 @@ def _refuse_thread(body: CountRequest) -> None:
         )
 
 
-def _tool_choice(choice: ToolChoice | None, tools: list[JsonObject]) -> str:
+def _tool_choice(choice: AnthropicToolChoice | None, tools: list[JsonObject]) -> str:
     """Return the choice as a chat takes it; raises ApiError 400 where there is no such tool."""
     if choice is None:
         return "auto"
@@ -102,7 +102,7 @@ def _tool_choice(choice: ToolChoice | None, tools: list[JsonObject]) -> str:
 
 
 def _tools(tools: Sequence[AnthropicTool]) -> tuple[list[JsonObject], list[str]]:
-    """Return the tools as functions, and a note on those that are left out: Anthropic's own have no schema."""
+    """Return the tools as functions, and the names of those that are left out: Anthropic's own have no schema."""
     functions, left_out = [], []
     for tool in tools:
         if tool.input_schema is None or tool.name is None:
@@ -110,7 +110,7 @@ def _tools(tools: Sequence[AnthropicTool]) -> tuple[list[JsonObject], list[str]]
             continue
         described = {"name": tool.name, "description": tool.description or "", "parameters": tool.input_schema}
         functions.append({"type": "function", "function": described})
-    return functions, [f"tools that can't be used here were left out: {', '.join(left_out)}"] if left_out else []
+    return functions, left_out
 
 
 def _messages(role: str, content: str | Sequence[ContentBlock]) -> list[JsonObject]:

@@ -62,7 +62,7 @@ class AnthropicTool(Body):
     type: str | None = None
 
 
-class ToolChoice(Body):
+class AnthropicToolChoice(Body):
     """Which tool may or must be used."""
 
     type: Literal["auto", "any", "tool", "none"]
@@ -109,7 +109,7 @@ class CountRequest(Body):
     messages: list[AnthropicMessage]
     system: str | list[ContentBlock] | None = None
     tools: list[AnthropicTool] | None = None
-    tool_choice: ToolChoice | None = None
+    tool_choice: AnthropicToolChoice | None = None
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = Field(None, description="as it was called before output_config.format")
     # Refused by the handler, with the code on which Anthropic's clients send the whole conversation themselves.

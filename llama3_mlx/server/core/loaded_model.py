@@ -16,6 +16,7 @@ from ...generation.completion import Completion, Piece
 from ...generation.options import GenerationOptions
 from ...library.catalogue import ModelChoice, ModelEntry
 from ...llama import Llama
+from ...safety import Guard
 from ...structured.constraint import check_answer
 from ..http.errors import ApiError
 from ..http.logs import log
@@ -49,6 +50,8 @@ class ModelRuntime:
         """Generations that run or wait."""
         self.max_running, self.room = max_running, max_running + max_queue
         self.llama: Llama
+        self.guard: Guard | None = None
+        """The model as a judge of messages, once it has been one."""
         self._adapting, self._preparing = asyncio.Lock(), anyio.CapacityLimiter(_PREPARING)
 
     async def load(self, memory_gb: float) -> None:
@@ -80,6 +83,7 @@ class ModelRuntime:
         """End what runs and let go of the model."""
         if hasattr(self, "llama"):
             await asyncio.to_thread(self.llama.close)
+            self.guard = None
             del self.llama
 
 

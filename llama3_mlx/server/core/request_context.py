@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -78,6 +78,11 @@ class RequestContext:
         if names:
             shown = [_printable(name)[:60] for name in names[:20]]
             self.headers["x-ignored-parameters"] = ", ".join(shown)
+
+    def leave_out_tools(self, names: Sequence[str]) -> None:
+        """Note which tools of the request can't be used here."""
+        if names:
+            self.notes.append(f"tools that can't be used here were left out: {', '.join(names)}")
 
     def extension(self) -> dict[str, list[str]]:
         """Return the field with the notes that goes into an answer, beside those of its protocol; the header, too."""

@@ -1,4 +1,4 @@
 """OpenAI's protocol.
 
-`chat.py`, `completions.py`, `responses.py`, `embeddings.py`, `models.py`; `schema.py` has the bodies.
+`chat.py`, `completions.py`, `responses.py`, `embeddings.py`, `moderations.py`, `models.py`; `schema.py` has the bodies.
 """

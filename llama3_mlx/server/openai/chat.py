@@ -23,8 +23,9 @@ from ..core.schema import options_of
 from ..http.errors import ApiError
 from ..http.streaming import COMMENT, DONE, EVENT_STREAM, errors_as_events, kept_alive, sse
 from ..json_types import JsonMapping, JsonObject
-from .schema import AllowedToolChoice, ChatRequest, NamedTool, ToolDefinition
-from .tools import ToolSet, check_required
+from .dialog_schema import AllowedToolChoice, NamedTool, ToolDefinition
+from .schema import ChatRequest
+from .tools import ChosenTools, ToolSet
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -37,7 +38,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     chat = chat_of(body, tools)
     async with RequestContext(request) as context:
         context.ignore(body.ignored())
-        context.notes += tools.notes()
+        context.leave_out_tools(tools.left_out)
         limit_choices(context, chat.n)
         loaded = await context.use(body.model, body.keep_alive)
         events = await converse(chat, loaded, context.server.settings, context.stack)
@@ -86,18 +87,14 @@ def chat_of(body: ChatRequest, tools: ToolSet) -> Chat:
     )
 
 
-def _tool_choice(body: ChatRequest, tools: ToolSet) -> tuple[str, list[str] | None]:
-    """Return the choice as a chat takes it, and which tools are allowed: None for all."""
+def _tool_choice(body: ChatRequest, tools: ToolSet) -> ChosenTools:
     choice = body.tool_choice
     if isinstance(choice, NamedTool):
-        return tools.require(choice.name), None
+        return tools.choose_named(choice.name)
     if isinstance(choice, AllowedToolChoice):
-        allowed = tools.allowed(tool.name for tool in choice.allowed_tools.tools)
-        if choice.allowed_tools.mode == "required" and not allowed:
-            raise ApiError(400, "none of the allowed tools is there", param="tool_choice")
-        return choice.allowed_tools.mode, allowed
-    check_required(tools, choice or "auto")
-    return choice or "auto", None
+        allowed = choice.allowed_tools
+        return tools.choose_among(allowed.mode, (tool.name for tool in allowed.tools))
+    return tools.choose(choice)
 
 
 def limit_choices(context: RequestContext, count: int) -> None:

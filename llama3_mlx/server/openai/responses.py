@@ -29,7 +29,7 @@ async def responses(body: ResponsesRequest, request: Request) -> Response:
     chat = chat_of(body, messages, tools, settings=body.settings(), top_logprobs=body.logprobs)
     async with RequestContext(request) as context:
         context.ignore(body.ignored())
-        context.notes += tools.notes()
+        context.leave_out_tools(tools.left_out)
         loaded = await context.use(body.model, body.keep_alive)
         events = await converse(chat, loaded, context.server.settings, context.stack)
         head = {**_head(body, loaded.choice.name), **context.extension()}
@@ -55,7 +55,7 @@ async def count_input_tokens(body: ResponseInput, request: Request) -> Response:
     _, messages, tools = _read(body, request.app.state.responses)
     async with RequestContext(request) as context:
         context.ignore(body.ignored())
-        context.notes += tools.notes()
+        context.leave_out_tools(tools.left_out)
         loaded = await context.use(body.model, body.keep_alive)
         chat = chat_of(body, messages, tools)
         prompt = await loaded.prepare(lambda: prompt_of(chat, loaded))

@@ -10,7 +10,7 @@ from ..http.errors import ApiError
 from ..json_types import JsonMapping, JsonObject
 from .responses_schema import AllowedTools, ChosenTool, InputItem, InputPart, ResponseInput, ResponseTool
 from .responses_store import ResponseStore
-from .tools import ToolSet, check_required
+from .tools import ChosenTools, ToolSet
 
 # Parts of a message that are text.
 TEXTS = ("input_text", "output_text", "text", "refusal", "summary_text")
@@ -85,18 +85,13 @@ def chat_of(
     )
 
 
-def _tool_choice(body: ResponseInput, tools: ToolSet) -> tuple[str, list[str] | None]:
-    """Return the choice as a chat takes it, and which tools are allowed: None for all."""
+def _tool_choice(body: ResponseInput, tools: ToolSet) -> ChosenTools:
     choice = body.tool_choice
     if isinstance(choice, ChosenTool):
-        return tools.require(choice.name or choice.type), None
+        return tools.choose_named(choice.name or choice.type)
     if isinstance(choice, AllowedTools):
-        allowed = tools.allowed(tool.name for tool in choice.tools)
-        if choice.mode == "required" and not allowed:
-            raise ApiError(400, "none of the allowed tools is there", param="tool_choice")
-        return choice.mode, allowed
-    check_required(tools, choice or "auto")
-    return choice or "auto", None
+        return tools.choose_among(choice.mode, (tool.name for tool in choice.tools))
+    return tools.choose(choice)
 
 
 def _offer(tools: ToolSet, tool: ResponseTool, namespace: str | None = None) -> None:

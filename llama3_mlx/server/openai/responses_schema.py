@@ -113,7 +113,7 @@ class ResponsesRequest(ResponseInput):
         "background": "stream the response, or wait for it",
         "background_options": "stream the response, or wait for it",
         "max_tokens": "the Responses API calls it max_output_tokens",
-        "moderation": "the server moderates nothing",
+        "moderation": "judge texts with a Llama Guard at /v1/moderations",
         "image": "these models write text",
         "stop": "use /v1/chat/completions",
         "seed": "use /v1/chat/completions",

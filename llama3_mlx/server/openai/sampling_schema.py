@@ -105,7 +105,7 @@ class SamplingFields(GenerationFields):  # type: ignore[misc, valid-type]
         "logits_processors": "use logit_bias or structured_outputs",
         "thinking_token_budget": "these models write no thoughts apart",
         "guided_whitespace_pattern": "white space in JSON is that of the model, within bounds",
-        "moderation": "the server moderates nothing",
+        "moderation": "judge texts with a Llama Guard at /v1/moderations",
     }
     harmless: ClassVar = {
         "length_penalty": (1,),

@@ -4,6 +4,7 @@ A tool that runs on OpenAI's servers is left out, with a note: the others can st
 Source: https://platform.openai.com/docs/guides/function-calling.
 """
 
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +13,11 @@ from ..core.events import ToolCallEvent
 from ..http.errors import ApiError
 from ..json_types import JsonMapping, JsonObject
 
+# What a chat takes as choice, and the names of the tools that are allowed: None for all.
+ChosenTools = tuple[str, list[str] | None]
 # The one argument of the function that stands for a custom tool.
 _INPUT = "input"
+_BEGINS_INPUT = re.compile(rf'\{{\s*"{_INPUT}"\s*:\s*"')
 _ANY_TEXT = {"type": "object", "properties": {_INPUT: {"type": "string"}}, "required": [_INPUT]}
 
 
@@ -35,8 +39,10 @@ class OfferedTool:
 
     def input_of(self, call: ToolCallEvent) -> str:
         """Return the text that a call gives to a custom tool."""
-        arguments = call.arguments or {}
-        return str(arguments.get(_INPUT, "")) if arguments else call.arguments_json
+        if call.arguments is not None:
+            return str(call.arguments.get(_INPUT, ""))
+        begins = _BEGINS_INPUT.match(call.arguments_json)
+        return call.arguments_json[begins.end() :] if begins else ""
 
 
 class ToolSet:
@@ -80,35 +86,31 @@ class ToolSet:
                 return tool.seen_as
         return name
 
-    def require(self, name: str) -> str:
-        """Return the name that the model sees of a tool that must be there; raises ApiError 400."""
+    def choose(self, choice: str | None) -> ChosenTools:
+        """Return the choice between all tools; raises ApiError 400 where one must be called and there is none."""
+        if choice == "required" and not self._tools:
+            left = f": {', '.join(self.left_out)} can't be used here" if self.left_out else ""
+            raise ApiError(400, f"tool_choice needs tools to choose from{left}", param="tool_choice")
+        return choice or "auto", None
+
+    def choose_named(self, name: str) -> ChosenTools:
+        """Return the choice of one tool; raises ApiError 400 if it isn't there."""
         seen = self.seen_as(name)
         if seen not in self._tools:
-            raise ApiError(
-                400,
-                f"tool_choice is {name[:80]!r}; the tools are {', '.join(self._tools) or 'none'}",
-                param="tool_choice",
-            )
-        return seen
+            there = ", ".join(self._tools) or "none"
+            raise ApiError(400, f"tool_choice is {name[:80]!r}; the tools are {there}", param="tool_choice")
+        return seen, None
 
-    def allowed(self, names: Iterable[str | None]) -> list[str]:
-        """Return the names that the model sees of those tools that there are."""
+    def choose_among(self, mode: str, names: Iterable[str | None]) -> ChosenTools:
+        """Return the choice between some tools; raises ApiError 400 where one must be called and none is there."""
         seen = [self.seen_as(name) for name in names if name is not None]
-        return [name for name in seen if name in self._tools]
-
-    def notes(self) -> list[str]:
-        """Return what a client should know about the tools that were left out."""
-        return [f"tools that can't be used here were left out: {', '.join(self.left_out)}"] if self.left_out else []
+        allowed = [name for name in seen if name in self._tools]
+        if mode == "required" and not allowed:
+            raise ApiError(400, "none of the allowed tools is there", param="tool_choice")
+        return mode, allowed
 
     def _add(self, name: str, namespace: str | None, **more: Any) -> None:
         seen = f"{namespace}__{name}" if namespace and name in self._tools else name
         if seen in self._tools:
             raise ApiError(400, f"two tools are called {seen[:80]!r}", param="tools")
         self._tools[seen] = OfferedTool(seen_as=seen, name=name, namespace=namespace, **more)
-
-
-def check_required(tools: ToolSet, choice: str) -> None:
-    """Raise ApiError 400 where a tool must be called and there is none."""
-    if choice == "required" and not tools:
-        left = f": {', '.join(tools.left_out)} can't be used here" if tools.left_out else ""
-        raise ApiError(400, f"tool_choice needs tools to choose from{left}", param="tool_choice")
