@@ -64,7 +64,7 @@ def test_unquantized_weights_are_equalized_by_default_and_quantized_ones_are_not
     def weights(folder: Path) -> bytes:
         return (folder / "model.safetensors").read_bytes()
 
-    for name, of, quality in (("whole", source, "fast"), ("again", tmp_path / "whole", "rtn")):
+    for name, of, quality in (("whole", source, "fast"), ("again", tmp_path / "whole", "repack")):
         convert(of, tmp_path / name, bits=4)
         convert(of, tmp_path / f"{name}-{quality}", bits=4, quality=quality)
         assert weights(tmp_path / name) == weights(tmp_path / f"{name}-{quality}")
