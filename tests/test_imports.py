@@ -92,7 +92,9 @@ ROOMS = {
     "finetune.fusing": (
         "adapters checkpoint convert.targets dtypes errors files finetune.layers library model tokenizer trees"
     ),
-    "finetune.preference": "errors finetune.data finetune.objectives finetune.settings finetune.sft finetune.training",
+    "finetune.preference": (
+        "errors finetune.data finetune.keywords finetune.objectives finetune.settings finetune.sft finetune.training"
+    ),
     "safety": "chat errors kv_cache llama model tokenizer",
     "server": "",
     "server.json_types": "",

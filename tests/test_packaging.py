@@ -180,7 +180,8 @@ def test_nothing_but_the_comparison_needs_mlx_lm_or_transformers(
         if name.endswith(".py") and not name.endswith("__main__.py")
     )
     code = f"""
-import importlib, sys
+import importlib, os, sys
+os.environ["LLAMA3_MLX_HOME"] = "home"
 for name in ("mlx_lm", "transformers", "torch"):
     sys.modules[name] = None
 for name in {modules!r}:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from ..errors import DataError, DialogError
 from .data.encoding import Example, ExampleEncoder, last_turn
@@ -12,6 +12,7 @@ from .data.loading import DataReader, column_notes, split_note, split_off
 from .data.records import Record
 from .data.samples import Sample
 from .data.sources import Sources
+from .keywords import DpoKeywords, KtoKeywords, OrpoKeywords
 from .objectives.preference import Preference, Unit, UnitLoss, dpo_loss, kto_loss, mismatched, orpo_loss, row_shape
 from .objectives.supervised import RowShape
 from .settings import DpoSettings, KtoSettings, OrpoSettings, TrainSettings
@@ -24,46 +25,59 @@ from .training.running import run_job
 
 # How often small data are gone through at most: preferences are soon learned by heart.
 MAX_EPOCHS = 3
-KINDS: dict[str, type[TrainSettings]] = {"dpo": DpoSettings, "orpo": OrpoSettings, "kto": KtoSettings}
 
 
 def dpo(
-    model: str | Path, data: Sources, out: str | Path, settings: DpoSettings | None = None, **run: Any
-) -> TrainResult:
-    """Train on pairs of a preferred and a rejected answer by DPO; arguments as for `train`."""
-    return prefer("dpo", model, data, out, settings, **run)
-
-
-def orpo(
-    model: str | Path, data: Sources, out: str | Path, settings: OrpoSettings | None = None, **run: Any
-) -> TrainResult:
-    """Train on pairs of a preferred and a rejected answer by ORPO; arguments as for `train`."""
-    return prefer("orpo", model, data, out, settings, **run)
-
-
-def kto(
-    model: str | Path, data: Sources, out: str | Path, settings: KtoSettings | None = None, **run: Any
-) -> TrainResult:
-    """Train on desirable and undesirable answers by KTO; arguments as for `train`."""
-    return prefer("kto", model, data, out, settings, **run)
-
-
-def prefer(
-    kind: str,
     model: str | Path,
     data: Sources,
     out: str | Path,
-    settings: TrainSettings | None = None,
+    settings: DpoSettings | None = None,
     *,
     valid: Sources = (),
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     cancel: threading.Event | None = None,
-    **changes: Any,
+    **changes: Unpack[DpoKeywords],
 ) -> TrainResult:
-    """Train by the preference loss of that name."""
-    chosen = (settings or KINDS[kind]()).with_values(**changes)
-    job = make_job(kind, model, data, out, chosen, valid)
+    """Train on pairs of a preferred and a rejected answer by DPO; arguments as for `train`."""
+    chosen = (settings or DpoSettings()).with_values(**changes)
+    job = make_job("dpo", model, data, out, chosen, valid)
+    return run_job(job, build_preference, resume=resume, callbacks=callbacks, cancel=cancel)
+
+
+def orpo(
+    model: str | Path,
+    data: Sources,
+    out: str | Path,
+    settings: OrpoSettings | None = None,
+    *,
+    valid: Sources = (),
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    cancel: threading.Event | None = None,
+    **changes: Unpack[OrpoKeywords],
+) -> TrainResult:
+    """Train on pairs of a preferred and a rejected answer by ORPO; arguments as for `train`."""
+    chosen = (settings or OrpoSettings()).with_values(**changes)
+    job = make_job("orpo", model, data, out, chosen, valid)
+    return run_job(job, build_preference, resume=resume, callbacks=callbacks, cancel=cancel)
+
+
+def kto(
+    model: str | Path,
+    data: Sources,
+    out: str | Path,
+    settings: KtoSettings | None = None,
+    *,
+    valid: Sources = (),
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    cancel: threading.Event | None = None,
+    **changes: Unpack[KtoKeywords],
+) -> TrainResult:
+    """Train on desirable and undesirable answers by KTO; arguments as for `train`."""
+    chosen = (settings or KtoSettings()).with_values(**changes)
+    job = make_job("kto", model, data, out, chosen, valid)
     return run_job(job, build_preference, resume=resume, callbacks=callbacks, cancel=cancel)
 
 
@@ -186,4 +200,4 @@ def _rows(units: Sequence[Unit], shape: RowShape, each: int) -> int:
     return min(shape.batch_size * each, -(-total // shape.length) + 1)
 
 
-__all__ = ["build_preference", "dpo", "kto", "orpo", "prefer"]
+__all__ = ["build_preference", "dpo", "kto", "orpo"]
