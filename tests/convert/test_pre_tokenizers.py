@@ -152,7 +152,7 @@ def test_known_vocabularies_are_recognized_where_a_file_names_no_pre_tokenizer(t
         ([{**SPLIT, "invert": True}], {"ignore_merges": True}, {}, "is none of Llama 3"),
         ([DIGITS], {"ignore_merges": True}, {}, "is none of Llama 3"),
         ([{**DIGITS, "individual_digits": False}], {}, {}, "is none of Llama 3"),
-        ([DIGITS], {"continuing_subword_prefix": "##"}, {}, "its model has continuing_subword_prefix"),
+        ([DIGITS], {"dropout": 0.1}, {}, "its model has dropout"),
     ],
 )
 def test_a_pre_tokenizer_that_llama_cpp_has_not_is_refused(

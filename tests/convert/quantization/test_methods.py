@@ -199,7 +199,7 @@ def test_bars_are_as_high_as_the_numbers_beside_them_say(highest: float, step: f
     ("settings", "words"),
     [
         ({"quality": "fast"}, "needs bits"),
-        ({"bits": 4, "quality": "best"}, "rtn, fast, calibrated, distilled"),
+        ({"bits": 4, "quality": "best"}, "rtn, repack, fast, calibrated, distilled"),
         ({"bits": 4, "quality": "fast", "calibration": "builtin"}, "uses no text"),
         ({"bits": 4, "target_bpw": 5.0}, "leave out bits"),
         ({"target_bpw": 1.0}, "more than 2"),
