@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 from ..checkpoint.folder import load_config
 from ..dtypes import STORED_NAMES
@@ -153,7 +153,7 @@ def verify(folder: str | Path, source: str | Path | None = None) -> Verification
 
 def measure(
     folder: str | Path, source: str | Path, *, report_to: str | Path | None = None, progress: Progress | None = None
-) -> Mapping[str, Any]:
+) -> Mapping[str, float]:
     """Measure a quantized folder, whoever made it, against its source on text that comes with this package.
 
     Returns KL divergence, perplexities and agreement; with `report_to` tables and a picture of every module are
@@ -204,7 +204,7 @@ def make_target(source: Source, options: ConversionOptions, kind: str, dest: Pat
 
 def measurement(
     source: Source, target: Target, options: ConversionOptions, report_folder: Path | None
-) -> Callable[[Path], Mapping[str, Any]] | None:
+) -> Callable[[Path], Mapping[str, float]] | None:
     """Return what measures the written folder against the source, None where nothing needs it."""
     reference = target.reference
     if reference is None:
@@ -240,7 +240,7 @@ def choose_dtype(requested: str | None, stored: str | None, *, quantized: bool) 
     return "F16" if stored is None or (stored == "F32" and quantized) else stored
 
 
-def given_settings(options: ConversionOptions) -> dict[str, Any]:
+def given_settings(options: ConversionOptions) -> dict[str, object]:
     """Return the settings that were given, as JSON has them; of a file its name."""
     default = ConversionOptions()
     given = {name: value for name, value in asdict(options).items() if value != getattr(default, name)}

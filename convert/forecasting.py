@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -100,7 +99,7 @@ def _conversion_seconds(target: Target, folder: Path) -> float:
     return max(took, flush_rate * size) + flush_rate * min(size, FLUSH_BYTES)
 
 
-def forecast_values(values: Forecast) -> dict[str, Any]:
+def forecast_values(values: Forecast) -> dict[str, object]:
     """Return the forecast as plain values, for --json."""
     return asdict(values)
 
@@ -138,7 +137,7 @@ class _SampleWriter:
     def __init__(self, file: int) -> None:
         self._file = file
         self.nbytes = 0
-        self.done: Mapping[str, Any] = {}
+        self.done: Mapping[str, object] = {}
 
     def write_rows(self, name: str, start: int, rows: np.ndarray) -> None:
         data = memoryview(np.ascontiguousarray(rows).data).cast("B")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -55,7 +55,7 @@ class ConversionReport:
     resumed_modules: int
     notes: tuple[str, ...] = ()
     verification: Verification | None = None
-    quality: Mapping[str, Any] | None = None
+    quality: Mapping[str, float] | None = None
 
 
 def run(
@@ -63,10 +63,10 @@ def run(
     target: Target,
     dest: Path,
     *,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     force: bool = False,
     verify: bool = False,
-    measure: Callable[[Path], Mapping[str, Any]] | None = None,
+    measure: Callable[[Path], Mapping[str, float]] | None = None,
     progress: Progress | None = None,
 ) -> ConversionReport:
     """Write the target; it appears at `dest` atomically, when all is done and, with `verify`, verified.
@@ -138,7 +138,7 @@ class Writer(Protocol):
     """Takes rows of tensors; ShardWriter is the one that keeps them."""
 
     @property
-    def done(self) -> Mapping[str, Any]:
+    def done(self) -> Mapping[str, object]:
         """What needs no reading again."""
 
     def write_rows(self, name: str, start: int, rows: np.ndarray) -> None:
@@ -221,6 +221,6 @@ def _announce(progress: Progress | None, stage: str) -> None:
         progress.stage(stage)
 
 
-def report_values(report: ConversionReport) -> dict[str, Any]:
+def report_values(report: ConversionReport) -> dict[str, object]:
     """Return the report as plain values, for --json."""
     return {**asdict(report), "path": str(report.path)}

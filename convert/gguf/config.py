@@ -1,6 +1,6 @@
 """A model's config out of GGUF metadata. Source: llama.cpp `docs/gguf` and `convert_hf_to_gguf.py` (LlamaModel)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,14 @@ from ...dtypes import CONFIG_NAMES
 from ...errors import CheckpointError
 from ...model.config import ModelConfig
 from ...model.rope import RopeScaling, rope_periods
+from .file import Field
 
 _FACTORS = (8.0, 32.0)
 _TOLERANCE = 1e-3
 
 
 def read_config(
-    field: Callable[..., Any],
+    field: Field,
     *,
     rope_factors: np.ndarray | None,
     shapes: Mapping[str, tuple[int, ...]],
@@ -63,13 +64,13 @@ def read_config(
     return ModelConfig.from_dict(values)
 
 
-def _vocab_size(field: Callable[..., Any], shapes: Mapping[str, tuple[int, ...]]) -> int:
+def _vocab_size(field: Field, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Return the rows of the embedding: it may be padded beyond the tokens."""
     embedding = shapes.get("model.embed_tokens.weight")
     return embedding[0] if embedding else field("llama.vocab_size") or len(field("tokenizer.ggml.tokens", []))
 
 
-def _end_tokens(field: Callable[..., Any]) -> list[int]:
+def _end_tokens(field: Field) -> list[int]:
     """Return every id that ends a turn: the metadata's, and Llama 3's three where the vocabulary has them."""
     named = (field(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
     tokens = field("tokenizer.ggml.tokens", [])
@@ -78,8 +79,8 @@ def _end_tokens(field: Callable[..., Any]) -> list[int]:
 
 
 def _rope_scaling(
-    field: Callable[..., Any], factors: np.ndarray | None, head_dim: int, theta: float, where: Path
-) -> dict[str, Any] | None:
+    field: Field, factors: np.ndarray | None, head_dim: int, theta: float, where: Path
+) -> dict[str, object] | None:
     """Return the scaling entry: linear from the metadata, llama3 from the tensor of factors by pair."""
     if factors is not None and not np.allclose(factors, 1.0):
         return _llama3_scaling(factors.astype(np.float64).reshape(-1), head_dim, theta, where)
@@ -92,7 +93,7 @@ def _rope_scaling(
     return {"rope_type": "linear", "factor": float(factor)}
 
 
-def _llama3_scaling(factors: np.ndarray, head_dim: int, theta: float, where: Path) -> dict[str, Any]:
+def _llama3_scaling(factors: np.ndarray, head_dim: int, theta: float, where: Path) -> dict[str, object]:
     """Find the llama3 factor whose periods are the unscaled ones times `factors`."""
     plain = np.array(rope_periods(head_dim, theta, RopeScaling()))
     for factor in (*_FACTORS, float(round(factors.max(), 3))):

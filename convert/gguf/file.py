@@ -7,7 +7,7 @@ and trusts the counts that it reads. Source of the format: https://github.com/gg
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -31,6 +31,9 @@ _WRONG_VERSIONS = {
     2 << 24: "is big-endian, which is not supported: download a little-endian one, or convert the original weights",
     3 << 24: "is big-endian, which is not supported: download a little-endian one, or convert the original weights",
 }
+
+# Gives a metadata value by its key, or a default.
+Field = Callable[..., Any]
 
 
 @dataclass(frozen=True)

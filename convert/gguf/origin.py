@@ -4,7 +4,6 @@ Source of the keys: llama.cpp `gguf-py/gguf/constants.py` (Keys.General) and `me
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from ..sources.source import Source
 from ..targets.model_card import CARD_NAME, front_matter
@@ -12,10 +11,10 @@ from ..targets.model_card import CARD_NAME, front_matter
 _HUB = "https://huggingface.co/"
 
 
-def origin_fields(source: Source) -> dict[str, Any]:
+def origin_fields(source: Source) -> dict[str, object]:
     """Return what the source's model card says, and the repository where it came from one."""
     card = front_matter(source.location / CARD_NAME) if source.location.is_dir() else {}
-    fields: dict[str, Any] = {}
+    fields: dict[str, object] = {}
     if source.base_model:
         fields["general.source.huggingface.repository"] = source.base_model
         fields["general.source.repo_url"] = _HUB + source.base_model
@@ -26,9 +25,9 @@ def origin_fields(source: Source) -> dict[str, Any]:
     return fields | ({"general.languages": languages} if languages else {}) | _base_models(card)
 
 
-def _base_models(card: Mapping[str, Any]) -> dict[str, Any]:
+def _base_models(card: Mapping[str, object]) -> dict[str, object]:
     bases = _texts(card.get("base_model"))
-    fields: dict[str, Any] = {"general.base_model.count": len(bases)} if bases else {}
+    fields: dict[str, object] = {"general.base_model.count": len(bases)} if bases else {}
     for n, base in enumerate(bases):
         owner, _, name = base.rpartition("/")
         fields[f"general.base_model.{n}.name"] = name
@@ -38,6 +37,6 @@ def _base_models(card: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _texts(value: Any) -> list[str]:
+def _texts(value: object) -> list[str]:
     found = value if isinstance(value, list) else [value]
     return [text for text in found if isinstance(text, str) and text]

@@ -15,7 +15,7 @@ from ...model.config import ModelConfig
 from ...model.parameters import check_tensors, expected_tensors
 from ..sources.rotary_rows import read_halves
 from ..sources.side_files import generation_config, write_json
-from ..sources.source import TensorRef, file_facts, main_dtype
+from ..sources.source import Fingerprint, TensorRef, file_facts, main_dtype
 from .config import read_config
 from .file import GGUFFile, GGUFTensor, unreadable_kinds
 from .tokenizer import save_tokenizer, tokenizer_note
@@ -42,7 +42,6 @@ class GGUFSource:
         self.location = path
         self.base_model: str | None = None
         self.description = f"GGUF file {printable(path.name)}"
-        self.extra_config: dict[str, Any] = {}
         self.is_mlx_quantized = False
         self.lost_scales: str | None = None
         self.notes: list[str] = []
@@ -98,7 +97,7 @@ class GGUFSource:
     def channel_scales(self) -> None:
         """Return None: the channels are those that the model was trained with."""
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> Fingerprint:
         """Return names, sizes and times of the files."""
         return {"files": [file_facts(file.path) for file in self._files]}
 

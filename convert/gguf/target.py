@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -65,9 +64,9 @@ class GGUFTarget:
         self.layouts: Mapping[str, FileLayout] = {file_name: gguf_layout(fields, list(self._outputs.values()))}
         self.quantizer = f"ggml {kind}" if kind.startswith("q") else None
         digest = hashlib.sha256(self.layouts[file_name].header).hexdigest()
-        self.state: Mapping[str, Any] = {"version": __version__, "header": digest}
+        self.state: Mapping[str, object] = {"version": __version__, "header": digest}
 
-    def _fields(self) -> dict[str, Any]:
+    def _fields(self) -> dict[str, object]:
         with tempfile.TemporaryDirectory() as folder:
             self.source.save_side_files(Path(folder))
             vocabulary = vocabulary_fields(Path(folder), self.source.config)
@@ -105,7 +104,7 @@ class GGUFTarget:
     def write_side_files(self, folder: Path) -> None:
         """Write nothing: the tokenizer is in the file."""
 
-    def write_metadata(self, folder: Path, record: Mapping[str, Any]) -> None:
+    def write_metadata(self, folder: Path, record: Mapping[str, object]) -> None:
         """Write nothing: the file holds all."""
 
     def verify(self, folder: Path) -> Verification:
@@ -156,8 +155,8 @@ def read_float32(ref: TensorRef, start: int, stop: int) -> np.ndarray:
     return np.array(as_mlx(ref.read(start, stop), ref.dtype).astype(mx.float32))
 
 
-def _model_fields(config: ModelConfig) -> dict[str, Any]:
-    fields: dict[str, Any] = {
+def _model_fields(config: ModelConfig) -> dict[str, object]:
+    fields: dict[str, object] = {
         "general.architecture": "llama",
         "general.type": "model",
         "llama.block_count": config.num_hidden_layers,

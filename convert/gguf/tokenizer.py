@@ -4,19 +4,19 @@ Source of flags and defaults: llama.cpp `src/llama-vocab.cpp`; of merges out of 
 `convert_slow_tokenizer.py` (`generate_merges`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ...errors import CheckpointError
 from ..sources.side_files import write_json
 from ..sources.tokenizer_json import beginning, byte_level_json
+from .file import Field
 from .pre_tokenizers import find_pre_tokenizer
 
 _CONTROL, _USER_DEFINED, _BYTE = 3, 4, 6
 
 
-def tokenizer_note(field: Callable[..., Any]) -> str | None:
+def tokenizer_note(field: Field) -> str | None:
     """Return what the user should know about how the file's tokenizer is read."""
     if field("tokenizer.ggml.model") != "gpt2":
         return None
@@ -24,7 +24,7 @@ def tokenizer_note(field: Callable[..., Any]) -> str | None:
     return note
 
 
-def save_tokenizer(field: Callable[..., Any], folder: Path) -> None:
+def save_tokenizer(field: Field, folder: Path) -> None:
     """Write the tokenizer's files; raises CheckpointError for a kind that isn't known here."""
     kind, tokens = field("tokenizer.ggml.model"), field("tokenizer.ggml.tokens")
     if not tokens:
@@ -60,7 +60,7 @@ def save_tokenizer(field: Callable[..., Any], folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", {name: value for name, value in config.items() if value is not None})
 
 
-def _templates(field: Callable[[str], Any]) -> str | list[dict[str, str]] | None:
+def _templates(field: Field) -> str | list[dict[str, str]] | None:
     """Return the chat template, or all by name where there are several, as tokenizer_config.json has them."""
     default = field("tokenizer.chat_template")
     found = {"default": default} if default else {}
@@ -69,7 +69,7 @@ def _templates(field: Callable[[str], Any]) -> str | list[dict[str, str]] | None
     return named if len(named) > 1 or (named and not default) else default
 
 
-def added_token(token: int, text: str, *, special: bool) -> dict[str, Any]:
+def added_token(token: int, text: str, *, special: bool) -> dict[str, object]:
     """Return an entry of `added_tokens`."""
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {"id": token, "content": text, **plain, "special": special}
@@ -82,8 +82,14 @@ def _vocabulary(tokens: Sequence[str], kinds: Sequence[int]) -> dict[str, int]:
 
 
 def _sentencepiece_json(
-    tokens: Sequence[str], scores: Sequence[float], kinds: Sequence[int], added: list[Any], post: Any, *, spaced: bool
-) -> dict[str, Any]:
+    tokens: Sequence[str],
+    scores: Sequence[float],
+    kinds: Sequence[int],
+    added: Sequence[object],
+    post: object,
+    *,
+    spaced: bool,
+) -> dict[str, object]:
     """Return a BPE with byte fallback: pieces merge in the order of their scores; `spaced` texts begin with a space."""
     if len(scores) != len(tokens):
         raise CheckpointError("the GGUF file's tokenizer has no score for each token")

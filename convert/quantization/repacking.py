@@ -1,7 +1,7 @@
 """Repacks weights that lie on a grid already: the source's own levels are kept where MLX's groups can hold them.
 
 The blocks of GGUF's types are grids of equal steps, which MLX's affine groups of the same length hold as they are;
-quantizing the values anew would choose other steps and add an error. Source of the block formats:
+quantizing the values again would choose other steps and add an error. Source of the block formats:
 https://github.com/ggml-org/ggml, docs/gguf.md and src/ggml-quants.c (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0).
 """
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from ...files import save_json, save_text
 from ...model.quantization import Scheme
@@ -19,7 +18,7 @@ _MODULE_TOKENS = 128
 
 def measured(
     source: Source, reference: Source, written: Path, windows: Sequence[Sequence[int]], report_to: Path | None
-) -> Mapping[str, Any]:
+) -> Mapping[str, float]:
     """Return how far a written folder is from its source, on windows of tokens that nothing is calibrated on.
 
     `reference` is the source with its channels scaled as the folder's are. With `report_to` every module is measured
@@ -46,7 +45,7 @@ def _save(folder: Path, result: Source, whole: Distance, modules: Sequence[Modul
     save_text(folder / "sensitivity.svg", sensitivity_picture(modules))
 
 
-def _scheme_entry(scheme: Scheme | None) -> dict[str, Any]:
+def _scheme_entry(scheme: Scheme | None) -> dict[str, object]:
     return scheme.to_dict() if scheme else {"bits": None}
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ...checkpoint.folder import ModelFolder
 from ...checkpoint.model_files import copy_files
@@ -13,7 +12,7 @@ from ...model.channel_scales import SCALES_NAME, ChannelScales, load_scales, los
 from ...model.config import ModelConfig
 from ...model.parameters import expected_tensors
 from ...tokenizer.vocab_merges import dumped, has_vocab_and_merges, tokenizer_json
-from .source import TensorRef, file_facts, main_dtype
+from .source import Fingerprint, TensorRef, file_facts, main_dtype
 
 
 class HFSource:
@@ -26,7 +25,6 @@ class HFSource:
         self.location = folder
         self.base_model = repository_of(folder)
         self.description = self.base_model or f"Hugging Face folder {printable(folder.resolve().name)}"
-        self.extra_config: dict[str, Any] = {}
         self.lost_scales: str | None = lost_scales(folder, self.config)
         self._scales = None if self.lost_scales else load_scales(folder, self.config)
         if self.lost_scales:
@@ -62,7 +60,7 @@ class HFSource:
         """Return the scales in the folder's channel_scales.json."""
         return self._scales
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> Fingerprint:
         """Return names, sizes and times of the weight files and the config."""
         return {"files": [file_facts(path) for path in [self.folder / "config.json", *self._opened.weight_files]]}
 

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from ...model.parameters import check_tensors, expected_tensors
 from .meta_config import read_meta_config
 from .rotary_rows import read_halves
 from .side_files import generation_config, write_json
-from .source import TensorRef, file_facts
+from .source import Fingerprint, TensorRef, file_facts
 from .tokenizer_json import save_tokenizer_json
 from .torch_file import TorchFile
 
@@ -57,7 +56,6 @@ class MetaSource:
         self.folder = self.location = folder
         self.base_model: str | None = None
         self.description = f"Meta folder {printable(folder.resolve().name)}"
-        self.extra_config: dict[str, Any] = {}
         self.is_mlx_quantized = False
         self.lost_scales: str | None = None
         self.notes: list[str] = []
@@ -96,7 +94,7 @@ class MetaSource:
     def channel_scales(self) -> None:
         """Return None: the channels are those that the model was trained with."""
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> Fingerprint:
         """Return names, sizes and times of the files."""
         files = [*(shard.path for shard in self._shards), self.folder / "params.json", self.folder / "tokenizer.model"]
         return {"files": [file_facts(path) for path in files]}

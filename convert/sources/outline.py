@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from ...files import printable
 from ...library.hub import repository_of
 from ...model.config import ModelConfig
 from ...model.parameters import expected_tensors
-from .source import TensorRef, file_facts
+from .source import Fingerprint, TensorRef, file_facts
 
 
 class OutlineSource:
@@ -25,7 +24,6 @@ class OutlineSource:
         self.location = folder
         self.base_model = repository_of(folder)
         self.description = self.base_model or f"config.json of {printable(folder.resolve().name)}"
-        self.extra_config: dict[str, Any] = {}
         named = self.config.dtype
         dtype = STORED_NAMES.get(named, "BF16") if isinstance(named, str) else "BF16"
         self.dtype: str | None = dtype
@@ -50,7 +48,7 @@ class OutlineSource:
     def channel_scales(self) -> None:
         """Return None: sizes don't depend on them."""
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> Fingerprint:
         """Return name, size and time of the config."""
         return {"files": [file_facts(self.location / "config.json")]}
 

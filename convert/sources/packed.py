@@ -21,7 +21,7 @@ from ...model.config import ModelConfig
 from ...model.parameters import check_tensors, expected_tensors
 from ...model.quantization import CONVERTIBLE
 from .packed_layers import E4M3, GPTQFormat, awq_rows, block_scales, gptq_rows, int_rows, unpacked
-from .source import FLOAT_DTYPES, TensorRef, file_facts, main_dtype
+from .source import FLOAT_DTYPES, Fingerprint, TensorRef, file_facts, main_dtype
 
 _GPTQ_BITS = (2, 4, 8)
 
@@ -46,7 +46,6 @@ class PackedSource:
         self._opened, self._entry, self._method = folder, entry, str(entry["quant_method"])
         self.base_model = repository_of(folder.path)
         self.description = self.base_model or f"Hugging Face folder {printable(folder.path.resolve().name)}"
-        self.extra_config: dict[str, Any] = {}
         self.is_mlx_quantized = False
         self.lost_scales: str | None = None
         found = folder.found
@@ -80,7 +79,7 @@ class PackedSource:
     def channel_scales(self) -> None:
         """Return None: the channels are those that the model was trained with."""
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> Fingerprint:
         """Return names, sizes and times of the weight files and the config."""
         paths = dict.fromkeys(tensor.path for tensor in self._tensors.values())
         return {"files": [file_facts(path) for path in [self.folder / "config.json", *paths]]}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -15,6 +15,12 @@ from ...model.config import ModelConfig
 FLOAT_DTYPES = ("F32", "F16", "BF16")
 # Names of damaged tensors that an error shows.
 _SHOWN = 20
+
+
+# Name, size and time of a file.
+FileFacts = list[str | int]
+# What changes when a source's files do.
+Fingerprint = dict[str, list[FileFacts]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,6 @@ class Source(Protocol):
     location: Path
     description: str
     base_model: str | None
-    extra_config: dict[str, Any]
     dtype: str | None
     is_mlx_quantized: bool
     lost_scales: str | None
@@ -68,7 +73,7 @@ class Source(Protocol):
     def channel_scales(self) -> ChannelScales | None:
         """Return the scales that the tensors' channels have, None for those that the model was trained with."""
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> Fingerprint:
         """Return what changes when the source's files do."""
 
     def save_side_files(self, folder: Path) -> None:
@@ -114,7 +119,7 @@ def damage(names: Sequence[str]) -> CheckpointError:
     return CheckpointError(f"{', '.join(names[:_SHOWN])}{more} {verb} NaN or infinity: the source is damaged")
 
 
-def file_facts(path: Path) -> list[Any]:
+def file_facts(path: Path) -> FileFacts:
     """Return name, size and time of a file, for fingerprints."""
     stat = path.stat()
     return [path.name, stat.st_size, stat.st_mtime_ns]

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from ...model.channel_scales import ChannelScales
 from ...model.config import ModelConfig
-from .source import Source, TensorRef
+from .source import Fingerprint, Source, TensorRef
 
 
 class WrappedSource:
@@ -18,7 +17,6 @@ class WrappedSource:
         self.location: Path = source.location
         self.description: str = source.description
         self.base_model: str | None = source.base_model
-        self.extra_config: dict[str, Any] = source.extra_config
         self.dtype: str | None = source.dtype
         self.is_mlx_quantized: bool = source.is_mlx_quantized
         self.lost_scales: str | None = source.lost_scales
@@ -36,7 +34,7 @@ class WrappedSource:
         """Return the wrapped source's channel scales."""
         return self.source.channel_scales()
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> Fingerprint:
         """Return the wrapped source's fingerprint."""
         return self.source.fingerprint()
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -43,7 +43,7 @@ class Target(Protocol):
     single_file: bool
     quantizer: str | None
     parameters: int
-    state: Mapping[str, Any]
+    state: Mapping[str, object]
     reference: Source | None
 
     def refs(self) -> list[TensorRef]:
@@ -55,7 +55,7 @@ class Target(Protocol):
     def write_side_files(self, folder: Path) -> None:
         """Write the source's side files."""
 
-    def write_metadata(self, folder: Path, record: Mapping[str, Any]) -> None:
+    def write_metadata(self, folder: Path, record: Mapping[str, object]) -> None:
         """Write what describes the written weights."""
 
     def verify(self, folder: Path) -> Verification:
@@ -96,8 +96,8 @@ class FolderTarget:
         config = replace(
             plan.config, quantization=plan.quantization, dtype=CONFIG_NAMES[plan.dtype], channel_scales=None
         )
-        self._config = {**source.extra_config, **config.to_dict()}
-        self.state: Mapping[str, Any] = {"version": __version__, "form": form, "config": self._config}
+        self._config = config.to_dict()
+        self.state: Mapping[str, object] = {"version": __version__, "form": form, "config": self._config}
 
     def refs(self) -> list[TensorRef]:
         """Return the source's tensors."""
@@ -125,7 +125,7 @@ class FolderTarget:
         """Write tokenizer, generation config and license files."""
         self.source.save_side_files(folder)
 
-    def write_metadata(self, folder: Path, record: Mapping[str, Any]) -> None:
+    def write_metadata(self, folder: Path, record: Mapping[str, object]) -> None:
         """Write index, channel scales, record, model card and, last, config.json."""
         self._lacks_tokenizer = not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model"))
         plan = self.plan

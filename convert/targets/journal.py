@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from ...errors import ConversionError
 
@@ -18,7 +18,7 @@ class Journal:
     The file is locked while it is open: two conversions to one destination would overwrite each other's files.
     """
 
-    def __init__(self, path: Path, state: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, state: Mapping[str, object]) -> None:
         self._state = json.dumps(state, sort_keys=True)
         self._file = path.open("a+", encoding="utf-8")
         try:

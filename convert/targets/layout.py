@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ..plan import OutputTensor
 
@@ -31,7 +30,7 @@ class FileLayout:
     size: int
 
 
-def safetensors_index(shards: Mapping[str, Iterable[OutputTensor]], parameters: int | None = None) -> dict[str, Any]:
+def safetensors_index(shards: Mapping[str, Iterable[OutputTensor]], parameters: int | None = None) -> dict[str, object]:
     """Return the content of model.safetensors.index.json: the file of each tensor, and what they come to."""
     held = [(tensor, name) for name, tensors in shards.items() for tensor in tensors]
     metadata = {"total_size": sum(tensor.nbytes for tensor, _ in held), "total_parameters": parameters}
@@ -46,7 +45,7 @@ def safetensors_layout(tensors: Iterable[OutputTensor], form: str) -> FileLayout
 
     Source of the format: https://github.com/huggingface/safetensors (README).
     """
-    entries: dict[str, Any] = {"__metadata__": {"format": form}}
+    entries: dict[str, object] = {"__metadata__": {"format": form}}
     held, at = list(tensors), 0
     for tensor in held:
         offsets = [at, at + tensor.nbytes]

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +25,7 @@ FLUSH_BYTES = 128_000_000
 class ShardWriter:
     """Writes the files into `partial`/model; `partial` also holds the journal until everything is written."""
 
-    def __init__(self, partial: Path, layouts: Mapping[str, FileLayout], state: Mapping[str, Any]) -> None:
+    def __init__(self, partial: Path, layouts: Mapping[str, FileLayout], state: Mapping[str, object]) -> None:
         self.partial, self.layouts, self.folder = partial, layouts, partial / "model"
         self._files = ShardFiles(self.folder, layouts)
         self._crc: dict[str, int] = {}

@@ -80,7 +80,11 @@ def _leave_downloads() -> None:
 
 def make_parser(chosen: str | None = None) -> tuple[Parser, dict[str, Parser]]:
     """Return the parser and those of the commands; the chosen one, or all of them, have their arguments."""
-    parser = Parser(prog="llama3-mlx", description="Llama 3 on Apple's MLX: convert, generate, chat, fine-tune.")
+    parser = Parser(
+        prog="llama3-mlx",
+        description="Llama 3 on Apple's MLX: convert, generate, chat, fine-tune.",
+        epilog="llama3-mlx COMMAND --help explains a command. To begin: llama3-mlx pull OWNER/NAME, llama3-mlx chat.",
+    )
     parser.add_argument("--version", action="version", version=f"llama3-mlx {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND")
     commands = {}

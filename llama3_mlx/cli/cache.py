@@ -5,11 +5,11 @@ import json
 import sys
 import time
 from collections import defaultdict
-from typing import Any
 
 from ..errors import RequestError
 from ..library.home import prefix_cache_bytes, prefix_folder
 from ..prefix_cache.disk import BlockStore, StoredBlock
+from .flags import Values
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def _list(args: argparse.Namespace, disk: BlockStore) -> int:
     return 0
 
 
-def _table(rows: list[dict[str, Any]], disk: BlockStore) -> str:
+def _table(rows: list[Values], disk: BlockStore) -> str:
     width = max(5, *(len(row["model"]) for row in rows))
     lines = [f"{'model':<{width}}  {'tokens':>9}  {'size':>9}  last used"]
     lines += [

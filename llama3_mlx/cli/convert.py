@@ -19,7 +19,7 @@ from ..errors import ConversionError
 from ..files import printable, size_text
 from ..library.home import models_folder
 from ..library.resolver import destination
-from .flags import add_flags, given_values
+from .flags import Values, add_flags, given_values
 
 if TYPE_CHECKING:
     from ..convert import ConversionReport, Forecast, Verification
@@ -120,7 +120,7 @@ def stoppable(dest: Path, progress: "ConversionProgress") -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _dry_run(args: argparse.Namespace, settings: dict[str, Any]) -> int:
+def _dry_run(args: argparse.Namespace, settings: Values) -> int:
     from ..convert import dry_run
     from ..convert.forecasting import forecast_values
     from .progress import ConversionProgress
@@ -169,7 +169,7 @@ def _write_notes(notes: Iterable[str]) -> None:
         sys.stderr.write(f"note: {note}\n")
 
 
-def _existing(args: argparse.Namespace, settings: dict[str, Any]) -> int:
+def _existing(args: argparse.Namespace, settings: Values) -> int:
     """Verify and measure a folder that was converted before."""
     from ..convert import measure, verify
     from .progress import ConversionProgress

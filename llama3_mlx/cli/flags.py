@@ -9,6 +9,8 @@ from typing import Any, TypeVar, get_origin
 from ..settings import Setting, make, settings_of
 
 T = TypeVar("T")
+Values = dict[str, Any]
+"""Values by name: settings, or an object of JSON."""
 
 
 def add_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup, kind: type, title: str | None = None) -> None:
@@ -19,7 +21,7 @@ def add_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup, kind: t
             _add_flag(group, declared)
 
 
-def given_values(args: argparse.Namespace, kind: type) -> dict[str, Any]:
+def given_values(args: argparse.Namespace, kind: type) -> Values:
     """Return the settings of `kind` that were given as flags, by name."""
     values = {name: getattr(args, name, None) for name in settings_of(kind)}
     pairs = {name for name, declared in settings_of(kind).items() if get_origin(declared.kind) is Mapping}

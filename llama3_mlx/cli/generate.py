@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 from ..errors import RequestError
 from ..generation.options import GenerationOptions
 from .chat_model import Answer
-from .flags import add_flags, given_values, positive
+from .flags import Values, add_flags, given_values, positive
 from .model_choice import add_model_flags, load_llama
 from .progress import PromptProgress
-from .structured_flags import add_structured_flags, load_tools, structured_settings
+from .structured_flags import ToolFunction, add_structured_flags, load_tools, structured_settings
 from .terminal import piped_text, read_stdin, stdin_is_terminal
 
 if TYPE_CHECKING:
     from ..engine.reply import Stream
     from ..generation.completion import Completion
+    from ..llama import Llama
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -77,11 +78,14 @@ def _stream(stream: "Stream[Any]", progress: PromptProgress, *, quiet: bool) -> 
     return stream.completion
 
 
-def _call_tools(llama: Any, messages: list[dict[str, str]], tools: list[Any], settings: Any) -> Any:
+def _call_tools(
+    llama: "Llama", messages: list[dict[str, str]], tools: list[ToolFunction], settings: Values
+) -> "Completion[Any]":
     """Answer with the help of functions; the calls are shown on stderr."""
     run = llama.run_tools(messages, tools, **settings)
     for call in run.calls:
         sys.stderr.write(f"called {call.name}({json.dumps(dict(call.arguments), ensure_ascii=False)})\n")
+    assert run.completion is not None, "a run ends with an answer"
     return run.completion
 
 
@@ -99,7 +103,7 @@ def _print(completions: list[Any], args: argparse.Namespace) -> None:
             sys.stderr.write(summary(completion) + "\n")
 
 
-def given_settings(args: argparse.Namespace) -> Any:
+def given_settings(args: argparse.Namespace) -> Values:
     """Return the generation settings that were given as flags, checked before a model is loaded."""
     given = given_values(args, GenerationOptions)
     settings = {name: value for name, value in given.items() if name not in ("schema", "grammar", "adapter")}

@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from ..blas import blas_description
 from ..checkpoint.folder import ModelFolder
@@ -12,7 +11,7 @@ from ..device import compute_dtype_name, device_info, working_memory_bytes
 from ..model.config import ModelConfig
 from ..model.memory_estimate import Needs, estimate
 from ..model.quantization import Quantization, Scheme
-from .flags import positive
+from .flags import Values, positive
 from .model_choice import MODEL_HELP, choose_model, write_notes
 
 _CONTEXTS = (2048, 8192, 32768, 131072)
@@ -40,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def describe(folder: Path, context: int | None) -> dict[str, Any]:
+def describe(folder: Path, context: int | None) -> Values:
     """Return the facts of a model folder as plain values, sizes in bytes."""
     opened = ModelFolder(folder)
     config = opened.config
@@ -73,7 +72,7 @@ def describe(folder: Path, context: int | None) -> dict[str, Any]:
     }
 
 
-def _architecture(config: ModelConfig) -> dict[str, Any]:
+def _architecture(config: ModelConfig) -> Values:
     return {
         "layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
@@ -106,7 +105,7 @@ def _what_fits(config: ModelConfig, memory: int) -> dict[str, int]:
     return {form: min(limit, need.longest_context(memory)) for form, need in needs.items()}
 
 
-def _print(facts: dict[str, Any]) -> None:
+def _print(facts: Values) -> None:
     from rich.console import Console
     from rich.table import Table
 

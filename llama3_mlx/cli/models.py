@@ -5,11 +5,11 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from ..errors import ConfigError, RequestError
 from ..library.catalogue import Catalogue, ModelEntry
 from ..library.storage import remove_model
+from .flags import Values
 from .model_choice import downloaded
 from .remote import loaded_models, server_url
 
@@ -84,7 +84,7 @@ def _remove(catalogue: Catalogue, names: list[str]) -> int:
     return 0
 
 
-def _described(model: ModelEntry) -> dict[str, Any]:
+def _described(model: ModelEntry) -> Values:
     described = {
         "name": model.name,
         "size_bytes": model.size_bytes,
@@ -97,7 +97,7 @@ def _described(model: ModelEntry) -> dict[str, Any]:
         return {**described, "parameters": None, "quantization": None, "problem": str(error)}
 
 
-def _print(entries: list[dict[str, Any]]) -> None:
+def _print(entries: list[Values]) -> None:
     rows = [
         (
             entry["name"],

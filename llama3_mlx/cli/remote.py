@@ -12,6 +12,7 @@ from ..errors import Llama3MLXError, RequestError
 from ..generation.options import GenerationOptions
 from ..server.settings import API_KEY_VARIABLE
 from ..settings import settings_of
+from .flags import Values
 
 URL_VARIABLE = "LLAMA3_MLX_URL"
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -95,11 +96,9 @@ class RemoteLlama:
         raise RequestError("a server can't run functions of yours: use llama3-mlx chat, which loads the model itself")
 
 
-def request_body(
-    model: str | None, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
-) -> dict[str, Any]:
+def request_body(model: str | None, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Values:
     """Return the chat request for an answer with settings by their names in GenerationOptions."""
-    body: dict[str, Any] = {"model": model, "messages": list(messages), "stream": True}
+    body: Values = {"model": model, "messages": list(messages), "stream": True}
     body["stream_options"] = {"include_usage": True}
     for name, value in settings.items():
         declared = settings_of(GenerationOptions)[name]
@@ -127,7 +126,7 @@ def server_models(url: str) -> list[str] | None:
         connection.close()
 
 
-def loaded_models(url: str) -> list[dict[str, Any]]:
+def loaded_models(url: str) -> list[Values]:
     """Return what Ollama's protocol says of the models in the server's memory; raises ServerError without a server."""
     connection = _connect(url, timeout=2.0)
     try:
@@ -136,7 +135,7 @@ def loaded_models(url: str) -> list[dict[str, Any]]:
         body = response.read()
         if response.status != 200:
             raise ServerError(_message(body))
-        models: list[dict[str, Any]] = json.loads(body)["models"]
+        models: list[Values] = json.loads(body)["models"]
         return models
     except (OSError, http.client.HTTPException, ValueError, KeyError):
         raise ServerError(f"no server answers at {url}: start one with llama3-mlx serve") from None
@@ -167,7 +166,7 @@ def _pieces(url: str, body: Mapping[str, Any]) -> Generator[RemotePiece, None, R
 
 def _read(response: http.client.HTTPResponse) -> Generator[RemotePiece, None, RemoteCompletion]:
     texts: list[str] = []
-    reason, usage, ended = "stop", dict[str, Any](), False
+    reason, usage, ended = "stop", Values(), False
     for raw in response:
         line = raw.decode("utf-8").strip()
         ended = ended or line == "data: [DONE]"

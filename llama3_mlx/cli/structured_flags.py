@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RequestError
+from .flags import Values
+
+ToolFunction = Callable[..., Any]
 
 
 def add_structured_flags(parser: argparse.ArgumentParser) -> None:
@@ -28,9 +31,9 @@ def add_structured_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def structured_settings(args: argparse.Namespace) -> dict[str, Any]:
+def structured_settings(args: argparse.Namespace) -> Values:
     """Return the settings that --schema and --grammar stand for."""
-    settings: dict[str, Any] = {}
+    settings: Values = {}
     if args.schema is not None:
         settings["schema"] = _schema(args.schema)
     if args.grammar is not None:
@@ -38,7 +41,7 @@ def structured_settings(args: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
-def load_tools(places: list[str] | None) -> list[Callable[..., Any]]:
+def load_tools(places: list[str] | None) -> list[ToolFunction]:
     """Return the functions that FILE.py:NAME texts name. This runs the files: they are the user's own."""
     return [_load_tool(place) for place in places or []]
 
@@ -58,7 +61,7 @@ def _text(path: Path) -> str:
         raise RequestError(f"{path} isn't UTF-8 text") from None
 
 
-def _load_tool(place: str) -> Callable[..., Any]:
+def _load_tool(place: str) -> ToolFunction:
     file, _, name = place.rpartition(":")
     path = Path(file).expanduser()
     if not file or path.suffix != ".py" or not path.is_file():
@@ -76,7 +79,7 @@ def _load_tool(place: str) -> Callable[..., Any]:
     return _told(tool)
 
 
-def _told(function: Callable[..., Any]) -> Callable[..., Any]:
+def _told(function: ToolFunction) -> ToolFunction:
     """Return the function with what it raises as its result, so that the model is told and the dialog goes on."""
 
     def failure(error: Exception) -> dict[str, str]:

@@ -2,11 +2,10 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from ..errors import RequestError
 from ..finetune.settings import TrainSettings, load_yaml
-from .flags import given_values
+from .flags import Values, given_values
 
 _INPUTS = ("model", "data", "valid", "out")
 
@@ -22,9 +21,7 @@ def add_inputs(parser: argparse.ArgumentParser, data_help: str) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress, only the result")
 
 
-def gather(
-    args: argparse.Namespace, kind: type[TrainSettings] = TrainSettings
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def gather(args: argparse.Namespace, kind: type[TrainSettings] = TrainSettings) -> tuple[Values, Values]:
     """Return inputs and settings; flags override the file. Raises RequestError where an input is missing."""
     values = load_yaml(Path(args.config).expanduser()) if args.config else {}
     inputs = {name: values.pop(name, None) for name in _INPUTS}

@@ -80,24 +80,17 @@ class DecodingSequence:
 
     def position(self) -> SamplingPosition:
         """Return what the next token depends on."""
-        return self.positions(())[0]
+        masks, n_logprobs = self._masks(()), self.options.logprobs
+        mask = None if masks is None else masks[0]
+        return SamplingPosition(self.sampling, self.seed, self.n_sampled, self.penalties, mask, n_logprobs, self.custom)
 
     def positions(self, drafted: Sequence[int]) -> list[SamplingPosition]:
         """Return what each token depends on: the next one, the one after the first drafted token, and so on."""
         found, penalties, masks = [], self.penalties, self._masks(drafted)
+        n_logprobs = self.options.logprobs
         for index in range(1 + len(drafted)):
-            mask = None if masks is None else masks[index]
-            found.append(
-                SamplingPosition(
-                    self.sampling,
-                    self.seed,
-                    self.n_sampled + index,
-                    penalties,
-                    mask,
-                    self.options.logprobs,
-                    self.custom,
-                )
-            )
+            mask, step = None if masks is None else masks[index], self.n_sampled + index
+            found.append(SamplingPosition(self.sampling, self.seed, step, penalties, mask, n_logprobs, self.custom))
             if penalties is not None and index < len(drafted):
                 penalties = penalties.add(mx.array([drafted[index]]))
         return found

@@ -80,7 +80,7 @@ def test_a_function_of_a_file_is_called(generate: Any, tmp_path: Path) -> None:
         (["--schema", "{"], "--schema isn't JSON"),
         (["--schema", '{"type": "nonsense"}'], "isn't a type of JSON Schema"),
         (["--regex", "a", "--choices", "b"], "one output constraint at a time"),
-        (["--kv-bits", "8", "--window", "64"], "don't go together"),
+        (["--kv-bits", "8", "--window", "64"], "can't be combined"),
         (["--max-tokens", "500000"], "context is 131072"),
         (["--memory-gb", "0.001", "--max-tokens", "1000"], "GB are left beside the model"),
         (["--schema", "absent.json"], "absent.json"),

@@ -176,7 +176,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_the_same(
     assert leftovers(tmp_path, "source", "whole", "out") == []
 
 
-def test_a_stopped_run_with_other_options_starts_anew(
+def test_a_stopped_run_with_other_options_starts_over(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> int:

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from llama3_mlx.errors import DataError, RequestError
 from llama3_mlx.finetune import Callback, StepReport, TrainSettings, grpo, train
 from llama3_mlx.finetune.objectives.rewards import total_rewards
+from llama3_mlx.finetune.training.advice import advice
 from llama3_mlx.finetune.training.length import length_notes, total_steps, with_epochs
 
 from ..support.finetune_fixtures import write_lines
@@ -75,6 +76,25 @@ def test_equal_rewards_show_as_groups_without_spread(small_chat: Path, tmp_path:
     grpo(small_chat, [{"prompt": "a?"}], tmp_path / "run", rewards=[half], **options)
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
     assert line["groups without spread"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("steps", "checks", "best", "words"),
+    [
+        ([{"loss": 1.0}] * 40, [], 0, "Nothing was held out"),
+        ([{"loss": 1.0}] * 8, [], 0, "8 steps are few"),
+        ([{"loss": 1.0}] * 40, [{"loss": 1.0}, {"loss": 2.0}], 7, "lowest at step 7 and rose"),
+        ([{"loss": 1.0}] * 40, [{"loss": 2.0}, {"loss": 1.0}], 40, "still falling"),
+        ([{"loss": 0.0, "groups without spread": 0.75}] * 40, [], 0, "For 75% of the questions all answers got one"),
+    ],
+)
+def test_the_report_says_what_the_numbers_ask_for(
+    steps: list[dict[str, float]], checks: list[dict[str, float]], best: int, words: str
+) -> None:
+    result = {"ended": "done", "best_step": best}
+    said = advice(Path("my run"), {"kind": "train", "model": "M"}, result, steps, checks)
+    assert any(words in text for text, _ in said)
+    assert "llama3-mlx chat -m M --adapter 'my run'" in [command for _, command in said]
 
 
 def test_scalars_of_numpy_and_mlx_and_truth_count_as_rewards_by_their_weight() -> None:

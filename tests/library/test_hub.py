@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
 
 from llama3_mlx import CheckpointError
 from llama3_mlx.library.resolver import resolve_model
@@ -31,7 +34,10 @@ def hub() -> Iterator[tuple[FakeHub, str]]:
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     folder = save_tiny(tmp_path / "repository", **SMALL)
-    (folder / "tokenizer.json").write_text("{}")
+    letters = {letter: index for index, letter in enumerate(sorted(ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(BPE(letters, []))
+    tokenizer.pre_tokenizer, tokenizer.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "LICENSE.txt").write_text("license")
     (folder / "original").mkdir()
     (folder / "original" / "consolidated.00.pth").write_text("large")

@@ -7,6 +7,8 @@ from typing import Any
 # A validation loss this much above its best shows that the data are being learned by heart.
 _WORSE = 1.02
 _FEW_STEPS = 30
+# A share of questions without spread above this leaves little to learn from.
+_FLAT = 0.5
 
 
 def advice(
@@ -34,6 +36,13 @@ def _on_learning(
     resume: str, result: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], checks: Sequence[Mapping[str, Any]]
 ) -> list[tuple[str, str]]:
     found = []
+    flat = [step["groups without spread"] for step in steps if "groups without spread" in step]
+    if flat and sum(flat) > _FLAT * len(flat):
+        text = (
+            f"For {sum(flat) / len(flat):.0%} of the questions all answers got one reward, which teaches nothing: give "
+            "a finer reward, a higher --temperature or a larger --group-size."
+        )
+        found.append((text, ""))
     if len(steps) < _FEW_STEPS:
         longer = f"{resume} --steps {max(100, 3 * len(steps))}"
         found.append((f"{len(steps)} steps are few: if it hasn't learned enough, train longer.", longer))

@@ -38,6 +38,8 @@ def run_job(
     if job.settings.png:
         check_png()
     job, text = dated(job, text, resume=resume)
+    for callback in callbacks:
+        callback.on_stage("reading and encoding the data")
     prepared = build(job, text)
     job = replace(job, settings=prepared.settings)
     fingerprint = job_fingerprint(job, prepared.objective, text.config)

@@ -1,4 +1,4 @@
-"""The methods below the ladder, each against numpy, MLX or a direct computation."""
+"""The parts of the quantization methods, each against numpy, MLX or a direct computation."""
 
 from collections.abc import Mapping
 from pathlib import Path

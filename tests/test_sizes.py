@@ -1,0 +1,18 @@
+"""Sizes as people write them and as they are shown."""
+
+import pytest
+
+from llama3_mlx.files import size_text
+from llama3_mlx.finetune.training.memory_plan import read_bytes
+
+
+@pytest.mark.parametrize(("text", "n_bytes"), [("4.1MB", 4_100_000), ("12GB", 12_000_000_000), ("0.3 g", 300_000_000)])
+def test_a_size_is_rounded_to_whole_bytes(text: str, n_bytes: int) -> None:
+    assert read_bytes(text) == n_bytes
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"), [(4_200, "4.20 kB"), (3_100_000, "3.10 MB"), (120_000_000, "0.12 GB"), (5e9, "5.00 GB")]
+)
+def test_no_size_is_shown_as_nothing(n_bytes: float, text: str) -> None:
+    assert size_text(n_bytes) == text
