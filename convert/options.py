@@ -1,12 +1,12 @@
 """The settings of a conversion: each declared once, with its help; the command's flags come from here."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..dtypes import DTYPES
 from ..errors import ConversionError
+from ..json_types import JsonMapping
 from ..model.quantization import AFFINE_BITS, AFFINE_GROUP_SIZES, FIXED_MODES, Scheme
 from ..settings import make, setting, validate
 
@@ -170,6 +170,6 @@ def mixed_bits(mixed: str) -> tuple[int, int]:
     return int(low), int(high)
 
 
-def make_conversion_options(settings: Mapping[str, Any]) -> ConversionOptions:
+def make_conversion_options(settings: JsonMapping) -> ConversionOptions:
     """Build the options from keyword arguments; raises ConversionError on unknown names."""
     return make(ConversionOptions, settings, error=ConversionError)

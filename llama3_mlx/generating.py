@@ -1,7 +1,7 @@
 """The methods of a `Llama` that generate: raw prompts and dialogs, whole and in pieces, in threads and event loops."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar, Unpack, overload
+from collections.abc import Iterable, Sequence
+from typing import TypeVar, Unpack, overload
 
 from .engine.reply import AsyncStream, Stream
 from .errors import RequestError
@@ -9,6 +9,7 @@ from .generation.completion import Completion
 from .generation.keywords import GenerationKeywords, ToolRunKeywords
 from .generation.options import GenerationOptions, make_options
 from .generation.tool_loop import ToolRun
+from .json_types import JsonMapping
 from .loader import ProgressCallback
 from .prompts import Message, Prompt, PromptBuilder, prompt_list
 from .submission import Submitter, finish_of, finished
@@ -230,7 +231,7 @@ class GeneratingMethods:
         return run
 
 
-def _options(settings: Mapping[str, Any], schema: object) -> tuple[ProgressCallback | None, GenerationOptions]:
+def _options(settings: JsonMapping, schema: object) -> tuple[ProgressCallback | None, GenerationOptions]:
     """Return the callback and the options out of a method's keyword arguments; raises RequestError."""
     given = {**settings, "schema": schema}
     return given.pop("progress", None), make_options(given)

@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
@@ -14,6 +14,7 @@ from .errors import EngineClosedError
 from .generating import GeneratingMethods
 from .generation.limits import check_fits
 from .generation.options import GenerationOptions
+from .json_types import JsonMapping
 from .kv_cache import CacheOptions
 from .library.resolver import resolve_adapter, resolve_model
 from .loader import ModelParts, ProgressCallback, load_parts
@@ -116,7 +117,7 @@ class Llama(GeneratingMethods):
         messages: Sequence[Message],
         *,
         tools: Iterable[Tool] = (),
-        template_options: Mapping[str, Any] | None = None,
+        template_options: JsonMapping | None = None,
         add_generation_prompt: bool = True,
         continue_final: bool = False,
     ) -> list[int]:

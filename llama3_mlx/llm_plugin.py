@@ -12,6 +12,7 @@ import llm
 from pydantic import Field, create_model
 
 from .generation.options import GenerationOptions
+from .json_types import JsonObject
 from .library.catalogue import Catalogue
 from .settings import settings_of
 
@@ -30,7 +31,7 @@ def register_models(register: Callable[..., None]) -> None:
 
 def _options() -> type[llm.Options]:
     """Return the generation settings as `llm` takes options; those that hold several values take one."""
-    given: dict[str, Any] = {
+    given: JsonObject = {
         name: ((declared.item or declared.kind) | None, Field(default=None, description=declared.help))
         for name, declared in settings_of(GenerationOptions).items()
         if declared.flag and isinstance(declared.item or declared.kind, type)

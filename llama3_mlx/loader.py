@@ -13,6 +13,7 @@ from .checkpoint.folder import ModelFolder
 from .checkpoint.loading import load_model
 from .engine.settings import EngineSettings
 from .errors import RequestError
+from .json_types import JsonObject
 from .kv_cache import CacheOptions
 from .library.home import prefix_cache_bytes, prefix_folder
 from .model.config import load_json_object
@@ -53,7 +54,7 @@ class ModelParts:
         """Tokens that end an answer, by the tokenizer and the dialog format."""
         return frozenset((*self.tokenizer.stop_ids, *(self.dialog.stop_ids if self.dialog else ())))
 
-    def generation_defaults(self) -> dict[str, Any]:
+    def generation_defaults(self) -> JsonObject:
         """Return the content of the checkpoint's generation_config.json, empty if it has none."""
         path = self.folder / "generation_config.json"
         return load_json_object(path) if path.exists() else {}

@@ -2,15 +2,15 @@
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from .chat.dialog import Dialog
 from .errors import DialogError, RequestError
 from .generation.options import GenerationOptions
+from .json_types import JsonMapping
 from .tokenizer.tokenizer import Tokenizer
 from .tools.functions import Tool, tool_specs
 
-Message = Mapping[str, Any]
+Message = JsonMapping
 Prompt = str | Sequence[int] | Sequence[Message]
 
 # What a chat template gets from the dialog itself.
@@ -41,7 +41,7 @@ class PromptBuilder:
         messages: Sequence[Message],
         *,
         tools: Iterable[Tool] = (),
-        template_options: Mapping[str, Any] | None = None,
+        template_options: JsonMapping | None = None,
         add_generation_prompt: bool = True,
         continue_final: bool = False,
     ) -> list[int]:

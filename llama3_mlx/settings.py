@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import Llama3MLXError, RequestError
+from .json_types import JsonMapping
 
 T = TypeVar("T")
 Check = Callable[[str, Any], str | None]
@@ -178,9 +179,7 @@ def validate(settings: object, *, error: type[Llama3MLXError] = RequestError) ->
         raise error("; ".join(problems))
 
 
-def make(
-    kind: type[T], values: Mapping[str, Any], *, error: type[Llama3MLXError] = RequestError, what: str = "option"
-) -> T:
+def make(kind: type[T], values: JsonMapping, *, error: type[Llama3MLXError] = RequestError, what: str = "option") -> T:
     """Build a dataclass of settings from values by name; raises `error` for unknown names."""
     known = list(settings_of(kind))
     unknown = sorted(set(values) - set(known))

@@ -5,13 +5,16 @@ from typing import Any, cast
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
+# Arrays in nested dicts and lists, as MLX passes parameters and gradients.
+Tree = Any
 
-def flatten(tree: Any) -> list[tuple[str, mx.array]]:
+
+def flatten(tree: Tree) -> list[tuple[str, mx.array]]:
     """Return the arrays of a tree by their dotted names."""
     return cast(list[tuple[str, mx.array]], tree_flatten(tree))
 
 
-def unflatten(named: list[tuple[str, mx.array]]) -> Any:
+def unflatten(named: list[tuple[str, mx.array]]) -> Tree:
     """Return the tree of arrays by their dotted names; an empty one for none."""
     return tree_unflatten(named) if named else {}
 

@@ -15,119 +15,125 @@ PACKAGE = "llama3_mlx"
 # From the bottom to the top: a room may import only what stands above it in this table. "." is the package itself.
 ROOMS = {
     "charts": "",
+    "trees": "",
+    "json_types": "",
     "errors": "",
     "blas": "",
     "dtypes": "",
     "device": "dtypes errors",
-    "settings": "errors",
-    "schema": "errors",
-    "tools": "errors schema",
-    "generation": "errors settings tools",
+    "settings": "errors json_types",
+    "schema": "errors json_types",
+    "tools": "errors json_types schema",
+    "generation": "errors json_types settings tools",
     "kv_cache": "errors settings",
-    "model": "device dtypes errors kv_cache",
+    "model": "device dtypes errors json_types kv_cache",
     "files": "errors",
-    "checkpoint": "device dtypes errors files model",
+    "checkpoint": "device dtypes errors files json_types model",
     "prefix_cache": "checkpoint errors files kv_cache model",
     "speculation": "errors generation kv_cache model prefix_cache",
-    "tokenizer": "checkpoint errors model",
-    "structured": "errors generation schema tokenizer tools",
+    "tokenizer": "checkpoint errors json_types model",
+    "structured": "errors generation json_types schema tokenizer tools",
     "engine": "device errors generation kv_cache model prefix_cache speculation structured tokenizer tools",
     "finetune.layers": "errors model",
-    "library": "checkpoint dtypes errors model",
-    "adapters": "checkpoint errors files finetune.layers library model",
-    "chat": "checkpoint errors tokenizer",
-    "prompts": "chat errors generation tokenizer tools",
-    "loader": "adapters chat checkpoint engine errors kv_cache library model prefix_cache tokenizer",
+    "library": "checkpoint dtypes errors json_types model",
+    "adapters": "checkpoint errors files finetune.layers json_types library model",
+    "chat": "checkpoint errors json_types tokenizer",
+    "prompts": "chat errors generation json_types tokenizer tools",
+    "loader": "adapters chat checkpoint engine errors json_types kv_cache library model prefix_cache tokenizer",
     "submission": "engine errors generation loader structured tools",
-    "generating": "engine errors generation loader prompts submission tools",
+    "generating": "engine errors generation json_types loader prompts submission tools",
     "llama": (
-        "adapters device engine errors generating generation kv_cache library loader model prompts submission tools"
+        "adapters device engine errors generating generation json_types kv_cache library loader model prompts "
+        "submission tools"
     ),
     "version": "",
     ".": "blas engine errors generation kv_cache llama structured tools version",
-    "bench": "charts blas device errors generation kv_cache llama model settings version",
+    "bench": "blas charts device errors generation json_types kv_cache llama model settings version",
     "convert.keywords": "",
-    "convert.options": "dtypes errors model settings",
+    "convert.options": "dtypes errors json_types model settings",
     "convert.plan": "dtypes errors model",
     "convert.phases": "",
-    "convert.sources": "chat checkpoint dtypes errors files library model tokenizer",
+    "convert.sources": "chat checkpoint dtypes errors files json_types library model tokenizer",
     "convert.quantization": (
-        "charts checkpoint convert.options convert.phases convert.plan convert.sources dtypes errors files model "
-        "tokenizer"
+        "charts checkpoint convert.options convert.phases convert.plan convert.sources dtypes errors files "
+        "json_types model tokenizer"
     ),
     "convert.targets": (
-        "checkpoint convert.plan convert.quantization convert.sources dtypes errors files library model version"
+        "checkpoint convert.plan convert.quantization convert.sources dtypes errors files json_types library "
+        "model version"
     ),
     "convert.pipeline": "checkpoint convert.sources convert.targets errors files",
     "convert.forecasting": "convert.pipeline convert.sources convert.targets",
     "convert.gguf": (
-        "chat checkpoint convert.quantization convert.sources convert.targets dtypes errors files model tokenizer "
-        "version"
+        "chat checkpoint convert.quantization convert.sources convert.targets dtypes errors files json_types "
+        "model tokenizer version"
     ),
     "convert.hints": "convert.options convert.sources convert.targets model",
     "convert.opening": "checkpoint convert.gguf convert.sources errors library",
     "convert.api": (
-        "checkpoint convert.forecasting convert.gguf convert.hints convert.keywords convert.opening convert.options "
-        "convert.phases convert.pipeline convert.plan convert.quantization convert.sources convert.targets dtypes "
-        "errors files model"
+        "checkpoint convert.forecasting convert.gguf convert.hints convert.keywords convert.opening "
+        "convert.options convert.phases convert.pipeline convert.plan convert.quantization convert.sources "
+        "convert.targets dtypes errors files model"
     ),
     "convert": "convert.api convert.forecasting convert.options convert.pipeline convert.targets",
-    "trees": "",
     "finetune.distributed": "trees",
     "finetune.kernels": "device model trees",
     "finetune.keywords": "",
-    "finetune.settings": "errors finetune.layers settings",
-    "finetune.data": "chat errors finetune.settings tokenizer",
+    "finetune.settings": "errors finetune.layers json_types settings",
+    "finetune.data": "chat errors finetune.settings json_types tokenizer",
     "finetune.objectives": (
-        "chat device engine errors finetune.data finetune.distributed finetune.kernels finetune.settings generation "
-        "model tokenizer"
+        "chat device engine errors finetune.data finetune.distributed finetune.kernels finetune.settings "
+        "generation model tokenizer trees"
     ),
     "finetune.training": (
         "adapters charts chat checkpoint device dtypes errors files finetune.data finetune.distributed "
-        "finetune.kernels finetune.layers finetune.objectives finetune.settings library model tokenizer trees"
+        "finetune.kernels finetune.layers finetune.objectives finetune.settings json_types library model "
+        "tokenizer trees"
     ),
     "finetune.sft": "finetune.data finetune.keywords finetune.objectives finetune.settings finetune.training",
     "finetune.reinforcement": "chat errors finetune.data finetune.objectives finetune.settings finetune.training",
-    "finetune.best_of": "errors files finetune.data finetune.objectives finetune.reinforcement finetune.settings llama",
+    "finetune.best_of": (
+        "errors files finetune.data finetune.objectives finetune.reinforcement finetune.settings json_types llama"
+    ),
     "finetune.fusing": (
         "adapters checkpoint convert.targets dtypes errors files finetune.layers library model tokenizer trees"
     ),
     "finetune.preference": (
         "errors finetune.data finetune.keywords finetune.objectives finetune.settings finetune.sft finetune.training"
     ),
-    "safety": "chat errors kv_cache llama model tokenizer",
+    "safety": "chat errors json_types kv_cache llama model tokenizer",
     "server": "",
-    "server.json_types": "",
     "server.settings": "errors settings",
-    "server.http": "errors library server.json_types server.settings",
+    "server.http": "errors json_types library server.settings",
     "server.core": (
-        "device engine errors generation library llama model prompts safety server.http server.json_types "
+        "device engine errors generation json_types library llama model prompts safety server.http "
         "server.settings settings structured tokenizer"
     ),
-    "server.openai": "library safety server.core server.http server.json_types",
-    "server.anthropic": "server.core server.http server.json_types",
-    "server.ollama": "chat convert errors library server.core server.http server.json_types tokenizer",
-    "server.operations": "server.core server.http server.json_types version",
+    "server.openai": "json_types library safety server.core server.http",
+    "server.anthropic": "json_types server.core server.http",
+    "server.ollama": "chat convert errors json_types library server.core server.http tokenizer",
+    "server.operations": "json_types server.core server.http version",
     "server.page": "server.http",
-    "server.tokens": "server.core server.http server.json_types server.openai",
+    "server.tokens": "json_types server.core server.http server.openai",
     "server.app": (
-        "errors library server.anthropic server.core server.http server.json_types server.ollama server.openai "
+        "errors json_types library server.anthropic server.core server.http server.ollama server.openai "
         "server.operations server.page server.settings server.tokens version"
     ),
     "server.running": "errors library server.app server.http server.settings",
     "cli": (
         "adapters bench blas chat checkpoint convert convert.forecasting convert.options convert.pipeline "
-        "convert.quantization convert.sources convert.targets device dtypes engine errors files finetune.best_of "
-        "finetune.data finetune.distributed finetune.fusing finetune.objectives finetune.preference "
-        "finetune.reinforcement finetune.settings finetune.sft finetune.training generation kv_cache library llama "
-        "model prefix_cache safety server.running server.settings settings tools version"
+        "convert.quantization convert.sources convert.targets device dtypes engine errors files "
+        "finetune.best_of finetune.data finetune.distributed finetune.fusing finetune.objectives "
+        "finetune.preference finetune.reinforcement finetune.settings finetune.sft finetune.training "
+        "generation json_types kv_cache library llama model prefix_cache safety server.running "
+        "server.settings settings tools version"
     ),
     "__main__": "cli",
     "finetune": (
         "adapters errors finetune.best_of finetune.fusing finetune.preference finetune.reinforcement "
         "finetune.settings finetune.sft finetune.training"
     ),
-    "llm_plugin": "generation library llama settings",
+    "llm_plugin": "generation json_types library llama settings",
 }
 
 

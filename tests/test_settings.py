@@ -32,7 +32,7 @@ class Oven:
     heat: float | None = setting(None, "number", above=0)
     label: str = setting("x", "text", choices=("x", "y"))
     fan: bool = setting(False, "switch")
-    book: Path | None = setting(None, "path")  # noqa: RUF009
+    book: Path | None = setting(None, "path")
     notes: tuple[str, ...] = setting((), "texts")
     own: object = setting({}, "checked by itself", check=lambda name, value: f"{name}?" if value == 3 else None)
     internal: int = field(default=0)

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ...dtypes import CONFIG_NAMES
 from ...errors import CheckpointError
+from ...json_types import JsonObject
 from ...model.config import ModelConfig
 from ...model.rope import RopeScaling, rope_periods
 from .file import Field
@@ -37,7 +37,7 @@ def read_config(
         "num_attention_heads": "llama.attention.head_count",
         "max_position_embeddings": "llama.context_length",
     }
-    values: dict[str, Any] = {name: field(key) for name, key in names.items()}
+    values: JsonObject = {name: field(key) for name, key in names.items()}
     missing = [key for name, key in names.items() if values[name] is None]
     if missing:
         raise CheckpointError(f"{where} lacks the metadata {', '.join(missing)}")

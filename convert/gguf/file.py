@@ -18,6 +18,7 @@ import numpy as np
 from ...checkpoint.parallel_read import read_into
 from ...dtypes import RAW_FLOATS
 from ...errors import CheckpointError
+from ...json_types import JsonObject, JsonValue
 
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
@@ -68,7 +69,7 @@ class GGUFFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.fields: dict[str, Any] = {}
+        self.fields: JsonObject = {}
         self.tensors: dict[str, GGUFTensor] = {}
         try:
             self._file = os.open(path, os.O_RDONLY)
@@ -160,7 +161,7 @@ class _Cursor:
         self.at += n
         return self.data[self.at - n : self.at]
 
-    def number(self, form: str) -> Any:
+    def number(self, form: str) -> JsonValue:
         return struct.unpack("<" + form, self.take(struct.calcsize(form)))[0]
 
     def count(self, least_bytes: int) -> int:
@@ -174,7 +175,7 @@ class _Cursor:
         # Some files hold texts that were cut within a character.
         return self.take(self.number("Q")).decode("utf-8", errors="replace")
 
-    def value(self, kind: int, depth: int = 0) -> Any:
+    def value(self, kind: int, depth: int = 0) -> JsonValue:
         if kind == _STRING:
             return self.string()
         if kind in _SCALARS:
@@ -188,10 +189,10 @@ class _Cursor:
             return [self.value(inner, depth + 1) for _ in range(n)]
         raise CheckpointError(f"{self.path} has a damaged header: metadata of the unknown type {kind}")
 
-    def _numbers(self, kind: int) -> list[Any]:
+    def _numbers(self, kind: int) -> list[JsonValue]:
         dtype = np.dtype("<" + ("?" if kind == _BOOL else _SCALARS[kind]))
         n = self.count(dtype.itemsize)
-        numbers: list[Any] = np.frombuffer(self.take(n * dtype.itemsize), dtype).tolist()
+        numbers: list[JsonValue] = np.frombuffer(self.take(n * dtype.itemsize), dtype).tolist()
         return numbers
 
     def tensor(self) -> tuple[str, tuple[int, ...], int, int]:

@@ -5,11 +5,11 @@ Source of names, patterns and flags: llama.cpp `src/llama-vocab.cpp` (llm_tokeni
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ...errors import CheckpointError, ConversionError
+from ...json_types import JsonMapping, JsonObject
 from ...tokenizer.byte_level import to_bytes
 from ...tokenizer.llama3 import N_ORDINARY, SPLIT_PATTERN, VOCABULARY_SHA256, vocabulary_digest
 
@@ -20,7 +20,7 @@ _FOREIGN = ("continuing_subword_prefix", "end_of_word_suffix", "dropout", "byte_
 _SMOLLM_SHA256 = "d1f2ce856b324081b621d9e2e8dbd22879f462329f3fd4aa39fa758dddb2ce55"
 
 
-def _split(pattern: str) -> dict[str, Any]:
+def _split(pattern: str) -> JsonObject:
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
 
@@ -32,7 +32,7 @@ class PreTokenizer:
     """
 
     names: tuple[str, ...]
-    steps: tuple[Mapping[str, Any], ...]
+    steps: tuple[JsonMapping, ...]
     ignore_merges: bool = False
     adds_bos: bool = False
 
@@ -94,7 +94,7 @@ def _by_vocabulary(tokens: Sequence[str]) -> PreTokenizer | None:
     return _LLAMA_3 if vocabulary_digest(ranks) == VOCABULARY_SHA256 else None
 
 
-def name_pre_tokenizer(content: Mapping[str, Any]) -> str:
+def name_pre_tokenizer(content: JsonMapping) -> str:
     """Return GGUF's name of the way that a tokenizer.json splits text; raises ConversionError unless one is exact."""
     model = content["model"]
     *steps, last = _flat(content.get("pre_tokenizer") or {})
@@ -120,12 +120,12 @@ def _unknown(reason: str) -> ConversionError:
     )
 
 
-def _flat(step: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _flat(step: JsonMapping) -> list[JsonMapping]:
     """Return the steps of a pre-tokenizer, those of sequences in their place; at least one."""
     inner = [each for part in step.get("pretokenizers") or [] for each in _flat(part)]
     return inner or [step]
 
 
-def _comparable(step: Mapping[str, Any]) -> Mapping[str, Any]:
+def _comparable(step: JsonMapping) -> JsonMapping:
     """Return a step with what it leaves out filled in."""
     return {"invert": False, **step} if step.get("type") == "Split" else step

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ...errors import CheckpointError
 from ...files import printable
+from ...json_types import JsonValue
 from ...model.config import ModelConfig
 from ...model.parameters import check_tensors, expected_tensors
 from ..sources.rotary_rows import read_halves
@@ -79,7 +79,7 @@ class GGUFSource:
         shapes = {name: tensor.shape for name, (_, tensor) in self._tensors.items()}
         check_tensors(expected_tensors(self.config), shapes, path)
 
-    def field(self, key: str, default: Any = None) -> Any:
+    def field(self, key: str, default: JsonValue = None) -> JsonValue:
         """Return a metadata value."""
         return self._fields.get(key, default)
 

@@ -7,10 +7,10 @@ Source of keys and of the meaning of scores: llama.cpp `gguf-py/gguf/constants.p
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ...chat.template_files import own_templates
 from ...errors import ConversionError
+from ...json_types import JsonMapping, JsonObject
 from ...model.config import ModelConfig, load_json_object
 from .pre_tokenizers import name_pre_tokenizer
 
@@ -23,7 +23,7 @@ _TURN_ENDS = {
 }
 
 
-def vocabulary_fields(folder: Path, config: ModelConfig) -> dict[str, Any]:
+def vocabulary_fields(folder: Path, config: ModelConfig) -> JsonObject:
     """Return the tokenizer's metadata; raises ConversionError for a tokenizer that GGUF export doesn't know."""
     if not (folder / "tokenizer.json").exists():
         raise ConversionError("the source has no tokenizer.json, and a GGUF file needs its tokenizer")
@@ -34,7 +34,7 @@ def vocabulary_fields(folder: Path, config: ModelConfig) -> dict[str, Any]:
     tokens, kinds = _tokens(content, config.vocab_size)
     ids = {text: token for token, text in enumerate(tokens)}
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in content["model"].get("merges") or []]
-    fields: dict[str, Any] = {
+    fields: JsonObject = {
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.add_bos_token": _adds_bos(content, settings),
     }
@@ -55,24 +55,24 @@ def vocabulary_fields(folder: Path, config: ModelConfig) -> dict[str, Any]:
     return fields | _templates(own_templates(folder))
 
 
-def _templates(templates: Mapping[str, str]) -> dict[str, Any]:
+def _templates(templates: Mapping[str, str]) -> JsonObject:
     """Return the chat templates under their keys. Source: gguf `gguf_writer.py` (add_chat_template)."""
     named = {re.sub("[^A-Za-z0-9]", "_", name): text for name, text in templates.items() if name and text}
     default = named.pop("default", None)
-    fields: dict[str, Any] = {f"tokenizer.chat_template.{name}": text for name, text in named.items()}
+    fields: JsonObject = {f"tokenizer.chat_template.{name}": text for name, text in named.items()}
     if named:
         fields["tokenizer.chat_templates"] = sorted(named)
     return fields | ({"tokenizer.chat_template": default} if default else {})
 
 
-def _check_shape(content: Mapping[str, Any], file: Path) -> None:
+def _check_shape(content: JsonMapping, file: Path) -> None:
     model = content.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(vocabulary, dict) or not all(type(token) is int for token in vocabulary.values()):
         raise ConversionError(f"{file.name} has no vocabulary of texts and ids, so it can't be exported to GGUF")
 
 
-def _space_prefix(content: Mapping[str, Any]) -> bool | None:
+def _space_prefix(content: JsonMapping) -> bool | None:
     """Return whether SentencePiece's kind of BPE puts a space before each text; None for other tokenizers."""
     if content["model"].get("type") != "BPE" or not content["model"].get("byte_fallback"):
         return None
@@ -99,7 +99,7 @@ def _scores(tokens: Sequence[str], merges: Sequence[str]) -> list[float]:
     return [-float(first.get(text, len(merges))) for text in tokens]
 
 
-def _tokens(content: Mapping[str, Any], size: int) -> tuple[list[str], list[int]]:
+def _tokens(content: JsonMapping, size: int) -> tuple[list[str], list[int]]:
     """Return text and type of every row of the embedding; rows beyond the vocabulary are marked as unused."""
     texts: dict[int, tuple[str, int]] = {token: (text, _NORMAL) for text, token in content["model"]["vocab"].items()}
     for entry in content.get("added_tokens") or []:
@@ -119,7 +119,7 @@ def _tokens(content: Mapping[str, Any], size: int) -> tuple[list[str], list[int]
     return [text for text, _ in known], [kind for _, kind in known]
 
 
-def _adds_bos(content: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+def _adds_bos(content: JsonMapping, settings: JsonMapping) -> bool:
     """Return whether each text begins with the beginning of text."""
     outer = content.get("post_processor") or {}
     for step in outer.get("processors") or [outer]:
@@ -128,7 +128,7 @@ def _adds_bos(content: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
     return bool(settings.get("add_bos_token", False))
 
 
-def _special_ids(settings: Mapping[str, Any], config: ModelConfig, ids: Mapping[str, int]) -> dict[str, int]:
+def _special_ids(settings: JsonMapping, config: ModelConfig, ids: Mapping[str, int]) -> dict[str, int]:
     """Return the ids of beginnings and ends that are there."""
     eos = config.eos_token_ids[0] if config.eos_token_ids else None
     found = {
@@ -141,7 +141,7 @@ def _special_ids(settings: Mapping[str, Any], config: ModelConfig, ids: Mapping[
     return {key: token for key, token in found.items() if token is not None}
 
 
-def _named(settings: Mapping[str, Any], name: str, ids: Mapping[str, int], default: int | None) -> int | None:
+def _named(settings: JsonMapping, name: str, ids: Mapping[str, int], default: int | None) -> int | None:
     value = settings.get(name)
     text = value.get("content") if isinstance(value, dict) else value
     return ids.get(text, default) if isinstance(text, str) else default

@@ -4,11 +4,11 @@ Source of the format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
+from ...json_types import JsonMapping, JsonValue
 from ..targets.layout import FileLayout, TensorRegion
 from .tensor_types import TYPES
 
@@ -32,7 +32,7 @@ class GGUFOutput:
         return prod(self.shape[1:]) // kind.block * kind.block_bytes
 
 
-def gguf_layout(fields: Mapping[str, Any], tensors: Sequence[GGUFOutput]) -> FileLayout:
+def gguf_layout(fields: JsonMapping, tensors: Sequence[GGUFOutput]) -> FileLayout:
     """Lay out a GGUF file. Whole numbers are written as uint32, lists of them as int32; other numbers as float32."""
     offsets, at = [], 0
     for tensor in tensors:
@@ -63,7 +63,7 @@ def _info(tensor: GGUFOutput, offset: int) -> bytes:
     return _string(tensor.name) + shape + struct.pack("<IQ", TYPES[tensor.kind].number, offset)
 
 
-def _typed(value: Any) -> bytes:
+def _typed(value: JsonValue) -> bytes:
     """Return a metadata value with its type before it."""
     if isinstance(value, bool):
         return struct.pack("<I?", _BOOL, value)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, ConversionError
+from ...json_types import JsonMapping
 from ...model.config import ModelConfig
 from ...model.quantization import Quantization, Scheme
 from ..options import ConversionOptions, mixed_bits
@@ -143,7 +144,7 @@ def _layers(where: str, value: Any) -> range | None:
     return range(value[0], value[1] + 1)
 
 
-def _scheme(where: str, entry: Mapping[str, Any], default: Scheme | None) -> Scheme | None:
+def _scheme(where: str, entry: JsonMapping, default: Scheme | None) -> Scheme | None:
     named = [key for key in ("bits", "group_size", "mode") if key in entry]
     if "keep" in entry:
         if entry["keep"] is not True or named:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError, ConfigError
+from ...json_types import JsonMapping, JsonObject
 from ...model.config import ModelConfig, load_json_object
 from ...tokenizer.llama3 import special_tokens
 
@@ -41,7 +42,7 @@ def read_meta_config(
     scaled = bool(params.get("use_scaled_rope"))
     tokens = special_tokens()
     ends = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>") if scaled else ("<|end_of_text|>", "<|eot_id|>")
-    values: dict[str, Any] = {
+    values: JsonObject = {
         "model_type": "llama",
         "hidden_size": dim,
         "intermediate_size": parts[f"{layer}mlp.gate_proj.weight"][0] * n_shards,
@@ -62,7 +63,7 @@ def read_meta_config(
     return ModelConfig.from_dict(values), stored_kv // n_kv_heads
 
 
-def _integer(file: Path, params: Mapping[str, Any], name: str) -> int:
+def _integer(file: Path, params: JsonMapping, name: str) -> int:
     value = params[name]
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{file}: {name} must be a positive integer, not {value!r}")
@@ -85,7 +86,7 @@ def _kv_heads(named: Any, stored: int, n_shards: int) -> int:
     return _KV_HEADS if doubled else count
 
 
-def _rope_scaling(params: Mapping[str, Any], dim: int) -> dict[str, Any]:
+def _rope_scaling(params: JsonMapping, dim: int) -> JsonObject:
     return {
         "rope_type": "llama3",
         "factor": float(params.get("rope_scaling_factor") or (32 if dim in _SMALL_DIMS else 8)),

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -16,6 +15,7 @@ from ...checkpoint.recognition import foreign_quantization
 from ...checkpoint.safetensors_files import as_mlx
 from ...errors import CheckpointError
 from ...files import printable
+from ...json_types import JsonMapping
 from ...library.hub import repository_of
 from ...model.config import ModelConfig
 from ...model.parameters import check_tensors, expected_tensors
@@ -26,7 +26,7 @@ from .source import FLOAT_DTYPES, Fingerprint, TensorRef, file_facts, main_dtype
 _GPTQ_BITS = (2, 4, 8)
 
 
-def quantization_of(folder: ModelFolder) -> Mapping[str, Any] | None:
+def quantization_of(folder: ModelFolder) -> JsonMapping | None:
     """Return what a folder says of its quantization by a method of CONVERTIBLE, None for other folders."""
     if not folder.has_weights or foreign_quantization({n: tensor.info for n, tensor in folder.found.items()}) is None:
         return None
@@ -41,7 +41,7 @@ def quantization_of(folder: ModelFolder) -> Mapping[str, Any] | None:
 class PackedSource:
     """A folder of safetensors with matrices in the packed form of another program."""
 
-    def __init__(self, folder: ModelFolder, entry: Mapping[str, Any]) -> None:
+    def __init__(self, folder: ModelFolder, entry: JsonMapping) -> None:
         self.folder = self.location = folder.path
         self._opened, self._entry, self._method = folder, entry, str(entry["quant_method"])
         self.base_model = repository_of(folder.path)

@@ -6,10 +6,10 @@ Source of the layout: https://huggingface.co/docs/tokenizers; meta-llama's own t
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ...chat.llama3_templates import LLAMA_3, LLAMA_3_1, without_marks
 from ...files import save_json
+from ...json_types import JsonObject
 from ...tokenizer.byte_level import from_bytes
 from ...tokenizer.llama3 import SPLIT_PATTERN, special_tokens
 from ...tokenizer.tiktoken_ranks import load_ranks
@@ -37,7 +37,7 @@ def save_tokenizer_json(model_file: Path, folder: Path, *, context: int = 131072
         shutil.copyfile(model_file, folder / "tokenizer.model")
 
 
-def _tokenizer_json(tokens: list[bytes]) -> dict[str, Any]:
+def _tokenizer_json(tokens: list[bytes]) -> JsonObject:
     specials = special_tokens()
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     content = byte_level_json(
@@ -52,12 +52,12 @@ def _tokenizer_json(tokens: list[bytes]) -> dict[str, Any]:
 
 
 def byte_level_json(
-    split_steps: list[dict[str, Any]],
+    split_steps: list[JsonObject],
     vocab: Mapping[str, int],
     merges: Sequence[str],
-    added_tokens: list[dict[str, Any]],
-    post_processor: dict[str, Any] | None,
-) -> dict[str, Any]:
+    added_tokens: list[JsonObject],
+    post_processor: JsonObject | None,
+) -> JsonObject:
     """Return the content of tokenizer.json for byte-level BPE. Without split steps GPT-2's own pattern splits."""
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     # The merges stand last, so that a reader who doesn't need them can stop before.
@@ -88,10 +88,10 @@ def byte_level_json(
     }
 
 
-def beginning(text: str, token: int) -> dict[str, Any]:
+def beginning(text: str, token: int) -> JsonObject:
     """Return the post-processor that puts the beginning of text before each sequence."""
 
-    def parts(*sequences: str) -> list[dict[str, Any]]:
+    def parts(*sequences: str) -> list[JsonObject]:
         bos = {"SpecialToken": {"id": text, "type_id": 0}}
         return [part for name in sequences for part in (bos, {"Sequence": {"id": name, "type_id": 0}})]
 

@@ -9,6 +9,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from ...dtypes import CONFIG_NAMES
+from ...json_types import JsonMapping, JsonObject
 from ...model.parameters import expected_tensors
 from ...version import __version__
 from ..plan import Plan
@@ -26,7 +27,7 @@ _MEASURES = {
 _INHERITED = ("license", "license_name", "license_link", "language", "extra_gated_prompt")
 
 
-def make_card(source: Source, plan: Plan, record: Mapping[str, Any], form: str) -> str:
+def make_card(source: Source, plan: Plan, record: JsonMapping, form: str) -> str:
     """Return the model card as Markdown with its YAML front matter."""
     inherited = front_matter(source.location / CARD_NAME)
     base = record["base_model"] or _base_model(inherited)
@@ -49,7 +50,7 @@ def make_card(source: Source, plan: Plan, record: Mapping[str, Any], form: str) 
     return f"---\n{head}---\n\n" + "\n\n".join(lines) + "\n"
 
 
-def front_matter(card: Path) -> dict[str, Any]:
+def front_matter(card: Path) -> JsonObject:
     """Return the YAML at the head of a model card, nothing where there is none that can be read."""
     try:
         text = card.read_text(encoding="utf-8")
@@ -59,7 +60,7 @@ def front_matter(card: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def command(record: Mapping[str, Any]) -> str:
+def command(record: JsonMapping) -> str:
     """Return the command that makes the folder again; the destination stands as DEST."""
     words = ["llama3-mlx", "convert", record["base_model"] or "SOURCE", "DEST"]
     for name, value in record["settings"].items():
@@ -68,7 +69,7 @@ def command(record: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
-def _base_model(inherited: Mapping[str, Any]) -> str | None:
+def _base_model(inherited: JsonMapping) -> str | None:
     base = inherited.get("base_model")
     base = base[0] if isinstance(base, list) and base else base
     return base if isinstance(base, str) else None
@@ -82,7 +83,7 @@ def _bits(plan: Plan) -> str:
     return f"{'mixed ' if plan.is_mixed else ''}{kind}"
 
 
-def _facts(plan: Plan, record: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _facts(plan: Plan, record: JsonMapping) -> list[tuple[str, str]]:
     facts = [
         ("parameters", f"{plan.parameters:,}"),
         ("bits per weight, everything counted", f"{plan.bits_per_weight:.3f}"),

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ...errors import CheckpointError
+from ...json_types import JsonMapping, JsonObject
 from ...model.config import load_json_object
 from ...version import __version__
 from ..sources.source import Source
@@ -14,8 +14,8 @@ RECORD_NAME = "conversion.json"
 
 
 def make_record(
-    source: Source, quantizer: str | None, settings: Mapping[str, Any], modules: Mapping[str, Checksums]
-) -> dict[str, Any]:
+    source: Source, quantizer: str | None, settings: JsonMapping, modules: Mapping[str, Checksums]
+) -> JsonObject:
     """Return the record's content. A conversion that measures adds `quality` to it, such as `{"kl": 0.021}`.
 
     It has no times and no paths in it: equal conversions give equal files.
@@ -31,7 +31,7 @@ def make_record(
     }
 
 
-def load_record(folder: Path) -> dict[str, Any]:
+def load_record(folder: Path) -> JsonObject:
     """Read the record of a folder; raises CheckpointError if it was not made by this package."""
     path = folder / RECORD_NAME
     if not path.exists():

@@ -24,6 +24,7 @@ from ..checkpoint.safetensors_files import read_header
 from ..errors import AdapterError, CheckpointError, ConfigError
 from ..files import save_json, save_text, save_whole
 from ..finetune.layers.targets import layer_number
+from ..json_types import JsonMapping, JsonObject
 from ..library.hub import is_id, repository_of
 from ..model.channel_scales import SCALES_NAME, ChannelScales, load_scales, read_scales
 from ..model.config import ModelConfig, load_json_object
@@ -50,7 +51,7 @@ def _save_scales(path: Path, scales: ChannelScales | None) -> None:
         save_text(path, scales.content.decode())
 
 
-def mlx_lm_layout(adapter: Adapter, config: ModelConfig) -> tuple[dict[str, mx.array], dict[str, Any]]:
+def mlx_lm_layout(adapter: Adapter, config: ModelConfig) -> tuple[dict[str, mx.array], JsonObject]:
     """Return the tensors and the config of an adapter folder."""
     rank = max((part.rank for part in adapter.parts.values()), default=0)
     scale = _shared_scale(adapter, rank)
@@ -60,7 +61,7 @@ def mlx_lm_layout(adapter: Adapter, config: ModelConfig) -> tuple[dict[str, mx.a
         tensors |= {f"{path}.lora_a": even.a, f"{path}.lora_b": even.b}
         if even.magnitude is not None:
             tensors[f"{path}.m"] = even.magnitude
-    values: dict[str, Any] = {
+    values: JsonObject = {
         "base_model_name_or_path": adapter.base,
         "fine_tune_type": ("dora" if adapter.is_dora else "lora") if adapter.parts else "full",
         "num_layers": _layers_from_end(adapter, config),
@@ -127,7 +128,7 @@ def read_adapter(folder: Path, base: AdapterBase, *, for_source: bool = False) -
     return rescaled_to(adapter, None if for_source else base.scales, base)
 
 
-def _stored_scales(folder: Path, values: Mapping[str, Any], base: AdapterBase) -> ChannelScales | None:
+def _stored_scales(folder: Path, values: JsonMapping, base: AdapterBase) -> ChannelScales | None:
     """Return the scales of the channels that an adapter in mlx-lm's layout is for."""
     digest, named = values.get("channel_scales"), values.get("model")
     if base.scales is not None and digest == base.scales.digest:
@@ -168,7 +169,7 @@ def read_tensors(path: Path) -> dict[str, mx.array]:
     return dict(loaded)
 
 
-def _from_mlx_lm(tensors: Mapping[str, mx.array], values: Mapping[str, Any], folder: Path) -> Adapter:
+def _from_mlx_lm(tensors: Mapping[str, mx.array], values: JsonMapping, folder: Path) -> Adapter:
     kind = values.get("fine_tune_type", "lora")
     if kind not in ("lora", "dora", "full"):
         raise AdapterError(f"{folder}: fine_tune_type is {kind!r}; accepted are lora, dora and full")
@@ -193,7 +194,7 @@ def _from_mlx_lm(tensors: Mapping[str, mx.array], values: Mapping[str, Any], fol
 
 
 def _check_consistent(
-    kind: str, parts: Mapping[str, LowRank], others: list[str], values: Mapping[str, Any], folder: Path
+    kind: str, parts: Mapping[str, LowRank], others: list[str], values: JsonMapping, folder: Path
 ) -> None:
     """Raise AdapterError where the tensors aren't those that the config says: which of the two is right is unknown."""
     if kind == "full":
@@ -211,7 +212,7 @@ def _check_consistent(
         raise AdapterError(f"{folder}: fine_tune_type is {kind}, and {wrong[0]} has {has}")
 
 
-def adapter_facts(adapter: Adapter) -> dict[str, Any]:
+def adapter_facts(adapter: Adapter) -> JsonObject:
     """Return what to show of an adapter, as plain values."""
     ranks = sorted({part.rank for part in adapter.parts.values()})
     numbers = {number for path in (*adapter.parts, *adapter.full_tensors) if (number := layer_number(path)) is not None}

@@ -16,6 +16,7 @@ import mlx.core as mx
 from ..errors import AdapterError
 from ..files import save_json, save_whole
 from ..finetune.layers.targets import layer_number, matches
+from ..json_types import JsonMapping, JsonObject, JsonValue
 from ..model.config import ModelConfig
 from ..model.parameters import expected_tensors
 from .adapter import EMBEDDING, Adapter, LowRank
@@ -66,7 +67,7 @@ _FORMS = {
 }
 
 
-def from_peft(tensors: Mapping[str, mx.array], values: Mapping[str, Any], config: ModelConfig) -> Adapter:
+def from_peft(tensors: Mapping[str, mx.array], values: JsonMapping, config: ModelConfig) -> Adapter:
     """Return the adapter that PEFT's tensors and config describe; raises AdapterError where that can't be."""
     _refuse_unsupported(values)
     _refuse_tied(tensors, config)
@@ -87,7 +88,7 @@ def from_peft(tensors: Mapping[str, mx.array], values: Mapping[str, Any], config
     return Adapter(parts, full, float(values.get("lora_dropout") or 0), values.get("base_model_name_or_path"))
 
 
-def _refuse_unsupported(values: Mapping[str, Any]) -> None:
+def _refuse_unsupported(values: JsonMapping) -> None:
     if values.get("peft_type") != "LORA":
         raise AdapterError(f"peft_type is {values.get('peft_type')!r}; accepted is 'LORA'")
     if values.get("fan_in_fan_out"):
@@ -129,7 +130,7 @@ def _classified(name: str) -> tuple[str | None, str, str]:
     return None, "", ""
 
 
-def _part(path: str, halves: Mapping[str, mx.array], values: Mapping[str, Any]) -> LowRank:
+def _part(path: str, halves: Mapping[str, mx.array], values: JsonMapping) -> LowRank:
     embedded = "embedding_a" in halves or "embedding_b" in halves
     names = ("embedding_a", "embedding_b") if embedded else ("a", "b")
     if not all(name in halves for name in names):
@@ -148,7 +149,7 @@ def _part(path: str, halves: Mapping[str, mx.array], values: Mapping[str, Any]) 
     return LowRank(a, b, alpha / (rank**0.5 if values.get("use_rslora") else rank), magnitude)
 
 
-def _by_pattern(path: str, patterns: Any, default: Any) -> Any:
+def _by_pattern(path: str, patterns: Any, default: JsonValue) -> JsonValue:
     """Return the value of the first pattern that matches the end of the path. Source: PEFT `get_pattern_key`."""
     for pattern, value in (patterns or {}).items():
         if matches(pattern, path):
@@ -164,7 +165,7 @@ def save_peft(folder: Path, adapter: Adapter, config: ModelConfig) -> None:
     save_json(folder / CONFIG, values)
 
 
-def peft_layout(adapter: Adapter, config: ModelConfig) -> tuple[dict[str, mx.array], dict[str, Any]]:
+def peft_layout(adapter: Adapter, config: ModelConfig) -> tuple[dict[str, mx.array], JsonObject]:
     """Return PEFT's tensors and config of an adapter."""
     assert adapter.scales is None, "PEFT knows no channels but the trained ones"
     changes_embedding = EMBEDDING in adapter.parts or f"{EMBEDDING}.weight" in adapter.full_tensors
@@ -189,7 +190,7 @@ def peft_layout(adapter: Adapter, config: ModelConfig) -> tuple[dict[str, mx.arr
     return tensors, _config(adapter, saved)
 
 
-def _config(adapter: Adapter, saved: list[str]) -> dict[str, Any]:
+def _config(adapter: Adapter, saved: list[str]) -> JsonObject:
     ranks = {path: part.rank for path, part in adapter.parts.items()}
     alphas = {path: part.scale * part.rank for path, part in adapter.parts.items()}
     rank, alpha = max(ranks.values()), max(alphas.values())

@@ -14,6 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from ..json_types import JsonObject
 from .fused import fused_operations
 
 # These change how an array is looked at, or write into a stored one; no kernel runs over their whole input.
@@ -51,7 +52,7 @@ class Work:
 
 def count_work(function: Callable[..., Any], *inputs: mx.array) -> Work:
     """Count what `function(*inputs)` does; arrays that it holds (weights, caches) are what it reads."""
-    entries: list[dict[str, Any]] = []
+    entries: list[JsonObject] = []
     with fused_operations(reads=True):
         mx.export_function(entries.append, function, *inputs)
     # Stored arrays (weights, caches) and views of them: the name, and the bytes that reading it costs.

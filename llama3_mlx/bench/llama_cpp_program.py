@@ -7,9 +7,9 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from ..errors import Llama3MLXError
+from ..json_types import JsonObject
 from .program import Result, answer_requests
 
 _PARALLEL = 16
@@ -53,9 +53,9 @@ class LlamaCpp:
     def count(self, depth: int) -> Result:
         return {}
 
-    def _complete(self, prompt: list[int], tokens: int) -> dict[str, Any]:
+    def _complete(self, prompt: list[int], tokens: int) -> JsonObject:
         request = {"prompt": prompt, "max_tokens": tokens, "temperature": 0.0, "cache_prompt": False}
-        answer: dict[str, Any] = self._server.handle_completions({**request, "ignore_eos": True})
+        answer: JsonObject = self._server.handle_completions({**request, "ignore_eos": True})
         if "timings" not in answer or answer["usage"]["completion_tokens"] != tokens:
             raise Llama3MLXError(f"llama.cpp didn't generate {tokens} tokens: {json.dumps(answer)[:200]}")
         return answer

@@ -5,12 +5,12 @@ import re
 import subprocess
 import time
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import mlx.core as mx
 
 from ..blas import blas_description
 from ..device import device_info, working_memory_bytes
+from ..json_types import JsonObject
 from ..version import __version__
 
 # GB/s of unified memory as Apple's technical specifications say; where a chip is sold with several, the largest.
@@ -35,7 +35,7 @@ PUBLISHED_GB_PER_SECOND = {
 _COPY_BYTES = 256_000_000
 
 
-def machine_facts() -> dict[str, Any]:
+def machine_facts() -> JsonObject:
     """Return what figures depend on and doesn't change while they are measured."""
     chip = chip_name()
     return {
@@ -60,14 +60,14 @@ def chip_name() -> str:
     return found[1].strip() if found else platform.processor()
 
 
-def conditions() -> dict[str, Any]:
+def conditions() -> JsonObject:
     """Return power and heat as they are now: what macOS says, nothing elsewhere."""
     if platform.system() != "Darwin":
         return {}
     return read_conditions(_output("pmset", "-g", "batt"), _output("pmset", "-g"), _output("pmset", "-g", "therm"))
 
 
-def read_conditions(battery: str, power: str, thermal: str) -> dict[str, Any]:
+def read_conditions(battery: str, power: str, thermal: str) -> JsonObject:
     """Read the three outputs of `pmset -g batt`, `pmset -g` and `pmset -g therm`."""
     source = re.search(r"drawing from '([^']+)'", battery)
     low = re.search(r"^\s*lowpowermode\s+(\d)", power, re.MULTILINE)

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from ..json_types import JsonObject
 from ..model.config import ModelConfig
 from ..model.memory_estimate import estimate
 from .machine import machine_facts
@@ -25,11 +25,11 @@ class Workload:
     at: int
     prompts: tuple[int, int]
 
-    def arguments(self, seed: Sequence[int], vocabulary: int, tokens: int) -> dict[str, Any]:
+    def arguments(self, seed: Sequence[int], vocabulary: int, tokens: int) -> JsonObject:
         """Return the arguments of the program's call: fresh random prompts and the number of tokens."""
         count, length = self.prompts
         prompts = [random_prompt((*seed, self.at, i), length, vocabulary) for i in range(count)]
-        key: dict[str, Any] = {"prompt": prompts[0]} if self.call == "generate" else {"prompts": prompts}
+        key: JsonObject = {"prompt": prompts[0]} if self.call == "generate" else {"prompts": prompts}
         return {**key, "tokens": tokens}
 
 

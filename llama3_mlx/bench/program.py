@@ -8,9 +8,10 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..errors import Llama3MLXError
+from ..json_types import JsonObject
 
 Result = dict[str, float]
 
@@ -42,9 +43,9 @@ def answer_requests(program: Program) -> None:
         "count": program.count,
     }
     for line in sys.stdin:
-        request: dict[str, Any] = json.loads(line)
+        request: JsonObject = json.loads(line)
         try:
-            answer: dict[str, Any] = calls[request.pop("call")](**request)
+            answer: JsonObject = calls[request.pop("call")](**request)
         except Llama3MLXError as error:
             answer = {"error": str(error)}
         answers.write(json.dumps(answer) + "\n")

@@ -3,7 +3,8 @@
 import math
 import statistics
 from dataclasses import dataclass, field
-from typing import Any
+
+from ..json_types import JsonObject
 
 UNITS = {
     "prefill": "tokens/s",
@@ -34,7 +35,7 @@ class Figure:
         """Return how many times theirs ours is."""
         return self.median(ours) / self.median(theirs)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return plain values, medians beside the rounds."""
         return {
             "what": self.what,
@@ -50,10 +51,10 @@ class Results:
     """All figures; `facts` by program are what doesn't vary: sizes and counts of one decode step."""
 
     model: str
-    settings: dict[str, Any]
+    settings: JsonObject
     figures: list[Figure] = field(default_factory=list)
     facts: dict[str, dict[str, float]] = field(default_factory=dict)
-    machine: dict[str, Any] = field(default_factory=dict)
+    machine: JsonObject = field(default_factory=dict)
 
     @property
     def programs(self) -> list[str]:
@@ -64,7 +65,7 @@ class Results:
         """Return the figures of one kind, in the order of their sizes."""
         return sorted((figure for figure in self.figures if figure.what == what), key=lambda figure: figure.at)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return plain values for JSON."""
         return {
             "model": self.model,

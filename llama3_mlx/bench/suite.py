@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from ..errors import Llama3MLXError
+from ..json_types import JsonObject
 from ..model.config import ModelConfig
 from ..model.memory_estimate import estimate
 from .machine import conditions, measured_bandwidth, published_bandwidth
@@ -45,10 +45,10 @@ class Suite:
     results: Results
     singles: list[Single] = field(default_factory=list)
     bandwidth: dict[str, float | None] = field(default_factory=dict)
-    conditions: dict[str, Any] = field(default_factory=dict)
+    conditions: JsonObject = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return plain values for JSON."""
         return {
             **self.results.to_dict(),

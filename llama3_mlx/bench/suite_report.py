@@ -1,8 +1,6 @@
 """The suite as one Markdown page: the machine, the table of all programs, what is ours alone."""
 
-from collections.abc import Mapping
-from typing import Any
-
+from ..json_types import JsonMapping
 from .suite import Suite
 from .table import byte_size, header, rate, rows
 
@@ -37,7 +35,7 @@ def _machine(suite: Suite) -> list[str]:
     return found
 
 
-def _condition(values: Mapping[str, Any]) -> str:
+def _condition(values: JsonMapping) -> str:
     words = [str(values["power"] or "power unknown")]
     words += ["low power mode"] if values["low_power_mode"] else []
     limit = values["cpu_speed_limit_percent"]

@@ -7,6 +7,7 @@ import tempfile
 from typing import Any
 
 from ..errors import Llama3MLXError
+from ..json_types import JsonObject
 from .program import Result
 
 PROGRAMS = {"llama3-mlx": "ours", "mlx-lm": "mlx_lm_program", "llama.cpp": "llama_cpp_program"}
@@ -55,7 +56,7 @@ class Worker:
             line = ""
         if not line:
             raise Llama3MLXError(f"{self.name} ended while it was measured: {self._last_words()}")
-        answer: dict[str, Any] = json.loads(line)
+        answer: JsonObject = json.loads(line)
         if "error" in answer:
             raise Llama3MLXError(answer["error"])
         return answer

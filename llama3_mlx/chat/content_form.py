@@ -5,9 +5,9 @@ says so. Each is tried with a message of the role in question.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from ..errors import DialogError
+from ..json_types import JsonValue
 from .messages import MessageDict
 
 # No template has it in its own words, and it is trimmed, cased and escaped by none.
@@ -29,7 +29,7 @@ def reads_parts(render: Render, role: str) -> bool:
     }
     after = [filler] if role == "system" else []
 
-    def writes(content: Any) -> bool:
+    def writes(content: JsonValue) -> bool:
         try:
             text = render([*before.get(role, []), {"role": role, "content": content}, *after])
         except DialogError:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from ..checkpoint.folder import ModelFolder
 from ..errors import DialogError
+from ..json_types import JsonMapping, JsonObject, JsonValue
 from ..tokenizer.tokenizer import Tokenizer
 from .assistant_mask import encode_marked
 from .content_form import as_parts, reads_parts
@@ -32,7 +32,7 @@ class _Prepared:
 
     messages: list[MessageDict]
     tools: list[ToolDict] | None
-    options: Mapping[str, Any]
+    options: JsonMapping
     # What guards control tokens; what stands before and after the assistant's text; what shows that a text is written.
     marks: tuple[str, str, str, str] = field(default=("", "", "", ""))
 
@@ -54,7 +54,7 @@ class Dialog:
         self._named_tokens = dict(named_tokens)
         self._injection_guard = InjectionGuard(tokenizer.control_tokens)
         self.stop_ids = tokenizer.stop_ids
-        self._options: dict[str, Any] = {}
+        self._options: JsonObject = {}
         self._today: datetime | None = None
         # What was found out about a template by trying it, for each role.
         self._parts_roles: dict[tuple[ChatTemplate, str], bool] = {}
@@ -65,7 +65,7 @@ class Dialog:
         """Whether a prompt depends on the day it is built on, as with Llama 3.2's template."""
         return self.template.writes_date or self._tool_template.writes_date
 
-    def bound(self, *, today: date | str | None = None, **options: Any) -> "Dialog":
+    def bound(self, *, today: date | str | None = None, **options: JsonValue) -> "Dialog":
         """Return this dialog format with a fixed day (a date, or its ISO text) and defaults of template options.
 
         With both a prompt built on another day has the same ids. Raises DialogError for what is no date.
@@ -87,7 +87,7 @@ class Dialog:
         tools: Sequence[MessageMapping] | None = None,
         add_generation_prompt: bool = True,
         continue_final: bool = False,
-        **options: Any,
+        **options: JsonValue,
     ) -> list[int]:
         """Return the ids of a dialog, by default up to where the assistant's next message begins.
 
@@ -107,7 +107,7 @@ class Dialog:
         return self.tokenizer.encode_rendered(_left_open(text, mark), sentinel)
 
     def encode_with_mask(
-        self, messages: Sequence[MessageMapping], *, tools: Sequence[MessageMapping] | None = None, **options: Any
+        self, messages: Sequence[MessageMapping], *, tools: Sequence[MessageMapping] | None = None, **options: JsonValue
     ) -> tuple[list[int], list[bool]]:
         """Return the ids of a whole dialog and which of them the assistant wrote, ends of turn included.
 
@@ -125,7 +125,7 @@ class Dialog:
         self,
         messages: Sequence[MessageMapping],
         tools: Sequence[MessageMapping] | None,
-        options: Mapping[str, Any],
+        options: JsonMapping,
     ) -> _Prepared:
         checked = normalize(messages)
         listed = [dict(tool) for tool in tools] if tools else None
@@ -226,7 +226,7 @@ class Dialog:
     @cached_property
     def _takes_several_calls(self) -> bool:
         """Whether the template writes two tool calls of one message; Llama 3.1's refuses."""
-        arguments: Any = {} if self._takes_argument_objects else "{}"
+        arguments: JsonValue = {} if self._takes_argument_objects else "{}"
         return self._renders_calls(arguments, arguments)
 
     @cached_property
@@ -234,7 +234,7 @@ class Dialog:
         """Whether the template takes a call's arguments as an object; some, as DeepSeek's, want them as text."""
         return self._renders_calls({}) or not self._renders_calls("{}")
 
-    def _renders_calls(self, *arguments: Any) -> bool:
+    def _renders_calls(self, *arguments: JsonValue) -> bool:
         calls = [{"id": "0", "type": "function", "function": {"name": "f", "arguments": value}} for value in arguments]
         probe: list[MessageDict] = [{"role": "user", "content": "x"}]
         probe.append({"role": "assistant", "content": "", "tool_calls": calls})

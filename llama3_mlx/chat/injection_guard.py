@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import chain
-from typing import Any
 
 from ..errors import DialogError
+from ..json_types import JsonMapping, JsonObject, JsonValue
 
 _PRIVATE_USE = range(0xE000, 0xF8FF)
 
@@ -21,11 +21,11 @@ class InjectionGuard:
         self._tokens = sorted(filter(None, control_tokens), key=len, reverse=True)
         self._longest = max(map(len, self._tokens), default=0)
 
-    def message(self, message: Mapping[str, Any], sentinel: str) -> dict[str, Any]:
+    def message(self, message: JsonMapping, sentinel: str) -> JsonObject:
         """Return a checked message, guarded but for its role: that is one of a few known words."""
         return {key: value if key == "role" else self.value(value, sentinel) for key, value in message.items()}
 
-    def value(self, value: Any, sentinel: str) -> Any:
+    def value(self, value: JsonValue, sentinel: str) -> JsonValue:
         """Return a value of JSON's kinds with every string in it guarded, keys included."""
         if isinstance(value, str):
             return self.text(value, sentinel)
@@ -62,7 +62,7 @@ class InjectionGuard:
         return re.compile("|".join(map(re.escape, self._tokens)) or r"(?!)")
 
 
-def unused_characters(*values: Any) -> tuple[str, str, str, str]:
+def unused_characters(*values: JsonValue) -> tuple[str, str, str, str]:
     """Return four characters that occur nowhere in the values; raises DialogError if there are none."""
     used = set().union(*map(set, _strings(values)))
     free = (chr(code) for code in _PRIVATE_USE if chr(code) not in used)
@@ -72,7 +72,7 @@ def unused_characters(*values: Any) -> tuple[str, str, str, str]:
         raise DialogError("the dialog uses every private-use character of Unicode") from None
 
 
-def _strings(value: Any) -> Iterable[str]:
+def _strings(value: JsonValue) -> Iterable[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ..errors import DialogError
+from ..json_types import JsonMapping, JsonObject, JsonValue
 
 # A message that was checked, one as callers have it, and the specification of a tool.
-MessageDict = dict[str, Any]
-MessageMapping = Mapping[str, Any]
-ToolDict = dict[str, Any]
+MessageDict = JsonObject
+MessageMapping = JsonMapping
+ToolDict = JsonObject
 ROLES = ("system", "developer", "user", "assistant", "tool", "ipython")
 _KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
 # What OpenAI's message objects hold beside these, and no dialog format has a place for.
@@ -29,7 +29,7 @@ def normalize(messages: Sequence[MessageMapping]) -> list[MessageDict]:
     return [_message(index, message) for index, message in enumerate(messages)]
 
 
-def _message(index: int, message: Any) -> MessageDict:
+def _message(index: int, message: JsonValue) -> MessageDict:
     where = f"message {index}"
     if not isinstance(message, Mapping):
         raise DialogError(f"{where} must be an object, not {message!r:.80}")
@@ -57,7 +57,7 @@ def _message(index: int, message: Any) -> MessageDict:
     return result
 
 
-def _text(where: str, content: Any) -> str:
+def _text(where: str, content: JsonValue) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, Sequence):
@@ -69,13 +69,13 @@ def _text(where: str, content: Any) -> str:
     return "".join(part["text"] for part in content)
 
 
-def _string(where: str, key: str, value: Any) -> str:
+def _string(where: str, key: str, value: JsonValue) -> str:
     if not isinstance(value, str):
         raise DialogError(f"{where}: {key} must be text, not {value!r:.80}")
     return value
 
 
-def _tool_call(where: str, call: Any) -> MessageDict:
+def _tool_call(where: str, call: JsonValue) -> MessageDict:
     function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise DialogError(f"{where}: a tool call must have a function with a name, not {call!r:.80}")
@@ -130,12 +130,12 @@ def arguments_as_text(messages: Sequence[MessageDict]) -> list[MessageDict]:
     ]
 
 
-def _with_text(call: Mapping[str, Any]) -> MessageDict:
+def _with_text(call: JsonMapping) -> MessageDict:
     function = call["function"]
     return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
 
 
-def _answered(waiting: list[MessageDict], answer: Mapping[str, Any]) -> MessageDict:
+def _answered(waiting: list[MessageDict], answer: JsonMapping) -> MessageDict:
     """Take the call that `answer` names out of those waiting, else the first of them."""
     call_id = answer.get("tool_call_id")
     matching = [n for n, message in enumerate(waiting) if call_id and message["tool_calls"][0].get("id") == call_id]

@@ -6,12 +6,13 @@ Source of the environment: transformers `utils/chat_template_utils.py` (trim_blo
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NoReturn
 
 from ..errors import DialogError
+from ..json_types import JsonMapping, JsonValue
 
 _MAX_CHARACTERS = 50_000_000
 _MAX_ROUNDS = 2_000_000
@@ -30,9 +31,7 @@ class ChatTemplate:
         self.takes_calls = "tool_calls" in source
         self.writes_date = "strftime_now" in undeclared
 
-    def render(
-        self, values: Mapping[str, Any], marks: tuple[str, str] = ("", ""), today: datetime | None = None
-    ) -> str:
+    def render(self, values: JsonMapping, marks: tuple[str, str] = ("", ""), today: datetime | None = None) -> str:
         """Return the text; `marks` stand before and after what the template says the assistant wrote.
 
         `today` is what the template takes for the present, by default the clock's. Raises DialogError where the
@@ -135,7 +134,11 @@ def _bounded_range() -> Callable[..., range]:
 
 
 def _tojson(
-    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+    value: JsonValue,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: Any = None,
+    sort_keys: bool = False,
 ) -> str:
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ..checkpoint.folder import ModelFolder
 from ..checkpoint.model_files import NAMED_TEMPLATES
 from ..errors import ConfigError, DialogError, TokenizerError
+from ..json_types import JsonMapping
 from ..tokenizer.named_tokens import named_tokens
 from ..tokenizer.tokenizer import Tokenizer
 from .llama3_templates import LLAMA_3, LLAMA_3_1
@@ -61,7 +61,7 @@ def _text(path: Path) -> str:
         raise DialogError(f"{path} can't be read: {error}") from None
 
 
-def _json(opened: ModelFolder, name: str) -> Mapping[str, Any]:
+def _json(opened: ModelFolder, name: str) -> JsonMapping:
     try:
         return opened.json(name) or {}
     except ConfigError as error:

@@ -4,9 +4,9 @@ Source: https://www.llama.com/docs/model-cards-and-prompt-formats/llama3_1 (JSON
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from ..json_types import JsonMapping
 from .messages import MessageDict, ToolDict
 
 _INSTRUCTIONS = (
@@ -45,7 +45,7 @@ def _call_as_text(message: MessageDict) -> MessageDict:
     return {**{key: value for key, value in message.items() if key != "tool_calls"}, "content": content}
 
 
-def call_as_text(function: Mapping[str, Any]) -> str:
+def call_as_text(function: JsonMapping) -> str:
     """Return a call as Llama 3.1 writes it."""
     arguments = json.dumps(function["arguments"], ensure_ascii=False)
     return f'{{"name": {json.dumps(function["name"], ensure_ascii=False)}, "parameters": {arguments}}}'

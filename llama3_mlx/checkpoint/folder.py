@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from ..errors import CheckpointError, ConfigError
+from ..json_types import JsonObject
 from ..model.config import ModelConfig, load_json_object
 from ..model.parameters import check_tensors, stored_tensors
 from ..model.quantization import Scheme
@@ -35,7 +35,7 @@ class ModelFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._notes: dict[str, None] = {}
-        self._json: dict[str, dict[str, Any] | None] = {}
+        self._json: dict[str, JsonObject | None] = {}
 
     @classmethod
     def of(cls, folder: "Path | ModelFolder") -> "ModelFolder":
@@ -51,7 +51,7 @@ class ModelFolder:
         """Keep a line about a decision; the same line again changes nothing."""
         self._notes[text] = None
 
-    def json(self, name: str) -> dict[str, Any] | None:
+    def json(self, name: str) -> JsonObject | None:
         """Return the object in a JSON file, None if there is no such file; raises ConfigError if it can't be read."""
         if name not in self._json:
             path = self.path / name

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..dtypes import READ_DTYPES, STORED_DTYPES
 from ..errors import CheckpointError
+from ..json_types import JsonObject, JsonValue
 from .parallel_read import read_into
 
 _MAX_HEADER_BYTES = 100_000_000
@@ -90,7 +91,7 @@ def as_mlx(raw: np.ndarray, dtype: str) -> mx.array:
     return array.view(mx.bfloat16) if dtype == "BF16" else array
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> JsonObject:
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
@@ -98,7 +99,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _tensor_info(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
+def _tensor_info(path: Path, name: str, entry: JsonValue, data_start: int) -> TensorInfo:
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in (*shape, begin, end))

@@ -3,19 +3,19 @@
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..chat.messages import normalize
 from ..errors import DialogError, Llama3MLXError, RequestError
 from ..files import save_json
+from ..json_types import JsonMapping
 from ..library.home import chats_folder
 
 _KEPT = 100
 
 
-def save_dialog(path: Path, model: str | Path, messages: Sequence[Mapping[str, Any]]) -> None:
+def save_dialog(path: Path, model: str | Path, messages: Sequence[JsonMapping]) -> None:
     """Write a dialog; raises RequestError where that isn't possible."""
     try:
         save_json(path, {"model": str(model), "messages": [dict(message) for message in messages]})
@@ -24,7 +24,7 @@ def save_dialog(path: Path, model: str | Path, messages: Sequence[Mapping[str, A
         raise RequestError(f"{path} can't be written: {reason}") from None
 
 
-def load_dialog_file(path: Path) -> tuple[str | None, list[Mapping[str, Any]]]:
+def load_dialog_file(path: Path) -> tuple[str | None, list[JsonMapping]]:
     """Return the model and the messages of a saved dialog, or of a bare list of messages; raises DialogError."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -36,7 +36,7 @@ def load_dialog_file(path: Path) -> tuple[str | None, list[Mapping[str, Any]]]:
     if not isinstance(messages, list):
         raise DialogError(f'{path} is not a saved dialog: it has no list of "messages"')
     try:
-        checked: list[Mapping[str, Any]] = list(normalize(messages)) if messages else []
+        checked: list[JsonMapping] = list(normalize(messages)) if messages else []
     except Llama3MLXError as error:
         raise DialogError(f"{path} is not a dialog: {error}") from None
     model = value.get("model") if isinstance(value, dict) else None
@@ -68,7 +68,7 @@ class AutoSave:
         self.saved = False
         self._failed = False
 
-    def save(self, model: str | Path, messages: Sequence[Mapping[str, Any]]) -> None:
+    def save(self, model: str | Path, messages: Sequence[JsonMapping]) -> None:
         """Keep the dialog as it is now, once it has an answer."""
         if self._failed or all(message["role"] != "assistant" for message in messages):
             return

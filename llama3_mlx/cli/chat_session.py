@@ -3,15 +3,16 @@
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import ContextLengthError, Llama3MLXError
+from ..json_types import JsonMapping
 from .chat_files import AutoSave
 from .chat_model import Answer, AnswerStream, ChatModel
 from .progress import PromptProgress
 
-Message = Mapping[str, Any]
+Message = JsonMapping
 
 
 class ChatSession:
@@ -21,7 +22,7 @@ class ChatSession:
         self,
         model: ChatModel,
         system: str | None,
-        settings: Mapping[str, Any],
+        settings: JsonMapping,
         tools: Sequence[Callable[..., Any]] = (),
         autosave: AutoSave | None = None,
     ) -> None:

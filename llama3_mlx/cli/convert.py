@@ -7,16 +7,17 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..convert.options import ConversionOptions
 from ..convert.targets.destination import partial_folder, resolved_destination
 from ..errors import ConversionError
 from ..files import printable, size_text
+from ..json_types import JsonMapping
 from ..library.home import models_folder
 from ..library.resolver import destination
 from .flags import Values, add_flags, given_values
@@ -147,7 +148,7 @@ def _report(report: "ConversionReport", took_s: float) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def _found(quality: Mapping[str, Any] | None, verification: "Verification | None") -> list[str]:
+def _found(quality: JsonMapping | None, verification: "Verification | None") -> list[str]:
     """Return a line for what was measured, and one for what was verified."""
     lines = []
     if quality:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_origin
 
+from ..json_types import JsonObject
 from ..settings import Setting, make, settings_of
 
 T = TypeVar("T")
-Values = dict[str, Any]
+Values = JsonObject
 """Values by name: settings, or an object of JSON."""
 
 

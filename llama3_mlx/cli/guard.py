@@ -3,11 +3,12 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import DataError
+from ..json_types import JsonMapping
 from .model_choice import MODEL_HELP, choose_model, write_notes
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     return UNSAFE_CODE if flagged else 0
 
 
-def _dialogs(args: argparse.Namespace) -> Iterator[Sequence[Mapping[str, Any]]]:
+def _dialogs(args: argparse.Namespace) -> Iterator[Sequence[JsonMapping]]:
     if args.data is not None:
         for number, line in enumerate(args.data.read_text(encoding="utf-8").splitlines(), start=1):
             if line.strip():
@@ -66,7 +67,7 @@ def _dialogs(args: argparse.Namespace) -> Iterator[Sequence[Mapping[str, Any]]]:
     yield from ([{"role": "user", "content": line}] for line in lines if line)
 
 
-def _record(where: str, line: str) -> Sequence[Mapping[str, Any]]:
+def _record(where: str, line: str) -> Sequence[JsonMapping]:
     try:
         value = json.loads(line)
     except ValueError as error:
@@ -89,7 +90,7 @@ def _as_json(verdict: "Verdict") -> str:
     return json.dumps(values)
 
 
-def _as_line(verdict: "Verdict", messages: Sequence[Mapping[str, Any]]) -> str:
+def _as_line(verdict: "Verdict", messages: Sequence[JsonMapping]) -> str:
     named = ", ".join(f"{category.code} {category.title}" for category in verdict.categories)
     text = " ".join(str(messages[-1].get("content", "")).split())
     shown = text if len(text) <= 60 else f"{text[:59]}…"

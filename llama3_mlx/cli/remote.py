@@ -3,13 +3,14 @@
 import http.client
 import json
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from ..errors import Llama3MLXError, RequestError
 from ..generation.options import GenerationOptions
+from ..json_types import JsonMapping
 from ..server.settings import API_KEY_VARIABLE
 from ..settings import settings_of
 from .flags import Values
@@ -83,7 +84,7 @@ class RemoteLlama:
 
     def stream_chat(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: Sequence[JsonMapping],
         *,
         progress: Callable[[int, int], None] | None = None,
         **settings: Any,
@@ -96,7 +97,7 @@ class RemoteLlama:
         raise RequestError("a server can't run functions of yours: use llama3-mlx chat, which loads the model itself")
 
 
-def request_body(model: str | None, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Values:
+def request_body(model: str | None, messages: Sequence[JsonMapping], settings: JsonMapping) -> Values:
     """Return the chat request for an answer with settings by their names in GenerationOptions."""
     body: Values = {"model": model, "messages": list(messages), "stream": True}
     body["stream_options"] = {"include_usage": True}
@@ -148,7 +149,7 @@ def server_url() -> str:
     return os.environ.get(URL_VARIABLE) or DEFAULT_URL
 
 
-def _pieces(url: str, body: Mapping[str, Any]) -> Generator[RemotePiece, None, RemoteCompletion]:
+def _pieces(url: str, body: JsonMapping) -> Generator[RemotePiece, None, RemoteCompletion]:
     connection = _connect(url, timeout=None)
     try:
         connection.request("POST", "/v1/chat/completions", json.dumps(body), _headers())

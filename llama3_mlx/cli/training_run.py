@@ -5,11 +5,10 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from ..errors import RequestError
 from ..finetune import distributed
@@ -18,6 +17,7 @@ from ..finetune.settings import TrainSettings
 from ..finetune.training.callbacks import Callback, StepReport, ValidationReport
 from ..finetune.training.job import Build, TrainingJob, TrainResult, make_job, resumed_job
 from ..finetune.training.running import run_job
+from ..json_types import JsonMapping
 from .model_choice import choose_model
 from .training_inputs import gather
 
@@ -118,7 +118,7 @@ class TrainingProgress(Callback):
         for line in notes:
             self._line(line)
 
-    def on_start(self, plan: Mapping[str, Any]) -> None:
+    def on_start(self, plan: JsonMapping) -> None:
         self._every = 1 if self.live else max(1, plan["total_steps"] // 10)
         if self.live:
             # The first step may take its time.

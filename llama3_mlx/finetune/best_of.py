@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..files import disk_errors, save_json, save_text
+from ..json_types import JsonObject
 from ..llama import Llama
 from .data.formats import read_questions
 from .data.records import collected, read_records
@@ -103,7 +104,7 @@ def _reward_digest(reward: str | Reward) -> str:
     return f"{function_name(reward)} {hashlib.sha256(source.encode()).hexdigest()}"
 
 
-def _earlier(folder: Path, drawn: dict[str, Any], judged: list[str]) -> tuple[list[list[str]], list[list[float]]]:
+def _earlier(folder: Path, drawn: JsonObject, judged: list[str]) -> tuple[list[list[str]], list[list[float]]]:
     """Return answers and scores of an earlier run; its scores only where the same functions gave them."""
     record = folder / DRAWN
     if not record.exists():

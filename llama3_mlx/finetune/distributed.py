@@ -6,7 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..trees import flatten, unflatten
+from ..trees import Tree, flatten, unflatten
 
 
 @cache
@@ -28,7 +28,7 @@ def rank() -> int:
     return group.rank() if group else 0
 
 
-def all_sum(tree: Any) -> Any:
+def all_sum(tree: Tree) -> Any:
     """Return the tree of arrays summed over the processes, in one message for all."""
     if size() == 1:
         return tree

@@ -1,13 +1,13 @@
 """Every setting of training once, with its help: command-line flags and YAML keys come from these fields."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Self
 
 from ..errors import TrainingError
+from ..json_types import JsonMapping, JsonObject
 from ..settings import make, setting, validate
 from .layers.targets import BLOCK_LINEARS, comma_separated
 
@@ -124,13 +124,13 @@ class TrainSettings:
         validate(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: JsonMapping) -> Self:
         """Build settings from the keys of a file; raises RequestError on unknown ones."""
         return make(cls, values, what="setting")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the settings as plain values."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self), default=function_name))
+        values: JsonObject = json.loads(json.dumps(asdict(self), default=function_name))
         return values
 
     def with_values(self, **values: Any) -> Self:
@@ -148,7 +148,7 @@ def function_name(function: Any) -> str:
     return f"<function {getattr(function, '__qualname__', type(function).__name__)}>"
 
 
-def load_yaml(path: Path) -> dict[str, Any]:
+def load_yaml(path: Path) -> JsonObject:
     """Read a YAML or JSON file of settings; raises TrainingError naming the file."""
     import yaml  # type: ignore[import-untyped]
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import RequestError
+from ..json_types import JsonMapping
 from ..settings import make, setting, validate
 
 
@@ -99,7 +100,7 @@ class GenerationOptions:
     special: bool = setting(
         False, "read control tokens such as <|eot_id|> in a raw prompt; only for text you trust", flag=False
     )
-    template_options: Mapping[str, Any] = setting(
+    template_options: JsonMapping = setting(
         {},
         "value for the checkpoint's chat template, such as date_string; may be given several times",
         check=_template_problem,
@@ -128,7 +129,7 @@ class GenerationOptions:
     tools: Sequence[Any] = setting(
         (), "functions or specifications that the answer may call", check=_tools_problem, flag=False
     )
-    tool_choice: str | Mapping[str, Any] = setting("auto", "auto, required, none or the name of a tool", flag=False)
+    tool_choice: str | JsonMapping = setting("auto", "auto, required, none or the name of a tool", flag=False)
     parallel_calls: bool = setting(True, "allow several calls in one answer", flag=False)
     logits_processors: Sequence[Callable[..., Any]] = setting(
         (),
@@ -136,7 +137,7 @@ class GenerationOptions:
         check=_functions_problem,
         flag=False,
     )
-    sampler: Callable[..., Any] | None = setting(  # noqa: RUF009
+    sampler: Callable[..., Any] | None = setting(
         None,
         "function from log-probabilities (1, V) to a token (1,), in the place of temperature and what follows it",
         check=_function_problem,
@@ -169,7 +170,7 @@ class GenerationOptions:
         """Whether the answer may call tools."""
         return bool(self.tools) and self.tool_choice != "none"
 
-    def with_defaults(self, defaults: Mapping[str, Any]) -> "GenerationOptions":
+    def with_defaults(self, defaults: JsonMapping) -> "GenerationOptions":
         """Fill what is None from `defaults`: the content of a generation_config.json.
 
         A checkpoint whose `do_sample` isn't true is greedy unless a temperature is given.
@@ -188,6 +189,6 @@ class GenerationOptions:
 _CONSTRAINTS = ("schema", "regex", "grammar", "choices")
 
 
-def make_options(settings: Mapping[str, Any]) -> GenerationOptions:
+def make_options(settings: JsonMapping) -> GenerationOptions:
     """Build the options from keyword arguments or a request's fields; raises RequestError on unknown names."""
     return make(GenerationOptions, settings)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import RequestError
+from ..json_types import JsonMapping
 from ..tools.call import ToolCall
 from ..tools.functions import Tool, acall_tool, call_tool, result_text, tool_name
 from ..tools.parser import call_message
@@ -15,7 +16,7 @@ from .completion import Completion
 class ToolRun:
     """The dialog so far, calls and results included, and the model's last turn."""
 
-    messages: list[Mapping[str, Any]]
+    messages: list[JsonMapping]
     completion: Completion | None = None
     rounds: int = 0
     calls: list[ToolCall] = field(default_factory=list)
@@ -26,7 +27,7 @@ class ToolRun:
         """The model's answer."""
         return self.completion.text if self.completion is not None else ""
 
-    def settings(self, tools: Sequence[Tool], max_rounds: int, settings: Mapping[str, Any]) -> Any:
+    def settings(self, tools: Sequence[Tool], max_rounds: int, settings: JsonMapping) -> Any:
         """Return the settings of the next turn; a choice that forces a call holds for the first one.
 
         Raises RequestError for tools that can't be run.

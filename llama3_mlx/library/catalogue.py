@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from ..checkpoint.folder import ModelFolder
 from ..dtypes import STORED_NAMES
 from ..errors import CheckpointError, ConfigError, RequestError
+from ..json_types import JsonMapping
 from ..model.config import ModelConfig, load_json_object
 from ..model.memory_estimate import Needs, estimate
 from .adapter_fit import fits
@@ -156,7 +156,7 @@ def check_name(name: str) -> str:
     return plain
 
 
-def _absent(kind: str, name: str, there: Mapping[str, Any]) -> str:
+def _absent(kind: str, name: str, there: JsonMapping) -> str:
     known = ", ".join(list(there)[:20]) or "none"
     return f"there is no {kind} {name[:80]!r}; there are: {known}"
 

@@ -7,10 +7,11 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from ..checkpoint.model_files import SIDE_FILES
 from ..errors import HubError
+from ..json_types import JsonObject
 from .downloads import Report, bar_class, interruptible
 from .hub_errors import as_hub_error
 
@@ -61,7 +62,7 @@ def download(
     from huggingface_hub import constants, snapshot_download
 
     offline = local_only or constants.HF_HUB_OFFLINE
-    arguments: dict[str, Any] = {
+    arguments: JsonObject = {
         "repo_id": hub_id.repository,
         "revision": hub_id.revision,
         "allow_patterns": list(patterns),

@@ -15,11 +15,11 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..errors import CheckpointError
+from ..json_types import JsonObject
 from .config import ModelConfig, load_json_object
 
 SCALES_NAME = "channel_scales.json"
@@ -191,7 +191,7 @@ def _encoded(vector: np.ndarray) -> str:
     return base64.b64encode(vector.astype("<f4").tobytes()).decode()
 
 
-def _decoded(path: Path, values: dict[str, Any], name: str, size: int) -> np.ndarray:
+def _decoded(path: Path, values: JsonObject, name: str, size: int) -> np.ndarray:
     try:
         vector = np.frombuffer(base64.b64decode(values[name], validate=True), "<f4").astype(np.float32)
     except (KeyError, TypeError, ValueError):

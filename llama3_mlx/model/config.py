@@ -7,17 +7,17 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..dtypes import config_dtype
 from ..errors import ConfigError
+from ..json_types import JsonMapping, JsonObject, JsonValue
 from .config_fields import check_fields
 from .quantization import CONVERTIBLE, Quantization
 from .rope import RopeScaling
 
 ROPE_TYPES = ("default", "linear", "dynamic", "llama3")
 # Reads a number of an object by its name, with a default.
-Number = Callable[[str, float, Mapping[str, Any]], float]
+Number = Callable[[str, float, JsonMapping], float]
 _REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 
@@ -47,7 +47,7 @@ class ModelConfig:
     channel_scales: str | None = None
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], note: Callable[[str], None] = lambda _: None) -> "ModelConfig":
+    def from_dict(cls, values: JsonMapping, note: Callable[[str], None] = lambda _: None) -> "ModelConfig":
         """Read a config.json's content; raises ConfigError with every problem found.
 
         `note` is given a line for each field that is read in another way than it may be meant.
@@ -64,7 +64,7 @@ class ModelConfig:
                 return 1
             return value
 
-        def number(name: str, default: float, source: Mapping[str, Any] = values) -> float:
+        def number(name: str, default: float, source: JsonMapping = values) -> float:
             value = source.get(name)
             value = default if value is None else value
             if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
@@ -121,9 +121,9 @@ class ModelConfig:
             problems.append(f"head_dim must be even, not {self.head_dim}")
         return problems
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the content of config.json in the 4.x form, which mlx-lm, Ollama and Swift MLX read."""
-        values: dict[str, Any] = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"}
+        values: JsonObject = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"}
         values |= asdict(self)
         values["rope_scaling"] = _rope_scaling_to_dict(self.rope_scaling)
         eos = values.pop("eos_token_ids")
@@ -135,7 +135,7 @@ class ModelConfig:
         return {name: value for name, value in values.items() if value is not None}
 
 
-def load_json_object(path: Path) -> dict[str, Any]:
+def load_json_object(path: Path) -> JsonObject:
     """Read a JSON file that holds an object; raises ConfigError naming the file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -148,7 +148,7 @@ def load_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def token_ids(value: Any) -> tuple[int, ...]:
+def token_ids(value: JsonValue) -> tuple[int, ...]:
     """Return the ids of a config entry that is an id, a list of ids, or null."""
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if any(isinstance(token, bool) or not isinstance(token, int) for token in ids):
@@ -156,7 +156,7 @@ def token_ids(value: Any) -> tuple[int, ...]:
     return tuple(token for token in ids if token >= 0)
 
 
-def _text(values: Mapping[str, Any], name: str) -> str | None:
+def _text(values: JsonMapping, name: str) -> str | None:
     value = values.get(name)
     if not isinstance(value, str | None):
         raise ConfigError(f"{name} must be a text, not {value!r}")
@@ -167,7 +167,7 @@ def _first(ids: tuple[int, ...]) -> int | None:
     return ids[0] if ids else None
 
 
-def _check_family(values: Mapping[str, Any]) -> None:
+def _check_family(values: JsonMapping) -> None:
     model_type = values.get("model_type")
     if model_type != "llama":
         raise ConfigError(
@@ -179,7 +179,7 @@ def _check_family(values: Mapping[str, Any]) -> None:
         raise ConfigError(f"hidden_act is {activation!r}; accepted is 'silu'")
 
 
-def _rope(values: Mapping[str, Any], max_positions: int, number: Number) -> tuple[float, RopeScaling]:
+def _rope(values: JsonMapping, max_positions: int, number: Number) -> tuple[float, RopeScaling]:
     """Return theta and scaling by `rope_parameters` (5.x) or `rope_scaling` (4.x); both must say the same."""
     found = []
     for name in ("rope_parameters", "rope_scaling"):
@@ -197,9 +197,7 @@ def _rope(values: Mapping[str, Any], max_positions: int, number: Number) -> tupl
     return found[0]
 
 
-def _rope_scaling(
-    rope: Mapping[str, Any], values: Mapping[str, Any], max_positions: int, number: Number
-) -> RopeScaling:
+def _rope_scaling(rope: JsonMapping, values: JsonMapping, max_positions: int, number: Number) -> RopeScaling:
     rope_type = rope.get("rope_type") or rope.get("type") or "default"
     if rope_type not in ROPE_TYPES:
         raise ConfigError(f"rope_type is {rope_type!r}; accepted are {', '.join(ROPE_TYPES)}")
@@ -222,7 +220,7 @@ def _rope_scaling(
     )
 
 
-def _rope_scaling_to_dict(scaling: RopeScaling) -> dict[str, Any] | None:
+def _rope_scaling_to_dict(scaling: RopeScaling) -> JsonObject | None:
     if scaling.rope_type == "default":
         return None
     if scaling.rope_type == "llama3":
@@ -230,7 +228,7 @@ def _rope_scaling_to_dict(scaling: RopeScaling) -> dict[str, Any] | None:
     return {"rope_type": scaling.rope_type, "type": scaling.rope_type, "factor": scaling.factor}
 
 
-def _quantization(values: Mapping[str, Any]) -> Quantization | None:
+def _quantization(values: JsonMapping) -> Quantization | None:
     entry = values.get("quantization") or values.get("quantization_config")
     if not entry:
         return None

@@ -5,9 +5,9 @@ would change the computation is refused by name; one that nobody here knows is n
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from ..errors import ConfigError
+from ..json_types import JsonMapping
 
 # Describes how the model was made, stored or is run by other programs.
 _HARMLESS = """
@@ -55,7 +55,7 @@ _COMPUTING: dict[str, tuple[object, ...]] = {
 _SHOWN = 8
 
 
-def check_fields(values: Mapping[str, Any], note: Callable[[str], None]) -> None:
+def check_fields(values: JsonMapping, note: Callable[[str], None]) -> None:
     """Raise ConfigError for fields that would change the computation; note those that aren't known."""
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     inner = rope.get("partial_rotary_factor") if isinstance(rope, Mapping) else None

@@ -5,9 +5,9 @@ The format is mlx-lm's: `{"group_size", "bits", "mode", "<module path>": {"group
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..errors import ConfigError
+from ..json_types import JsonMapping, JsonObject
 
 # Methods of other programs, as config.json names them, whose weights the converter reads.
 CONVERTIBLE = ("awq", "gptq", "compressed-tensors", "fp8", "fbgemm_fp8")
@@ -45,7 +45,7 @@ class Scheme:
         """Stored bits a weight: affine keeps a 16-bit scale and bias a group, the others an 8-bit scale."""
         return self.bits + (32 if self.mode == "affine" else 8) / self.group_size
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the three fields under their names in config.json."""
         return {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
 
@@ -62,7 +62,7 @@ class Quantization:
         return self.modules.get(path, self.default)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Quantization":
+    def from_dict(cls, values: JsonMapping) -> "Quantization":
         """Read the `quantization` entry; raises ConfigError with the offending value."""
         default = _scheme_from_dict(values, "quantization", None)
         modules: dict[str, Scheme | None] = {}
@@ -73,13 +73,13 @@ class Quantization:
                 modules[path] = None
         return cls(default, modules)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the `quantization` entry as mlx-lm reads it."""
         exceptions = {path: scheme.to_dict() if scheme else False for path, scheme in self.modules.items()}
         return {**self.default.to_dict(), **exceptions}
 
 
-def _scheme_from_dict(values: Mapping[str, Any], where: str, default: Scheme | None) -> Scheme:
+def _scheme_from_dict(values: JsonMapping, where: str, default: Scheme | None) -> Scheme:
     """Read one scheme; a null or absent field is the default's (mlx-lm writes `group_size: null` in mixed recipes)."""
     mode = values.get("mode") or (default.mode if default else "affine")
     fixed = FIXED_MODES.get(mode) if isinstance(mode, str) else None

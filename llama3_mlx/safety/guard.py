@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RequestError
+from ..json_types import JsonMapping
 from ..llama import Llama
 from .policy import POLICIES, Policy, recognized_version
 from .prompt import Role, Turn, prompt_ids, turns_of
@@ -90,7 +91,7 @@ class Guard:
             )
         return cls(llama, POLICIES[found].with_categories(categories, excluded), threshold=threshold)
 
-    def check(self, messages: Sequence[Mapping[str, Any]], *, role: Role | None = None) -> Verdict:
+    def check(self, messages: Sequence[JsonMapping], *, role: Role | None = None) -> Verdict:
         """Judge the last message of a dialog.
 
         Args:

@@ -1,11 +1,12 @@
 """The prompt of a Llama Guard in token ids: the policy, the conversation, and whose last message is judged."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 from ..chat.messages import normalize
 from ..chat.tool_prompt import call_as_text
 from ..errors import RequestError
+from ..json_types import JsonMapping
 from ..tokenizer.tokenizer import Tokenizer
 from .policy import Policy
 
@@ -14,7 +15,7 @@ Turn = tuple[str, str]
 _WORDS = {"user": "User", "agent": "Agent"}
 
 
-def turns_of(messages: Sequence[Mapping[str, Any]], judged: Role | None = None) -> list[Turn]:
+def turns_of(messages: Sequence[JsonMapping], judged: Role | None = None) -> list[Turn]:
     """Return who says what in turn, up to the message that is judged: by default the last one.
 
     A model knows users and agents alone. Tool calls are the agent's words, results of tools come from outside as the

@@ -7,7 +7,7 @@ https://github.com/annotated-types/annotated-types documents.
 from collections.abc import Iterator
 from typing import Annotated, Any, get_args, get_origin
 
-from .values import Json
+from ..json_types import JsonValue
 
 _LIMITS = {
     "ge": "minimum",
@@ -32,9 +32,9 @@ def description_of(kind: Any) -> str | None:
     return None
 
 
-def limits_of(kind: Any, json_type: str | None) -> dict[str, Json]:
+def limits_of(kind: Any, json_type: str | None) -> dict[str, JsonValue]:
     """Return the keywords of JSON Schema for the limits in an Annotated type, whose JSON is of `json_type`."""
-    limits: dict[str, Json] = {}
+    limits: dict[str, JsonValue] = {}
     for each in _metadata(kind):
         for name, keyword in _LIMITS.items():
             value = getattr(each, name, None)

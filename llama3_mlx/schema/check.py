@@ -17,15 +17,15 @@ from jsonschema.protocols import Validator
 from referencing.jsonschema import EMPTY_REGISTRY
 
 from ..errors import RequestError
+from ..json_types import JsonMapping, JsonValue
 from .drafts import as_json, draft_of, shown
 from .formats import PATTERNS
 from .patterns import compiled
-from .values import Json
 
 Errors = Iterator[ValidationError]
 
 
-def check_json(schema: Json, value: Json, where: str = "the answer") -> None:
+def check_json(schema: JsonValue, value: JsonValue, where: str = "the answer") -> None:
     """Check a JSON value; raises RequestError naming the first place that doesn't fit, and why."""
     try:
         error = next(validator_of(schema).iter_errors(value), None)
@@ -37,7 +37,7 @@ def check_json(schema: Json, value: Json, where: str = "the answer") -> None:
         raise RequestError(fault(error, where))
 
 
-def validator_of(schema: Json) -> Validator:
+def validator_of(schema: JsonValue) -> Validator:
     """Return what checks values against a schema; raises RequestError for one that isn't valid."""
     return _validator_of(as_json(schema))
 
@@ -116,12 +116,12 @@ _WORDS: dict[str, Callable[[ValidationError], str]] = {
 # Keywords that the package judges otherwise than JSON Schema does: patterns by Python's `re`, multiples by floats.
 
 
-def _pattern(_: Validator, pattern: str, instance: Json, _schema: Json) -> Errors:
+def _pattern(_: Validator, pattern: str, instance: JsonValue, _schema: JsonValue) -> Errors:
     if isinstance(instance, str) and not compiled(pattern).search(instance):
         yield ValidationError(f"{instance!r} doesn't match {pattern!r}")
 
 
-def _pattern_properties(validator: Any, patterns: Mapping[str, Json], instance: Json, _: Json) -> Errors:
+def _pattern_properties(validator: Any, patterns: JsonMapping, instance: JsonValue, _: JsonValue) -> Errors:
     if isinstance(instance, dict):
         for pattern, inner in patterns.items():
             for name, item in instance.items():
@@ -129,7 +129,7 @@ def _pattern_properties(validator: Any, patterns: Mapping[str, Json], instance: 
                     yield from validator.descend(item, inner, path=name, schema_path=pattern)
 
 
-def _additional_properties(validator: Any, inner: Json, instance: Json, schema: Mapping[str, Json]) -> Errors:
+def _additional_properties(validator: Any, inner: JsonValue, instance: JsonValue, schema: JsonMapping) -> Errors:
     if not isinstance(instance, dict):
         return
     listed, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
@@ -145,7 +145,7 @@ def _additional_properties(validator: Any, inner: Json, instance: Json, schema: 
             yield from validator.descend(instance[name], inner, path=name)
 
 
-def _dependencies(validator: Any, dependencies: Json, instance: Json, _: Json) -> Errors:
+def _dependencies(validator: Any, dependencies: JsonValue, instance: JsonValue, _: JsonValue) -> Errors:
     """The keyword of drafts 3 to 7, which schemas that name no draft use as well."""
     if not isinstance(instance, dict) or not isinstance(dependencies, Mapping):
         return
@@ -160,7 +160,7 @@ def _dependencies(validator: Any, dependencies: Json, instance: Json, _: Json) -
             yield from validator.descend(instance, needed, schema_path=name)
 
 
-def _multiple_of(_: Validator, of: float, instance: Json, _schema: Json) -> Errors:
+def _multiple_of(_: Validator, of: float, instance: JsonValue, _schema: JsonValue) -> Errors:
     if isinstance(instance, bool) or not isinstance(instance, int | float) or not math.isfinite(instance):
         return
     if (Fraction(str(instance)) / Fraction(str(of))).denominator != 1:

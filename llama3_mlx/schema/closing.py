@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 
-from .values import Json
+from ..json_types import JsonValue
 
 HOLD_PROPERTIES = frozenset(("properties", "patternProperties", "additionalProperties", "unevaluatedProperties"))
 """Keywords that say something of the properties of an object."""
 
 
-def can_be_closed(schema: Mapping[str, Json]) -> bool:
+def can_be_closed(schema: Mapping[str, JsonValue]) -> bool:
     """Return whether an object is known to have no other properties than those it lists."""
     if "properties" not in schema or {"patternProperties", "$ref", "if", "dependentSchemas"} & schema.keys():
         return False
@@ -18,7 +18,7 @@ def can_be_closed(schema: Mapping[str, Json]) -> bool:
     return set(schema.get("required", ())) <= schema["properties"].keys() and not any(map(_adds_properties, parts))
 
 
-def _adds_properties(schema: Json) -> bool:
+def _adds_properties(schema: JsonValue) -> bool:
     return isinstance(schema, Mapping) and bool(
         {*HOLD_PROPERTIES, "$ref", "allOf", "anyOf", "oneOf", "if", "dependentSchemas"} & schema.keys()
     )

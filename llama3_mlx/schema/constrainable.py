@@ -14,12 +14,12 @@ from referencing.exceptions import NoSuchAnchor, PointerToNowhere, Unresolvable,
 from referencing.jsonschema import EMPTY_REGISTRY, specification_with
 
 from ..errors import RequestError
+from ..json_types import JsonValue
 from .closing import HOLD_PROPERTIES, can_be_closed
 from .drafts import as_json, draft_of
 from .formats import NATIVE, PATTERNS
 from .keywords import BOUNDS, CHECKED, PLAIN
 from .patterns import compiled, translated
-from .values import Json
 
 _OLD_DRAFTS = ("draft-03", "draft-04", "draft-06", "draft-07")
 # An exclusive bound becomes an inclusive one this much further in, since llguidance lets the bound itself through
@@ -35,11 +35,11 @@ class Constrainable:
 
     compiles: Compiles
     """Says whether llguidance knows how to compile a schema."""
-    definitions: dict[str, Json] = field(default_factory=dict)
+    definitions: dict[str, JsonValue] = field(default_factory=dict)
     left_out: dict[str, list[str]] = field(default_factory=dict)
     """By the name under which a schema was added, keywords and places of what only a check can hold."""
 
-    def add(self, name: str, schema: Json) -> dict[str, Json]:
+    def add(self, name: str, schema: JsonValue) -> dict[str, JsonValue]:
         """Add a schema's definitions, their names beginning with `name`, and return the schema itself.
 
         Raises RequestError for a schema that isn't valid or refers to what it doesn't have.
@@ -65,7 +65,7 @@ class _Writer:
         self._result, self._name, self._old, self._specification = result, name, old, specification
         self._names: dict[tuple[int, bool], str] = {}
 
-    def write(self, schema: Json, resolver: Any, where: str, *, closes: bool) -> Json:
+    def write(self, schema: JsonValue, resolver: Any, where: str, *, closes: bool) -> JsonValue:
         """Return the schema; `closes` says whether its objects may be closed."""
         if not isinstance(schema, Mapping):
             return schema
@@ -104,13 +104,13 @@ class _Writer:
         place = where.replace("/properties/", ".").replace("/items", "[]").lstrip("./")
         self._result.left_out[self._name].append(f"{keyword} of {place}" if place else keyword)
 
-    def _note_what_is_left_out(self, schema: Mapping[str, Json], where: str) -> None:
+    def _note_what_is_left_out(self, schema: Mapping[str, JsonValue], where: str) -> None:
         for keyword in schema:
             harmless = schema[keyword] in (False, {}, []) and not keyword.startswith("unevaluated")
             if keyword in CHECKED and keyword not in ("then", "else", "minContains", "maxContains") and not harmless:
                 self._note(keyword, where)
 
-    def _definition(self, reference: Json, resolver: Any, *, closes: bool) -> str:
+    def _definition(self, reference: JsonValue, resolver: Any, *, closes: bool) -> str:
         try:
             found = resolver.lookup(reference)
         except (Unresolvable, NoSuchAnchor, PointerToNowhere, Unretrievable, AttributeError, TypeError):
@@ -126,9 +126,9 @@ class _Writer:
             self._result.definitions[self._names[key]] = written
         return f"#/$defs/{self._names[key]}"
 
-    def _text_conditions(self, schema: Mapping[str, Json], where: str) -> list[dict[str, Json]]:
+    def _text_conditions(self, schema: Mapping[str, JsonValue], where: str) -> list[dict[str, JsonValue]]:
         """Return `pattern` and `format` as conditions that have all to hold, one an object."""
-        conditions: list[dict[str, Json]] = []
+        conditions: list[dict[str, JsonValue]] = []
         if "pattern" in schema:
             compiled(schema["pattern"])
             conditions.append({"pattern": translated(schema["pattern"], "rust")})
@@ -146,7 +146,7 @@ class _Writer:
             self._note(f"format {named} (unknown, not checked)", where)
         return conditions
 
-    def _write_numbers(self, schema: Mapping[str, Json], written: dict[str, Json], where: str) -> None:
+    def _write_numbers(self, schema: Mapping[str, JsonValue], written: dict[str, JsonValue], where: str) -> None:
         bounds = {key: schema[key] for key in BOUNDS if key in schema}
         for exclusive, inclusive, step in (
             ("exclusiveMinimum", "minimum", _BESIDE_BOUND),
@@ -164,7 +164,7 @@ class _Writer:
         written |= bounds
 
     def _write_array(
-        self, schema: Mapping[str, Json], written: dict[str, Json], resolver: Any, where: str, *, closes: bool
+        self, schema: Mapping[str, JsonValue], written: dict[str, JsonValue], resolver: Any, where: str, *, closes: bool
     ) -> None:
         first, rest = schema.get("prefixItems"), schema.get("items")
         if isinstance(rest, Sequence) and not isinstance(rest, str):
@@ -177,7 +177,7 @@ class _Writer:
             written["items"] = self.write(rest, resolver, f"{where}/items", closes=closes)
 
     def _write_object(
-        self, schema: Mapping[str, Json], written: dict[str, Json], resolver: Any, where: str, *, closes: bool
+        self, schema: Mapping[str, JsonValue], written: dict[str, JsonValue], resolver: Any, where: str, *, closes: bool
     ) -> None:
         if "properties" in schema:
             written["properties"] = {
@@ -186,7 +186,7 @@ class _Writer:
             }
         patterns = {translated(pattern, "rust"): part for pattern, part in schema.get("patternProperties", {}).items()}
         others = schema.get("additionalProperties")
-        anything: dict[str, Json] = {pattern: {} for pattern in patterns}
+        anything: dict[str, JsonValue] = {pattern: {} for pattern in patterns}
         if patterns and not self._result.compiles({"type": "object", "patternProperties": anything}):
             self._note("patternProperties", where)
             patterns, others = {}, None
@@ -201,6 +201,6 @@ class _Writer:
             written["additionalProperties"] = False
 
 
-def _takes_fractions(schema: Mapping[str, Json]) -> bool:
+def _takes_fractions(schema: Mapping[str, JsonValue]) -> bool:
     kinds = schema.get("type", "number")
     return "number" in ([kinds] if isinstance(kinds, str) else kinds)

@@ -8,7 +8,7 @@ from jsonschema import FormatChecker, SchemaError, validators
 from jsonschema.protocols import Validator
 
 from ..errors import RequestError
-from .values import Json
+from ..json_types import JsonValue
 
 _DRAFTS: tuple[type[Validator], ...] = (
     validators.Draft202012Validator,
@@ -19,7 +19,7 @@ _DRAFTS: tuple[type[Validator], ...] = (
 _TYPES = frozenset(("string", "number", "integer", "boolean", "null", "object", "array"))
 
 
-def as_json(schema: Json) -> str:
+def as_json(schema: JsonValue) -> str:
     """Return a schema as JSON; raises RequestError for what has none."""
     try:
         return json.dumps(schema, ensure_ascii=False)
@@ -29,7 +29,7 @@ def as_json(schema: Json) -> str:
         raise RequestError("the schema is nested too deep") from None
 
 
-def draft_of(schema: Json) -> type[Validator]:
+def draft_of(schema: JsonValue) -> type[Validator]:
     """Return the draft of a schema: the one it names, else the newest of which it is a valid schema.
 
     Raises RequestError for a schema that is none of any draft.
@@ -62,7 +62,7 @@ def _fault(error: SchemaError) -> str:
     return f"{where or 'it'} can't be {shown(error.instance)}"
 
 
-def shown(value: Json) -> str:
+def shown(value: JsonValue) -> str:
     """Return a value as JSON of bearable length."""
     text = json.dumps(value, ensure_ascii=False, default=repr)
     return text if len(text) <= 80 else text[:77] + "…"

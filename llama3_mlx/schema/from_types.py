@@ -14,11 +14,11 @@ from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from ..errors import RequestError
+from ..json_types import JsonObject, JsonValue
 from .annotations import description_of, limits_of
 from .docstrings import read_docstring
-from .values import Json
 
-Schema = dict[str, Json]
+Schema = dict[str, JsonValue]
 
 _SIMPLE: dict[Any, str] = {
     str: "string",
@@ -66,7 +66,7 @@ class Field:
     kind: Any
     description: str = ""
     required: bool = True
-    default: Json = None
+    default: JsonValue = None
 
 
 def dataclass_fields(kind: Any) -> dict[str, Field]:
@@ -93,7 +93,7 @@ def typed_dict_fields(kind: Any) -> dict[str, Field]:
     }
 
 
-def hints_of(documented: Any, name: str) -> dict[str, Any]:
+def hints_of(documented: Any, name: str) -> JsonObject:
     """Return the type hints with names resolved; raises RequestError where that can't be done."""
     try:
         return typing.get_type_hints(documented, include_extras=True)
@@ -146,7 +146,7 @@ class _Writer:
 
     def __init__(self) -> None:
         self.definitions: dict[str, Schema] = {}
-        self._open: list[Json] = []
+        self._open: list[JsonValue] = []
         self._recursive: set[Any] = set()
 
     def schema(self, kind: Any, where: str) -> Schema:
@@ -237,7 +237,7 @@ class _Writer:
             raise RequestError(f"two different classes of one schema are called {name}: rename one of them")
 
 
-def _one_of(values: list[Json], where: str) -> Schema:
+def _one_of(values: list[JsonValue], where: str) -> Schema:
     if not all(value is None or isinstance(value, str | int | float) for value in values):
         raise RequestError(f"{where} has values that are no JSON: take texts, numbers, booleans or None")
     kinds = sorted({_SIMPLE[type(value)] for value in values if type(value) in _SIMPLE})
@@ -261,7 +261,7 @@ def _without_qualifier(hint: Any) -> Any:
     return hint
 
 
-def _is_json(value: Json) -> bool:
+def _is_json(value: JsonValue) -> bool:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from ..errors import RequestError
+from ..json_types import JsonValue
 from .annotations import limits_of
 from .from_types import (
     FORMATS,
@@ -24,7 +25,6 @@ from .from_types import (
     typed_dict_fields,
     unwrapped,
 )
-from .values import Json
 
 _READERS: dict[Any, Callable[[str], Any]] = {
     datetime.datetime: datetime.datetime.fromisoformat,
@@ -34,7 +34,7 @@ _READERS: dict[Any, Callable[[str], Any]] = {
 }
 
 
-def typed_value(kind: Any, value: Json, where: str = "the answer") -> Json:
+def typed_value(kind: Any, value: JsonValue, where: str = "the answer") -> JsonValue:
     """Return a JSON value as a value of the type: dataclasses, enums and pydantic models are made, tuples and sets too.
 
     Raises RequestError naming the place, such as `the answer.people[2].age`, and the value that doesn't fit.
@@ -70,7 +70,7 @@ def typed_value(kind: Any, value: Json, where: str = "the answer") -> Json:
     return _simple(kind, value, where)
 
 
-def typed_fields(fields: Mapping[str, Field], value: Json, where: str) -> dict[str, Json]:
+def typed_fields(fields: Mapping[str, Field], value: JsonValue, where: str) -> dict[str, JsonValue]:
     """Return an object's values by name, each of its field's type; raises RequestError for missing or unknown names."""
     _expect(isinstance(value, Mapping), value, where, "an object")
     missing = [name for name, field in fields.items() if field.required and name not in value]
@@ -82,7 +82,7 @@ def typed_fields(fields: Mapping[str, Field], value: Json, where: str) -> dict[s
     return {name: typed_value(fields[name].kind, item, f"{where}.{name}") for name, item in value.items()}
 
 
-def _union(kind: Any, value: Json, where: str) -> Json:
+def _union(kind: Any, value: JsonValue, where: str) -> JsonValue:
     """Return the value as the first of the types that it fits; exact ones go first, so that 1 stays an int."""
     reasons = []
     for each in sorted(get_args(kind), key=lambda each: type(value) is not each):
@@ -93,7 +93,7 @@ def _union(kind: Any, value: Json, where: str) -> Json:
     raise RequestError("; or ".join(dict.fromkeys(reasons)))
 
 
-def _member(allowed: typing.Iterable[Any], value: Json, where: str) -> Json:
+def _member(allowed: typing.Iterable[Any], value: JsonValue, where: str) -> JsonValue:
     """Return the one of the values that equals this one; true isn't 1 here."""
     allowed = list(allowed)
     for each in allowed:
@@ -103,7 +103,7 @@ def _member(allowed: typing.Iterable[Any], value: Json, where: str) -> Json:
     raise RequestError(f"{where} is {value!r:.80}; accepted are {', '.join(map(repr, allowed))}")
 
 
-def _pydantic(kind: Any, value: Json, where: str) -> Json:
+def _pydantic(kind: Any, value: JsonValue, where: str) -> JsonValue:
     from pydantic import ValidationError
 
     try:
@@ -115,7 +115,7 @@ def _pydantic(kind: Any, value: Json, where: str) -> Json:
         raise RequestError(f"{where}{place}: {first['msg']}, not {first['input']!r:.80}") from None
 
 
-def _formatted(kind: Any, value: Json, where: str) -> Json:
+def _formatted(kind: Any, value: JsonValue, where: str) -> JsonValue:
     _expect(isinstance(value, str), value, where, f"a {FORMATS[kind]}")
     try:
         return _READERS[kind](value)
@@ -123,7 +123,7 @@ def _formatted(kind: Any, value: Json, where: str) -> Json:
         raise RequestError(f"{where} must be a {FORMATS[kind]}, not {value!r:.80}") from None
 
 
-def _collection(kind: Any, value: Json, where: str) -> Json:
+def _collection(kind: Any, value: JsonValue, where: str) -> JsonValue:
     _expect(isinstance(value, list | tuple), value, where, "an array")
     if is_named_tuple(kind):
         return _named_tuple(kind, value, where)
@@ -140,7 +140,7 @@ def _collection(kind: Any, value: Json, where: str) -> Json:
     return set(items) if issubclass(origin, typing.AbstractSet) else items
 
 
-def _named_tuple(kind: Any, value: Json, where: str) -> Json:
+def _named_tuple(kind: Any, value: JsonValue, where: str) -> JsonValue:
     hints = list(hints_of(kind, kind.__name__).items())
     required = len(hints) - len(kind._field_defaults)
     between = str(len(hints)) if required == len(hints) else f"{required} to {len(hints)}"
@@ -148,12 +148,12 @@ def _named_tuple(kind: Any, value: Json, where: str) -> Json:
     return kind(*(typed_value(hint, item, f"{where}.{name}") for (name, hint), item in zip(hints, value, strict=False)))
 
 
-def _json_type(value: Json) -> str | None:
+def _json_type(value: JsonValue) -> str | None:
     names = {"str": "string", "list": "array", "tuple": "array", "dict": "object"}
     return names.get(type(value).__name__)
 
 
-def _simple(kind: Any, value: Json, where: str) -> Json:
+def _simple(kind: Any, value: JsonValue, where: str) -> JsonValue:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind is float:
         _expect(number, value, where, "a number")
@@ -169,6 +169,6 @@ def _simple(kind: Any, value: Json, where: str) -> Json:
     return value
 
 
-def _expect(holds: bool, value: Json, where: str, wanted: str) -> None:
+def _expect(holds: bool, value: JsonValue, where: str, wanted: str) -> None:
     if not holds:
         raise RequestError(f"{where} must be {wanted}, not {value!r:.80}")

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from ..errors import Llama3MLXError
+from ..json_types import JsonObject
 from ..library.catalogue import Catalogue
 from ..version import __version__
 from . import operations, page, tokens
@@ -21,7 +22,6 @@ from .http.errors import ApiError, as_api_error, error_response
 from .http.logs import LOGGER
 from .http.metrics import Metrics
 from .http.middleware import ServerMiddleware
-from .json_types import JsonObject
 from .ollama import (
     embed as ollama_embed,
 )

@@ -3,10 +3,10 @@
 from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse, Response
 
+from ..json_types import JsonObject
 from ..version import __version__
 from .core.request_context import Server
 from .http.metrics import CONTENT_TYPE
-from .json_types import JsonObject
 
 router = APIRouter(tags=["operations"])
 

@@ -6,13 +6,13 @@ Source: https://docs.vllm.ai (tokenizer API); https://github.com/ggml-org/llama.
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
+from ..json_types import JsonObject
 from .core.chat import Chat, prompt_of
 from .core.completion import prompt_ids, text_ids
 from .core.loaded_model import LoadedModel
 from .core.request_context import RequestContext
 from .core.schema import Body, options_of
 from .http.errors import ApiError
-from .json_types import JsonObject
 from .openai.chat import tools_of
 from .openai.dialog_schema import ChatMessage, ToolDefinition
 

@@ -5,11 +5,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from ..errors import RequestError
 from ..generation.completion import Completion
 from ..generation.options import GenerationOptions
+from ..json_types import JsonObject
 from ..schema.drafts import as_json
 from ..tokenizer.tokenizer import Tokenizer
 from ..tools.call import ToolCall
@@ -32,7 +32,7 @@ class ConstraintCompiler:
     def compile(self, options: GenerationOptions) -> Grammar:
         """Compile the constraint of the options; raises RequestError for what can't be held to."""
         tools = tool_specs(options.tools) if options.calls_tools else None
-        given: dict[str, Any] = {
+        given: JsonObject = {
             "schema": None if options.schema is None else json_schema(options.schema),
             "regex": options.regex,
             "grammar": options.grammar,

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RequestError
+from ..json_types import JsonObject, JsonValue
 from ..tokenizer.tokenizer import Tokenizer
 from ..tools.functions import Tool
 from ..tools.parser import PYTHON_TAG
@@ -35,7 +36,7 @@ def compile_grammar(
     tokenizer: Tokenizer,
     *,
     n_vocab: int | None = None,
-    schema: Any = None,
+    schema: JsonValue = None,
     regex: str | None = None,
     grammar: str | None = None,
     choices: Sequence[str] | None = None,
@@ -180,7 +181,7 @@ class GrammarState:
             raise RequestError(f"the grammar can't go on: {explained(self._matcher.get_error())}")
 
 
-def _answer_schema(schema: Any) -> tuple[dict[str, Any], list[str]]:
+def _answer_schema(schema: JsonValue) -> tuple[JsonObject, list[str]]:
     """Return the schema of an answer as llguidance takes it, and what is left out of it."""
     collected = constrainable()
     written = collected.add("d", json_schema(schema))
@@ -188,7 +189,7 @@ def _answer_schema(schema: Any) -> tuple[dict[str, Any], list[str]]:
     return with_options(written, collected.definitions), collected.left_out["d"]
 
 
-def _of_schema(schema: Any) -> tuple[str, list[str]]:
+def _of_schema(schema: JsonValue) -> tuple[str, list[str]]:
     from llguidance import LLMatcher
 
     written, left_out = _answer_schema(schema)
@@ -222,7 +223,7 @@ def _of_choices(choices: Sequence[str]) -> str:
     return LLMatcher.grammar_from_lark("start: " + " | ".join(quoted))
 
 
-def _expect_text(name: str, value: Any) -> None:
+def _expect_text(name: str, value: JsonValue) -> None:
     if not isinstance(value, str) or not value.strip():
         raise RequestError(f"{name} must be a text, not {value!r:.80}")
 

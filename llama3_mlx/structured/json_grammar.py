@@ -1,17 +1,16 @@
 """JSON schemas as llguidance compiles them, and what it can't hold of them."""
 
 import json
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 from ..errors import RequestError
+from ..json_types import JsonMapping, JsonObject, JsonValue
 from ..schema.constrainable import Constrainable
 from .explain import explained
 
 # As models write and indent JSON. Without a bound a weak model can go on with white space for ever. Alternatives that
 # may both fit are generated as any of them, and checked afterwards.
-OPTIONS: Mapping[str, Any] = {"whitespace_pattern": r"[ \t]{1,2}|\r?\n[ \t]{0,40}", "coerce_one_of": True}
+OPTIONS: JsonMapping = {"whitespace_pattern": r"[ \t]{1,2}|\r?\n[ \t]{0,40}", "coerce_one_of": True}
 
 
 def constrainable() -> Constrainable:
@@ -19,19 +18,19 @@ def constrainable() -> Constrainable:
     return Constrainable(lambda schema: problem(schema) is None)
 
 
-def with_options(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
+def with_options(schema: JsonMapping, definitions: JsonMapping) -> JsonObject:
     """Return a schema document as llguidance takes it."""
     return {"x-guidance": dict(OPTIONS), **schema, **({"$defs": dict(definitions)} if definitions else {})}
 
 
-def check_compiles(what: str, schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> None:
+def check_compiles(what: str, schema: JsonMapping, definitions: JsonMapping) -> None:
     """Raise RequestError, with the reason, where llguidance can't compile a schema."""
     said = _problem(json.dumps(with_options(schema, definitions)))
     if said is not None:
         raise RequestError(f"{what} can't be compiled: {explained(said)}")
 
 
-def problem(schema: Any) -> str | None:
+def problem(schema: JsonValue) -> str | None:
     """Return what llguidance says against a schema, None if it knows how to compile it, even to nothing."""
     said = _problem(json.dumps(schema))
     return None if said is None or said.startswith("Unsatisfiable") else said

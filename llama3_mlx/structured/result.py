@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from ..errors import RequestError, StructureError
+from ..json_types import JsonValue
 from ..schema.from_types import type_schema
 from ..schema.to_types import typed_value
 from ..tools.call import without_surrogates
 
 
-def json_schema(schema: Any) -> Any:
+def json_schema(schema: JsonValue) -> JsonValue:
     """Return a JSON schema: of a dict or JSON text, the same; of a dataclass, pydantic model or type hint, its own.
 
     Raises RequestError for what is none of them.
@@ -29,7 +29,7 @@ def json_schema(schema: Any) -> Any:
     return type_schema(schema)
 
 
-def parse_result(schema: Any, text: str) -> Any:
+def parse_result(schema: JsonValue, text: str) -> JsonValue:
     """Return the answer as the schema's object: JSON's value for a dict, an instance for a dataclass or model.
 
     Raises StructureError, which carries the text, where it isn't valid JSON, as when max_tokens cut it off, or doesn't

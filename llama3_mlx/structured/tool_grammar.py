@@ -5,22 +5,22 @@ Source of the format: https://www.llama.com/docs/model-cards-and-prompt-formats/
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ..errors import RequestError
+from ..json_types import JsonMapping, JsonObject
 from ..schema.constrainable import Constrainable
 from ..tools.functions import Tool, tool_specs
 from ..tools.parser import PYTHON_TAG
 from .json_grammar import check_compiles, constrainable, with_options
 
-ToolChoice = str | Mapping[str, Any]
+ToolChoice = str | JsonMapping
 
 # Text that the parser of calls would take for a call in JSON begins with a brace.
 _TEXT = r"TEXT: /([ \t\r\n]*[^{ \t\r\n](.|\n)*)?/"
 
 
 def tool_grammar(
-    tools: Sequence[Tool], choice: ToolChoice, *, several: bool, tagged: bool, answer: Mapping[str, Any] | None = None
+    tools: Sequence[Tool], choice: ToolChoice, *, several: bool, tagged: bool, answer: JsonMapping | None = None
 ) -> tuple[str, list[str]]:
     """Return the Lark grammar of an answer that may or must call tools, and what it can't hold of the tools' schemas.
 
@@ -63,7 +63,7 @@ def chosen_name(choice: ToolChoice) -> str | None:
     return None if choice in ("auto", "required") else choice
 
 
-def call_schema(specs: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+def call_schema(specs: Sequence[JsonMapping]) -> tuple[JsonObject, list[str]]:
     """Return the schema of one call of any of the tools, and what it leaves out of each tool's own.
 
     Raises RequestError naming the tool whose schema can't be used.
@@ -92,7 +92,7 @@ def call_schema(specs: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], lis
     return with_options({"anyOf": calls}, collected.definitions), notes
 
 
-def _parameters(collected: Constrainable, key: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _parameters(collected: Constrainable, key: str, parameters: JsonMapping) -> JsonObject:
     """Return the parameters of a tool; it has no others than those it lists, unless it says so."""
     schema = dict(parameters)
     if "$ref" not in schema:

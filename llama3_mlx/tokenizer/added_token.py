@@ -1,11 +1,10 @@
 """Added tokens: entries of a tokenizer.json's `added_tokens`, control tokens and words beside the vocabulary."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import TokenizerError
+from ..json_types import JsonMapping
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class AddedToken:
     plain: bool = True
 
 
-def added_tokens(parts: Mapping[str, Any], path: Path) -> list[AddedToken]:
+def added_tokens(parts: JsonMapping, path: Path) -> list[AddedToken]:
     """Return the added tokens of a tokenizer.json; raises TokenizerError for a damaged entry."""
     added = []
     for entry in parts.get("added_tokens") or []:

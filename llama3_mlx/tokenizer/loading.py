@@ -13,6 +13,7 @@ from typing import Any
 
 from ..checkpoint.folder import ModelFolder
 from ..errors import ConfigError, TokenizerError
+from ..json_types import JsonMapping, JsonObject, JsonValue
 from ..model.config import token_ids
 from .added_token import AddedToken, added_tokens
 from .byte_level import to_bytes
@@ -85,7 +86,7 @@ def _load(opened: ModelFolder) -> Tokenizer:
     return load_hf_bpe(json_file, dumped(parts) if two_files else None, added, ends)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> JsonObject:
     """Parse tokenizer.json without its merges where they stand last, as the tokenizers package writes them."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -100,7 +101,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise TokenizerError(f"{path} can't be read: {error}") from None
 
 
-def _object(value: Any, path: Path) -> dict[str, Any]:
+def _object(value: JsonValue, path: Path) -> JsonObject:
     if not isinstance(value, dict) or not isinstance(value.get("model"), dict):
         raise TokenizerError(f"{path} is not a tokenizer of the tokenizers package: it has no model")
     return value
@@ -110,7 +111,7 @@ def _standard_tokens() -> list[AddedToken]:
     return [AddedToken(token, text, special=True) for text, token in special_tokens().items()]
 
 
-def _llama3_ranks(parts: Mapping[str, Any]) -> dict[bytes, int] | None:
+def _llama3_ranks(parts: JsonMapping) -> dict[bytes, int] | None:
     """Return the ranks of a byte-level BPE with Llama 3's split pattern and vocabulary and nothing else, else None."""
     vocab = parts["model"].get("vocab")
     if parts.get("normalizer") or not isinstance(vocab, dict) or len(vocab) != N_ORDINARY:

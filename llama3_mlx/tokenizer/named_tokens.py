@@ -1,9 +1,9 @@
 """The tokens that have a part by name: where a text begins and ends, what is unknown, what pads."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from ..checkpoint.folder import ModelFolder
+from ..json_types import JsonMapping
 
 NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
 _SETTINGS, _MAP = "tokenizer_config.json", "special_tokens_map.json"
@@ -21,7 +21,7 @@ def named_tokens(opened: ModelFolder) -> dict[str, str]:
     return {**settings, **special}
 
 
-def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+def _texts(values: JsonMapping) -> dict[str, str]:
     found = {name: values.get(name) for name in NAMES}
     texts = {name: value.get("content") if isinstance(value, Mapping) else value for name, value in found.items()}
     return {name: text for name, text in texts.items() if isinstance(text, str)}

@@ -4,10 +4,10 @@ The files don't say how text is split; tokenizer_config.json's class does. Sourc
 """
 
 import json
-from typing import Any
 
 from ..checkpoint.folder import ModelFolder
 from ..errors import TokenizerError
+from ..json_types import JsonObject, JsonValue
 
 VOCAB_NAME, MERGES_NAME = "vocab.json", "merges.txt"
 _CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
@@ -20,7 +20,7 @@ def has_vocab_and_merges(opened: ModelFolder) -> bool:
     return not (path / "tokenizer.json").exists() and all((path / name).exists() for name in (VOCAB_NAME, MERGES_NAME))
 
 
-def tokenizer_json(opened: ModelFolder) -> dict[str, Any]:
+def tokenizer_json(opened: ModelFolder) -> JsonObject:
     """Return the content of the tokenizer.json; raises TokenizerError where the files don't say all of it."""
     settings = opened.json("tokenizer_config.json") or {}
     kind = settings.get("tokenizer_class")
@@ -69,7 +69,7 @@ def _merges(opened: ModelFolder) -> list[list[str]]:
     return pairs
 
 
-def _added(opened: ModelFolder, settings: dict[str, Any], vocab: dict[str, Any]) -> list[dict[str, Any]]:
+def _added(opened: ModelFolder, settings: JsonObject, vocab: JsonObject) -> list[JsonObject]:
     """Return the added tokens of tokenizer_config.json, added_tokens.json and the named special tokens."""
     ids: dict[str, int] = dict(opened.json("added_tokens.json") or {})
     special = {_text(settings.get(name)) for name in _SPECIAL} - {None}
@@ -90,11 +90,11 @@ def _added(opened: ModelFolder, settings: dict[str, Any], vocab: dict[str, Any])
     ]
 
 
-def dumped(content: dict[str, Any]) -> str:
+def dumped(content: JsonObject) -> str:
     """Return the text of a tokenizer.json."""
     return json.dumps(content, ensure_ascii=False)
 
 
-def _text(value: Any) -> str | None:
+def _text(value: JsonValue) -> str | None:
     text = value.get("content") if isinstance(value, dict) else value
     return text if isinstance(text, str) else None

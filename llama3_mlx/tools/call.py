@@ -1,8 +1,9 @@
 """What the readers of tool calls share: a call, the names that may be called, what a reader is given and says."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+
+from ..json_types import JsonMapping, JsonValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,7 +11,7 @@ class ToolCall:
     """A call of a tool by name."""
 
     name: str
-    arguments: Mapping[str, Any]
+    arguments: JsonMapping
     problem: str | None = None
     """What the arguments don't fit of the tool's schema: what can't be held while they are generated."""
 
@@ -57,7 +58,7 @@ class Incomplete:
     """A reader's answer while the text so far may become a call."""
 
 
-def without_surrogates(value: Any) -> Any:
+def without_surrogates(value: JsonValue) -> JsonValue:
     """Return JSON's value with lone surrogates, which escapes can make and no encoding can carry, as U+FFFD."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

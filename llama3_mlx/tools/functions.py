@@ -14,17 +14,18 @@ from functools import partial
 from typing import Any
 
 from ..errors import RequestError
+from ..json_types import JsonMapping, JsonObject, JsonValue
 from ..schema.docstrings import read_docstring
 from ..schema.from_types import Field, hints_of, is_pydantic, object_schema
 from ..schema.to_types import typed_fields
 
-Tool = Callable[..., Any] | Mapping[str, Any]
+Tool = Callable[..., Any] | JsonMapping
 
 _NAME = re.compile(r"[\w.:/-]{1,128}")
 _FUNCTION_KEYS = ("name", "description", "parameters", "strict")
 
 
-def tool_spec(tool: Tool) -> dict[str, Any]:
+def tool_spec(tool: Tool) -> JsonObject:
     """Return the specification of a tool, `{"type": "function", "function": {name, description, parameters}}`.
 
     A function's comes from its type hints and docstring (Google's `Args:`); parameters with a default aren't
@@ -41,7 +42,7 @@ def tool_spec(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
 
 
-def tool_specs(tools: Iterable[Tool]) -> list[dict[str, Any]]:
+def tool_specs(tools: Iterable[Tool]) -> list[JsonObject]:
     """Return the specifications of several tools; raises RequestError if two have one name."""
     if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Iterable):
         raise RequestError(f"tools must be a list of functions or specifications, not {tools!r:.80}")
@@ -63,7 +64,7 @@ def tool_name(tool: Tool) -> str:
     return name
 
 
-def call_tool(tool: Tool, arguments: Mapping[str, Any]) -> Any:
+def call_tool(tool: Tool, arguments: JsonMapping) -> Any:
     """Check the arguments, run the function with them and return what it returns; an async function runs to its end.
 
     Dataclasses, enums, pydantic models, tuples and dates arrive as such. Raises RequestError for arguments that
@@ -77,7 +78,7 @@ def call_tool(tool: Tool, arguments: Mapping[str, Any]) -> Any:
         return thread.submit(asyncio.run, _awaited(result)).result()
 
 
-async def acall_tool(tool: Tool, arguments: Mapping[str, Any]) -> Any:
+async def acall_tool(tool: Tool, arguments: JsonMapping) -> Any:
     """Do what `call_tool` does in an event loop; functions that aren't async run in a thread."""
     function = _function(tool)
     if inspect.iscoroutinefunction(_documented(function)):
@@ -86,7 +87,7 @@ async def acall_tool(tool: Tool, arguments: Mapping[str, Any]) -> Any:
     return await result if inspect.isawaitable(result) else result
 
 
-def check_arguments(tool: Tool, arguments: Mapping[str, Any]) -> None:
+def check_arguments(tool: Tool, arguments: JsonMapping) -> None:
     """Check the arguments of a call; raises RequestError naming what doesn't fit."""
     name = tool_name(tool)
     if isinstance(tool, Mapping):
@@ -107,7 +108,7 @@ def result_text(result: Any) -> str:
         return str(result)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: JsonValue) -> JsonValue:
     if is_pydantic(type(value)):
         return value.model_dump(mode="json")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -115,7 +116,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, set | frozenset) else str(value)
 
 
-def _run(tool: Tool, arguments: Mapping[str, Any]) -> Any:
+def _run(tool: Tool, arguments: JsonMapping) -> Any:
     function = _function(tool)
     return function(**typed_fields(_parameters(function), arguments, tool_name(function)))
 
@@ -159,7 +160,7 @@ def _parameters(function: Callable[..., Any]) -> dict[str, Field]:
     return fields
 
 
-def _checked(spec: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(spec: JsonMapping) -> JsonObject:
     """Return the function of a specification, with parameters."""
     if spec.get("type", "function") != "function":
         raise RequestError(f"a tool has the type {spec['type']!r:.80}; accepted is 'function'")
@@ -182,7 +183,7 @@ def _checked(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {**function, "parameters": _checked_parameters(name, function.get("parameters", {}))}
 
 
-def _checked_parameters(name: str, parameters: Any) -> dict[str, Any]:
+def _checked_parameters(name: str, parameters: JsonValue) -> JsonObject:
     where = f"the parameters of the tool {name}"
     if not isinstance(parameters, Mapping):
         raise RequestError(f"{where} must be a JSON schema, not {parameters!r:.80}")

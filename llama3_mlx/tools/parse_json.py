@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NoReturn
 
+from ..json_types import JsonValue
 from .call import Incomplete, ParsedCalls, PendingText, ToolCall, ToolNames, without_surrogates
 
 _FIRST_KEYS = frozenset(("type", "name", "function", "parameters", "arguments"))
@@ -122,7 +123,7 @@ def _decode(text: str, start: int) -> tuple[Any, int | None]:
         return None, None
 
 
-def _as_call(value: Any, names: ToolNames) -> ToolCall | None:
+def _as_call(value: JsonValue, names: ToolNames) -> ToolCall | None:
     """Return the call that an object is: keys of Meta's form or of OpenAI's and no others."""
     if not isinstance(value, Mapping) or not value.keys() <= _KEYS or value.get("type", "function") != "function":
         return None
@@ -143,7 +144,7 @@ def _as_call(value: Any, names: ToolNames) -> ToolCall | None:
     return ToolCall(value["name"], arguments) if isinstance(arguments, dict) else None
 
 
-def _object_in(text: str) -> Any:
+def _object_in(text: str) -> JsonValue:
     try:
         return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):

@@ -7,8 +7,8 @@ Source of the grammar: https://docs.python.org/3/reference/expressions.html (cal
 import math
 import re
 import sys
-from typing import Any
 
+from ..json_types import JsonObject, JsonValue
 from .call import Incomplete, ParsedCalls, PendingText, ToolCall, ToolNames, without_surrogates
 
 BUILTIN_TOOLS = ("brave_search", "wolfram_alpha")
@@ -92,9 +92,9 @@ class _Reader:
                 self._expect("]")
                 return ParsedCalls(tuple(found), self.at)
 
-    def keywords(self) -> dict[str, Any]:
+    def keywords(self) -> JsonObject:
         """Read `a=1, b=2)`."""
-        arguments: dict[str, Any] = {}
+        arguments: JsonObject = {}
         while self._peek() != ")":
             name = self._next("name")
             if "." in name or name in arguments:
@@ -106,7 +106,7 @@ class _Reader:
         self._expect(")")
         return arguments
 
-    def _value(self, depth: int) -> Any:
+    def _value(self, depth: int) -> JsonValue:
         if depth > _MAX_DEPTH:
             raise _NotACall
         match = self._match()
@@ -124,7 +124,7 @@ class _Reader:
             return self._items("]" if match["sign"] == "[" else ")", depth)
         raise _NotACall
 
-    def _items(self, closing: str, depth: int) -> list[Any]:
+    def _items(self, closing: str, depth: int) -> list[JsonValue]:
         items = []
         while self._peek() != closing:
             items.append(self._value(depth + 1))
@@ -133,8 +133,8 @@ class _Reader:
         self._expect(closing)
         return items
 
-    def _mapping(self, depth: int) -> dict[str, Any]:
-        items: dict[str, Any] = {}
+    def _mapping(self, depth: int) -> JsonObject:
+        items: JsonObject = {}
         while self._peek() != "}":
             key = self._value(depth + 1)
             if not isinstance(key, str):

@@ -12,10 +12,10 @@ Source: https://www.llama.com/docs/model-cards-and-prompt-formats/llama3_1 and l
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
 
+from ..json_types import JsonMapping
 from .call import Incomplete, ParsedCalls, PendingText, ToolCall, ToolNames
 from .parse_json import TOOL_CALL_END, TOOL_CALL_TAG, read_function_tag, read_json_calls, read_tool_call_tag
 from .parse_pythonic import read_builtin_call, read_pythonic_calls
@@ -172,7 +172,7 @@ def _joined(parts: Iterator[str | ToolCall]) -> list[str | ToolCall]:
     return result
 
 
-def call_message(calls: Collection[ToolCall], content: str = "", ids: Collection[str] = ()) -> Mapping[str, Any]:
+def call_message(calls: Collection[ToolCall], content: str = "", ids: Collection[str] = ()) -> JsonMapping:
     """Return the assistant's message that makes the calls, as OpenAI shapes it."""
     listed = [
         {"type": "function", "function": {"name": call.name, "arguments": dict(call.arguments)}} for call in calls

@@ -1,13 +1,13 @@
 """Examples to token ids and marks of which of them are targets; control tokens come from the dialog format alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ...chat.dialog import Dialog
 from ...errors import DataError, DialogError
+from ...json_types import JsonMapping
 from ...tokenizer.tokenizer import Tokenizer
 from .records import collected
 from .samples import Sample
@@ -89,7 +89,7 @@ class ExampleEncoder:
         ids, marks = self._text(sample) if messages is None else self._messages(messages, sample)
         return ids, [True] * len(ids) if self.train_on == "all" else marks
 
-    def _messages(self, messages: Sequence[Mapping[str, Any]], sample: Sample) -> tuple[list[int], list[bool]]:
+    def _messages(self, messages: Sequence[JsonMapping], sample: Sample) -> tuple[list[int], list[bool]]:
         if self.dialog is None:
             raise DataError("it is a dialog, but this base model has no dialog format: use text or an instruct model")
         ids, marks = self.dialog.encode_with_mask(messages, tools=sample.tools)
@@ -120,7 +120,7 @@ def _example(ids: Sequence[int], marks: Sequence[bool], where: str, cut: int = 0
     return Example(np.array(ids, np.int32), np.array(marks, np.bool_), where, cut)
 
 
-def _as_dialog(sample: Sample) -> list[Mapping[str, Any]]:
+def _as_dialog(sample: Sample) -> list[JsonMapping]:
     """Return a prompt and its completion, and what comes before them, as messages."""
     turns = [*sample.history, (sample.prompt or "", sample.completion)]
     messages = [{"role": "system", "content": sample.system}] if sample.system else []

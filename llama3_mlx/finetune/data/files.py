@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError, MissingExtraError
+from ...json_types import JsonValue
 
 # Values as they stand in a file, each with the words that say where; a value that can't be read is an exception.
 Values = Iterator[tuple[str, Any]]
@@ -61,7 +62,7 @@ def _json_lines(path: Path, text: str) -> Values:
     return iter([*parsed, *rest])
 
 
-def _parsed(line: str) -> Any:
+def _parsed(line: str) -> JsonValue:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -1,9 +1,9 @@
 """Records brought into the four kinds of examples, by the layout that their keys show."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ...errors import DataError
+from ...json_types import JsonValue
 from .layouts import LABELED, PREFERENCE, QUESTIONS, SUPERVISED, Layout
 from .records import Record, collected
 from .samples import Labeled, Pair, Question, Sample
@@ -68,10 +68,10 @@ def unread_columns(records: Sequence[Record], layout: str = "auto") -> list[str]
 
 def _read(
     records: Sequence[Record], layouts: Mapping[str, Layout], layout: str, problems: list[str] | None
-) -> list[Any]:
+) -> list[JsonValue]:
     if layout != "auto" and layout not in layouts:
         raise DataError(f"layout must be one of auto, {', '.join(layouts)}, not {layout!r}")
-    made: list[Any] = []
+    made: list[JsonValue] = []
     accepted = layouts if layout == "auto" else {layout: layouts[layout]}
     # The first example that has a layout sets it for all.
     common = next((name for record in records if (name := layout_of(record, accepted))), None)

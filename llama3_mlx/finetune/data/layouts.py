@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import DataError
+from ...json_types import JsonMapping
 from .messages import read_messages, read_tools, read_turns
 from .records import Record
 from .samples import Labeled, Messages, Pair, Question, Sample
@@ -34,7 +35,7 @@ class Layout:
     optional: tuple[str, ...] = ()
 
 
-def _text(value: Mapping[str, Any], key: str, *, empty: bool = False) -> str:
+def _text(value: JsonMapping, key: str, *, empty: bool = False) -> str:
     text = value.get(key)
     if not isinstance(text, str):
         raise DataError(f"{key} must be text, not {text!r:.80}")
@@ -43,7 +44,7 @@ def _text(value: Mapping[str, Any], key: str, *, empty: bool = False) -> str:
     return text
 
 
-def _system(value: Mapping[str, Any]) -> str:
+def _system(value: JsonMapping) -> str:
     """Return the system message that stands in a column of its own, "" without one."""
     for key in _SYSTEM:
         if value.get(key) is not None:
@@ -51,7 +52,7 @@ def _system(value: Mapping[str, Any]) -> str:
     return ""
 
 
-def _history(value: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def _history(value: JsonMapping) -> tuple[tuple[str, str], ...]:
     turns = value.get("history") or ()
     valid = isinstance(turns, Sequence) and all(
         isinstance(turn, Sequence) and len(turn) == 2 and all(isinstance(text, str) for text in turn) for turn in turns

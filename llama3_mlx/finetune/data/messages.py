@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from ...errors import DataError
+from ...json_types import JsonMapping, JsonValue
 from .samples import Messages
 
 # ShareGPT's names of who speaks. Source: LlamaFactory data/README.md, axolotl's chat_template strategy.
@@ -27,7 +27,7 @@ _NOTES = ("id", "message_id", "timestamp", "date", "model", "score", "rank", "la
 _WEIGHTS = ("weight", "train")
 
 
-def read_messages(value: Any, key: str) -> tuple[Messages, tuple[bool, ...] | None]:
+def read_messages(value: JsonValue, key: str) -> tuple[Messages, tuple[bool, ...] | None]:
     """Return messages, and for each of the assistant's whether it is a target, where some `weight` or `train` says so.
 
     Raises DataError.
@@ -47,7 +47,7 @@ def read_messages(value: Any, key: str) -> tuple[Messages, tuple[bool, ...] | No
     return messages, None if all(weights) else tuple(weights)
 
 
-def _weight(message: Mapping[str, Any]) -> bool:
+def _weight(message: JsonMapping) -> bool:
     for name in _WEIGHTS:
         weight = message.get(name, True)
         if weight not in (0, 1):
@@ -57,7 +57,7 @@ def _weight(message: Mapping[str, Any]) -> bool:
     return True
 
 
-def read_turns(value: Any, key: str) -> Messages:
+def read_turns(value: JsonValue, key: str) -> Messages:
     """Return ShareGPT's turns, {"from", "value"}, as messages; raises DataError."""
     if not isinstance(value, list) or not value or not all(isinstance(turn, Mapping) for turn in value):
         raise DataError(f"{key} must be a list of turns, not {value!r:.80}")
@@ -66,7 +66,7 @@ def read_turns(value: Any, key: str) -> Messages:
     return [_turn(turn, key) for turn in value]
 
 
-def _turn(turn: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def _turn(turn: JsonMapping, key: str) -> JsonMapping:
     speaker, said = turn.get("from"), turn.get("value")
     role = _SPEAKERS.get(speaker) if isinstance(speaker, str) else None
     if role is None:
@@ -80,7 +80,7 @@ def _turn(turn: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return {"role": "assistant", "content": "", "tool_calls": [{"function": each} for each in calls]}
 
 
-def read_tools(value: Mapping[str, Any]) -> list[Any] | None:
+def read_tools(value: JsonMapping) -> list[JsonValue] | None:
     """Return the tools of an example, given as a list or as its JSON text; None without any. Raises DataError."""
     tools = value.get("tools")
     if isinstance(tools, str):
@@ -90,14 +90,14 @@ def read_tools(value: Mapping[str, Any]) -> list[Any] | None:
     return [without_nulls(_parsed(tool, "tools") if isinstance(tool, str) else tool) for tool in tools or ()] or None
 
 
-def without_nulls(value: Any) -> Any:
+def without_nulls(value: JsonValue) -> JsonValue:
     """Return a value without keys that are null: a table gives every row the keys of all. Source: TRL."""
     if isinstance(value, Mapping):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def _parsed(text: str, key: str) -> Any:
+def _parsed(text: str, key: str) -> JsonValue:
     try:
         return json.loads(text)
     except ValueError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError, MissingExtraError
+from ...json_types import JsonMapping, JsonValue
 from .files import SUFFIXES, read_values
 from .hub import is_saved, read_hub, read_saved
 from .sources import SPLITS, GivenData, Source, names
@@ -25,7 +26,7 @@ class Record:
     """One example as it stands in a file."""
 
     where: str
-    value: Mapping[str, Any]
+    value: JsonMapping
 
 
 def read_records(
@@ -162,7 +163,7 @@ def _from_function(path: Path, function: str, split: str) -> Iterable[tuple[str,
     """Call the function of a Python file with the split's name; it gives an iterable of objects."""
     make = load_function(path, function)
     with own_code(path):
-        values: list[Any] = list(make(split) or [])
+        values: list[JsonValue] = list(make(split) or [])
     return _numbered(f"{path}:{function}", values)
 
 
@@ -170,7 +171,7 @@ def _numbered(name: str, values: Iterable[Any]) -> Iterable[tuple[str, Any]]:
     return ((f"{name}, entry {number}", value) for number, value in enumerate(values, start=1))
 
 
-def _checked(where: str, value: Any, problems: list[str]) -> list[Record]:
+def _checked(where: str, value: JsonValue, problems: list[str]) -> list[Record]:
     if isinstance(value, DataError):
         problems.append(f"{where}: {value}")
         return []

@@ -1,10 +1,10 @@
 """The kinds of examples that training looks at, whatever layout they came in."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-Messages = list[Mapping[str, Any]]
+from ...json_types import JsonMapping, JsonValue
+
+Messages = list[JsonMapping]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Sample:
 
     where: str
     messages: Messages | None = None
-    tools: list[Any] | None = None
+    tools: list[JsonValue] | None = None
     prompt: str | None = None
     completion: str = ""
     system: str = ""
@@ -49,4 +49,4 @@ class Question:
 
     where: str
     messages: Messages
-    columns: Mapping[str, Any] = field(default_factory=dict)
+    columns: JsonMapping = field(default_factory=dict)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import RequestError
+from ...json_types import JsonValue
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "train_sft", "train_prefs"),
@@ -21,7 +22,7 @@ class GivenData:
     `name` is how messages call it.
     """
 
-    values: Any
+    values: JsonValue
     name: str
 
     def split(self, name: str) -> Iterable[Any] | None:

@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from ...device import back_end
 from ...model.transformer import LlamaForCausalLM
-from ...trees import flatten, unflatten
+from ...trees import Tree, flatten, unflatten
 from .exponential import exp
 
 # Trained parameters of the head and hidden states (n, D) to logits (n, V).
@@ -29,14 +29,14 @@ def head_function(model: LlamaForCausalLM) -> tuple[Head, Any]:
     if "lm_head" in model:
         layer = model.lm_head
 
-        def own(parameters: Any, h: mx.array) -> mx.array:
+        def own(parameters: Tree, h: mx.array) -> mx.array:
             layer.update(parameters)
             return layer(h)
 
         return own, layer.trainable_parameters()
     embedding = model.model.embed_tokens
 
-    def tied(parameters: Any, h: mx.array) -> mx.array:
+    def tied(parameters: Tree, h: mx.array) -> mx.array:
         embedding.update(parameters)
         return embedding.as_linear(h)
 
@@ -50,7 +50,7 @@ def token_losses(logits: mx.array, targets: mx.array) -> mx.array:
 
 
 def head_loss(
-    head: Head, params: Any, h: mx.array, targets: mx.array, weights: mx.array, *, chunk: int | None = None
+    head: Head, params: Tree, h: mx.array, targets: mx.array, weights: mx.array, *, chunk: int | None = None
 ) -> mx.array:
     """Return the sum of weights * cross entropy over positions, a float32 scalar.
 
@@ -71,18 +71,18 @@ def head_loss(
         return _forward(head, rebuilt, size, h, targets, weights, list(arrays))
 
     @losses.vjp
-    def losses_vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
+    def losses_vjp(primals: Tree, cotangents: Tree, outputs: Tree) -> tuple[mx.array, ...]:
         _, targets, weights, *_ = primals
         scale: mx.array = cotangents[0]
         grad_h, *grads = outputs[1:]
         scaled = [(scale * grad).astype(grad.dtype) for grad in (grad_h, *grads)]
         return (scaled[0], mx.zeros_like(targets), mx.zeros_like(weights), *scaled[1:])
 
-    outputs: Any = losses(h, targets, weights, *(array for _, array in flat))
+    outputs: Tree = losses(h, targets, weights, *(array for _, array in flat))
     return outputs[0]
 
 
-def head_token_losses(head: Head, params: Any, h: mx.array, targets: mx.array, *, chunk: int) -> mx.array:
+def head_token_losses(head: Head, params: Tree, h: mx.array, targets: mx.array, *, chunk: int) -> mx.array:
     """Return the cross entropy of each position, (n,) float32, for losses that weigh positions only later.
 
     A position's loss depends on its own hidden state alone, so that its gradient can be made at once and scaled in
@@ -105,15 +105,15 @@ def head_token_losses(head: Head, params: Any, h: mx.array, targets: mx.array, *
         return mx.concatenate(parts), mx.concatenate(grads)
 
     @losses.vjp
-    def losses_vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, mx.array]:
+    def losses_vjp(primals: Tree, cotangents: Tree, outputs: Tree) -> tuple[mx.array, mx.array]:
         grad = outputs[1]
         return (cotangents[0][:, None] * grad).astype(grad.dtype), mx.zeros_like(primals[1])
 
-    outputs: Any = losses(h, targets)
+    outputs: Tree = losses(h, targets)
     return outputs[0]
 
 
-def _trained_head_token_losses(head: Head, params: Any, h: mx.array, targets: mx.array, chunk: int) -> mx.array:
+def _trained_head_token_losses(head: Head, params: Tree, h: mx.array, targets: mx.array, chunk: int) -> mx.array:
     """Return the cross entropy of each position; the backward pass makes each chunk's logits again."""
     flat = flatten(params)
     names = [name for name, _ in flat]
@@ -132,16 +132,16 @@ def _trained_head_token_losses(head: Head, params: Any, h: mx.array, targets: mx
         return mx.concatenate(parts)
 
     @losses.vjp
-    def losses_vjp(primals: Any, cotangent: mx.array, _: mx.array) -> tuple[mx.array, ...]:
+    def losses_vjp(primals: Tree, cotangent: mx.array, _: mx.array) -> tuple[mx.array, ...]:
         h, targets, *arrays = primals
         grads = _forward(head, rebuilt, chunk, h, targets, cotangent, arrays)[1:]
         return (grads[0], mx.zeros_like(targets), *grads[1:])
 
-    outputs: Any = losses(h, targets, *(array for _, array in flat))
+    outputs: Tree = losses(h, targets, *(array for _, array in flat))
     return outputs
 
 
-def _vocabulary(head: Head, params: Any, h: mx.array) -> int:
+def _vocabulary(head: Head, params: Tree, h: mx.array) -> int:
     # Nothing is computed: only the shape of the lazy result is used.
     return head(params, h[:1]).shape[-1]
 

@@ -5,12 +5,12 @@ time, in a third of the time. On a GPU it is one instruction, and MLX's own is u
 """
 
 import math
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from ...device import back_end
+from ...trees import Tree
 
 _LOG2_E = math.log2(math.e)
 # Adding this to a float32 below 2^22 leaves its nearest integer in the lowest bits of the mantissa.
@@ -63,7 +63,7 @@ def gated(gate: mx.array, up: mx.array) -> mx.array:
 
 
 @gated.vjp
-def _gated_vjp(primals: Any, cotangent: mx.array, _: mx.array) -> tuple[mx.array, mx.array]:
+def _gated_vjp(primals: Tree, cotangent: mx.array, _: mx.array) -> tuple[mx.array, mx.array]:
     gate, up = primals
     return _gated_gradients(gate, up, cotangent)
 

@@ -18,6 +18,7 @@ import mlx.core as mx
 import numpy as np
 
 from ...device import back_end
+from ...trees import Tree
 from .exponential import exp
 
 
@@ -92,7 +93,7 @@ def make_attention(blocks: Sequence[QueryBlock], scale: float) -> Callable[..., 
         return mx.concatenate(outputs, axis=2), mx.concatenate(normalizers, axis=3)
 
     @attention.vjp
-    def attention_vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
+    def attention_vjp(primals: Tree, cotangents: Tree, outputs: Tree) -> tuple[mx.array, ...]:
         queries, keys, values, *biases = primals
         grads = _gradients(queries, keys, values, blocks, biases, scale, outputs, cotangents[0])
         return (*grads, *(mx.zeros_like(bias) for bias in biases))

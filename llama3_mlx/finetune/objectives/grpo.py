@@ -18,6 +18,7 @@ import numpy as np
 from ...chat.dialog import Dialog
 from ...model.transformer import LlamaForCausalLM
 from ...tokenizer.tokenizer import Tokenizer
+from ...trees import Tree
 from .. import distributed
 from ..data.encoding import Example
 from ..data.order import BatchOrder
@@ -126,7 +127,7 @@ class Grpo(Objective):
         prompts = [question.messages] * len(texts)
         return total_rewards(self.rewards, prompts, texts, columns, self.settings.reward_weights)
 
-    def loss(self, model: LlamaForCausalLM, arrays: Arrays, constants: Any) -> Loss:
+    def loss(self, model: LlamaForCausalLM, arrays: Arrays, constants: Tree) -> Loss:
         logprobs = self._logprobs(model, arrays)
         weights = arrays["weights"]
         ratio = mx.exp(logprobs - mx.stop_gradient(logprobs))

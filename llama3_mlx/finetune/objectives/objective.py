@@ -3,12 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from ...model.transformer import LlamaForCausalLM
+from ...trees import Tree
 
 Loss = tuple[mx.array, dict[str, mx.array]]
 
@@ -36,7 +36,7 @@ class Objective(ABC):
     """
 
     per_epoch: int
-    constants: Any = None
+    constants: Tree = None
 
     def bind(self, model: LlamaForCausalLM) -> None:  # noqa: B027
         """Take the model in before training."""
@@ -46,7 +46,7 @@ class Objective(ABC):
         """Return the batch at a position counted through all epochs; always the same."""
 
     @abstractmethod
-    def loss(self, model: LlamaForCausalLM, arrays: Mapping[str, mx.array], constants: Any) -> Loss:
+    def loss(self, model: LlamaForCausalLM, arrays: Mapping[str, mx.array], constants: Tree) -> Loss:
         """Return the sum of the loss, and further sums to report by name, each over the batch's `count`."""
 
     @abstractmethod

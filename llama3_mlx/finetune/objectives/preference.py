@@ -13,6 +13,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ...model.transformer import LlamaForCausalLM
+from ...trees import Tree
 from .. import distributed
 from ..data.encoding import Example
 from ..data.order import BatchOrder
@@ -97,7 +98,7 @@ class Preference(Objective):
         n_targets = sum(sequence.n_targets for sequence in sequences) if share else 0
         return TrainBatch(arrays, len(share), n_tokens, n_targets, tuple(unit.where for unit in share))
 
-    def loss(self, model: LlamaForCausalLM, arrays: Arrays, constants: Any) -> Loss:
+    def loss(self, model: LlamaForCausalLM, arrays: Arrays, constants: Tree) -> Loss:
         n_units, n = arrays["signs"].shape[0], arrays["counts"].shape[0]
         each = n // max(1, n_units)
         policy = self._sums(model, arrays, n)

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from ...device import back_end
 from ...model.transformer import LlamaForCausalLM
+from ...trees import Tree
 from .. import distributed
 from ..data.encoding import Example
 from ..data.order import BatchOrder
@@ -95,7 +95,7 @@ class Supervised(Objective):
         arrays = {name: getattr(made, name) for name in names}
         return TrainBatch(arrays, made.n_targets, made.n_tokens, made.n_targets, made.where)
 
-    def loss(self, model: LlamaForCausalLM, arrays: Mapping[str, mx.array], constants: Any = None) -> Loss:
+    def loss(self, model: LlamaForCausalLM, arrays: Mapping[str, mx.array], constants: Tree = None) -> Loss:
         h = hidden_states(model, arrays["tokens"], arrays["segments"], longest=self.shape.longest, keep=self.keep)
         h = h.reshape(-1, h.shape[-1])[arrays["positions"]]
         head, parameters = head_function(model)

@@ -1,8 +1,9 @@
 """What to do after a run, by what its numbers say."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from ...json_types import JsonMapping
 
 # A validation loss this much above its best shows that the data are being learned by heart.
 _WORSE = 1.02
@@ -13,10 +14,10 @@ _FLAT = 0.5
 
 def advice(
     folder: Path,
-    run: Mapping[str, Any],
-    result: Mapping[str, Any],
-    steps: Sequence[Mapping[str, Any]],
-    checks: Sequence[Mapping[str, Any]],
+    run: JsonMapping,
+    result: JsonMapping,
+    steps: Sequence[JsonMapping],
+    checks: Sequence[JsonMapping],
 ) -> list[tuple[str, str]]:
     """Return sentences, each with the command that does it ("" without one)."""
     kind, model = run["kind"], run["model"]
@@ -33,7 +34,7 @@ def advice(
 
 
 def _on_learning(
-    resume: str, result: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], checks: Sequence[Mapping[str, Any]]
+    resume: str, result: JsonMapping, steps: Sequence[JsonMapping], checks: Sequence[JsonMapping]
 ) -> list[tuple[str, str]]:
     found = []
     flat = [step["groups without spread"] for step in steps if "groups without spread" in step]

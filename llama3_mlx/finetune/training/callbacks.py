@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ...json_types import JsonMapping, JsonObject
+
 
 @dataclass(frozen=True)
 class StepReport:
@@ -23,7 +25,7 @@ class StepReport:
     peak_bytes: int
     more: Mapping[str, float] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the values as one flat object."""
         values = asdict(self)
         more = values.pop("more")
@@ -39,7 +41,7 @@ class ValidationReport:
     best: bool
     more: Mapping[str, float] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the values as one flat object."""
         values = asdict(self)
         more = values.pop("more")
@@ -52,7 +54,7 @@ class Callback:
     def on_plan(self, notes: Sequence[str]) -> None:
         """The data are read and the batches chosen, in words; the weights are yet to be loaded."""
 
-    def on_start(self, plan: Mapping[str, Any]) -> None:
+    def on_start(self, plan: JsonMapping) -> None:
         """Training is about to begin: settings, shapes and the estimate of memory."""
 
     def on_stage(self, name: str) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 from mlx.utils import tree_map
 
 from ...device import back_end
+from ...json_types import JsonObject
 from ...model.transformer import LlamaForCausalLM
-from ...trees import scalar
+from ...trees import Tree, scalar
 from .. import distributed
 from ..layers.dropout import Noise
 from ..objectives.objective import Loss, Objective, TrainBatch
@@ -33,13 +34,13 @@ class LossFunctions:
     def __init__(self, model: LlamaForCausalLM, objective: Objective, noise: Noise) -> None:
         self.model, self.objective = model, objective
 
-        def loss(params: Any, constants: Any, arrays: Mapping[str, mx.array]) -> Loss:
+        def loss(params: Tree, constants: Tree, arrays: Mapping[str, mx.array]) -> Loss:
             model.update(params)
             return objective.loss(model, arrays, constants)
 
         graded = mx.value_and_grad(loss)
 
-        def traced(params: Any, key: mx.array, constants: Any, arrays: Mapping[str, mx.array]) -> Any:
+        def traced(params: Tree, key: mx.array, constants: Tree, arrays: Mapping[str, mx.array]) -> Any:
             # Checkpointed blocks run again in the backward pass and have to drop the same values.
             with noise.using(key):
                 return graded(params, constants, arrays)
@@ -47,10 +48,10 @@ class LossFunctions:
         self._loss: Callable[..., Any] = loss
         self._graded: Callable[..., Any] = mx.compile(traced) if back_end().compiles_steps else traced
 
-    def accumulated(self, params: Any, key: mx.array, batches: Sequence[TrainBatch]) -> tuple[StepSums, Any]:
+    def accumulated(self, params: Tree, key: mx.array, batches: Sequence[TrainBatch]) -> tuple[StepSums, Any]:
         """Return what the batches of a step come to, over all processes, and the mean gradient."""
         total, grads = mx.array(0.0), None
-        sums: dict[str, Any] = {}
+        sums: JsonObject = {}
         for number, batch in enumerate(batches):
             own = key + mx.array([number << 16, 0], mx.uint32)
             (loss, more), new = _counted(batch, self._gradients(params, own, as_arrays(batch.arrays)))
@@ -69,11 +70,11 @@ class LossFunctions:
         n_tokens, n_targets = (round(scalar(number)) for number in tokens)
         return StepSums(batches, scalar(total / divisor), means, n_tokens, n_targets), grads
 
-    def evaluate(self, params: Any, batches: Sequence[TrainBatch]) -> tuple[float, dict[str, float]]:
+    def evaluate(self, params: Tree, batches: Sequence[TrainBatch]) -> tuple[float, dict[str, float]]:
         """Return the mean loss and further means over batches, without dropout."""
         self.model.eval()
         total, count = mx.array(0.0), mx.array(0.0)
-        sums: dict[str, Any] = {}
+        sums: JsonObject = {}
         for batch in batches:
             results = self._loss(params, self.objective.constants, as_arrays(batch.arrays))
             loss, more = _counted(batch, results)
@@ -84,7 +85,7 @@ class LossFunctions:
         total, count, sums = distributed.all_sum((total, count, sums))
         return scalar(total / count), {name: scalar(value / count) for name, value in sums.items()}
 
-    def _gradients(self, params: Any, key: mx.array, arrays: Mapping[str, mx.array]) -> Any:
+    def _gradients(self, params: Tree, key: mx.array, arrays: Mapping[str, mx.array]) -> Any:
         try:
             return self._graded(params, key, self.objective.constants, arrays)
         finally:

@@ -11,6 +11,7 @@ from typing import Any
 from ...chat.dialog import Dialog, load_dialog
 from ...checkpoint.folder import ModelFolder
 from ...errors import TrainingError
+from ...json_types import JsonObject
 from ...library.resolver import resolve_model
 from ...model.config import ModelConfig
 from ...tokenizer.loading import load_tokenizer
@@ -50,7 +51,7 @@ class TrainingJob:
     out: Path
     settings: TrainSettings
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return what run.json holds; of examples in memory, what they were called."""
         return {
             "kind": self.kind,
@@ -119,7 +120,7 @@ def make_job(
     )
 
 
-def resumed_job(out: Path, changes: dict[str, Any], kind: type[TrainSettings] = TrainSettings) -> TrainingJob:
+def resumed_job(out: Path, changes: JsonObject, kind: type[TrainSettings] = TrainSettings) -> TrainingJob:
     """Return the job of a run's folder, with some settings changed.
 
     Raises TrainingError where its examples or functions were given in memory: then the call that began it resumes it.

@@ -1,12 +1,13 @@
 """Loggers by name: TensorBoard, trackio, wandb, each only where it is installed."""
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ...errors import MissingExtraError, RequestError
+from ...json_types import JsonMapping
 from .callbacks import Callback, StepReport, ValidationReport
 
 NAMES = ("tensorboard", "trackio", "wandb")
@@ -34,7 +35,7 @@ def _imported(module: str, package: str) -> Any:
         raise MissingExtraError(f"logging to {package} needs it installed: pip install {package}") from None
 
 
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+def _numbers(values: JsonMapping) -> dict[str, float]:
     return {
         name: float(value)
         for name, value in values.items()
@@ -48,7 +49,7 @@ class Guarded(Callback):
     def __init__(self, logger: Callback, name: str) -> None:
         self._logger, self._name = logger, name
 
-    def on_start(self, plan: Mapping[str, Any]) -> None:
+    def on_start(self, plan: JsonMapping) -> None:
         with self._one_line():
             self._logger.on_start(plan)
 
@@ -85,7 +86,7 @@ class TensorBoard(Callback):
     def on_validation(self, report: ValidationReport) -> None:
         self._write("validation", report.step, report.to_dict())
 
-    def _write(self, group: str, step: int, values: Mapping[str, Any]) -> None:
+    def _write(self, group: str, step: int, values: JsonMapping) -> None:
         for name, value in _numbers(values).items():
             self._writer.add_scalar(f"{group}/{name}", value, step)
 
@@ -102,7 +103,7 @@ class RunLogger(Callback):
         # wandb keeps its files with the run's, and not where the command was typed.
         self._more = {"dir": str(folder)} if package == "wandb" else {}
 
-    def on_start(self, plan: Mapping[str, Any]) -> None:
+    def on_start(self, plan: JsonMapping) -> None:
         self._module.init(project=self._project, config=dict(plan["settings"]), **self._more)
 
     def on_step(self, report: StepReport) -> None:

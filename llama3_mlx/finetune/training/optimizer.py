@@ -7,7 +7,7 @@ import mlx.core as mx
 import mlx.optimizers as optim
 from mlx.utils import tree_map
 
-from ...trees import flatten
+from ...trees import Tree, flatten
 from ..settings import TrainSettings
 
 
@@ -25,7 +25,7 @@ def make_optimizer(settings: TrainSettings) -> optim.Optimizer:
     return optim.SGD(rate, momentum=0.9, weight_decay=decay)
 
 
-def global_norm(grads: Any) -> mx.array:
+def global_norm(grads: Tree) -> mx.array:
     """Return the square root of the sum of all squares, a float32 scalar."""
     # In the order of names: a tree that was saved and read may have another, and sums depend on it.
     named = sorted(flatten(grads), key=lambda item: item[0])
@@ -33,7 +33,7 @@ def global_norm(grads: Any) -> mx.array:
     return mx.sqrt(sum(squares, mx.array(0.0)))
 
 
-def clipped(grads: Any, norm: mx.array, limit: float) -> Any:
+def clipped(grads: Tree, norm: mx.array, limit: float) -> Any:
     """Return the gradients scaled down so that their norm is at most `limit` (0: none)."""
     if not limit:
         return grads

@@ -11,6 +11,7 @@ from typing import Any
 from ...charts import Curve, line_chart
 from ...errors import MissingExtraError
 from ...files import save_text, save_whole
+from ...json_types import JsonMapping
 from .advice import advice
 from .callbacks import StepReport
 from .run_folder import read_metrics, read_run
@@ -33,7 +34,7 @@ class Chart:
     unit: str = ""
 
 
-def write_report(folder: Path, result: Mapping[str, Any], samples: Sequence[Mapping[str, str]] = ()) -> Path:
+def write_report(folder: Path, result: JsonMapping, samples: Sequence[Mapping[str, str]] = ()) -> Path:
     """Write report.html from a run's folder; `samples` have prompt, expected, before and after."""
     lines = read_metrics(folder)
     steps = [line for line in lines if line["kind"] == "step"]
@@ -57,7 +58,7 @@ def write_report(folder: Path, result: Mapping[str, Any], samples: Sequence[Mapp
     return folder / HTML
 
 
-def charts(steps: Sequence[Mapping[str, Any]], checks: Sequence[Mapping[str, Any]]) -> list[Chart]:
+def charts(steps: Sequence[JsonMapping], checks: Sequence[JsonMapping]) -> list[Chart]:
     """Return the charts of a run."""
 
     def curve(name: str, key: str, scale: float = 1.0, color: str = "#2563eb") -> Curve:
@@ -86,7 +87,7 @@ def _next(found: Sequence[tuple[str, str]]) -> str:
     return f"<h2>What to do next</h2><ul>{items}</ul>"
 
 
-def _table(values: Mapping[str, Any]) -> str:
+def _table(values: JsonMapping) -> str:
     rows = "".join(
         f"<tr><td>{escape(str(name).replace('_', ' '))}</td><td>{escape(_shown(value))}</td></tr>"
         for name, value in values.items()

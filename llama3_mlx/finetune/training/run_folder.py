@@ -8,14 +8,14 @@ metrics.jsonl                               one object a step and a validation
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ...adapters.adapter import from_model
 from ...adapters.mlx_lm_format import WEIGHTS, save_adapter
 from ...errors import ConfigError, TrainingError
 from ...files import disk_errors, save_json
+from ...json_types import JsonMapping, JsonObject
 from ...model.config import load_json_object
 from ...model.transformer import LlamaForCausalLM
 from .callbacks import Callback, StepReport, ValidationReport
@@ -25,7 +25,7 @@ from .trainer import Trainer
 RUN, METRICS, LAST = "run.json", "metrics.jsonl", "last"
 
 
-def start_folder(folder: Path, values: Mapping[str, Any]) -> None:
+def start_folder(folder: Path, values: JsonMapping) -> None:
     """Make the folder of a new run; raises TrainingError if it holds another."""
     refuse_run(folder)
     with disk_errors(folder):
@@ -49,7 +49,7 @@ def clear_unfinished(folder: Path) -> None:
             rest.unlink()
 
 
-def read_run(folder: Path) -> dict[str, Any]:
+def read_run(folder: Path) -> JsonObject:
     """Return model, data and settings of a run; raises TrainingError if there is none."""
     try:
         return load_json_object(folder / RUN)
@@ -57,13 +57,13 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise TrainingError(str(error).replace("is it the folder of a model?", "there is no run to resume")) from None
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
+def read_metrics(folder: Path) -> list[JsonObject]:
     """Return the lines of metrics.jsonl that are complete."""
     path = folder / METRICS
     return list(_whole_lines(path.read_text(encoding="utf-8"))) if path.exists() else []
 
 
-def _whole_lines(text: str) -> Iterator[dict[str, Any]]:
+def _whole_lines(text: str) -> Iterator[JsonObject]:
     for line in text.split("\n")[:-1]:
         try:
             yield json.loads(line)
@@ -111,6 +111,6 @@ class MetricsFile(Callback):
     def on_validation(self, report: ValidationReport) -> None:
         self._append(report.to_dict())
 
-    def _append(self, values: Mapping[str, Any]) -> None:
+    def _append(self, values: JsonMapping) -> None:
         with disk_errors(self.path.parent), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")

@@ -10,7 +10,7 @@ import mlx.core as mx
 from ...checkpoint.safetensors_files import read_header
 from ...errors import CheckpointError, TrainingError
 from ...files import disk_errors, save_whole
-from ...trees import flatten, unflatten
+from ...trees import Tree, flatten, unflatten
 
 FILE = "resume.safetensors"
 
@@ -30,7 +30,7 @@ class TrainingState:
     seconds: float = 0.0
 
 
-def save_state(folder: Path, params: Any, optimizer: Any, state: TrainingState, fingerprint: str) -> None:
+def save_state(folder: Path, params: Tree, optimizer: Tree, state: TrainingState, fingerprint: str) -> None:
     """Write parameters, optimizer state and counters; raises TrainingError where the disk doesn't take them."""
     tensors = {f"params.{name}": array for name, array in flatten(params)}
     tensors |= {f"optimizer.{name}": array for name, array in flatten(optimizer)}

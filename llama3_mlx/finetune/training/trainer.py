@@ -5,13 +5,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import mlx.core as mx
 
 from ...errors import TrainingError
 from ...model.transformer import LlamaForCausalLM
-from ...trees import flatten, scalar
+from ...trees import Tree, flatten, scalar
 from .. import distributed
 from ..layers.dropout import Noise
 from ..objectives.objective import Objective
@@ -67,7 +66,7 @@ class Trainer:
         self._validation = list(objective.validation())
         self._save_is_due, self._saved_step = False, 0
 
-    def restore(self, params: Any, optimizer: Any, state: TrainingState) -> None:
+    def restore(self, params: Tree, optimizer: Tree, state: TrainingState) -> None:
         """Take over a saved state."""
         self.params, self.state = params, state
         self.optimizer.state = optimizer

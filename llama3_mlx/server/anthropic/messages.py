@@ -6,13 +6,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from ...json_types import JsonMapping, JsonObject
 from ..core.chat import Chat, converse, prompt_of
 from ..core.events import AnswerEnd, Event, PromptProgress, TextDelta, ToolCallEvent
 from ..core.request_context import RequestContext
 from ..core.schema import options_of
 from ..http.errors import ApiError
 from ..http.streaming import EVENT_STREAM, errors_as_events, kept_alive, sse
-from ..json_types import JsonMapping, JsonObject
 from .schema import AnthropicTool, AnthropicToolChoice, ContentBlock, CountRequest, MessagesRequest, TextSource
 
 router = APIRouter(tags=["Anthropic"])

@@ -5,9 +5,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from ...generation.options import GenerationOptions
+from ...json_types import JsonMapping, JsonObject
 from ...prompts import RESERVED
 from ..http.errors import ApiError
-from ..json_types import JsonMapping, JsonObject
 from ..settings import ServerSettings
 from .answering import as_events, make_submissions
 from .events import Event

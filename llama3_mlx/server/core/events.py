@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ...generation.completion import Completion
-from ..json_types import JsonMapping, JsonObject
+from ...json_types import JsonMapping, JsonObject
 
 Reason = Literal["stop", "length", "tool_calls"]
 

@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from ...json_types import JsonMapping, JsonValue
 from ..http.metrics import Metrics
 from ..http.streaming import STREAM_HEADERS
-from ..json_types import JsonMapping
 from ..settings import ServerSettings
 from .durations import duration_s
 from .events import AnswerEnd, CollectedAnswer, Event, PromptProgress
@@ -91,7 +91,7 @@ class RequestContext:
         self.headers["x-notes"] = _printable("; ".join(self.notes))[:1000]
         return {"notes": self.notes}
 
-    def log_values(self, **values: Any) -> None:
+    def log_values(self, **values: JsonValue) -> None:
         """Add values to the request's line in the log."""
         self.request.state.log.update(values)
 

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
 from ...generation.options import GenerationOptions, make_options
+from ...json_types import JsonMapping, JsonObject
 from ...settings import Setting, settings_of
-from ..json_types import JsonMapping, JsonObject
 
 KeepAlive = float | str | None
 Effect = Literal["honored", "without effect", "refused"]

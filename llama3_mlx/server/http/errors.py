@@ -14,8 +14,8 @@ from ...errors import (
     RequestError,
     StructureError,
 )
+from ...json_types import JsonMapping, JsonObject
 from ...library.catalogue import UnknownModelError
-from ..json_types import JsonMapping, JsonObject
 
 _TYPES = {
     400: "invalid_request_error",

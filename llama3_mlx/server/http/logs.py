@@ -4,9 +4,8 @@ import json
 import logging
 import sys
 import time
-from typing import Any
 
-from ..json_types import JsonObject
+from ...json_types import JsonObject, JsonValue
 
 LOGGER = logging.getLogger("llama3_mlx.server")
 
@@ -33,7 +32,7 @@ def start_logging(log_format: str) -> None:
         logger.setLevel(level)
 
 
-def log(event: str, *, level: int = logging.INFO, **values: Any) -> None:
+def log(event: str, *, level: int = logging.INFO, **values: JsonValue) -> None:
     """Write one event with its values; those that are None are left out."""
     given = {name: value for name, value in values.items() if value is not None}
     LOGGER.log(level, event, extra={"values": given})
@@ -50,7 +49,7 @@ def _stamp(record: logging.LogRecord) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
 
 
-def _quoted(value: Any) -> str:
+def _quoted(value: JsonValue) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     text = str(value)

@@ -7,12 +7,11 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
 
 from starlette.requests import Request
 
 from ...errors import Llama3MLXError
-from ..json_types import JsonMapping
+from ...json_types import JsonMapping, JsonValue
 from .errors import ApiError, as_api_error, error_body
 from .logs import LOGGER
 
@@ -34,7 +33,7 @@ def json_line(value: JsonMapping) -> bytes:
     return to_json(value).encode() + b"\n"
 
 
-def to_json(value: Any) -> str:
+def to_json(value: JsonValue) -> str:
     """Return compact JSON that keeps all characters."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 

@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
 
+from ...json_types import JsonMapping, JsonObject
 from ..core.chat import Chat, converse
 from ..core.completion import Continuation, complete
 from ..core.events import AnswerEnd, Event, LogprobEntry, PromptProgress, TextDelta, ToolCallEvent
@@ -14,7 +15,6 @@ from ..core.request_context import RequestContext
 from ..core.schema import options_of
 from ..http.errors import ApiError
 from ..http.streaming import JSON_LINES, errors_as_events, json_line
-from ..json_types import JsonMapping, JsonObject
 from .schema import GenerateRequest, Generating, OllamaChatRequest, OllamaMessage
 from .timestamps import now
 

@@ -11,13 +11,13 @@ from fastapi import APIRouter, Depends, Request, Response
 from starlette.responses import JSONResponse, StreamingResponse
 
 from ...errors import RequestError
+from ...json_types import JsonMapping
 from ...library.catalogue import DEFAULT_TAG, Catalogue, check_name
 from ...library.home import models_folder
 from ...library.storage import copy_model, remove_model
 from ..core.request_context import Server
 from ..http.errors import ApiError
 from ..http.streaming import JSON_LINES, STREAM_HEADERS, errors_as_events, json_line
-from ..json_types import JsonMapping
 from .schema import CopyRequest, CreateRequest, Named, PullRequest
 
 StatusReport = Callable[[JsonMapping], None]

@@ -10,10 +10,10 @@ from functools import lru_cache
 from fastapi import APIRouter, Request
 
 from ...chat.dialog import load_dialog
+from ...json_types import JsonObject
 from ...library.catalogue import DEFAULT_TAG, ModelChoice, ModelEntry
 from ...tokenizer.loading import load_tokenizer
 from ..core.loaded_models import LoadedModels, ModelSlot, all_choices
-from ..json_types import JsonObject
 from .schema import Named
 from .timestamps import at
 

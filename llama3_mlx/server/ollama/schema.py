@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field
 
+from ...json_types import JsonObject
 from ..core.schema import Body, KeepAlive
-from ..json_types import JsonObject
 
 
 def _whole(value: object) -> object:

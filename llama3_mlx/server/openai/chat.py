@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from ...json_types import JsonMapping, JsonObject
 from ..core.chat import Chat, converse
 from ..core.events import (
     CollectedAnswer,
@@ -22,7 +23,6 @@ from ..core.request_context import RequestContext
 from ..core.schema import options_of
 from ..http.errors import ApiError
 from ..http.streaming import COMMENT, DONE, EVENT_STREAM, errors_as_events, kept_alive, sse
-from ..json_types import JsonMapping, JsonObject
 from .dialog_schema import AllowedToolChoice, NamedTool, ToolDefinition
 from .schema import ChatRequest
 from .tools import ChosenTools, ToolSet

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from ...json_types import JsonObject
 from ..core.answering import logprob_entry
 from ..core.completion import Continuation, Prompt, complete
 from ..core.events import AnswerEnd, CollectedAnswer, Event, LogprobEntry, TextDelta, usage
@@ -15,7 +16,6 @@ from ..core.request_context import RequestContext
 from ..core.schema import options_of
 from ..http.errors import ApiError
 from ..http.streaming import COMMENT, DONE, EVENT_STREAM, errors_as_events, kept_alive, sse
-from ..json_types import JsonObject
 from .chat import limit_choices, usage_object
 from .schema import CompletionRequest
 

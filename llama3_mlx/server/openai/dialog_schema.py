@@ -3,13 +3,13 @@
 Source: https://platform.openai.com/docs/api-reference/chat and the types of the `openai` package.
 """
 
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ...json_types import JsonObject, JsonValue
 from ..core.schema import Body
 from ..http.errors import ApiError
-from ..json_types import JsonObject
 
 
 class ContentPart(Body):
@@ -62,7 +62,7 @@ class ChatMessage(Body):
         calls = [_function_call(call) for call in self.tool_calls or ()]
         if self.function_call is not None:
             calls.append({"function": self.function_call.model_dump(include={"name", "arguments"})})
-        content: Any = self.content if self.content is not None else self.refusal
+        content: JsonValue = self.content if self.content is not None else self.refusal
         if isinstance(content, list):
             content = [_text_part(part) for part in content]
         message = {"role": self.role, "content": content, "name": self.name, "tool_call_id": self.tool_call_id}

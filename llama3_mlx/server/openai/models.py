@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 from fastapi import APIRouter, Request
 
+from ...json_types import JsonObject
 from ...library.catalogue import ModelChoice, ModelEntry
 from ..core.loaded_models import all_choices
-from ..json_types import JsonObject
 
 router = APIRouter(tags=["OpenAI"])
 

@@ -8,11 +8,11 @@ import secrets
 
 from fastapi import APIRouter, Request, Response
 
+from ...json_types import JsonObject
 from ...safety import Guard, Verdict
 from ..core.loaded_model import LoadedModel
 from ..core.request_context import RequestContext
 from ..http.errors import ApiError
-from ..json_types import JsonObject
 from .schema import ModerationRequest
 
 router = APIRouter(tags=["OpenAI"])

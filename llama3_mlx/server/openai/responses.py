@@ -5,12 +5,12 @@ import time
 
 from fastapi import APIRouter, Request, Response
 
+from ...json_types import JsonMapping, JsonObject
 from ..core.chat import converse, prompt_of
 from ..core.events import CollectedAnswer
 from ..core.request_context import RequestContext
 from ..http.errors import ApiError
 from ..http.streaming import COMMENT, EVENT_STREAM, errors_as_events, kept_alive
-from ..json_types import JsonMapping, JsonObject
 from .responses_input import chat_of, dialog_messages, input_items, stored_item, tools_of
 from .responses_schema import InputItem, ResponseInput, ResponsesRequest
 from .responses_store import ResponseStore, Stored

@@ -2,12 +2,11 @@
 
 import secrets
 from collections.abc import Sequence
-from typing import Any
 
+from ...json_types import JsonMapping, JsonObject, JsonValue
 from ..core.chat import Chat
 from ..core.schema import options_of
 from ..http.errors import ApiError
-from ..json_types import JsonMapping, JsonObject
 from .responses_schema import AllowedTools, ChosenTool, InputItem, InputPart, ResponseInput, ResponseTool
 from .responses_store import ResponseStore
 from .tools import ChosenTools, ToolSet
@@ -118,7 +117,9 @@ def _append(messages: list[JsonObject], item: InputItem, tools: ToolSet) -> None
             raise ApiError(400, "a message of the input has no content", param="input")
         messages.append({"role": item.role or "user", "content": _text(item.content)})
     elif item.type in CALLS:
-        arguments: Any = {"input": item.input or ""} if item.type == "custom_tool_call" else item.arguments or "{}"
+        arguments: JsonValue = (
+            {"input": item.input or ""} if item.type == "custom_tool_call" else item.arguments or "{}"
+        )
         name = tools.seen_as(item.name or "", item.namespace)
         call = {"id": item.call_id, "function": {"name": name, "arguments": arguments}}
         if messages and messages[-1].get("role") == "assistant":

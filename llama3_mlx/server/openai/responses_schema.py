@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from ...json_types import JsonObject
 from ..core.schema import Body, KeepAlive, TokenLimit, option, without_sentinels
-from ..json_types import JsonObject
 
 LOGPROBS = "message.output_text.logprobs"
 

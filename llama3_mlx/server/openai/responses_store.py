@@ -5,8 +5,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...json_types import JsonMapping
 from ..http.errors import ApiError
-from ..json_types import JsonMapping
 
 _BYTES = 64_000_000
 Item = JsonMapping

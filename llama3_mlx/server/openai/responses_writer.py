@@ -7,9 +7,9 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+from ...json_types import JsonMapping, JsonObject
 from ..core.events import CollectedAnswer, Event, LogprobEntry, PromptProgress, TextDelta, ToolCallEvent
 from ..http.streaming import sse
-from ..json_types import JsonMapping, JsonObject
 from .chat import logprob_object
 from .tools import ToolSet
 

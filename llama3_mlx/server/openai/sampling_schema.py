@@ -6,10 +6,11 @@ https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html and https:/
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from ...json_types import JsonMapping, JsonObject, JsonValue
 from ..core.schema import (
     Body,
     GenerationFields,
@@ -20,7 +21,6 @@ from ..core.schema import (
     refusal,
     without_sentinels,
 )
-from ..json_types import JsonMapping, JsonObject
 
 # What vLLM, llama.cpp, SGLang and Ollama call settings of ours.
 _OTHER_NAMES = {
@@ -127,7 +127,7 @@ class SamplingFields(GenerationFields):  # type: ignore[misc, valid-type]
 
     @model_validator(mode="before")
     @classmethod
-    def _take_other_names(cls, value: Any) -> Any:
+    def _take_other_names(cls, value: JsonValue) -> JsonValue:
         return with_our_names(value) if isinstance(value, Mapping) else value
 
     def settings(self) -> JsonObject:

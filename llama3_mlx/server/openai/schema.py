@@ -5,12 +5,12 @@ that mean nothing here are accepted; which ones a request sent stands in the hea
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ...json_types import JsonMapping, JsonObject, JsonValue
 from ..core.schema import Body, KeepAlive, TokenLimit, refusal, without_sentinels
-from ..json_types import JsonMapping, JsonObject
 from .dialog_schema import AllowedToolChoice, ChatMessage, ContentPart, NamedTool, ToolDefinition
 from .sampling_schema import SamplingFields
 
@@ -88,7 +88,7 @@ class ChatRequest(SamplingFields):
 
     @model_validator(mode="before")
     @classmethod
-    def _take_format(cls, value: Any) -> Any:
+    def _take_format(cls, value: JsonValue) -> JsonValue:
         return _with_response_format(value) if isinstance(value, Mapping) and value.get("format") else value
 
     @model_validator(mode="after")

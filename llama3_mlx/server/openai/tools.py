@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...json_types import JsonMapping, JsonObject
 from ..core.events import ToolCallEvent
 from ..http.errors import ApiError
-from ..json_types import JsonMapping, JsonObject
 
 # What a chat takes as choice, and the names of the tools that are allowed: None for all.
 ChosenTools = tuple[str, list[str] | None]
