@@ -3,8 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
-from ..json_types import JsonMapping
-
 
 class ToolRunKeywords(TypedDict, total=False):
     """Settings of GenerationOptions as keyword arguments."""
@@ -45,7 +43,7 @@ class ToolRunKeywords(TypedDict, total=False):
     """Leave control tokens out of the text."""
     special: bool
     """Read control tokens such as <|eot_id|> in a raw prompt; only for text you trust."""
-    template_options: JsonMapping
+    template_options: Mapping[str, Any]
     """Value for the checkpoint's chat template, such as date_string; may be given several times."""
     ignore_eos: bool
     """Go on past the model's own stop tokens."""
