@@ -30,7 +30,7 @@ _HELD_OUT_WINDOWS = 16
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedMethod:
     """A source as a method wants it read, the quantizer, and the unquantized model in the result's channels."""
 
     source: Source
@@ -38,31 +38,31 @@ class Prepared:
     reference: Source
 
 
-def _rtn(source: Source, _plan: Plan, _text: Path | None, _phase: Phase) -> Prepared:
-    return Prepared(source, RoundToNearest(), source)
+def _rtn(source: Source, _plan: Plan, _text: Path | None, _phase: Phase) -> PreparedMethod:
+    return PreparedMethod(source, RoundToNearest(), source)
 
 
-def _repack(source: Source, _plan: Plan, _text: Path | None, _phase: Phase) -> Prepared:
-    return Prepared(source, Repacking(), source)
+def _repack(source: Source, _plan: Plan, _text: Path | None, _phase: Phase) -> PreparedMethod:
+    return PreparedMethod(source, Repacking(), source)
 
 
-def _fast(source: Source, plan: Plan, _text: Path | None, _phase: Phase) -> Prepared:
+def _fast(source: Source, plan: Plan, _text: Path | None, _phase: Phase) -> PreparedMethod:
     scales = WeightScales(source, plan.dtype)
     fits = ("model.embed_tokens",) if source.config.tie_word_embeddings else ()
     equalized = EqualizedSource(source, plan.dtype, scales.layer, scales.head)
-    return Prepared(equalized, EqualizedRoundToNearest(fits), equalized)
+    return PreparedMethod(equalized, EqualizedRoundToNearest(fits), equalized)
 
 
-def _calibrated(source: Source, plan: Plan, text: Path | None, phase: Phase) -> Prepared:
+def _calibrated(source: Source, plan: Plan, text: Path | None, phase: Phase) -> PreparedMethod:
     calibration, equalized = _calibration(source, plan, windows_for(source, text), phase)
-    return Prepared(equalized, calibration, equalized)
+    return PreparedMethod(equalized, calibration, equalized)
 
 
-def _distilled(source: Source, plan: Plan, text: Path | None, phase: Phase) -> Prepared:
+def _distilled(source: Source, plan: Plan, text: Path | None, phase: Phase) -> PreparedMethod:
     windows = windows_for(source, text)
     calibration, equalized = _calibration(source, plan, windows, phase)
     distillation = Distillation(source, equalized, calibration, plan, windows, phase=phase)
-    return Prepared(DistilledSource(equalized, distillation.norm), distillation, equalized)
+    return PreparedMethod(DistilledSource(equalized, distillation.norm), distillation, equalized)
 
 
 def _calibration(
@@ -81,7 +81,7 @@ class Method:
     summary: str
     paper: str
     modules: str
-    prepare: Callable[[Source, Plan, Path | None, Phase], Prepared]
+    prepare: Callable[[Source, Plan, Path | None, Phase], PreparedMethod]
 
 
 METHODS: Mapping[str, Method] = {
@@ -118,7 +118,9 @@ METHODS: Mapping[str, Method] = {
 }
 
 
-def apply_method(source: Source, plan: Plan, method: str, text: Path | None = None, phase: Phase = unseen) -> Prepared:
+def apply_method(
+    source: Source, plan: Plan, method: str, text: Path | None = None, phase: Phase = unseen
+) -> PreparedMethod:
     """Prepare a source for a method of METHODS; `text` is what it calibrates on (default: the built-in texts)."""
     return METHODS[method].prepare(source, plan, text, phase)
 

@@ -10,7 +10,7 @@ from ..errors import ContextLengthError, Llama3MLXError
 from ..json_types import JsonMapping
 from .chat_files import AutoSave
 from .chat_model import Answer, AnswerStream, ChatModel
-from .progress import PromptProgress
+from .progress import PromptBar
 
 Message = JsonMapping
 
@@ -60,7 +60,7 @@ class ChatSession:
             self.autosave.save(self.model.folder, self.messages)
 
     def _stream_answer(self) -> None:
-        with PromptProgress() as progress:
+        with PromptBar() as progress:
             stream = self.model.stream_chat(self.messages, progress=progress.report, **self.settings)
             texts: list[str] = []
             try:
@@ -91,7 +91,7 @@ class ChatSession:
 
     def _answer_with_tools(self) -> None:
         """Answer, calling functions in between; calls are shown on stderr."""
-        with PromptProgress() as progress:
+        with PromptBar() as progress:
             run = self.model.run_tools(self.messages, self.tools, progress=progress.report, **self.settings)
         for call in run.calls:
             say(f"called {call.name}({json.dumps(dict(call.arguments), ensure_ascii=False)})")

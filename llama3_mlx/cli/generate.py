@@ -11,7 +11,7 @@ from ..generation.options import GenerationOptions
 from .chat_model import Answer
 from .flags import Values, add_flags, given_values, positive
 from .model_choice import add_model_flags, load_llama
-from .progress import PromptProgress
+from .progress import PromptBar
 from .structured_flags import ToolFunction, add_structured_flags, load_tools, structured_settings
 from .terminal import piped_text, read_stdin, stdin_is_terminal
 
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     settings, tools = given_settings(args), load_tools(args.tool)
     if tools and (args.raw or args.samples):
         raise RequestError("--tool needs the chat template and one answer: leave out --raw and --samples")
-    with load_llama(args) as llama, PromptProgress() as progress:
+    with load_llama(args) as llama, PromptBar() as progress:
         settings["progress"] = progress.report
         raw = args.raw or llama.dialog is None
         messages = as_messages(prompt, args.system)
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _stream(stream: "Stream[Any]", progress: PromptProgress, *, quiet: bool) -> "Completion[Any]":
+def _stream(stream: "Stream[Any]", progress: PromptBar, *, quiet: bool) -> "Completion[Any]":
     """Write pieces as they come, and return the completion."""
     for piece in stream:
         progress.close()

@@ -94,7 +94,7 @@ class ConversionProgress:
         self._progress.start()
 
 
-class PromptProgress:
+class PromptBar:
     """Shows how much of a long prompt is read: on a terminal, where it takes more than a moment."""
 
     _AFTER_S = 1.0
@@ -106,7 +106,7 @@ class PromptProgress:
         self._closed = not sys.stderr.isatty()
         self._lock = threading.Lock()
 
-    def __enter__(self) -> "PromptProgress":
+    def __enter__(self) -> "PromptBar":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -12,7 +12,7 @@ from .chat_session import ChatSession, write
 from .flags import add_flags
 from .generate import as_messages, given_settings
 from .model_choice import choose_model, write_notes
-from .progress import PromptProgress
+from .progress import PromptBar
 from .remote import URL_VARIABLE, RemoteLlama, server_models, server_url
 from .terminal import piped_text, stdin_is_terminal
 
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     if prompt is None:
         autosave = AutoSave() if stdin_is_terminal() else None
         return talk(ChatSession(model, args.system, settings, (), autosave), str(args.model or model.folder or "chat"))
-    with PromptProgress() as progress:
+    with PromptBar() as progress:
         for piece in model.stream_chat(as_messages(prompt, args.system), progress=progress.report, **settings):
             progress.close()
             write(piece.text)

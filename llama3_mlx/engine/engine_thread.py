@@ -15,7 +15,7 @@ from .request import Request
 T = TypeVar("T")
 
 
-class Work(Protocol):
+class StepWork(Protocol):
     """What the thread does, step by step; the engine implements it."""
 
     def has_work(self) -> bool:
@@ -40,7 +40,7 @@ class Work(Protocol):
 class EngineThread:
     """Starts with the first request. Requests and calls of other threads are taken between two steps."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: StepWork) -> None:
         self._work = work
         self._inbox: queue.SimpleQueue[Request | Callable[[], None]] = queue.SimpleQueue()
         self.closing = False

@@ -1,4 +1,4 @@
-"""Adapters and models whose channels were evened out, judged by PEFT on the source and by mlx-lm on the same folder."""
+"""Adapters and models whose channels were equalized, judged by PEFT on the source and by mlx-lm on the same folder."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def even(source: Path) -> Path:
-    """The source in 8 bits, its channels evened out."""
+    """The source in 8 bits, its channels equalized."""
     convert(source, source.with_name("even"), bits=8, quality="fast")
     return source.with_name("even")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llama3_mlx.cli.progress import ConversionProgress, PromptProgress
+from llama3_mlx.cli.progress import ConversionProgress, PromptBar
 from llama3_mlx.cli.training_run import TrainingProgress
 from llama3_mlx.convert import convert
 from llama3_mlx.finetune.training.callbacks import StepReport
@@ -55,10 +55,10 @@ def test_phases_are_lines_where_stderr_is_a_file(capsys: pytest.CaptureFixture[s
 def test_a_long_prompt_is_shown_until_the_answer_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with PromptProgress() as progress:
+    with PromptBar() as progress:
         progress.report(10, 8000)
         assert terminal.getvalue() == "", "nothing within the first moment"
-        monkeypatch.setattr(PromptProgress, "_AFTER_S", 0.0)
+        monkeypatch.setattr(PromptBar, "_AFTER_S", 0.0)
         progress.report(1024, 8000)
         assert terminal.getvalue().endswith("reading the prompt: 1,024 of 8,000 tokens\x1b[K")
         progress.close()

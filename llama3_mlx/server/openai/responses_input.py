@@ -7,7 +7,7 @@ from ...json_types import JsonMapping, JsonObject, JsonValue
 from ..core.chat import Chat
 from ..core.schema import options_of
 from ..http.errors import ApiError
-from .responses_schema import AllowedTools, ChosenTool, InputItem, InputPart, ResponseInput, ResponseTool
+from .responses_schema import ChosenTool, InputItem, InputPart, ResponseInput, ResponsesAllowedTools, ResponseTool
 from .responses_store import ResponseStore
 from .tools import ChosenTools, ToolSet
 
@@ -88,7 +88,7 @@ def _tool_choice(body: ResponseInput, tools: ToolSet) -> ChosenTools:
     choice = body.tool_choice
     if isinstance(choice, ChosenTool):
         return tools.choose_named(choice.name or choice.type)
-    if isinstance(choice, AllowedTools):
+    if isinstance(choice, ResponsesAllowedTools):
         return tools.choose_among(choice.mode, (tool.name for tool in choice.tools))
     return tools.choose(choice)
 

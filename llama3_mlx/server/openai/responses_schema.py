@@ -59,7 +59,7 @@ class ChosenTool(Body):
     name: str | None = None
 
 
-class AllowedTools(Body):
+class ResponsesAllowedTools(Body):
     """The tools that may, or one of which must, be called."""
 
     type: Literal["allowed_tools"]
@@ -100,7 +100,7 @@ class ResponseInput(Body):
     instructions: str | None = None
     previous_response_id: str | None = None
     tools: list[ResponseTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | AllowedTools | ChosenTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | ResponsesAllowedTools | ChosenTool | None = None
     parallel_tool_calls: bool | None = None
     text: TextSettings | None = None
     keep_alive: KeepAlive = None
