@@ -53,8 +53,10 @@ def random_adapter(model: LlamaForCausalLM, seed: int, names: tuple[str, ...] = 
     """An adapter of random values on all layers called so."""
     rng = np.random.default_rng(seed)
     parts = {}
+    # The config's own layers: those of the model may be joined, or wrapped by an adapter.
+    modules = dict(LlamaForCausalLM(model.config).named_modules())
     for path in choose_paths(model.config, names, None):
-        weight = dict(model.named_modules())[path].weight
+        weight = modules[path].weight
         shape = weight.shape if path.endswith("embed_tokens") else weight.shape[::-1]
         a, b = (rng.normal(0, 0.1, size).astype(np.float32) for size in ((shape[0], 3), (3, shape[1])))
         parts[path] = LowRank(mx.array(a), mx.array(b), 2.0)
