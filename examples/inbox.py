@@ -53,6 +53,8 @@ async def answer_all(llama: Llama, mails: Sequence[str], *, longest: int) -> lis
 
 def main() -> None:
     """Sort and answer the mails with the model of the command line."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python examples/inbox.py MODEL")
     with Llama.load(sys.argv[1]) as llama:
         for mail, found in zip(MAILS, sort_mails(llama, MAILS), strict=True):
             print(f"{found}: {mail}")
