@@ -1,8 +1,8 @@
 """What ends a generation from outside: Ctrl-C whose traceback is kept, a loop that is left, a forked process."""
 
-import _thread
 import copy
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -55,7 +55,10 @@ def test_ctrl_c_ends_the_generation_while_its_traceback_is_kept(llama: Llama, wo
     def interrupt() -> None:
         while not llama.engine.running:
             time.sleep(0.01)
-        _thread.interrupt_main()
+        # A person interrupts a generation that goes on, not the moment in which it is handed over.
+        time.sleep(0.3)
+        # A signal, as the terminal sends it: it wakes a thread that waits, which _thread.interrupt_main doesn't.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt) as kept:
