@@ -26,6 +26,14 @@ def llama() -> Iterator[Llama]:
         yield loaded
 
 
+@pytest.fixture(autouse=True)
+def default_interrupts() -> Iterator[None]:
+    """Whatever ran before in this process: Ctrl-C raises KeyboardInterrupt."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def wait_until_idle(llama: Llama) -> None:
     end = time.monotonic() + 60
     while llama.engine.running or llama.engine.waiting:
