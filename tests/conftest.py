@@ -1,6 +1,7 @@
 """Fixtures and settings that all tests share."""
 
 import os
+import signal
 
 # transformers must not look for a network, and its own warnings are not ours.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -8,6 +9,10 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 # What one test leaves on disk must not reach another.
 os.environ.setdefault("LLAMA3_MLX_CACHE_GB", "0")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# A shell starts what runs in its background with Ctrl-C ignored, and every child would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from pathlib import Path
 
