@@ -59,7 +59,7 @@ class Tour:
         with self.console.status("comparing it with the source on text that is new to both"):
             distance = measure(self.model, self.source)
         self.console.print(
-            f"KL divergence to the source [bold]{distance['kl']:.4f}[/bold] nats per token; "
+            f"KL divergence to the source [bold]{max(0.0, distance['kl']):.4f}[/bold] nats per token; "
             f"the same next token in {distance['top1_agreement']:.0%} of places"
         )
 
