@@ -9,8 +9,7 @@ them. `scripts/demo` calls it with a model that a package ships.
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -89,19 +88,20 @@ class Tour:
         self._user(QUESTION)
         self._answer("before", before)
         began = time.perf_counter()
-        with _replaced(self.adapter):
-            train(
-                self.model,
-                EXAMPLES,
-                self.adapter,
-                steps=steps,
-                learning_rate=1e-3,
-                batch_size=1,
-                row_length=128,
-                layers=15,
-                samples=0,
-                callbacks=[LossChart(self.console, steps)],
-            )
+        # An earlier tour's adapter makes room; nobody else's has this name.
+        shutil.rmtree(self.adapter, ignore_errors=True)
+        train(
+            self.model,
+            EXAMPLES,
+            self.adapter,
+            steps=steps,
+            learning_rate=1e-3,
+            batch_size=1,
+            row_length=128,
+            layers=15,
+            samples=0,
+            callbacks=[LossChart(self.console, steps)],
+        )
         self.console.print(f"[dim]{steps} steps in {time.perf_counter() - began:.0f} s[/dim]")
         with Llama.load(self.model, adapter=self.adapter) as llama:
             after = llama.chat(_message(QUESTION), max_tokens=12, temperature=0).text
@@ -187,13 +187,6 @@ def _message(text: str) -> list[dict[str, str]]:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-@contextmanager
-def _replaced(folder: Path) -> Iterator[None]:
-    """Let an earlier tour's adapter make room; it has a name that nobody else's has."""
-    shutil.rmtree(folder, ignore_errors=True)
-    yield
 
 
 def main() -> None:
