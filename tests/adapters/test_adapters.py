@@ -261,12 +261,14 @@ def test_switching_a_hundred_times_leaves_no_memory_behind() -> None:
             mx.eval(model(TOKENS % 320))
         return mx.get_active_memory()
 
+    # A reused buffer may be larger than what it holds, so memory varies a little; a leak would be an adapter each time.
+    adapter_bytes = sum(part.a.nbytes + part.b.nbytes for part in random_adapter(model, 1).parts.values())
     before = switch(4)
-    assert switch(100) <= before + 1000
+    assert switch(100) < before + adapter_bytes
     for _ in range(20):
         adapters.unload("a")
         adapters.add("a", random_adapter(model, 1))
-    assert switch(4) <= before + 1000
+    assert switch(4) < before + adapter_bytes
 
 
 def test_decoding_with_a_cache_gives_the_logits_without_one() -> None:
