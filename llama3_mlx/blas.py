@@ -32,13 +32,22 @@ class _Loaded:
 
 
 def load_blas() -> None:
-    """Load the first OpenBLAS that is found with global symbols; does nothing where MLX is loaded already.
+    """Load the first OpenBLAS that is found with global symbols; only warns where MLX is loaded already.
 
     `$LLAMA3_MLX_BLAS` names another library, or turns this off; a warning says that it can't be loaded.
     """
-    if not sys.platform.startswith("linux") or _Loaded.path is not None or "mlx.core" in sys.modules:
+    if not sys.platform.startswith("linux") or _Loaded.path is not None:
         return
     given = os.environ.get(VARIABLE)
+    if "mlx.core" in sys.modules:
+        if given is None and not _preloaded() and next(_candidates(), None):
+            warnings.warn(
+                f"mlx was imported before llama3_mlx, so its slow BLAS computes: import llama3_mlx first ({VARIABLE}=off "
+                "silences this)",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return
     if given is not None:
         if given.lower() not in OFF:
             try:
@@ -59,13 +68,17 @@ def blas_description() -> str:
     if not sys.platform.startswith("linux"):
         return "Accelerate"
     if _Loaded.path is None:
-        preloaded = [part for part in os.environ.get("LD_PRELOAD", "").split(":") if "blas" in Path(part).name]
-        return f"preloaded ({preloaded[0]})" if preloaded else "MLX's own (slow; install libopenblas0-pthread)"
+        preloaded = _preloaded()
+        return f"preloaded ({preloaded})" if preloaded else "MLX's own (slow; install libopenblas0-pthread)"
     config = getattr(_Loaded.library, "openblas_get_config", None)
     if config is None:
         return str(_Loaded.path)
     config.restype = ctypes.c_char_p
     return f"{' '.join(config().decode().split()[:2])} ({_Loaded.path})"
+
+
+def _preloaded() -> str | None:
+    return next((part for part in os.environ.get("LD_PRELOAD", "").split(":") if "blas" in Path(part).name), None)
 
 
 def _load(path: Path) -> None:

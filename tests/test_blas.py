@@ -21,10 +21,10 @@ print(blas_description())
 """
 
 
-def run(**changes: str) -> list[str]:
+def run(program: str = PROGRAM, **changes: str) -> list[str]:
     kept = {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "LLAMA3_MLX_BLAS")}
     result = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=kept | changes, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], env=kept | changes, capture_output=True, text=True, check=True
     )
     return [*result.stdout.splitlines(), result.stderr]
 
@@ -56,3 +56,13 @@ def test_a_library_that_cant_be_loaded_is_named_in_a_warning() -> None:
     assert description.startswith("MLX's own")
     assert "LLAMA3_MLX_BLAS=/nosuch/libblas.so" in errors
     assert "set it to off" in errors
+
+
+def test_an_mlx_that_was_imported_first_is_named_in_a_warning() -> None:
+    if installed() is None:
+        pytest.skip("no OpenBLAS on this machine")
+    program = "import mlx.core\n" + PROGRAM
+    *_, description, errors = run(program)
+    assert "import llama3_mlx first" in errors
+    assert description.startswith("MLX's own")
+    assert run(program, LLAMA3_MLX_BLAS="off")[-1] == ""
