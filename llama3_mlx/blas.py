@@ -42,8 +42,8 @@ def load_blas() -> None:
     if "mlx.core" in sys.modules:
         if given is None and not _preloaded() and next(_candidates(), None):
             warnings.warn(
-                f"mlx was imported before llama3_mlx, so its slow BLAS computes: import llama3_mlx first ({VARIABLE}=off "
-                "silences this)",
+                f"mlx was imported before llama3_mlx, so its slow BLAS computes: import llama3_mlx first "
+                f"({VARIABLE}=off silences this)",
                 RuntimeWarning,
                 stacklevel=3,
             )
