@@ -63,6 +63,7 @@ function draw() {
   const busy = runs.of(store.currentId).length > 0;
   $("stop").hidden = !busy;
   $("send").hidden = busy;
+  $("title").textContent = titleOf(store.current);
   document.title = store.current.title ? `${store.current.title} · llama3-mlx` : "llama3-mlx";
   const path = tree.path();
   showContext(path, models.contextOf(path.findLast(({ model }) => model)?.model), async () => open((await dialog.carryOn(tree)).id));

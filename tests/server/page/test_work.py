@@ -109,7 +109,7 @@ def test_the_search_finds_words_of_any_conversation_and_goes_to_the_message(chat
     chat.from_sidebar("#search")
     chat.page.fill("#search", "BROWN fox")
     chat.page.wait_for_selector("#conversations button.hit")
-    chat.until("document.querySelector('#conversations h2').textContent === '1 place found'")
+    chat.until("document.querySelector('#conversations .group').textContent === '1 place found'")
     assert chat.page.inner_text("#conversations mark") == "brown fox"
     chat.page.click("#conversations button.hit")
     chat.page.wait_for_selector(".message.found")

@@ -32,7 +32,7 @@ export class Search {
   /** Look through everything, the newest first, and show what is found as it is found. */
   async run(text) {
     const round = this.round, wanted = text.toLowerCase();
-    const heading = element("h2", "group", "Searching …"), list = element("ul");
+    const heading = element("p", "group", "Searching …"), list = element("ul");
     heading.setAttribute("role", "status");
     list.setAttribute("aria-label", "Found");
     $("conversations").replaceChildren(heading, list);
