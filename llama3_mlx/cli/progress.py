@@ -6,6 +6,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from ..units import size_text
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
@@ -80,12 +82,12 @@ class ConversionProgress:
         """Move on by the bytes read."""
         self._done += finished
         self._read += n_bytes
-        told = f"{self._done}/{self._total} tensors, {self._read / 1e9:.1f}/{self._bytes / 1e9:.1f} GB"
+        told = f"{self._done}/{self._total} tensors, {size_text(self._read)} of {size_text(self._bytes)}"
         self._progress.update(self._task, advance=n_bytes, told=told)
         percent = 100 * self._done // max(1, self._total)
         if self._lines and percent >= self._percent + 25:
             self._percent = percent
-            sys.stderr.write(f"converting: {self._done}/{self._total} tensors, {self._read / 1e9:.2f} GB\n")
+            sys.stderr.write(f"converting: {self._done} of {self._total} tensors, {size_text(self._read)}\n")
 
     def _show(self, name: str, total: int | None) -> None:
         self._progress.remove_task(self._task)
