@@ -18,7 +18,7 @@ from .hints import conversion_hints
 from .keywords import ConversionKeywords
 from .opening import open_source, outline_source
 from .options import ConversionOptions, make_conversion_options
-from .phases import Phase, phase_of, unseen
+from .phases import MEASURING, Phase, phase_of, unseen
 from .pipeline import ConversionReport, Progress, run
 from .plan import Plan, make_plan, reachable_bpw, uniform_bits
 from .quantization.equalized_source import in_channels
@@ -83,7 +83,7 @@ def convert(
             settings=given_settings(options),
             force=force,
             verify=verify,
-            measure=measurement(opened, target, options, report_folder),
+            measure=measurement(opened, target, options, report_folder, phase_of(progress)),
             progress=progress,
         )
         report = replace(
@@ -167,8 +167,8 @@ def measure(
     try:
         reference = in_channels(opened, "F32", _scales_of(path))
         if progress:
-            progress.stage("measuring the result against its source")
-        return measured(opened, reference, path, held_out_windows(opened), report_folder)
+            progress.stage(MEASURING)
+        return measured(opened, reference, path, held_out_windows(opened), report_folder, phase_of(progress))
     finally:
         opened.close()
 
@@ -203,7 +203,7 @@ def make_target(source: Source, options: ConversionOptions, kind: str, dest: Pat
 
 
 def measurement(
-    source: Source, target: Target, options: ConversionOptions, report_folder: Path | None
+    source: Source, target: Target, options: ConversionOptions, report_folder: Path | None, phase: Phase = unseen
 ) -> Callable[[Path], Mapping[str, float]] | None:
     """Return what measures the written folder against the source, None where nothing needs it."""
     reference = target.reference
@@ -218,7 +218,7 @@ def measurement(
 
     # A source without a tokenizer is found out before the work, not after it.
     windows, exact = held_out_windows(source), reference
-    return lambda written: measured(source, exact, written, windows, report_folder)
+    return lambda written: measured(source, exact, written, windows, report_folder, phase)
 
 
 def plan_for(source: Source, options: ConversionOptions, phase: Phase = unseen) -> Plan:

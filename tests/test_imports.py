@@ -63,7 +63,7 @@ ROOMS = {
         "checkpoint convert.plan convert.quantization convert.sources dtypes errors files json_types library "
         "model units version"
     ),
-    "convert.pipeline": "checkpoint convert.sources convert.targets errors files",
+    "convert.pipeline": "checkpoint convert.phases convert.sources convert.targets errors files",
     "convert.forecasting": "convert.pipeline convert.sources convert.targets",
     "convert.gguf": (
         "chat checkpoint convert.quantization convert.sources convert.targets dtypes errors files json_types "
