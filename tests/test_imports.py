@@ -21,6 +21,7 @@ ROOMS = {
     "blas": "",
     "dtypes": "",
     "device": "dtypes errors",
+    "divergence": "",
     "settings": "errors json_types",
     "schema": "errors json_types",
     "tools": "errors json_types schema",
@@ -55,7 +56,7 @@ ROOMS = {
     "convert.phases": "",
     "convert.sources": "chat checkpoint dtypes errors files json_types library model tokenizer",
     "convert.quantization": (
-        "charts checkpoint convert.options convert.phases convert.plan convert.sources dtypes errors files "
+        "charts checkpoint convert.options convert.phases convert.plan convert.sources divergence dtypes errors files "
         "json_types model tokenizer"
     ),
     "convert.targets": (
@@ -102,6 +103,7 @@ ROOMS = {
         "errors finetune.data finetune.keywords finetune.objectives finetune.settings finetune.sft finetune.training"
     ),
     "safety": "chat errors json_types kv_cache llama model tokenizer",
+    "evaluation": "device divergence errors generation json_types llama model settings",
     "server": "",
     "server.settings": "errors settings",
     "server.http": "errors json_types library server.settings",
