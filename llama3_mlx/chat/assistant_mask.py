@@ -15,7 +15,7 @@ class _Render(Protocol):
 
 
 def marked_by_prefixes(
-    messages: list[MessageDict], whole: str, marks: Sequence[str], stops: Sequence[str], render: _Render
+    messages: list[MessageDict], whole: str, marks: Sequence[str], stops: Sequence[str | None], render: _Render
 ) -> str:
     """Return the text of a dialog with marks around what the assistant wrote, `stops` included.
 
@@ -49,7 +49,7 @@ def _before(messages: list[MessageDict], index: int, begin: str, render: _Render
     return render(closed=True, messages=[first]).partition(begin)[0]
 
 
-def _end_of_turn(text: str, stops: Sequence[str]) -> int:
+def _end_of_turn(text: str, stops: Sequence[str | None]) -> int:
     """Return where the last stop token of `text` ends, else where the text does."""
     ends = [text.rfind(stop) + len(stop) for stop in stops if stop and stop in text]
     return max(ends, default=len(text))
