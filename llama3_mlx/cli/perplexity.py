@@ -96,8 +96,8 @@ def _dataset_text(name: str, split: str, column: str) -> str:
     from ..finetune.data.hub import read_split
 
     rows = read_split(name, split)
-    texts = [row.get(column) for row in rows]
-    if not texts or not all(isinstance(text, str) for text in texts):
+    texts = [text for row in rows if isinstance(text := row.get(column), str)]
+    if not texts or len(texts) < len(rows):
         columns = ", ".join(rows[0]) if rows else "no rows"
         raise RequestError(
             f"{name} has no column {column!r} of texts in its split {split}, but {columns}: see --column"
