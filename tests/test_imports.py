@@ -124,7 +124,7 @@ ROOMS = {
     "server.running": "errors library server.app server.http server.settings",
     "cli": (
         "adapters bench blas chat checkpoint convert convert.forecasting convert.options convert.pipeline "
-        "convert.quantization convert.sources convert.targets device dtypes engine errors files "
+        "convert.quantization convert.sources convert.targets device dtypes engine errors evaluation files "
         "finetune.best_of finetune.data finetune.distributed finetune.fusing finetune.objectives "
         "finetune.preference finetune.reinforcement finetune.settings finetune.sft finetune.training "
         "generation json_types kv_cache library llama model prefix_cache safety server.running "
