@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from safetensors.numpy import load_file, save_file
 
 from llama3_mlx import CheckpointError, ConversionError, Llama3MLXError
