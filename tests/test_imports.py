@@ -21,6 +21,7 @@ ROOMS = {
     "blas": "",
     "dtypes": "",
     "device": "dtypes errors",
+    "divergence": "",
     "settings": "errors json_types",
     "schema": "errors json_types",
     "tools": "errors json_types schema",
@@ -55,7 +56,7 @@ ROOMS = {
     "convert.phases": "",
     "convert.sources": "chat checkpoint dtypes errors files json_types library model tokenizer",
     "convert.quantization": (
-        "charts checkpoint convert.options convert.phases convert.plan convert.sources dtypes errors files "
+        "charts checkpoint convert.options convert.phases convert.plan convert.sources divergence dtypes errors files "
         "json_types model tokenizer"
     ),
     "convert.targets": (
@@ -106,6 +107,7 @@ ROOMS = {
         "errors finetune.data finetune.keywords finetune.objectives finetune.settings finetune.sft finetune.training"
     ),
     "safety": "chat errors json_types kv_cache llama model tokenizer",
+    "evaluation": "device divergence errors generation json_types llama model settings",
     "server": "",
     "server.settings": "errors settings",
     "server.http": "errors json_types library server.settings",
@@ -126,7 +128,7 @@ ROOMS = {
     "server.running": "errors library server.app server.http server.settings",
     "cli": (
         "adapters bench blas chat checkpoint convert convert.forecasting convert.options convert.pipeline "
-        "convert.quantization convert.sources convert.targets device dtypes engine errors files "
+        "convert.quantization convert.sources convert.targets device dtypes engine errors evaluation files "
         "finetune.best_of finetune.data finetune.distributed finetune.fusing finetune.objectives "
         "finetune.preference finetune.reinforcement finetune.settings finetune.sft finetune.training "
         "generation json_types kv_cache library llama model prefix_cache safety server.running "
