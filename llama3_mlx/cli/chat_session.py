@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..chat.messages import MessageMapping
 from ..errors import ContextLengthError, Llama3MLXError
 from ..json_types import JsonMapping
 from .chat_files import AutoSave, SavedDialog
 from .chat_model import Answer, AnswerStream, ChatModel
 from .progress import PromptBar
-
-Message = JsonMapping
 
 
 class ChatSession:
@@ -34,7 +33,8 @@ class ChatSession:
         are kept with the dialog.
         """
         self.model, self.settings, self.tools, self.autosave = model, dict(settings), tools, autosave
-        self.messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        opening: list[MessageMapping] = [] if system is None else [{"role": "system", "content": system}]
+        self.messages = opening
         self.last: Answer | None = None
         self._flags = dict(flags or {})
 
@@ -46,7 +46,7 @@ class ChatSession:
         """Forget the dialog, except its system message."""
         self.begin([message for message in self.messages if message["role"] == "system"])
 
-    def begin(self, messages: Sequence[Message]) -> None:
+    def begin(self, messages: Sequence[MessageMapping]) -> None:
         """Go on with another dialog; it is now the one that `--resume` finds."""
         self.messages = list(messages)
         if self.autosave is not None:
