@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import mlx.core as mx
 
+from .chat.messages import MessageMapping
 from .device import in_own_thread, working_memory_bytes
 from .engine.engine import Engine
 from .engine.reply import Reply
@@ -19,7 +20,7 @@ from .kv_cache import CacheOptions
 from .library.resolver import resolve_adapter, resolve_model
 from .loader import ModelParts, ProgressCallback, load_parts
 from .model.transformer import LlamaForCausalLM
-from .prompts import Message, PromptBuilder
+from .prompts import PromptBuilder
 from .submission import DEFAULT_ADAPTER, Submitter
 from .tools.functions import Tool
 
@@ -116,7 +117,7 @@ class Llama(GeneratingMethods):
 
     def encode_chat(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[MessageMapping],
         *,
         tools: Iterable[Tool] = (),
         template_options: JsonMapping | None = None,

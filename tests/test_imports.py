@@ -42,9 +42,9 @@ ROOMS = {
     "prompts": "chat errors generation json_types tokenizer tools",
     "loader": "adapters chat checkpoint engine errors json_types kv_cache library model prefix_cache tokenizer",
     "submission": "engine errors generation loader structured tools",
-    "generating": "engine errors generation json_types loader prompts submission tools",
+    "generating": "chat engine errors generation json_types loader prompts submission tools",
     "llama": (
-        "adapters device engine errors generating generation json_types kv_cache library loader model prompts "
+        "adapters chat device engine errors generating generation json_types kv_cache library loader model prompts "
         "submission tools"
     ),
     "version": "",
@@ -71,10 +71,14 @@ ROOMS = {
     ),
     "convert.hints": "convert.options convert.sources convert.targets model",
     "convert.opening": "checkpoint convert.gguf convert.sources errors library",
+    "convert.target_choice": (
+        "convert.gguf convert.options convert.phases convert.plan convert.quantization convert.sources "
+        "convert.targets dtypes errors model"
+    ),
     "convert.api": (
-        "checkpoint convert.forecasting convert.gguf convert.hints convert.keywords convert.opening "
-        "convert.options convert.phases convert.pipeline convert.plan convert.quantization convert.sources "
-        "convert.targets dtypes errors files model"
+        "checkpoint convert.forecasting convert.hints convert.keywords convert.opening convert.options "
+        "convert.phases convert.pipeline convert.plan convert.quantization convert.sources convert.target_choice "
+        "convert.targets errors files model"
     ),
     "convert": "convert.api convert.forecasting convert.options convert.pipeline convert.targets",
     "finetune.distributed": "trees",

@@ -217,9 +217,10 @@ def test_the_card_tells_bits_recipe_and_command(source: Path, tmp_path: Path) ->
 
 
 def test_what_was_measured_stands_in_record_and_card(source: Path, tmp_path: Path) -> None:
-    from llama3_mlx.convert.api import given_settings, make_target
+    from llama3_mlx.convert.api import given_settings
     from llama3_mlx.convert.opening import open_source
     from llama3_mlx.convert.pipeline import run
+    from llama3_mlx.convert.target_choice import make_target
 
     seen = []
 
