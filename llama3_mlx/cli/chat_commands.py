@@ -1,5 +1,6 @@
 """The commands of a dialog in the terminal: /help, /save, /load and others."""
 
+import shlex
 from pathlib import Path
 
 from ..errors import Llama3MLXError
@@ -72,7 +73,7 @@ class ChatCommands:
         if path.exists() and path not in self._own and not self._reader.ask(f"{path} exists already; write over it?"):
             say(f"{path} is as it was: choose another name")
             return
-        save_dialog(path, self.session.model.folder, self.session.messages)
+        save_dialog(path, self.session.dialog())
         self._own.add(path)
         say(f"saved {len(self.session.messages)} messages to {path}")
 
@@ -81,6 +82,10 @@ class ChatCommands:
             say("name a file: /load FILE")
             return
         path = expanded(name)
-        _, self.session.messages = load_dialog_file(path)
+        saved = load_dialog_file(path)
+        self.session.begin(saved.messages)
         self._own.add(path)
         say(f"loaded {len(self.session.messages)} messages from {path}")
+        now = self.session.dialog()
+        if (saved.model, saved.flags) not in ((None, {}), (now.model, now.flags)):
+            say(f"note: model and flags stay as they are; chat --resume {shlex.quote(str(path))} has the dialog's own")

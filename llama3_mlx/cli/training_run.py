@@ -18,6 +18,7 @@ from ..finetune.training.callbacks import Callback, StepReport, ValidationReport
 from ..finetune.training.job import Build, TrainingJob, TrainResult, make_job, resumed_job
 from ..finetune.training.running import run_job
 from ..json_types import JsonMapping
+from ..units import size_text
 from .model_choice import choose_model
 from .training_inputs import gather
 
@@ -133,7 +134,7 @@ class TrainingProgress(Callback):
         more = "".join(f", {name} {value:.3f}" for name, value in report.more.items())
         text = (
             f"step {report.step}/{report.total_steps}: loss {report.loss:.4f}{more}, "
-            f"{report.tokens_per_second:.0f} tokens/s, {report.peak_bytes / 1e9:.2f} GB"
+            f"{report.tokens_per_second:.0f} tokens/s, {size_text(report.peak_bytes)}"
             + ("" if last else f", {_clock(left)} left")
         )
         if self.live:
