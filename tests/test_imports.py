@@ -108,7 +108,7 @@ ROOMS = {
         "errors finetune.data finetune.keywords finetune.objectives finetune.settings finetune.sft finetune.training"
     ),
     "safety": "chat errors json_types kv_cache llama model tokenizer",
-    "evaluation": "device divergence errors generation json_types llama model settings",
+    "evaluation": "device divergence errors generation json_types kv_cache llama model prefix_cache settings",
     "server": "",
     "server.settings": "errors settings",
     "server.http": "errors json_types library server.settings",
