@@ -92,6 +92,11 @@ def choose_model(requested: str | None, *, adapter: Path | None = None) -> Path:
         ) from None
 
 
+def has_default() -> bool:
+    """Return whether a model is meant where none is named, without a download."""
+    return bool(os.environ.get(VARIABLE)) or (models_folder() / EMBEDDED_MODEL / "config.json").exists()
+
+
 def choose_base(requested: str | None, adapter: Path) -> Path:
     """Return the folder of an adapter's base on this machine, for what only looks at it; nothing is downloaded."""
     named = requested or base_of_adapter(adapter) or os.environ.get(VARIABLE)
