@@ -6,13 +6,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from ..errors import DataError
 from ..finetune.settings import TrainSettings
 from ..units import count_text
 from .flags import positive
 from .model_choice import MODEL_HELP, choose_model, has_default
+from .terminal import show, tell
 
 _BAR = 40
 
@@ -58,16 +59,16 @@ def _check_texts(args: argparse.Namespace, settings: TrainSettings) -> int:
     from ..finetune.data.statistics import plain_facts
 
     facts, notes = plain_facts(args.data, settings)
-    _write_lines(sys.stderr, *notes)
+    for note in notes:
+        tell(note)
     if args.json:
         sys.stdout.write(json.dumps(asdict(facts)) + "\n")
     else:
-        _write_lines(
-            sys.stdout,
-            f"{count_text(facts.examples, 'example')} ({facts.kind}), {count_text(facts.characters, 'character')}",
-            f"lengths {facts.shortest:,} to {facts.longest:,} characters, median {facts.median:,}",
+        show(
+            f"{count_text(facts.examples, 'example')} ({facts.kind}), {count_text(facts.characters, 'character')}\n"
+            f"lengths {facts.shortest:,} to {facts.longest:,} characters, median {facts.median:,}"
         )
-    _write_lines(sys.stderr, "-m MODEL adds lengths in tokens, what is cut and which tokens are targets")
+    tell("-m MODEL adds lengths in tokens, what is cut and which tokens are targets")
     return 0
 
 
@@ -80,7 +81,8 @@ def _check_tokens(args: argparse.Namespace, settings: TrainSettings) -> int:
     text = load_text_side(str(choose_model(args.model)))
     examples, notes = read_examples(args.data, make_encoder(text, settings), settings)
     facts = data_facts(examples)
-    _write_lines(sys.stderr, *notes)
+    for note in notes:
+        tell(note)
     if args.json:
         sys.stdout.write(json.dumps(asdict(facts)) + "\n")
         return 0
@@ -88,10 +90,6 @@ def _check_tokens(args: argparse.Namespace, settings: TrainSettings) -> int:
     for example in examples[: args.show]:
         _print_example(text.tokenizer, example)
     return 0
-
-
-def _write_lines(stream: TextIO, *lines: str) -> None:
-    stream.write("".join(f"{line}\n" for line in lines))
 
 
 def refuse_missing(sources: Sequence[str]) -> None:
