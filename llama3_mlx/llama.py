@@ -1,12 +1,13 @@
 """The `Llama` object: a loaded model with its tokenizer and dialog format, ready to generate and to chat."""
 
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import mlx.core as mx
 
+from .chat.messages import MessageMapping
 from .device import in_own_thread, working_memory_bytes
 from .engine.engine import Engine
 from .engine.reply import Reply
@@ -19,12 +20,14 @@ from .kv_cache import CacheOptions
 from .library.resolver import resolve_adapter, resolve_model
 from .loader import ModelParts, ProgressCallback, load_parts
 from .model.transformer import LlamaForCausalLM
-from .prompts import Message, PromptBuilder
+from .prompts import PromptBuilder
 from .submission import DEFAULT_ADAPTER, Submitter
 from .tools.functions import Tool
 
 if TYPE_CHECKING:
     from .adapters.adapter_set import AdapterSet
+
+T = TypeVar("T")
 
 
 class Llama(GeneratingMethods):
@@ -114,7 +117,7 @@ class Llama(GeneratingMethods):
 
     def encode_chat(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[MessageMapping],
         *,
         tools: Iterable[Tool] = (),
         template_options: JsonMapping | None = None,
@@ -135,12 +138,23 @@ class Llama(GeneratingMethods):
         token_ids = self.prompts.text(token_ids)
         check_fits(token_ids, self.config.max_position_embeddings)
 
-        def run() -> mx.array:
-            if self.adapters is not None:
-                self.adapters.select(DEFAULT_ADAPTER if DEFAULT_ADAPTER in self.adapters.names else None)
-            logits = self.model(mx.array([list(token_ids)], mx.int32))[0].astype(mx.float32)
+        def run(model: LlamaForCausalLM) -> mx.array:
+            logits = model(mx.array([list(token_ids)], mx.int32))[0].astype(mx.float32)
             mx.eval(logits)
             return logits
+
+        return self.compute(run)
+
+    def compute(self, work: Callable[[LlamaForCausalLM], T]) -> T:
+        """Return what `work` makes of the model, with its adapter applied; arrays in it have to be evaluated.
+
+        It runs on the engine's thread, so nothing is generated in the meantime.
+        """
+
+        def run() -> T:
+            if self.adapters is not None:
+                self.adapters.select(DEFAULT_ADAPTER if DEFAULT_ADAPTER in self.adapters.names else None)
+            return work(self.model)
 
         return self.engine.call(run)
 

@@ -21,6 +21,7 @@ ROOMS = {
     "blas": "",
     "dtypes": "",
     "device": "dtypes errors",
+    "divergence": "",
     "settings": "errors json_types",
     "schema": "errors json_types",
     "tools": "errors json_types schema",
@@ -41,9 +42,9 @@ ROOMS = {
     "prompts": "chat errors generation json_types tokenizer tools",
     "loader": "adapters chat checkpoint engine errors json_types kv_cache library model prefix_cache tokenizer",
     "submission": "engine errors generation loader structured tools",
-    "generating": "engine errors generation json_types loader prompts submission tools",
+    "generating": "chat engine errors generation json_types loader prompts submission tools",
     "llama": (
-        "adapters device engine errors generating generation json_types kv_cache library loader model prompts "
+        "adapters chat device engine errors generating generation json_types kv_cache library loader model prompts "
         "submission tools"
     ),
     "version": "",
@@ -55,7 +56,7 @@ ROOMS = {
     "convert.phases": "",
     "convert.sources": "chat checkpoint dtypes errors files json_types library model tokenizer",
     "convert.quantization": (
-        "charts checkpoint convert.options convert.phases convert.plan convert.sources dtypes errors files "
+        "charts checkpoint convert.options convert.phases convert.plan convert.sources divergence dtypes errors files "
         "json_types model tokenizer"
     ),
     "convert.targets": (
@@ -70,10 +71,14 @@ ROOMS = {
     ),
     "convert.hints": "convert.options convert.sources convert.targets model",
     "convert.opening": "checkpoint convert.gguf convert.sources errors library",
+    "convert.target_choice": (
+        "convert.gguf convert.options convert.phases convert.plan convert.quantization convert.sources "
+        "convert.targets dtypes errors model"
+    ),
     "convert.api": (
-        "checkpoint convert.forecasting convert.gguf convert.hints convert.keywords convert.opening "
-        "convert.options convert.phases convert.pipeline convert.plan convert.quantization convert.sources "
-        "convert.targets dtypes errors files model"
+        "checkpoint convert.forecasting convert.hints convert.keywords convert.opening convert.options "
+        "convert.phases convert.pipeline convert.plan convert.quantization convert.sources convert.target_choice "
+        "convert.targets errors files model"
     ),
     "convert": "convert.api convert.forecasting convert.options convert.pipeline convert.targets",
     "finetune.distributed": "trees",
@@ -102,6 +107,7 @@ ROOMS = {
         "errors finetune.data finetune.keywords finetune.objectives finetune.settings finetune.sft finetune.training"
     ),
     "safety": "chat errors json_types kv_cache llama model tokenizer",
+    "evaluation": "device divergence errors generation json_types llama model settings",
     "server": "",
     "server.settings": "errors settings",
     "server.http": "errors json_types library server.settings",
@@ -122,7 +128,7 @@ ROOMS = {
     "server.running": "errors library server.app server.http server.settings",
     "cli": (
         "adapters bench blas chat checkpoint convert convert.forecasting convert.options convert.pipeline "
-        "convert.quantization convert.sources convert.targets device dtypes engine errors files "
+        "convert.quantization convert.sources convert.targets device dtypes engine errors evaluation files "
         "finetune.best_of finetune.data finetune.distributed finetune.fusing finetune.objectives "
         "finetune.preference finetune.reinforcement finetune.settings finetune.sft finetune.training "
         "generation json_types kv_cache library llama model prefix_cache safety server.running "

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from ...divergence import kl_divergence, log_probabilities, same_top, token_logprobs
 from ...model.transformer import Rope, TransformerBlock
 from ..sources.source import Source
 from .activations import Activations, mapped, through
@@ -128,18 +129,15 @@ def last_hidden(reader: LayerReader, tokens: Sequence[mx.array]) -> Activations:
 
 def _logprobs(hidden: mx.array, head: mx.array) -> mx.array:
     """Return log probabilities (L, V) of hidden states (1, L, D)."""
-    logits = hidden[0] @ head.T
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    return log_probabilities(hidden[0] @ head.T)
 
 
 def _compared(p: mx.array, q: mx.array) -> tuple[float, float]:
     """Return sums over the predicted tokens: KL from p to q, agreement on the most likely token."""
     p, q = p[:-1], q[:-1]
-    kl = (mx.exp(p) * (p - q)).sum()
-    agreed = (p.argmax(axis=-1) == q.argmax(axis=-1)).sum()
-    return float(np.array(kl)), float(np.array(agreed))
+    return float(np.array(kl_divergence(p, q).sum())), float(np.array(same_top(p, q).sum()))
 
 
 def _loss(logprobs: mx.array, ids: mx.array) -> float:
     """Return the negative log-likelihood of the tokens after the first, summed."""
-    return float(np.array(-mx.take_along_axis(logprobs[:-1], ids[0, 1:, None], axis=-1).sum()))
+    return float(np.array(-token_logprobs(logprobs[:-1], ids[0, 1:]).sum()))

@@ -6,7 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from ...dtypes import CONFIG_NAMES
 from ...json_types import JsonMapping, JsonObject

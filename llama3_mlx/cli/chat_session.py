@@ -6,13 +6,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..chat.messages import MessageMapping
 from ..errors import ContextLengthError, Llama3MLXError
 from ..json_types import JsonMapping
 from .chat_files import AutoSave
 from .chat_model import Answer, AnswerStream, ChatModel
 from .progress import PromptBar
-
-Message = JsonMapping
 
 
 class ChatSession:
@@ -28,7 +27,7 @@ class ChatSession:
     ) -> None:
         """`system` None leaves the message to the chat template, an empty one switches the template's own off."""
         self.model, self.settings, self.tools, self.autosave = model, dict(settings), tools, autosave
-        self.messages: list[Message] = []
+        self.messages: list[MessageMapping] = []
         self.last: Answer | None = None
         self.set_system(system)
 

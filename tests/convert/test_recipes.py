@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from safetensors.numpy import load_file, save_file
 
 from llama3_mlx import CheckpointError, ConversionError, Llama3MLXError
@@ -217,9 +217,10 @@ def test_the_card_tells_bits_recipe_and_command(source: Path, tmp_path: Path) ->
 
 
 def test_what_was_measured_stands_in_record_and_card(source: Path, tmp_path: Path) -> None:
-    from llama3_mlx.convert.api import given_settings, make_target
+    from llama3_mlx.convert.api import given_settings
     from llama3_mlx.convert.opening import open_source
     from llama3_mlx.convert.pipeline import run
+    from llama3_mlx.convert.target_choice import make_target
 
     seen = []
 
