@@ -34,7 +34,7 @@ class Opening:
         if ">" in self.indent:
             return re.sub(r"^[ \t]*>[ \t]?", "", line)
         room = len(self.indent)
-        return line[: room].lstrip(" \t") + line[room:]
+        return line[:room].lstrip(" \t") + line[room:]
 
 
 def opening_of(line: str) -> Opening | None:

@@ -12,7 +12,7 @@ Status = Literal["clean", "insecure", "unknown"]
 
 @dataclass(frozen=True)
 class Finding:
-    """A weakness at a line (from 1) of the code; `cwe` is its number in https://cwe.mitre.org, `engine` who found it."""
+    """A weakness at a line (from 1) of the code, its number in https://cwe.mitre.org, the engine that found it."""
 
     rule: str
     cwe: int | None

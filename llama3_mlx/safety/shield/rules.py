@@ -1,10 +1,9 @@
 """The shield's own rules: a YAML file for each language, beside this module.
 
-A file has the `languages` it is for, `parts` that its rules refer to by YAML anchors, and `rules`. A rule has an `id`, the
-number of its weakness in CWE (`cwe`), `severity`, `message`, the pattern (`rule`), and two texts of code: the rule finds
-something in `found`, no rule anything in `not_found`. `languages` are those of the file that a rule is for, if not all.
-Source of the pattern language: https://ast-grep.github.io/reference/rule.html. Regular expressions are Rust's, which take
-linear time.
+A file has the `languages` it is for, `parts` that its rules refer to by YAML anchors, and `rules`. A rule has an `id`,
+the number of its weakness in CWE (`cwe`), `severity`, `message`, the pattern (`rule`), and two texts of code: the rule
+finds something in `found`, no rule finds anything in `not_found`. `languages` are those of the file that the rule is
+for, if not all. Source: https://ast-grep.github.io/reference/rule.html; regular expressions are Rust's, in linear time.
 """
 
 from collections.abc import Mapping, Sequence

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
-from ...errors import DataError, MissingExtraError, RequestError
+from ...errors import DataError, MissingExtraError
 from .bandit_engine import BanditEngine
 from .fences import Fence, fences_of
 from .languages import LANGUAGES, MARKDOWN, language_named, language_of
-from .result import SEVERITIES, Finding, Report, Scan, Severity
+from .options import ShieldOptions
+from .result import SEVERITIES, Finding, Report, Scan
 from .semgrep_engine import SemgrepEngine
 from .structural import StructuralEngine, known_keys
 
@@ -17,24 +18,14 @@ from .structural import StructuralEngine, known_keys
 class Shield:
     """Scans code with the rules of its language, Python with bandit's tests too. Threads may share it."""
 
-    def __init__(self, *, severity: Severity = "medium", semgrep_rules: Path | None = None) -> None:
-        """Make a shield.
-
-        Args:
-            severity: From which severity on a weakness counts: low, medium or high.
-            semgrep_rules: A file or folder of semgrep rules of your own to run, too, if semgrep is installed.
-
-        Raises:
-            MissingExtraError: An engine isn't installed.
-            RequestError: An argument doesn't fit.
-        """
-        if severity not in SEVERITIES:
-            raise RequestError(f"severity must be one of {', '.join(SEVERITIES)}, not {severity!r:.80}")
+    def __init__(self, options: ShieldOptions | None = None) -> None:
+        """Raises MissingExtraError where an engine isn't installed, RequestError where there are no such rules."""
+        options = options or ShieldOptions()
         missing = [name for name in ("ast_grep_py", "bandit") if importlib.util.find_spec(name) is None]
         if missing:
             raise MissingExtraError(f"the shield needs {' and '.join(missing)}: pip install 'llama3-mlx[shield]'")
-        self._counts = SEVERITIES[SEVERITIES.index(severity) :]
-        self._semgrep = None if semgrep_rules is None else SemgrepEngine(semgrep_rules)
+        self._counts = SEVERITIES[SEVERITIES.index(options.severity) :]
+        self._semgrep = None if options.semgrep_rules is None else SemgrepEngine(options.semgrep_rules)
 
     def scan(self, code: str, language: str | None) -> Scan:
         """Scan code of a language, by its name or an alias such as py; one without rules gives unknown."""
@@ -99,9 +90,8 @@ def _bandit() -> BanditEngine:
 
 def _merged(reports: Iterable[Sequence[Finding]]) -> list[Finding]:
     """Return the findings by line; of two engines that see one weakness at one line, the first one's."""
-    merged: dict[tuple[int, object], Finding] = {}
+    merged: list[Finding] = []
     for findings in reports:
-        fresh = {(f.line, f.cwe or f.rule, f.rule): f for f in findings}
-        taken = {(line, cwe) for line, cwe, *_ in merged}  # type: ignore[misc]
-        merged |= {key: f for key, f in fresh.items() if key[:2] not in taken}  # type: ignore[misc]
-    return sorted(merged.values(), key=lambda finding: finding.line)
+        taken = {(finding.line, finding.cwe) for finding in merged if finding.cwe}
+        merged += [finding for finding in findings if (finding.line, finding.cwe) not in taken]
+    return sorted(merged, key=lambda finding: finding.line)

@@ -18,6 +18,7 @@ _KEY = re.compile(
 )
 # Grammars of which each reads what the other can't.
 _ALSO = {"typescript": "tsx"}
+_MOST_OPEN_COMMENTS = 50
 
 
 class StructuralEngine:
@@ -44,6 +45,8 @@ class StructuralEngine:
         """Return what the rules find."""
         if self.defect:
             return Report(tuple(known_keys(code)), self.defect)
+        if self.language != "python" and _open_comments(code) > _MOST_OPEN_COMMENTS:
+            return Report(tuple(known_keys(code)), "comments aren't closed")
         try:
             root = self._parsed(code)
             findings = [*self._findings(root), *known_keys(code)]
@@ -96,11 +99,17 @@ def known_keys(code: str) -> Iterator[Finding]:
 
 
 def _syntax_error(root: "SgNode") -> str | None:
-    """Say where the code doesn't fit the grammar: at what the parser skipped, or at a token of no width that it added."""
+    """Say where the code doesn't fit the grammar: at what the parser skipped or, without width, added."""
     skipped = root.find(kind="ERROR")
     added = (node for node in root.find_all(regex="^$") if node.kind())
     node = skipped or next(added, None)
     return None if node is None else f"syntax error near line {node.range().start.line + 1}"
+
+
+def _open_comments(code: str) -> int:
+    """Return how many comments begin in code and don't end: the time that parsers take grows fast with them."""
+    last = code.rfind("*/")
+    return max(code.count("/*", last + 1), code.count("/*") - code.count("*/"))
 
 
 def only_php(code: str) -> str:
