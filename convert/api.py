@@ -16,7 +16,7 @@ from .hints import conversion_hints
 from .keywords import ConversionKeywords
 from .opening import open_source, outline_source
 from .options import ConversionOptions, make_conversion_options
-from .phases import phase_of
+from .phases import MEASURING, phase_of
 from .pipeline import ConversionReport, Progress, run
 from .plan import reachable_bpw, uniform_bits
 from .quantization.equalized_source import in_channels
@@ -78,7 +78,7 @@ def convert(
             settings=given_settings(options),
             force=force,
             verify=verify,
-            measure=measurement(opened, target, options, report_folder),
+            measure=measurement(opened, target, options, report_folder, phase_of(progress)),
             progress=progress,
         )
         report = replace(
@@ -109,11 +109,11 @@ def dry_run(
     if target_bpw is not None:
         options = replace(options, target_bpw=None, calibration=None, bits=uniform_bits(target_bpw))
         notes.append("which matrix gets how many bits is measured on the model first")
-    if progress:
-        progress.stage("trying a sample")
     began = time.perf_counter()
     opened = outline_source(source)
     try:
+        if progress:
+            progress.stage("trying a sample")
         within = target_bpw and reachable_bpw(opened.config, target_bpw)
         target = make_target(opened, options, kind, place)
         opening = time.perf_counter() - began
@@ -162,8 +162,8 @@ def measure(
     try:
         reference = in_channels(opened, "F32", _scales_of(path))
         if progress:
-            progress.stage("measuring the result against its source")
-        return measured(opened, reference, path, held_out_windows(opened), report_folder)
+            progress.stage(MEASURING)
+        return measured(opened, reference, path, held_out_windows(opened), report_folder, phase_of(progress))
     finally:
         opened.close()
 

@@ -47,7 +47,7 @@ def make_target(source: Source, options: ConversionOptions, kind: str, dest: Pat
 
 
 def measurement(
-    source: Source, target: Target, options: ConversionOptions, report_folder: Path | None
+    source: Source, target: Target, options: ConversionOptions, report_folder: Path | None, phase: Phase = unseen
 ) -> Callable[[Path], Mapping[str, float]] | None:
     """Return what measures the written folder against the source, None where nothing needs it."""
     reference = target.reference
@@ -62,7 +62,7 @@ def measurement(
 
     # A source without a tokenizer is found out before the work, not after it.
     windows, exact = held_out_windows(source), reference
-    return lambda written: measured(source, exact, written, windows, report_folder)
+    return lambda written: measured(source, exact, written, windows, report_folder, phase)
 
 
 def plan_for(source: Source, options: ConversionOptions, phase: Phase = unseen) -> Plan:

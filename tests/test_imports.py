@@ -15,6 +15,7 @@ PACKAGE = "llama3_mlx"
 # From the bottom to the top: a room may import only what stands above it in this table. "." is the package itself.
 ROOMS = {
     "charts": "",
+    "units": "",
     "trees": "",
     "json_types": "",
     "errors": "",
@@ -25,7 +26,7 @@ ROOMS = {
     "settings": "errors json_types",
     "schema": "errors json_types",
     "tools": "errors json_types schema",
-    "generation": "errors json_types settings tools",
+    "generation": "errors json_types settings tools units",
     "kv_cache": "errors settings",
     "model": "device dtypes errors json_types kv_cache",
     "files": "errors",
@@ -36,7 +37,7 @@ ROOMS = {
     "structured": "errors generation json_types schema tokenizer tools",
     "engine": "device errors generation kv_cache model prefix_cache speculation structured tokenizer tools",
     "finetune.layers": "errors model",
-    "library": "checkpoint dtypes errors json_types model",
+    "library": "checkpoint dtypes errors json_types model units",
     "adapters": "checkpoint errors files finetune.layers json_types library model",
     "chat": "checkpoint errors json_types tokenizer",
     "prompts": "chat errors generation json_types tokenizer tools",
@@ -49,7 +50,7 @@ ROOMS = {
     ),
     "version": "",
     ".": "blas engine errors generation kv_cache llama structured tools version",
-    "bench": "blas charts device errors generation json_types kv_cache llama model settings version",
+    "bench": ("blas charts device errors generation json_types kv_cache llama model settings units version"),
     "convert.keywords": "",
     "convert.options": "dtypes errors json_types model settings",
     "convert.plan": "dtypes errors model",
@@ -61,9 +62,9 @@ ROOMS = {
     ),
     "convert.targets": (
         "checkpoint convert.plan convert.quantization convert.sources dtypes errors files json_types library "
-        "model version"
+        "model units version"
     ),
-    "convert.pipeline": "checkpoint convert.sources convert.targets errors files",
+    "convert.pipeline": "checkpoint convert.phases convert.sources convert.targets errors files",
     "convert.forecasting": "convert.pipeline convert.sources convert.targets",
     "convert.gguf": (
         "chat checkpoint convert.quantization convert.sources convert.targets dtypes errors files json_types "
@@ -93,7 +94,7 @@ ROOMS = {
     "finetune.training": (
         "adapters charts chat checkpoint device dtypes errors files finetune.data finetune.distributed "
         "finetune.kernels finetune.layers finetune.objectives finetune.settings json_types library model "
-        "tokenizer trees"
+        "tokenizer trees units"
     ),
     "finetune.sft": "finetune.data finetune.keywords finetune.objectives finetune.settings finetune.training",
     "finetune.reinforcement": "chat errors finetune.data finetune.objectives finetune.settings finetune.training",
@@ -107,13 +108,13 @@ ROOMS = {
         "errors finetune.data finetune.keywords finetune.objectives finetune.settings finetune.sft finetune.training"
     ),
     "safety": "chat errors json_types kv_cache llama model tokenizer",
-    "evaluation": "device divergence errors generation json_types llama model settings",
+    "evaluation": "device divergence errors generation json_types kv_cache llama model prefix_cache settings",
     "server": "",
     "server.settings": "errors settings",
     "server.http": "errors json_types library server.settings",
     "server.core": (
         "device engine errors generation json_types library llama model prompts safety server.http "
-        "server.settings settings structured tokenizer"
+        "server.settings settings structured tokenizer units"
     ),
     "server.openai": "json_types library safety server.core server.http",
     "server.anthropic": "json_types server.core server.http",
@@ -132,7 +133,7 @@ ROOMS = {
         "finetune.best_of finetune.data finetune.distributed finetune.fusing finetune.objectives "
         "finetune.preference finetune.reinforcement finetune.settings finetune.sft finetune.training "
         "generation json_types kv_cache library llama model prefix_cache safety server.running "
-        "server.settings settings tools version"
+        "server.settings settings tools units version"
     ),
     "__main__": "cli",
     "finetune": (

@@ -3,7 +3,7 @@
 Both are read a layer at a time, so that two models of any size can be compared in the memory of two layers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -11,6 +11,7 @@ import numpy as np
 
 from ...divergence import kl_divergence, log_probabilities, same_top, token_logprobs
 from ...model.transformer import Rope, TransformerBlock
+from ..phases import Told, untold
 from ..sources.source import Source
 from .activations import Activations, mapped, through
 from .layer_reader import LayerReader
@@ -47,11 +48,15 @@ class ModuleDistance:
     top1_agreement: float
 
 
-def distance(source: Source, result: Source, windows: Sequence[Sequence[int]]) -> Distance:
-    """Compare two models on windows of token ids."""
+def distance(source: Source, result: Source, windows: Sequence[Sequence[int]], told: Told = untold) -> Distance:
+    """Compare two models on windows of token ids; `told` is called with the layers that are done, of both."""
     tokens = [mx.array([list(window)]) for window in windows]
     readers = LayerReader(source), LayerReader(result)
-    activations = [last_hidden(reader, tokens) for reader in readers]
+    layers = source.config.num_hidden_layers
+    activations = [
+        last_hidden(reader, tokens, lambda done, of=of: told(of * layers + done, 2 * layers))  # type: ignore[misc]
+        for of, reader in enumerate(readers)
+    ]
     heads = [reader.head() for reader in readers]
     totals = np.zeros(4)
     for ids, *hidden in zip(tokens, *activations, strict=True):
@@ -114,15 +119,19 @@ def _distances(
     return found
 
 
-def last_hidden(reader: LayerReader, tokens: Sequence[mx.array]) -> Activations:
-    """Return the normed hidden states, the head's inputs."""
+def last_hidden(
+    reader: LayerReader, tokens: Sequence[mx.array], told: Callable[[int], None] = lambda _: None
+) -> Activations:
+    """Return the normed hidden states, the head's inputs; `told` is called with the number of layers done."""
     rope = Rope(reader.config)
     table = reader.tensor("model.embed_tokens.weight")
     activations = [table[ids] for ids in tokens]
     mx.eval(activations)
     del table
     for index in range(reader.config.num_hidden_layers):
+        told(index)
         activations = through(reader.block(index), activations, rope)
+    told(reader.config.num_hidden_layers)
     norm = reader.tensor("model.norm.weight")
     return mapped(lambda x: mx.fast.rms_norm(x, norm, reader.config.rms_norm_eps), activations)
 

@@ -94,17 +94,43 @@ class Dialog:
         `continue_final` leaves the last message, an assistant's, open to be continued. `options` are the
         template's own, such as `date_string`. Raises DialogError.
         """
+        text, sentinel = self._text(messages, tools, add_generation_prompt, continue_final, options)
+        return self.tokenizer.encode_rendered(text, sentinel)
+
+    def render(
+        self,
+        messages: Sequence[MessageMapping],
+        *,
+        tools: Sequence[MessageMapping] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final: bool = False,
+        **options: JsonValue,
+    ) -> str:
+        """Return the text that the template writes, for programs that work on text; see `encode`.
+
+        Control tokens in messages can't be told from those of the template any more.
+        """
+        text, sentinel = self._text(messages, tools, add_generation_prompt, continue_final, options)
+        return text.replace(sentinel, "")
+
+    def _text(
+        self,
+        messages: Sequence[MessageMapping],
+        tools: Sequence[MessageMapping] | None,
+        add_generation_prompt: bool,
+        continue_final: bool,
+        options: JsonMapping,
+    ) -> tuple[str, str]:
+        """Return what the template writes, and the character in it that breaks up control tokens of messages."""
         dialog = self._prepare(messages, tools, options)
         sentinel, mark, *_ = dialog.marks
         if not continue_final:
-            _, text = self._written(dialog, closed=not add_generation_prompt)
-            return self.tokenizer.encode_rendered(text, sentinel)
+            return self._written(dialog, closed=not add_generation_prompt)[1], sentinel
         last = dialog.messages[-1]
         if last["role"] != "assistant":
             raise DialogError(f"only an assistant's message can be continued, not {last['role']!r}")
         last["content"] += f"{mark} "
-        _, text = self._written(dialog, closed=True)
-        return self.tokenizer.encode_rendered(_left_open(text, mark), sentinel)
+        return _left_open(self._written(dialog, closed=True)[1], mark), sentinel
 
     def encode_with_mask(
         self, messages: Sequence[MessageMapping], *, tools: Sequence[MessageMapping] | None = None, **options: JsonValue

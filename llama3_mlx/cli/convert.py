@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 from ..convert.options import ConversionOptions
 from ..convert.targets.destination import partial_folder, resolved_destination
 from ..errors import ConversionError
-from ..files import printable, size_text
+from ..files import printable
 from ..json_types import JsonMapping
 from ..library.home import models_folder
 from ..library.resolver import destination
+from ..units import size_text
 from .flags import Values, add_flags, given_values
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..library.resolver import destination, resolve_adapter
+from ..units import size_text
 from .model_choice import BASE_HELP, choose_model
 
 
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     forms = ", ".join(f"{count} in {form}" for form, count in report.forms.items())
     sys.stdout.write(
         f"{report.folder}: keeps {report.kept:.1%} of the adapter's effect on {report.measured_on}; "
-        f"{report.bytes_after / 1e9:.2f} GB, the base has {report.bytes_before / 1e9:.2f} (fused layers: {forms})\n"
+        f"{size_text(report.bytes_after)}, the base has {size_text(report.bytes_before)} (fused layers: {forms})\n"
     )
     if report.kept < KEPT:
         sys.stderr.write("rounding loses more than 5% of the adapter's effect: --bits auto keeps it\n")

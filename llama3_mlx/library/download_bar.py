@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ..units import size_text
 from .downloads import Report
 
 if TYPE_CHECKING:
@@ -61,4 +62,4 @@ class _Lines:
         quarter = 4 * done // max(1, total)
         if quarter > self._quarter and total >= _WORTH_A_LINE:
             self._quarter = quarter
-            sys.stderr.write(f"downloading {self._name}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB\n")
+            sys.stderr.write(f"downloading {self._name}: {size_text(done)} of {size_text(total)}\n")
