@@ -3,7 +3,7 @@
 import json
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,14 @@ DIALOGS = [
 PAIRS = [{"prompt": f"{n}?", "chosen": f"{n}", "rejected": f"{n + 1}!"} for n in range(6)]
 LABELED = [{"prompt": f"{n}?", "completion": f"{n}", "label": n % 2 == 0} for n in range(6)]
 PROMPTS = [{"prompt": f"{n}?"} for n in range(4)]
-DATA = {"train": DIALOGS, "dpo": PAIRS, "orpo": PAIRS, "kto": LABELED, "grpo": PROMPTS, "best-of-n": PROMPTS}
+DATA: dict[str, Sequence[object]] = {
+    "train": DIALOGS,
+    "dpo": PAIRS,
+    "orpo": PAIRS,
+    "kto": LABELED,
+    "grpo": PROMPTS,
+    "best-of-n": PROMPTS,
+}
 
 # What `main` is called with, one call after another in one process; the exit code is 0 unless it is named.
 PROGRAM = """
@@ -73,7 +80,7 @@ def calls(model_folder: str, guard: str, url: str) -> list[list[str]]:
 @contextmanager
 def serving(installed: Installed, folder: Path, model: Path) -> Iterator[str]:
     """Run `serve` and yield its address."""
-    command = [installed.command, "serve", "-m", model, "--port", "0"]
+    command = [str(installed.command), "serve", "-m", str(model), "--port", "0"]
     environment = installed.environment({"LLAMA3_MLX_HOME": str(folder / "home")})
     with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
