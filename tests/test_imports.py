@@ -108,7 +108,9 @@ ROOMS = {
         "errors finetune.data finetune.keywords finetune.objectives finetune.settings finetune.sft finetune.training"
     ),
     "safety": "chat errors json_types kv_cache llama model tokenizer",
-    "evaluation": "device divergence errors generation json_types kv_cache llama model prefix_cache settings",
+    "evaluation": (
+        "charts device divergence errors files generation json_types kv_cache llama model prefix_cache settings"
+    ),
     "server": "",
     "server.settings": "errors settings",
     "server.http": "errors json_types library server.settings",
@@ -136,6 +138,7 @@ ROOMS = {
         "server.settings settings tools units version"
     ),
     "__main__": "cli",
+    "lm_eval": "errors evaluation",
     "finetune": (
         "adapters errors finetune.best_of finetune.fusing finetune.preference finetune.reinforcement "
         "finetune.settings finetune.sft finetune.training"
