@@ -37,12 +37,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory-gb", type=float, metavar="X", help="memory limit for weights and KV cache")
     parser.add_argument("--compare", metavar="OTHER", help="run another model too, and print the paired differences")
     parser.add_argument(
-        "--data",
-        type=Path,
-        metavar="FOLDER",
-        help="where data sets are downloaded to and read from; one that is complete works without a network",
-    )
-    parser.add_argument(
         "-o", "--out", type=Path, metavar="FOLDER", help="write evaluation.html and evaluation.json here"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -53,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the benchmarks and print what they gave; exit code 2 where one could not run."""
     options = from_flags(args, EvalOptions)
     names = args.tasks.split(",")
-    _prepare_environment(args.data, unsafe_code=options.unsafe_code)
+    _prepare_environment(options.data, unsafe_code=options.unsafe_code)
     from ..evaluation.benchmarks import benchmarks_of
     from ..evaluation.evaluating import check_harness
     from ..library.resolver import resolve_adapter

@@ -4,7 +4,7 @@ import importlib.util
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,8 @@ def evaluate(
     """
     options = options or EvalOptions()
     check_harness()
+    if options.data is not None and not options.data.expanduser().is_dir():
+        raise RequestError(f"there is no folder {options.data} with data sets")
     benchmarks = benchmarks_of(tasks, options)
     with _quiet_harness():
         from .language_model import HarnessModel
@@ -71,7 +73,7 @@ def _task_files(folder: Path | None) -> tuple[Path | None, frozenset[tuple[str, 
     """Return the folder of a user's tasks, and its files with the times of their last change."""
     if folder is None:
         return None, frozenset()
-    folder = folder.expanduser()
+    folder = folder.expanduser().absolute()
     if not folder.is_dir():
         raise RequestError(f"there is no folder {folder} with tasks")
     return folder, frozenset((str(path), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file())
@@ -92,18 +94,19 @@ def _outcome(model: "HarnessModel", manager: Any, benchmark: Benchmark, options:
     import lm_eval
 
     try:
-        results = lm_eval.simple_evaluate(
-            model=model,
-            tasks=[benchmark.task],
-            task_manager=manager,
-            num_fewshot=benchmark.shots,
-            limit=options.limit,
-            apply_chat_template=benchmark.chat,
-            fewshot_as_multiturn=benchmark.chat,
-            system_instruction=options.system,
-            bootstrap_iters=_RESAMPLES,
-            confirm_run_unsafe_code=options.unsafe_code,
-        )
+        with _data_folder(options.data):
+            results = lm_eval.simple_evaluate(
+                model=model,
+                tasks=[benchmark.task],
+                task_manager=manager,
+                num_fewshot=benchmark.shots,
+                limit=options.limit,
+                apply_chat_template=benchmark.chat,
+                fewshot_as_multiturn=benchmark.chat,
+                system_instruction=options.system,
+                bootstrap_iters=_RESAMPLES,
+                confirm_run_unsafe_code=options.unsafe_code,
+            )
     except OSError as error:
         return Outcome(benchmark, problem=_missing_data(error))
     except (ImportError, Llama3MLXError) as error:
@@ -127,9 +130,14 @@ def _refusal(model: "HarnessModel", benchmark: Benchmark, options: EvalOptions) 
 def _missing_data(error: OSError) -> str:
     words = " ".join(str(error).split())[:300]
     return (
-        f"its data is neither on this machine nor could it be downloaded ({words}); run the same command once with a "
-        "network and --data FOLDER, and take that folder along"
+        f"its data is neither on this machine nor could it be downloaded ({words}); with a network, get it by "
+        "hf download --repo-type dataset OWNER/NAME --local-dir FOLDER/OWNER/NAME, then give --data FOLDER"
     )
+
+
+def _data_folder(folder: Path | None) -> AbstractContextManager[None]:
+    """Return what makes the names of data sets paths in a folder, as `datasets` reads them where they exist."""
+    return nullcontext() if folder is None else chdir(folder.expanduser())
 
 
 @contextmanager

@@ -20,6 +20,12 @@ class EvalOptions:
         None, "cut contexts from the left beyond so many tokens (default: the model's context)", low=2
     )
     tasks_folder: Path | None = setting(None, "folder of further tasks, as the harness' YAML files", metavar="FOLDER")
+    data: Path | None = setting(
+        None,
+        "folder of data sets: copies under their names, owner/name, are read; others are downloaded into it, and found "
+        "there without a network",
+        metavar="FOLDER",
+    )
     unsafe_code: bool = setting(
         False, "run the programs that the model writes, where a task does so (HumanEval): in a sandbox only"
     )

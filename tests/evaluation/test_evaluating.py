@@ -167,7 +167,8 @@ def test_a_preset_says_what_it_cannot_run_and_why(
         (["--tasks", "boolqq"], "there is no task 'boolqq'; did you mean boolq"),
         (["--tasks", ","], "name tasks of lm-evaluation-harness, or llama3-base or llama3-instruct"),
         (["--tasks", "boolq", "--limit", "0"], "limit must be at least 1"),
-        (["--tasks", "boolq", "--tasks-folder", "nowhere"], "there is no folder nowhere"),
+        (["--tasks", "boolq", "--tasks-folder", "nowhere"], "nowhere with tasks"),
+        (["--tasks", "boolq", "--data", "nowhere"], "there is no folder nowhere with data sets"),
         (["--tasks", "boolq", "--max-length", "999999999"], "max_length must be from 2"),
     ],
 )
@@ -179,6 +180,28 @@ def test_bad_input_is_one_line(
     assert words in error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+
+
+def test_data_sets_are_read_from_a_folder_under_their_names(
+    small_chat: Path, tasks_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A copy as `hf download --repo-type dataset --local-dir` makes it: here a split as JSONL."""
+    copy, own = tmp_path / "data" / "somebody" / "questions", tmp_path / "tasks"
+    copy.mkdir(parents=True)
+    own.mkdir()
+    (copy / "test.jsonl").write_text((tasks_folder / "test.jsonl").read_text())
+    task = json.loads((tasks_folder / "letters.yaml").read_text())
+    del task["dataset_kwargs"]
+    (own / "copied.yaml").write_text(json.dumps({**task, "task": "copied", "dataset_path": "somebody/questions"}))
+    flags = ["--tasks", "copied", "--tasks-folder", str(own)]
+    assert main(["eval", str(small_chat), *flags, "--data", str(tmp_path / "data"), "--json"]) == 0
+    (given,) = json.loads(capsys.readouterr().out)["benchmarks"]
+    with Llama.load(small_chat) as llama:
+        main_figure = evaluate(llama, ["letters"], EvalOptions(tasks_folder=tasks_folder)).outcomes[0].main
+    assert main_figure is not None
+    assert given["result"]["value"] == main_figure.value
+    assert main(["eval", str(small_chat), *flags]) == 2
+    assert "somebody/questions" in capsys.readouterr().err
 
 
 def test_a_base_model_is_not_asked_in_dialogs(
