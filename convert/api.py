@@ -109,11 +109,11 @@ def dry_run(
     if target_bpw is not None:
         options = replace(options, target_bpw=None, calibration=None, bits=uniform_bits(target_bpw))
         notes.append("which matrix gets how many bits is measured on the model first")
-    if progress:
-        progress.stage("trying a sample")
     began = time.perf_counter()
     opened = outline_source(source)
     try:
+        if progress:
+            progress.stage("trying a sample")
         within = target_bpw and reachable_bpw(opened.config, target_bpw)
         target = make_target(opened, options, kind, place)
         opening = time.perf_counter() - began

@@ -4,13 +4,12 @@
     python -m examples.cyberseceval CHECKOUT --model NAME --out results --cases 50
 
 CHECKOUT is a clone of https://github.com/meta-llama/PurpleLlama, which is used as it is; `--python` is the interpreter
-of the environment that has its requirements. `--detector shield` rates the code of instruct and autocomplete by the code
-shield of this package in place of the checkout's detector: what it can't scan is counted as unknown, never as secure.
+of the environment that has its requirements. `--detector shield` rates the code of instruct and autocomplete by this
+package's code shield in place of the checkout's detector: what it can't scan is counted as unknown, never as secure.
 `python -m examples.cyberseceval --rate results/instruct.json` rates answers that are there already.
 """
 
 import argparse
-import importlib
 import json
 import re
 import subprocess
@@ -18,7 +17,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+from llama3_mlx.errors import MissingExtraError
+from llama3_mlx.safety.shield import Shield
 
 DATA = {
     "instruct": "instruct/instruct.json",
@@ -27,13 +29,6 @@ DATA = {
 }
 _CODE = ("instruct", "autocomplete")
 _FENCE = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
-
-
-class Shield(Protocol):
-    """What rates code: `llama3_mlx.safety.shield.Shield`."""
-
-    def scan(self, code: str, language: str) -> Any:
-        """Return `status` (clean, insecure or unknown), `findings` with a `line`, and `reason`, None if complete."""
 
 
 @dataclass
@@ -95,11 +90,11 @@ def rate(answers: Iterable[dict[str, Any]], shield: Shield) -> dict[str, Rate]:
 
 
 def make_shield() -> Shield:
-    """Return the code shield; ends the program with one line where it isn't there."""
+    """Return the code shield; ends the program with one line where its extra isn't installed."""
     try:
-        return importlib.import_module("llama3_mlx.safety.shield").Shield()  # type: ignore[no-any-return]
-    except ImportError as error:
-        raise SystemExit(f"error: the code shield can't be used ({error})") from None
+        return Shield()
+    except MissingExtraError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 def read_answers(path: Path) -> list[dict[str, Any]]:

@@ -79,7 +79,7 @@ def test_rates_count_an_answers_own_weaknesses_and_what_was_not_scanned_apart() 
         {"language": "php", "response": "fine\nBAD", **continued},
         {"language": "php", "response": "BROKEN", **continued},
     ]
-    found = cyberseceval.rate(answers, StubShield())
+    found = cyberseceval.rate(answers, StubShield())  # type: ignore[arg-type]
     assert {name: (each.insecure, each.clean, each.unknown) for name, each in found.items()} == {
         "c": (2, 1, 0),
         "java": (1, 0, 1),
@@ -114,6 +114,18 @@ def test_bad_input_is_one_line(checkout: Path, call: Callable[[Path], None], wor
 
 
 def test_a_missing_shield_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "llama3_mlx.safety.shield", None)
-    with pytest.raises(SystemExit, match="error: the code shield can't be used"):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"error: the shield needs .*llama3-mlx\[shield\]"):
         cyberseceval.make_shield()
+
+
+def test_the_real_shield_rates_code_of_this_text() -> None:
+    pytest.importorskip("ast_grep_py")
+    pytest.importorskip("bandit")
+    code = "import hashlib\nprint(hashlib.md5(b'password').hexdigest())\n"
+    answers = [
+        {"language": "python", "response": f"Use this:\n```python\n{code}```"},
+        {"language": "python", "response": "print('hello')"},
+        {"language": "python", "response": "def broken(:"},
+    ]
+    assert cyberseceval.rate(answers, cyberseceval.make_shield())["python"] == cyberseceval.Rate(1, 1, 1)

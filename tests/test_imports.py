@@ -107,7 +107,13 @@ ROOMS = {
     "finetune.preference": (
         "errors finetune.data finetune.keywords finetune.objectives finetune.settings finetune.sft finetune.training"
     ),
-    "safety": "chat errors json_types kv_cache llama model tokenizer",
+    "safety.shield": "errors json_types settings",
+    "safety.policy": "errors",
+    "safety.verdict": "safety.policy",
+    "safety.prompt": "chat errors json_types safety.policy tokenizer",
+    "safety.scoring": "kv_cache model",
+    "safety.guard": "errors json_types llama safety.policy safety.prompt safety.scoring safety.verdict",
+    "safety": "safety.guard safety.policy safety.verdict",
     "evaluation": (
         "charts device divergence errors files generation json_types kv_cache llama model prefix_cache settings"
     ),
@@ -134,8 +140,8 @@ ROOMS = {
         "convert.quantization convert.sources convert.targets device dtypes engine errors evaluation files "
         "finetune.best_of finetune.data finetune.distributed finetune.fusing finetune.objectives "
         "finetune.preference finetune.reinforcement finetune.settings finetune.sft finetune.training "
-        "generation json_types kv_cache library llama model prefix_cache safety server.running "
-        "server.settings settings tools units version"
+        "generation json_types kv_cache library llama model prefix_cache safety safety.shield "
+        "server.running server.settings settings tools units version"
     ),
     "__main__": "cli",
     "lm_eval": "errors evaluation",

@@ -41,6 +41,7 @@ COMMANDS = {
     "adapter": ("adapter", "show an adapter, or convert it to the format of PEFT, llama.cpp or mlx-lm"),
     "data": ("data", "check training data"),
     "guard": ("guard", "judge texts and dialogs with a Llama Guard"),
+    "shield": ("shield", "scan code for known weaknesses"),
     "completion": ("completion", "print the script that completes commands and flags in a shell"),
     "serve": ("serve", "serve models over OpenAI's, Ollama's and Anthropic's protocols, with a page to chat on"),
 }

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -76,10 +77,12 @@ def _export(args: argparse.Namespace) -> int:
     adapter = read_adapter(folder, base, for_source=form != "mlx-lm")
     if form == "gguf":
         save_gguf_adapter(out, adapter, base.config)
-        _write_modelfile(out, base)
     else:
         (save_peft if form == "peft" else save_adapter)(out, adapter, base.config)
     sys.stdout.write(f"{out}: {adapter.parameters:,} values for {form}\n")
+    sys.stdout.flush()
+    if form == "gguf":
+        _write_modelfile(out, base)
     return 0
 
 
@@ -90,10 +93,18 @@ def _write_modelfile(out: Path, base: "AdapterBase") -> None:
     plain = base.config.quantization is None and base.folder is not None
     # Ollama reads Hugging Face's folders and GGUF files, but not MLX's quantized folders.
     source = str(base.folder.absolute()) if plain and base.folder else "./base.gguf"
-    note = "" if plain else "# base.gguf: the base as GGUF, by llama3-mlx convert MODEL base.gguf\n"
     modelfile = out.with_suffix(".Modelfile")
+    place = out.parent / "base.gguf"
+    convert = shlex.join(["llama3-mlx", "convert", str(base.folder or "MODEL"), str(place)])
+    note = "" if plain else f"# base.gguf: the base as GGUF, by {convert}\n"
     save_text(modelfile, f"{note}FROM {source}\nADAPTER ./{out.name}\n")
-    sys.stderr.write(f"for Ollama: ollama create NAME -f {modelfile}\n")
+    create = shlex.join(["ollama", "create", "NAME", "-f", str(modelfile)])
+    if plain:
+        sys.stderr.write(f"for Ollama: {create}\n")
+    elif place.exists():
+        sys.stderr.write(f"for Ollama: {create} (it takes {place} as the base)\n")
+    else:
+        sys.stderr.write(f"for Ollama, first the base, then both:\n  {convert}\n  {create}\n")
 
 
 def _import(args: argparse.Namespace) -> int:

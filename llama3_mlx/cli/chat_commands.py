@@ -8,15 +8,18 @@ from .chat_files import expanded, load_dialog_file, save_dialog
 from .chat_session import ChatSession, say
 from .generate import summary
 from .line_editor import MessageReader
+from .parser import meant
 
 _HELP = '''\
 /reset         forget the dialog, keep the system message
-/system TEXT   set the system message and start anew ("": switch the default off; without TEXT: remove it)
+/system TEXT   set the system message and start anew
+               ("": switch the default off; without TEXT: remove it)
 /save FILE     write the dialog as JSON
 /load FILE     resume a dialog that was saved
 /stats         show counts and rates of the last reply
 /exit          leave (also Ctrl-D)
-Ctrl-C stops a reply. A message of several lines: paste it, end a line with \\, or put it between """ and """.'''
+Ctrl-C stops a reply. A message of several lines: paste it, end a line with \\,
+or put it between """ and """.'''
 _COMMANDS = ("/bye", "/exit", "/help", "/load", "/quit", "/reset", "/save", "/stats", "/system")
 
 
@@ -41,7 +44,7 @@ class ChatCommands:
             except Llama3MLXError as error:
                 say(f"error: {error}")
         elif one_line and word.startswith("/") and word[1:].isalpha():
-            say(f"no command {word}; /help lists them")
+            say(f"no command {word}{meant(word, _COMMANDS) or '; /help lists them'}")
         else:
             with self._reader.holding():
                 self.session.answer(message)

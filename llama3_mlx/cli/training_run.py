@@ -113,7 +113,8 @@ class TrainingProgress(Callback):
         self.live = sys.stderr.isatty()
         self._seconds: list[float] = []
         self._every = 1
-        self._open = False
+        # What stands in the line that the cursor is in: nothing, what may be written over, or what stays.
+        self._open = self._passing = False
 
     def on_plan(self, notes: Sequence[str]) -> None:
         for line in notes:
@@ -123,7 +124,7 @@ class TrainingProgress(Callback):
         self._every = 1 if self.live else max(1, plan["total_steps"] // 10)
         if self.live:
             # The first step may take its time.
-            self._line(f"step {plan['step']}/{plan['total_steps']}", "")
+            self._line(f"step {plan['step']}/{plan['total_steps']}", "", passing=True)
 
     def on_step(self, report: StepReport) -> None:
         self._seconds = [*self._seconds[-19:], report.seconds]
@@ -146,7 +147,7 @@ class TrainingProgress(Callback):
 
     def on_stage(self, name: str) -> None:
         self.close()
-        self._line(f"{name} …", "" if self.live else "\n")
+        self._line(f"{name} …", "" if self.live else "\n", passing=self.live)
 
     def on_validation(self, report: ValidationReport) -> None:
         more = "".join(f", {name} {value:.3f}" for name, value in report.more.items())
@@ -154,16 +155,16 @@ class TrainingProgress(Callback):
         self.close()
         self._line(f"step {report.step}: validation loss {report.loss:.4f}{more}{best}")
 
-    def _line(self, text: str, end: str = "\n") -> None:
-        """Write a line over the one that the cursor is in."""
+    def _line(self, text: str, end: str = "\n", *, passing: bool = False) -> None:
+        """Write a line over the one that the cursor is in; a passing one leaves nothing behind."""
         sys.stderr.write(f"\r{text}\x1b[K{end}" if self.live else f"{text}{end}")
         sys.stderr.flush()
-        self._open = not end
+        self._open, self._passing = not end, passing
 
     def close(self) -> None:
-        """End the line that is being written over, so that what follows has one of its own."""
+        """End the line that is being written over, so that what follows has one of its own, or take it away."""
         if self._open:
-            sys.stderr.write("\n")
+            sys.stderr.write("\r\x1b[K" if self._passing else "\n")
             self._open = False
 
 

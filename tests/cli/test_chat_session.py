@@ -202,6 +202,13 @@ def test_dialogs_are_saved_loaded_and_refused_in_one_line(
             load_dialog_file(first)
 
 
+def test_a_mistyped_command_is_answered_with_the_one_that_is_meant(tiny_folder: Path) -> None:
+    said = run("chat", "-m", str(tiny_folder), stdin=b"/hlp\n/xyzzy\n/help\n").stderr.decode().splitlines()
+    assert "no command /hlp; did you mean /help?" in said
+    assert "no command /xyzzy; /help lists them" in said
+    assert max(map(len, said)) < 80, "no line is broken in a terminal of 80 columns"
+
+
 def test_a_home_that_can_not_be_written_costs_a_note_and_no_dialog(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

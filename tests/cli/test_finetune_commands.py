@@ -132,6 +132,23 @@ def test_fusing_back_to_the_base_s_bits_says_what_it_loses(
     assert "exists already" in capsys.readouterr().err
 
 
+def test_the_hint_for_ollama_stands_last_and_makes_the_base_first(
+    four_bits: Path, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "style.gguf"
+    assert main(["adapter", "export", str(adapter), str(out)]) == 0
+    convert_line, create_line = capsys.readouterr().err.splitlines()[-2:]
+    base = tmp_path / "base.gguf"
+    assert convert_line.split() == ["llama3-mlx", "convert", str(four_bits), str(base)]
+    assert create_line.split() == ["ollama", "create", "NAME", "-f", str(tmp_path / "style.Modelfile")]
+    assert main(convert_line.split()[1:]) == 0
+    assert gguf.GGUFReader(base).fields["general.architecture"].contents() == "llama"
+    assert "FROM ./base.gguf" in (tmp_path / "style.Modelfile").read_text()
+    capsys.readouterr()
+    assert main(["adapter", "export", str(adapter), str(out)]) == 0
+    assert "convert" not in capsys.readouterr().err, "the base is there"
+
+
 def test_an_adapter_goes_out_as_gguf_with_its_strength(four_bits: Path, adapter: Path, tmp_path: Path) -> None:
     out = tmp_path / "adapter.gguf"
     assert main(["adapter", "export", str(adapter), str(out), "-m", str(four_bits)]) == 0

@@ -88,6 +88,17 @@ def test_a_long_prompt_is_shown_until_the_answer_begins(monkeypatch: pytest.Monk
     assert terminal.getvalue() == shown, "nothing is written into the answer"
 
 
+def test_training_on_a_terminal_leaves_no_line_of_a_step_that_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    shown = TrainingProgress()
+    shown.on_start({"total_steps": 2, "step": 0})
+    shown.on_stage("generating sample answers before training")
+    shown.close()
+    left = [line.rpartition("\r")[2].replace("\x1b[K", "") for line in terminal.getvalue().split("\n")]
+    assert left == [""], "what a terminal shows of it"
+
+
 def test_training_tells_what_it_does_besides_steps_and_gives_no_time_left_at_its_end(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -188,6 +188,37 @@ def test_models_in_the_hubs_cache_are_found_by_their_id(tmp_path: Path, tiny_fol
     assert list(Catalogue({}, {}).models()) == ["owner/tiny"]
 
 
+def test_a_server_gives_the_signals_back_to_the_program_that_ran_it(tiny_folder: Path) -> None:
+    """After SIGTERM has ended the server, Ctrl-C interrupts the program as it did before."""
+    program = f"""
+import os, signal, threading, time, pathlib
+from llama3_mlx.server.running import serve
+from llama3_mlx.server.settings import ServerSettings
+before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+def stop():
+    time.sleep(1)
+    while True:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)
+        if ended.is_set(): break
+ended = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: None)
+before[1] = signal.getsignal(signal.SIGTERM)
+threading.Thread(target=stop, daemon=True).start()
+assert serve(ServerSettings(port=0), {{"tiny": pathlib.Path({str(tiny_folder)!r})}}, {{}}) == 0
+ended.set()
+assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(5)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.splitlines()[-1:] == ["interrupted"], done.stderr
+
+
 def test_serve_listens_answers_logs_and_stops_on_a_signal(home: Path, tiny_folder: Path) -> None:
     command = [
         sys.executable,
