@@ -2,32 +2,27 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Unpack
 
 from ..checkpoint.folder import load_config
-from ..dtypes import STORED_NAMES
 from ..errors import ConversionError
 from ..files import printable
-from ..model.channel_scales import SCALES_NAME, ChannelScales, load_scales, lost_scales
-from ..model.quantization import Quantization
+from ..model.channel_scales import ChannelScales, load_scales, lost_scales
 from .forecasting import Forecast, forecast
 from .hints import conversion_hints
 from .keywords import ConversionKeywords
 from .opening import open_source, outline_source
 from .options import ConversionOptions, make_conversion_options
-from .phases import Phase, phase_of, unseen
+from .phases import MEASURING, phase_of
 from .pipeline import ConversionReport, Progress, run
-from .plan import Plan, make_plan, reachable_bpw, uniform_bits
+from .plan import reachable_bpw, uniform_bits
 from .quantization.equalized_source import in_channels
-from .quantization.quantizer import RoundToNearest
-from .quantization.recipes import make_quantization
-from .sources.source import Source
 from .sources.tokenizer_check import check_tokenizer
+from .target_choice import make_target, measurement, target_notes
 from .targets.destination import check_destination, lacking_space, resolved_destination
-from .targets.folder import FolderTarget, Target, lossy_kinds
 from .targets.upload import check_login, upload
 from .targets.verification import Verification, verify_files
 
@@ -83,7 +78,7 @@ def convert(
             settings=given_settings(options),
             force=force,
             verify=verify,
-            measure=measurement(opened, target, options, report_folder),
+            measure=measurement(opened, target, options, report_folder, phase_of(progress)),
             progress=progress,
         )
         report = replace(
@@ -114,11 +109,11 @@ def dry_run(
     if target_bpw is not None:
         options = replace(options, target_bpw=None, calibration=None, bits=uniform_bits(target_bpw))
         notes.append("which matrix gets how many bits is measured on the model first")
-    if progress:
-        progress.stage("trying a sample")
     began = time.perf_counter()
     opened = outline_source(source)
     try:
+        if progress:
+            progress.stage("trying a sample")
         within = target_bpw and reachable_bpw(opened.config, target_bpw)
         target = make_target(opened, options, kind, place)
         opening = time.perf_counter() - began
@@ -126,7 +121,7 @@ def dry_run(
         expected = replace(expected, seconds=expected.seconds + opening)
         if target_bpw and within:
             expected = expected.at(within)
-            notes += _target_notes(target_bpw, within)
+            notes += target_notes(target_bpw, within)
         notes += conversion_hints(opened, expected.bits_per_weight, options)
         notes += check_tokenizer(opened)
         notes += lacking_space(place, sum(expected.files.values()))
@@ -167,77 +162,10 @@ def measure(
     try:
         reference = in_channels(opened, "F32", _scales_of(path))
         if progress:
-            progress.stage("measuring the result against its source")
-        return measured(opened, reference, path, held_out_windows(opened), report_folder)
+            progress.stage(MEASURING)
+        return measured(opened, reference, path, held_out_windows(opened), report_folder, phase_of(progress))
     finally:
         opened.close()
-
-
-def make_target(source: Source, options: ConversionOptions, kind: str, dest: Path, phase: Phase = unseen) -> Target:
-    """Return what lays out and writes the result; raises ConversionError where source and options don't agree."""
-    if kind == "gguf":
-        from .gguf.target import GGUFTarget
-
-        return GGUFTarget(in_channels(source, "F32", None), dest.name, options.gguf_type or "f16")
-    if kind == "mlx" and source.is_mlx_quantized and not options.quantizes and not options.dequantize:
-        raise ConversionError(
-            f"{source.description} is quantized already: choose bits to quantize it again, or dequantize to write "
-            "unquantized weights"
-        )
-    plan = plan_for(source, options, phase)
-    if kind == "hf":
-        return FolderTarget(in_channels(source, plan.dtype, None), plan, RoundToNearest(), form="pt")
-    notes = _target_notes(options.target_bpw, plan.bits_per_weight) if options.target_bpw is not None else []
-    method = options.chosen_quality(lossy=bool(lossy_kinds(source.tensors())), equalizable=not source.lost_scales)
-    if source.lost_scales and method not in ("rtn", "repack") and plan.schemes:
-        raise ConversionError(
-            f"{source.description} lacks {SCALES_NAME}, without which its channels can't be equalized again: put the "
-            "file beside the weights from where the folder comes from, or choose quality rtn"
-        )
-    if not plan.schemes or method == "rtn":
-        return FolderTarget(source, plan, RoundToNearest(), reference=source if plan.schemes else None, notes=notes)
-    from .quantization.methods import apply_method
-
-    prepared = apply_method(source, plan, method, options.calibration, phase)
-    return FolderTarget(prepared.source, plan, prepared.quantizer, reference=prepared.reference, notes=notes)
-
-
-def measurement(
-    source: Source, target: Target, options: ConversionOptions, report_folder: Path | None
-) -> Callable[[Path], Mapping[str, float]] | None:
-    """Return what measures the written folder against the source, None where nothing needs it."""
-    reference = target.reference
-    if reference is None:
-        if report_folder is not None:
-            raise ConversionError("a report is about quantized MLX folders: set bits, or leave the report out")
-        return None
-    if report_folder is None and not options.uses_text:
-        return None
-    from .quantization.methods import held_out_windows
-    from .quantization.report import measured
-
-    # A source without a tokenizer is found out before the work, not after it.
-    windows, exact = held_out_windows(source), reference
-    return lambda written: measured(source, exact, written, windows, report_folder)
-
-
-def plan_for(source: Source, options: ConversionOptions, phase: Phase = unseen) -> Plan:
-    """Return what a conversion with these options writes."""
-    if options.target_bpw is not None:
-        from .quantization.methods import allocated
-
-        quantization: Quantization | None = allocated(source, options.target_bpw, options.calibration, phase)
-    else:
-        quantization = make_quantization(source.config, options)
-    dtype = choose_dtype(options.dtype, source.dtype, quantized=quantization is not None)
-    return make_plan(source.config, quantization, dtype)
-
-
-def choose_dtype(requested: str | None, stored: str | None, *, quantized: bool) -> str:
-    """Return the safetensors name of the dtype to write; `stored` is that of the source's own weights."""
-    if requested is not None:
-        return STORED_NAMES[requested]
-    return "F16" if stored is None or (stored == "F32" and quantized) else stored
 
 
 def given_settings(options: ConversionOptions) -> dict[str, object]:
@@ -251,13 +179,6 @@ def _scales_of(folder: Path) -> ChannelScales | None:
     """Return the scales of a folder's channels, None where they are the original's or lost."""
     config = load_config(folder)
     return None if lost_scales(folder, config) else load_scales(folder, config)
-
-
-def _target_notes(target_bpw: float, reached: float) -> list[str]:
-    """Return a note where the bits per weight are less than what was requested."""
-    if reached > target_bpw - 0.05:
-        return []
-    return [f"{reached:.2f} bits per weight are as near to the target of {target_bpw:g} as this model's matrices allow"]
 
 
 def _report_folder(report_to: str | Path | None) -> Path | None:

@@ -7,6 +7,7 @@ from ..checkpoint.folder import ModelFolder
 from ..checkpoint.weight_files import safetensors_names
 from ..errors import CheckpointError
 from ..library.download_bar import download_bar
+from ..library.hub import HubId, is_id
 from ..library.resolver import resolve_config, resolve_model
 from .sources.source import Source
 
@@ -28,6 +29,7 @@ def open_source(source: str | Path, *, progress: bool = False) -> Source:
         raise CheckpointError(
             f"{path} is not a GGUF file, which begins with 'GGUF': accepted are folders, GGUF files and Hub ids"
         )
+    _refuse_missing(source)
     if not progress:
         return _open_folder(resolve_model(source))
     with download_bar(str(source)) as report:
@@ -39,6 +41,7 @@ def outline_source(source: str | Path) -> Source:
     path = Path(source).expanduser()
     if path.exists() and not path.is_dir():
         return open_source(source)
+    _refuse_missing(source)
     folder = resolve_config(source)
     weights = (*safetensors_names(folder), *folder.glob("*.bin"), *_ggufs(folder))
     if (folder / "config.json").exists() and not weights:
@@ -46,6 +49,14 @@ def outline_source(source: str | Path) -> Source:
 
         return OutlineSource(folder)
     return _open_folder(folder)
+
+
+def _refuse_missing(source: str | Path) -> None:
+    """Raise CheckpointError for a file that isn't there: no folder, name or repository is called like one."""
+    path, hub_id = Path(source).expanduser(), HubId.parse(str(source))
+    is_address = hub_id is not None and not is_id(str(source))
+    if path.suffix.lower() in (".gguf", *_PARTS_OF_MODELS) and not is_address and not path.exists():
+        raise CheckpointError(f"there is no file {path}")
 
 
 def is_gguf(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+MEASURING = "measuring the result against its source"
 Phase = Callable[[str, int, int], None]
 """Called with the phase's name, how much of it is done and all of it."""
 
@@ -15,8 +16,16 @@ class CountsPhases(Protocol):
         """So much of a phase is done; at its end `done` is `total`."""
 
 
+Told = Callable[[int, int], None]
+"""Called with how much of one part is done and all of it."""
+
+
 def unseen(_name: str, _done: int, _total: int) -> None:
     """Show nothing of a phase."""
+
+
+def untold(_done: int, _total: int) -> None:
+    """Show nothing of a part."""
 
 
 def phase_of(progress: object) -> Phase:

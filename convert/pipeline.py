@@ -14,6 +14,7 @@ import numpy as np
 from ..checkpoint.safetensors_files import as_mlx
 from ..errors import CheckpointError, ConversionError, TokenizerError
 from ..files import fsync_folder, take_place
+from .phases import MEASURING
 from .sources.source import Source, TensorRef, damage, is_finite
 from .targets.destination import check_destination, check_space, partial_folder
 from .targets.folder import Parts, Target, ValueRangeError, total_bytes
@@ -94,7 +95,7 @@ def run(
         record = make_record(source, target.quantizer, settings, writer.done)
         target.write_metadata(writer.folder, record)
         if measure:
-            _announce(progress, "measuring the result against its source")
+            _announce(progress, MEASURING)
             quality = measure(writer.folder)
             target.write_metadata(writer.folder, {**record, "quality": quality})
         fsync_folder(writer.folder)

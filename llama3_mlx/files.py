@@ -121,12 +121,6 @@ def printable(name: str | Path) -> str:
     return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def size_text(n_bytes: float) -> str:
-    """Return a number of bytes to three digits, in kB, MB or GB."""
-    unit, size = next(((unit, size) for unit, size in (("GB", 1e9), ("MB", 1e6)) if n_bytes >= size / 10), ("kB", 1e3))
-    return f"{n_bytes / size:.2f} {unit}"
-
-
 def allow_open_files(count: int) -> None:
     """Let this process have so many more files open, as far as the system does: macOS begins with 256."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

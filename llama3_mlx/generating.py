@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import TypeVar, Unpack, overload
 
+from .chat.messages import MessageMapping
 from .engine.reply import AsyncStream, Stream
 from .errors import RequestError
 from .generation.completion import Completion
@@ -11,13 +12,13 @@ from .generation.options import GenerationOptions, make_options
 from .generation.tool_loop import ToolRun
 from .json_types import JsonMapping
 from .loader import ProgressCallback
-from .prompts import Message, Prompt, PromptBuilder, prompt_list
+from .prompts import Prompt, PromptBuilder, prompt_list
 from .submission import Submitter, finish_of, finished
 from .tools.functions import Tool
 
 T = TypeVar("T")
 RawPrompt = str | Sequence[int]
-Dialog = Sequence[Message]
+Dialog = Sequence[MessageMapping]
 
 
 class Keywords(GenerationKeywords, total=False):

@@ -4,14 +4,14 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 
 from .chat.dialog import Dialog
+from .chat.messages import MessageMapping
 from .errors import DialogError, RequestError
 from .generation.options import GenerationOptions
 from .json_types import JsonMapping
 from .tokenizer.tokenizer import Tokenizer
 from .tools.functions import Tool, tool_specs
 
-Message = JsonMapping
-Prompt = str | Sequence[int] | Sequence[Message]
+Prompt = str | Sequence[int] | Sequence[MessageMapping]
 
 # What a chat template gets from the dialog itself.
 RESERVED = ("add_generation_prompt", "continue_final", "messages", "self", "tools")
@@ -38,7 +38,7 @@ class PromptBuilder:
 
     def chat(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[MessageMapping],
         *,
         tools: Iterable[Tool] = (),
         template_options: JsonMapping | None = None,
@@ -76,7 +76,7 @@ class PromptBuilder:
             raise RequestError("template_options are for dialogs: use chat, or leave them out")
         return self.text(prompt, special=options.special)
 
-    def of_chat(self, messages: Sequence[Message], options: GenerationOptions) -> list[int]:
+    def of_chat(self, messages: Sequence[MessageMapping], options: GenerationOptions) -> list[int]:
         """Return the ids of a dialog that is to be answered with these options."""
         if options.special:
             raise RequestError("special is for raw prompts: no text of a dialog becomes a control token")

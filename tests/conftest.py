@@ -22,6 +22,7 @@ import pytest
 import llama3_mlx  # noqa: F401  # isort: skip
 from llama3_mlx import device
 
+from .support.installed_wheel import Installed, install_wheel
 from .support.llama3_tokenizer import save_llama3_tokenizer
 from .support.small_chat import save_small_chat
 from .support.smollm2 import save_smollm2
@@ -59,3 +60,9 @@ def small_chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gpu_branches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every choice as on a GPU: what is compiled, in which dtype, with which costs; MLX stays on the CPU."""
     monkeypatch.setattr(device, "on_gpu", lambda: True)
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The wheel, and an environment that has it and this one's dependencies, but not this folder."""
+    return install_wheel(tmp_path_factory.mktemp("packaging"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import llama3_mlx
-from llama3_mlx import cli, convert, errors, finetune, safety
+from llama3_mlx import cli, convert, errors, evaluation, finetune, safety
 from llama3_mlx.cli import chat_commands
 
 ROOT = Path(__file__).parents[1]
@@ -123,11 +123,11 @@ def test_every_environment_variable_is_listed() -> None:
 
 def test_every_public_name_is_in_the_reference() -> None:
     text = page("reference/python.md")
-    names = set(re.findall(r"llama3_mlx\.(?:convert\.|finetune\.|safety\.)?(\w+)", text)) | set(
+    names = set(re.findall(r"llama3_mlx\.(?:convert\.|evaluation\.|finetune\.|safety\.)?(\w+)", text)) | set(
         re.findall(r"`(\w+)`", text)
     )
     public = (
-        {*llama3_mlx.__all__, *convert.__all__, *finetune.__all__, *safety.__all__}
+        {*llama3_mlx.__all__, *convert.__all__, *evaluation.__all__, *finetune.__all__, *safety.__all__}
         - set(vars(errors))
         - {"__version__"}
     )

@@ -15,16 +15,18 @@ PACKAGE = "llama3_mlx"
 # From the bottom to the top: a room may import only what stands above it in this table. "." is the package itself.
 ROOMS = {
     "charts": "",
+    "units": "",
     "trees": "",
     "json_types": "",
     "errors": "",
     "blas": "",
     "dtypes": "",
     "device": "dtypes errors",
+    "divergence": "",
     "settings": "errors json_types",
     "schema": "errors json_types",
     "tools": "errors json_types schema",
-    "generation": "errors json_types settings tools",
+    "generation": "errors json_types settings tools units",
     "kv_cache": "errors settings",
     "model": "device dtypes errors json_types kv_cache",
     "files": "errors",
@@ -35,34 +37,34 @@ ROOMS = {
     "structured": "errors generation json_types schema tokenizer tools",
     "engine": "device errors generation kv_cache model prefix_cache speculation structured tokenizer tools",
     "finetune.layers": "errors model",
-    "library": "checkpoint dtypes errors json_types model",
+    "library": "checkpoint dtypes errors json_types model units",
     "adapters": "checkpoint errors files finetune.layers json_types library model",
     "chat": "checkpoint errors json_types tokenizer",
     "prompts": "chat errors generation json_types tokenizer tools",
     "loader": "adapters chat checkpoint engine errors json_types kv_cache library model prefix_cache tokenizer",
     "submission": "engine errors generation loader structured tools",
-    "generating": "engine errors generation json_types loader prompts submission tools",
+    "generating": "chat engine errors generation json_types loader prompts submission tools",
     "llama": (
-        "adapters device engine errors generating generation json_types kv_cache library loader model prompts "
+        "adapters chat device engine errors generating generation json_types kv_cache library loader model prompts "
         "submission tools"
     ),
     "version": "",
-    ".": "blas engine errors generation kv_cache llama structured tools version",
-    "bench": "blas charts device errors generation json_types kv_cache llama model settings version",
+    ".": "blas engine errors generation kv_cache llama loader structured tools version",
+    "bench": ("blas charts device errors generation json_types kv_cache llama model settings units version"),
     "convert.keywords": "",
     "convert.options": "dtypes errors json_types model settings",
     "convert.plan": "dtypes errors model",
     "convert.phases": "",
     "convert.sources": "chat checkpoint dtypes errors files json_types library model tokenizer",
     "convert.quantization": (
-        "charts checkpoint convert.options convert.phases convert.plan convert.sources dtypes errors files "
+        "charts checkpoint convert.options convert.phases convert.plan convert.sources divergence dtypes errors files "
         "json_types model tokenizer"
     ),
     "convert.targets": (
         "checkpoint convert.plan convert.quantization convert.sources dtypes errors files json_types library "
-        "model version"
+        "model units version"
     ),
-    "convert.pipeline": "checkpoint convert.sources convert.targets errors files",
+    "convert.pipeline": "checkpoint convert.phases convert.sources convert.targets errors files",
     "convert.forecasting": "convert.pipeline convert.sources convert.targets",
     "convert.gguf": (
         "chat checkpoint convert.quantization convert.sources convert.targets dtypes errors files json_types "
@@ -70,10 +72,14 @@ ROOMS = {
     ),
     "convert.hints": "convert.options convert.sources convert.targets model",
     "convert.opening": "checkpoint convert.gguf convert.sources errors library",
+    "convert.target_choice": (
+        "convert.gguf convert.options convert.phases convert.plan convert.quantization convert.sources "
+        "convert.targets dtypes errors model"
+    ),
     "convert.api": (
-        "checkpoint convert.forecasting convert.gguf convert.hints convert.keywords convert.opening "
-        "convert.options convert.phases convert.pipeline convert.plan convert.quantization convert.sources "
-        "convert.targets dtypes errors files model"
+        "checkpoint convert.forecasting convert.hints convert.keywords convert.opening convert.options "
+        "convert.phases convert.pipeline convert.plan convert.quantization convert.sources convert.target_choice "
+        "convert.targets errors files model"
     ),
     "convert": "convert.api convert.forecasting convert.options convert.pipeline convert.targets",
     "finetune.distributed": "trees",
@@ -88,7 +94,7 @@ ROOMS = {
     "finetune.training": (
         "adapters charts chat checkpoint device dtypes errors files finetune.data finetune.distributed "
         "finetune.kernels finetune.layers finetune.objectives finetune.settings json_types library model "
-        "tokenizer trees"
+        "tokenizer trees units"
     ),
     "finetune.sft": "finetune.data finetune.keywords finetune.objectives finetune.settings finetune.training",
     "finetune.reinforcement": "chat errors finetune.data finetune.objectives finetune.settings finetune.training",
@@ -101,13 +107,22 @@ ROOMS = {
     "finetune.preference": (
         "errors finetune.data finetune.keywords finetune.objectives finetune.settings finetune.sft finetune.training"
     ),
-    "safety": "chat errors json_types kv_cache llama model tokenizer",
+    "safety.shield": "errors json_types settings",
+    "safety.policy": "errors",
+    "safety.verdict": "safety.policy",
+    "safety.prompt": "chat errors json_types safety.policy tokenizer",
+    "safety.scoring": "kv_cache model",
+    "safety.guard": "errors json_types llama safety.policy safety.prompt safety.scoring safety.verdict",
+    "safety": "safety.guard safety.policy safety.verdict",
+    "evaluation": (
+        "charts device divergence errors files generation json_types kv_cache llama model prefix_cache settings"
+    ),
     "server": "",
     "server.settings": "errors settings",
     "server.http": "errors json_types library server.settings",
     "server.core": (
         "device engine errors generation json_types library llama model prompts safety server.http "
-        "server.settings settings structured tokenizer"
+        "server.settings settings structured tokenizer units"
     ),
     "server.openai": "json_types library safety server.core server.http",
     "server.anthropic": "json_types server.core server.http",
@@ -122,13 +137,14 @@ ROOMS = {
     "server.running": "errors library server.app server.http server.settings",
     "cli": (
         "adapters bench blas chat checkpoint convert convert.forecasting convert.options convert.pipeline "
-        "convert.quantization convert.sources convert.targets device dtypes engine errors files "
+        "convert.quantization convert.sources convert.targets device dtypes engine errors evaluation files "
         "finetune.best_of finetune.data finetune.distributed finetune.fusing finetune.objectives "
         "finetune.preference finetune.reinforcement finetune.settings finetune.sft finetune.training "
-        "generation json_types kv_cache library llama model prefix_cache safety server.running "
-        "server.settings settings tools version"
+        "generation json_types kv_cache library llama model prefix_cache safety safety.shield "
+        "server.running server.settings settings tools units version"
     ),
     "__main__": "cli",
+    "lm_eval": "errors evaluation",
     "finetune": (
         "adapters errors finetune.best_of finetune.fusing finetune.preference finetune.reinforcement "
         "finetune.settings finetune.sft finetune.training"

@@ -1,31 +1,20 @@
 """What is installed is what is here, and every file keeps to the project's rules."""
 
 import json
-import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import tomllib
-import venv
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
-
-import pytest
 
 import llama3_mlx
 
-ROOT = Path(__file__).parents[1]
+from .support.installed_wheel import ROOT, Installed, tracked
+
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
-
-
-def tracked() -> list[Path]:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return [ROOT / line for line in listed.splitlines()]
 
 
 def test_every_package_is_listed() -> None:
@@ -37,49 +26,6 @@ def test_every_package_is_listed() -> None:
 
 def test_the_changelog_names_this_version() -> None:
     assert f"## {llama3_mlx.__version__}" in (ROOT / "CHANGELOG.md").read_text()
-
-
-@dataclass(frozen=True)
-class Installed:
-    """A wheel made from an sdist, and an environment that has it and this one's dependencies, but not this folder."""
-
-    sdist: Path
-    wheel: Path
-    python: Path
-    site: Path
-
-    def run(self, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        return subprocess.run(
-            [self.python, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False
-        )
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    place = tmp_path_factory.mktemp("packaging")
-    source, dist, environment = place / "source", place / "dist", place / "venv"
-    for path in tracked():
-        copy = source / path.relative_to(ROOT)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, copy, follow_symlinks=False)
-    # What running from the folder leaves there must not be packaged.
-    for folder in ("llama3_mlx", "convert"):
-        (source / folder / "__pycache__").mkdir()
-        (source / folder / "__pycache__" / "left.cpython-311.pyc").touch()
-    build = [sys.executable, "-m", "build", "--outdir", str(dist), str(source)]
-    subprocess.run(build, check=True, capture_output=True)
-    wheel = next(dist.glob("*.whl"))
-    venv.create(environment, with_pip=False)
-    python = environment / "bin" / "python"
-    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
-    # What PYTHONPATH names may look installed to pip.
-    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    subprocess.run(install, check=True, capture_output=True, env=outside)
-    site = next((environment / "lib").glob("python*/site-packages"))
-    # The .pth files of that environment are not read, so neither is the one that leads to this folder.
-    (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    return Installed(next(dist.glob("*.tar.gz")), wheel, python, site)
 
 
 def package_files() -> dict[str, str]:
@@ -197,18 +143,6 @@ for command in (
 """
     result = installed.run("-c", code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-
-
-@pytest.mark.slow
-def test_an_installed_wheel_converts_with_calibration(installed: Installed, tiny_folder: Path, tmp_path: Path) -> None:
-    command = installed.python.with_name("llama3-mlx")
-    settings = ("--bits", "4", "--quality", "calibrated", "--report", tmp_path / "report")
-    result = installed.run(command, "convert", tiny_folder, tmp_path / "out", *settings, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    record = json.loads((tmp_path / "out" / "conversion.json").read_text())
-    assert "calibrated on" in record["quantizer"]
-    assert record["quality"]["tokens"] > 0
-    assert (tmp_path / "report").exists()
 
 
 def test_no_file_knows_a_machine() -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from llama3_mlx.files import size_text
 from llama3_mlx.finetune.training.memory_plan import read_bytes
+from llama3_mlx.units import count_text, size_text
 
 
 @pytest.mark.parametrize(("text", "n_bytes"), [("4.1MB", 4_100_000), ("12GB", 12_000_000_000), ("0.3 g", 300_000_000)])
@@ -16,3 +16,8 @@ def test_a_size_is_rounded_to_whole_bytes(text: str, n_bytes: int) -> None:
 )
 def test_no_size_is_shown_as_nothing(n_bytes: float, text: str) -> None:
     assert size_text(n_bytes) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 tokens"), (1, "1 token"), (2048, "2,048 tokens")])
+def test_a_count_agrees_with_its_noun(count: int, text: str) -> None:
+    assert count_text(count, "token") == text

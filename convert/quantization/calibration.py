@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from threading import RLock
 
 import mlx.core as mx
@@ -17,6 +18,7 @@ from ..plan import Plan
 from ..sources.source import Source
 from .activations import Activations, channel_rms, mapped, moments, through
 from .bit_packing import pack_codes
+from .divergence import MODULES
 from .equalization import norm_scales
 from .gptq import Rounded, compensated, inverse_factor
 from .layer_calibration import CalibrationSettings, LayerCalibration, LayerResult, round_to_nearest
@@ -109,7 +111,8 @@ class Calibration:
         else:
             hessian = moments(self._final(self._exact))
             hessian += self.settings.table * np.diag(hessian).mean() * np.eye(len(hessian), dtype=np.float32)
-            rounded = compensated(table, inverse_factor(hessian, self.settings.damping), scheme, self.dtype)
+            factor = inverse_factor(hessian, self.settings.damping)
+            rounded = compensated(table, factor, scheme, self.dtype, partial(self._phase, "calibrating the embedding"))
             self._results[path] = {path: rounded}
             table = rounded.dequantized()
         self._quantized = [table[tokens] for tokens in self._tokens]
@@ -133,16 +136,21 @@ class Calibration:
         self._begin()
         while len(self._scales) <= index:
             at = len(self._scales)
-            self._phase("calibrating", at, self.config.num_hidden_layers)
+            matrices = len(MODULES)
+            told = partial(self._tell_layers, at * matrices, self.config.num_hidden_layers * matrices)
+            told(0)
             prefix = f"model.layers.{at}."
             schemes = {
                 path.removeprefix(prefix): scheme
                 for path, scheme in self.plan.schemes.items()
                 if path.startswith(prefix)
             }
-            result = self._layers.run(self._reader.block(at), self._rope, schemes, self._exact, self._quantized)
+            block = self._reader.block(at)
+            result = self._layers.run(block, self._rope, schemes, self._exact, self._quantized, told)
             self._keep(at, result)
-            self._phase("calibrating", at + 1, self.config.num_hidden_layers)
+
+    def _tell_layers(self, before: int, total: int, done: int) -> None:
+        self._phase("calibrating matrices", before + done, total)
 
     def _keep(self, index: int, result: LayerResult) -> None:
         self._exact, self._quantized = result.exact, result.quantized
@@ -164,7 +172,8 @@ class Calibration:
             inverse = mx.array(1 / self._head)
             factor = inverse_factor(moments(mapped(lambda x: x * inverse, quantized)), self.settings.damping)
             weights = self._reader.head() * mx.array(self._head)
-            self._results["lm_head"] = {"lm_head": compensated(weights, factor, scheme, self.dtype)}
+            told = partial(self._phase, "calibrating the head")
+            self._results["lm_head"] = {"lm_head": compensated(weights, factor, scheme, self.dtype, told)}
 
 
 def batches_of(windows: Sequence[Sequence[int]]) -> list[mx.array]:

@@ -3,13 +3,15 @@
 Both are read a layer at a time, so that two models of any size can be compared in the memory of two layers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
+from ...divergence import kl_divergence, log_probabilities, same_top, token_logprobs
 from ...model.transformer import Rope, TransformerBlock
+from ..phases import Told, untold
 from ..sources.source import Source
 from .activations import Activations, mapped, through
 from .layer_reader import LayerReader
@@ -46,11 +48,15 @@ class ModuleDistance:
     top1_agreement: float
 
 
-def distance(source: Source, result: Source, windows: Sequence[Sequence[int]]) -> Distance:
-    """Compare two models on windows of token ids."""
+def distance(source: Source, result: Source, windows: Sequence[Sequence[int]], told: Told = untold) -> Distance:
+    """Compare two models on windows of token ids; `told` is called with the layers that are done, of both."""
     tokens = [mx.array([list(window)]) for window in windows]
     readers = LayerReader(source), LayerReader(result)
-    activations = [last_hidden(reader, tokens) for reader in readers]
+    layers = source.config.num_hidden_layers
+    activations = [
+        last_hidden(reader, tokens, lambda done, of=of: told(of * layers + done, 2 * layers))  # type: ignore[misc]
+        for of, reader in enumerate(readers)
+    ]
     heads = [reader.head() for reader in readers]
     totals = np.zeros(4)
     for ids, *hidden in zip(tokens, *activations, strict=True):
@@ -113,33 +119,34 @@ def _distances(
     return found
 
 
-def last_hidden(reader: LayerReader, tokens: Sequence[mx.array]) -> Activations:
-    """Return the normed hidden states, the head's inputs."""
+def last_hidden(
+    reader: LayerReader, tokens: Sequence[mx.array], told: Callable[[int], None] = lambda _: None
+) -> Activations:
+    """Return the normed hidden states, the head's inputs; `told` is called with the number of layers done."""
     rope = Rope(reader.config)
     table = reader.tensor("model.embed_tokens.weight")
     activations = [table[ids] for ids in tokens]
     mx.eval(activations)
     del table
     for index in range(reader.config.num_hidden_layers):
+        told(index)
         activations = through(reader.block(index), activations, rope)
+    told(reader.config.num_hidden_layers)
     norm = reader.tensor("model.norm.weight")
     return mapped(lambda x: mx.fast.rms_norm(x, norm, reader.config.rms_norm_eps), activations)
 
 
 def _logprobs(hidden: mx.array, head: mx.array) -> mx.array:
     """Return log probabilities (L, V) of hidden states (1, L, D)."""
-    logits = hidden[0] @ head.T
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    return log_probabilities(hidden[0] @ head.T)
 
 
 def _compared(p: mx.array, q: mx.array) -> tuple[float, float]:
     """Return sums over the predicted tokens: KL from p to q, agreement on the most likely token."""
     p, q = p[:-1], q[:-1]
-    kl = (mx.exp(p) * (p - q)).sum()
-    agreed = (p.argmax(axis=-1) == q.argmax(axis=-1)).sum()
-    return float(np.array(kl)), float(np.array(agreed))
+    return float(np.array(kl_divergence(p, q).sum())), float(np.array(same_top(p, q).sum()))
 
 
 def _loss(logprobs: mx.array, ids: mx.array) -> float:
     """Return the negative log-likelihood of the tokens after the first, summed."""
-    return float(np.array(-mx.take_along_axis(logprobs[:-1], ids[0, 1:, None], axis=-1).sum()))
+    return float(np.array(-token_logprobs(logprobs[:-1], ids[0, 1:]).sum()))

@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from ...model.quantization import Scheme
+from ..phases import Told, untold
 from .grid import Grid, fitted, trial_grids
 
 # Columns that are updated one by one before the rest of their group is, by one matrix product.
@@ -38,13 +39,17 @@ class Rounded:
         return (groups * self.grid.scales[..., None] + self.grid.biases[..., None]).reshape(rows, columns)
 
 
-def compensated(weights: mx.array, factor: np.ndarray, scheme: Scheme, dtype: mx.Dtype) -> Rounded:
-    """Quantize `weights` (R, C) to the smallest output error under the inputs' moments, given as `inverse_factor`."""
+def compensated(weights: mx.array, factor: np.ndarray, scheme: Scheme, dtype: mx.Dtype, told: Told = untold) -> Rounded:
+    """Quantize `weights` (R, C) to the smallest output error under the inputs' moments, given as `inverse_factor`.
+
+    `told` is called with the groups of columns that are done and all of them.
+    """
     columns = weights.astype(mx.float32).T
     n_columns, rows = columns.shape
     size = scheme.group_size
     codes, scales, biases, loss = [], [], [], 0.0
     for start in range(0, n_columns, size):
+        told(start // size, n_columns // size)
         stop = start + size
         block, u = columns[:size], mx.array(factor[start:stop, start:stop])
         group_codes, grid, errors = _round_group(block, u, scheme, dtype)
@@ -56,6 +61,7 @@ def compensated(weights: mx.array, factor: np.ndarray, scheme: Scheme, dtype: mx
         scales.append(np.array(grid.scales))
         biases.append(np.array(grid.biases))
         loss += float(np.array(group_loss))
+    told(n_columns // size, n_columns // size)
     found = Grid(mx.array(np.stack(scales, axis=-1)), mx.array(np.stack(biases, axis=-1)))
     return Rounded(np.concatenate(codes).T, found, loss / rows)
 

@@ -8,7 +8,7 @@ Source: sequential rounding as in GPTQ, https://arxiv.org/abs/2210.17323, and th
 https://arxiv.org/abs/2504.02692; going half way, since the moments come from little text, is this project's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -72,10 +72,15 @@ class LayerCalibration:
         schemes: Mapping[str, Scheme],
         exact: Activations,
         rounded: Activations,
+        told: Callable[[int], None] = lambda _: None,
     ) -> LayerResult:
-        """Calibrate `block` (float32; it is changed in place to what the quantized layer computes)."""
+        """Calibrate `block` (float32; it is changed in place to what the quantized layer computes).
+
+        `told` is called with the number of matrices that are done.
+        """
         attention, mlp = block.self_attn, block.mlp
         results: dict[str, Rounded] = {}
+        done: list[str] = []
 
         attention_in = mapped(block.input_layernorm, exact)
         values_out = attention_outputs(attention, attention_in, rope)
@@ -95,6 +100,8 @@ class LayerCalibration:
             names: tuple[str, ...], inputs: Activations, target: Activations, residual: Activations | None = None
         ) -> None:
             results.update(self._round(block, names, schemes, inputs, target, residual))
+            done.extend(names)
+            told(len(done))
 
         inputs = mapped(block.input_layernorm, rounded)
         rounds(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), inputs, attention_in)

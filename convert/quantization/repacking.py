@@ -13,6 +13,8 @@ from .bit_packing import pack_codes
 from .quantizer import Packed, RoundToNearest
 
 _LEAST_STEP = 1e-8
+# A group's squared error of its squares, below which its levels are the source's: float16 rounds to 2⁻¹¹ of a value.
+_SAME = 1e-6
 # Differences below this share of a group's range are rounding, not steps: 8 bits have 255 of them.
 _LEAST_GAP = 1e-3
 
@@ -22,10 +24,19 @@ class Repacking(RoundToNearest):
 
     name = "the source's own levels where they fit, else round-to-nearest"
 
+    def __init__(self) -> None:
+        self._groups = self._same = 0
+
+    @property
+    def kept(self) -> float:
+        """The share of the groups so far whose levels are the source's own."""
+        return self._same / self._groups if self._groups else 0.0
+
     def __call__(self, tensor: str, start: int, rows: mx.array, scheme: Scheme) -> Packed:
         """Quantize the rows; they are independent of each other."""
         plain = super().__call__(tensor, start, rows, scheme)
         if scheme.mode != "affine":
+            self._groups += rows.size // scheme.group_size
             return plain
         _, scales, biases = plain
         groups = rows.reshape(*scales.shape, scheme.group_size).astype(mx.float32)
@@ -33,7 +44,9 @@ class Repacking(RoundToNearest):
         best = _rounded(groups, scales, biases, top)
         for step, bias in _source_grids(groups, scheme.bits):
             best = _better(best, _rounded(groups, step.astype(scales.dtype), bias.astype(scales.dtype), top))
-        codes, scales, biases, _ = best
+        codes, scales, biases, error = best
+        self._groups += error.size
+        self._same += int(np.array((error <= _SAME * groups.square().sum(-1)).sum()))
         words = pack_codes(np.array(codes.reshape(rows.shape).astype(mx.uint8)), scheme.bits)
         return mx.array(words), scales, biases
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from ...files import save_json, save_text
 from ...model.quantization import Scheme
+from ..phases import MEASURING, Phase, unseen
 from ..plan import matrices, module_schemes
 from ..sources.huggingface import HFSource
 from ..sources.source import Source
@@ -17,7 +19,12 @@ _MODULE_TOKENS = 128
 
 
 def measured(
-    source: Source, reference: Source, written: Path, windows: Sequence[Sequence[int]], report_to: Path | None
+    source: Source,
+    reference: Source,
+    written: Path,
+    windows: Sequence[Sequence[int]],
+    report_to: Path | None,
+    phase: Phase = unseen,
 ) -> Mapping[str, float]:
     """Return how far a written folder is from its source, on windows of tokens that nothing is calibrated on.
 
@@ -26,7 +33,7 @@ def measured(
     """
     result = HFSource(written)
     try:
-        whole = distance(source, result, windows)
+        whole = distance(source, result, windows, partial(phase, MEASURING))
         if report_to is not None:
             _save(report_to, result, whole, module_distances(reference, result, windows[0][:_MODULE_TOKENS]))
     finally:

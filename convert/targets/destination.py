@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from ...errors import ConversionError
-from ...files import size_text
+from ...units import size_text
 
 # Space that tokenizer and config files may take.
 _SPARE_BYTES = 50_000_000

@@ -16,6 +16,7 @@ from ...model.quantization import Scheme
 from ...version import __version__
 from ..plan import Plan
 from ..quantization.quantizer import Quantizer
+from ..quantization.repacking import Repacking
 from ..sources.side_files import write_json
 from ..sources.source import FLOAT_DTYPES, Source, TensorRef
 from .layout import FileLayout, safetensors_index, safetensors_layout
@@ -146,7 +147,8 @@ class FolderTarget:
         """Yield what was lost before, and what was not quantized."""
         yield from self.source.notes
         yield from self._notes
-        yield from lossy_source_notes(self.refs(), quantizes=bool(self.plan.schemes))
+        kept = self._quantize.kept if isinstance(self._quantize, Repacking) else 0.0
+        yield from lossy_source_notes(self.refs(), quantizes=bool(self.plan.schemes), kept=kept)
         if self._lacks_tokenizer:
             yield "the source has no tokenizer: put one into the folder of the result before chatting with it"
         names = self.plan.indivisible
@@ -168,10 +170,16 @@ def lossy_kinds(refs: Iterable[TensorRef]) -> list[str]:
     return sorted({ref.stored for ref in refs if ref.stored not in FLOAT_DTYPES})
 
 
-def lossy_source_notes(refs: Sequence[TensorRef], *, quantizes: bool) -> Iterator[str]:
-    """Yield a note if the source is quantized already."""
+def lossy_source_notes(refs: Sequence[TensorRef], *, quantizes: bool, kept: float = 0.0) -> Iterator[str]:
+    """Yield a note if the source is quantized already; `kept` is the share of the weights whose levels stay."""
     lossy = lossy_kinds(refs)
-    if lossy and quantizes:
+    if lossy and quantizes and kept:
+        where = "as they are" if kept == 1 else f"in {min(kept, 0.999):.1%} of the groups, the others lose more"
+        yield (
+            f"the source is quantized already ({', '.join(lossy)}): its levels are kept {where}; what it lost before "
+            "doesn't come back: the original weights make a better model"
+        )
+    elif lossy and quantizes:
         yield (
             f"the source is quantized already ({', '.join(lossy)}), and quantizing it again adds to its error: "
             "the original weights make a better model"

@@ -6,11 +6,12 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from ...dtypes import CONFIG_NAMES
 from ...json_types import JsonMapping, JsonObject
 from ...model.parameters import expected_tensors
+from ...units import size_text
 from ...version import __version__
 from ..plan import Plan
 from ..sources.source import Source
@@ -87,7 +88,7 @@ def _facts(plan: Plan, record: JsonMapping) -> list[tuple[str, str]]:
     facts = [
         ("parameters", f"{plan.parameters:,}"),
         ("bits per weight, everything counted", f"{plan.bits_per_weight:.3f}"),
-        ("size", f"{plan.total_bytes / 1e9:.2f} GB"),
+        ("size", size_text(plan.total_bytes)),
         ("quantized by", record["quantizer"] or "not quantized"),
     ]
     shapes, sizes = expected_tensors(plan.config), dict[str, int]()

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from ..charts import polyline, rule, text
+from ..units import size_text
 from .results import Figure, Results
-from .table import byte_size
 
 _PANELS = (
     ("prefill", "prefill, tokens/s", "prompt tokens"),
@@ -50,7 +50,7 @@ def svg(results: Results) -> str:
     ]
     for index, (what, title, below) in enumerate(panels):
         left, top = index % columns * _WIDTH, index // columns * _HEIGHT + 50
-        drawn = _panel(results.of(what), results.programs, title, below, byte_size if what == "peak" else _number)
+        drawn = _panel(results.of(what), results.programs, title, below, size_text if what == "peak" else _number)
         parts.append(f'<g transform="translate({left},{top})">{"".join(drawn)}</g>')
     return "\n".join([*parts, "</svg>", ""])
 

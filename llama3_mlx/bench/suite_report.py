@@ -1,8 +1,9 @@
 """The suite as one Markdown page: the machine, the table of all programs, what is ours alone."""
 
 from ..json_types import JsonMapping
+from ..units import size_text
 from .suite import Suite
-from .table import byte_size, header, rate, rows
+from .table import header, rate, rows
 
 
 def markdown(suite: Suite) -> str:
@@ -25,7 +26,7 @@ def _machine(suite: Suite) -> list[str]:
     machine = suite.results.machine
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items() if number)
     found = [
-        f"- machine: {machine['chip'] or machine['device']}, {byte_size(machine['memory_bytes'])} for models",
+        f"- machine: {machine['chip'] or machine['device']}, {size_text(machine['memory_bytes'])} for models",
         f"- system: {machine['system']}; BLAS: {machine['blas']}",
         f"- versions: {versions}",
     ]

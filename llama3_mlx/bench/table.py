@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from ..units import size_text
 from .results import Figure, Results
 
 _TITLES = {
@@ -27,7 +28,7 @@ def rows(results: Results) -> list[list[str]]:
 
 
 def _figure_row(results: Results, figure: Figure, title: str) -> list[str]:
-    write = byte_size if "peak" in figure.what else rate
+    write = size_text if "peak" in figure.what else rate
     medians = [figure.median(program) for program in results.programs]
     shown = ("" if math.isnan(median) else write(median) for median in medians)
     return [title.format(at=figure.at), *shown, *_ratio(medians)]
@@ -38,11 +39,11 @@ def _fact_rows(results: Results) -> list[list[str]]:
     depth = int(facts[0]["count_depth"])
     kinds = [
         ("load, seconds", "load_s", lambda value: f"{value:.2f}"),
-        ("weights", "weight_bytes", byte_size),
+        ("weights", "weight_bytes", size_text),
         ("KV cache bytes per token", "kv_bytes_per_token", lambda value: f"{value:,.0f}"),
         (f"operations per decode step at depth {depth:,}", "operations", lambda value: f"{value:,.0f}"),
         ("  kernel launches", "launches", lambda value: f"{value:,.0f}"),
-        ("  bytes read of weights and cache", "bytes_read", byte_size),
+        ("  bytes read of weights and cache", "bytes_read", size_text),
     ]
     made = [
         [
@@ -66,8 +67,3 @@ def _ratio(values: Sequence[float | None]) -> list[str]:
 def rate(value: float) -> str:
     """Write a rate with three significant digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def byte_size(n_bytes: float) -> str:
-    """Write bytes in GB or MB."""
-    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"

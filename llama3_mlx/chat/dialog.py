@@ -9,20 +9,20 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 
 from ..checkpoint.folder import ModelFolder
 from ..errors import DialogError
 from ..json_types import JsonMapping, JsonObject, JsonValue
 from ..tokenizer.tokenizer import Tokenizer
-from .assistant_mask import encode_marked
-from .content_form import as_parts, reads_parts
+from .assistant_mask import encode_marked, marked_by_prefixes
 from .injection_guard import InjectionGuard, unused_characters
 from .messages import MessageDict, MessageMapping, ToolDict, arguments_as_text, normalize, one_call_each
 from .presence import calls_after_text, doubtful, lost
 from .template import ChatTemplate
 from .template_files import find_templates
+from .template_traits import TemplateTraits, as_parts
 from .tool_prompt import tools_as_text
 
 
@@ -56,8 +56,8 @@ class Dialog:
         self.stop_ids = tokenizer.stop_ids
         self._options: JsonObject = {}
         self._today: datetime | None = None
-        # What was found out about a template by trying it, for each role.
-        self._parts_roles: dict[tuple[ChatTemplate, str], bool] = {}
+        # What was found out about a template by trying it.
+        self._found_traits: dict[ChatTemplate, TemplateTraits] = {}
         self._proven_roles: dict[ChatTemplate, set[str]] = {}
 
     @property
@@ -94,17 +94,43 @@ class Dialog:
         `continue_final` leaves the last message, an assistant's, open to be continued. `options` are the
         template's own, such as `date_string`. Raises DialogError.
         """
+        text, sentinel = self._text(messages, tools, add_generation_prompt, continue_final, options)
+        return self.tokenizer.encode_rendered(text, sentinel)
+
+    def render(
+        self,
+        messages: Sequence[MessageMapping],
+        *,
+        tools: Sequence[MessageMapping] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final: bool = False,
+        **options: JsonValue,
+    ) -> str:
+        """Return the text that the template writes, for programs that work on text; see `encode`.
+
+        Control tokens in messages can't be told from those of the template any more.
+        """
+        text, sentinel = self._text(messages, tools, add_generation_prompt, continue_final, options)
+        return text.replace(sentinel, "")
+
+    def _text(
+        self,
+        messages: Sequence[MessageMapping],
+        tools: Sequence[MessageMapping] | None,
+        add_generation_prompt: bool,
+        continue_final: bool,
+        options: JsonMapping,
+    ) -> tuple[str, str]:
+        """Return what the template writes, and the character in it that breaks up control tokens of messages."""
         dialog = self._prepare(messages, tools, options)
         sentinel, mark, *_ = dialog.marks
         if not continue_final:
-            _, text = self._written(dialog, closed=not add_generation_prompt)
-            return self.tokenizer.encode_rendered(text, sentinel)
+            return self._written(dialog, closed=not add_generation_prompt)[1], sentinel
         last = dialog.messages[-1]
         if last["role"] != "assistant":
             raise DialogError(f"only an assistant's message can be continued, not {last['role']!r}")
         last["content"] += f"{mark} "
-        _, text = self._written(dialog, closed=True)
-        return self.tokenizer.encode_rendered(_left_open(text, mark), sentinel)
+        return _left_open(self._written(dialog, closed=True)[1], mark), sentinel
 
     def encode_with_mask(
         self, messages: Sequence[MessageMapping], *, tools: Sequence[MessageMapping] | None = None, **options: JsonValue
@@ -118,7 +144,8 @@ class Dialog:
         marked = self._template_for(dialog).marks_generation
         dialog, text = self._written(dialog, closed=True, marked=marked)
         if not marked:
-            text = self._marked_by_prefixes(dialog, text)
+            stops = [self.tokenizer.control_text(token) for token in self.stop_ids]
+            text = marked_by_prefixes(dialog.messages, text, dialog.marks[1:3], stops, partial(self._render, dialog))
         return encode_marked(self.tokenizer, text, *dialog.marks[:3])
 
     def _prepare(
@@ -134,9 +161,9 @@ class Dialog:
             checked, listed, takes_tools=template.takes_tools, takes_calls=template.takes_calls
         )
         calls = max(len(message.get("tool_calls", ())) for message in checked)
-        if calls and not self._takes_argument_objects:
+        if calls and not self._traits(self.template).takes_argument_objects:
             checked = arguments_as_text(checked)
-        if calls > 1 and not self._takes_several_calls:
+        if calls > 1 and not self._traits(self.template).takes_several_calls:
             checked = one_call_each(checked)
         options = {**self._options, **options}
         marks = unused_characters(checked, listed, options, template.source)
@@ -209,73 +236,20 @@ class Dialog:
     def _guarded(self, template: ChatTemplate, message: MessageDict, sentinel: str) -> MessageDict:
         """Return a message for the template: control tokens in it broken up, its content in the form that is read."""
         guarded = self._injection_guard.message(message, sentinel)
-        if isinstance(guarded["content"], str) and guarded["content"] and self._reads_parts(template, message["role"]):
-            guarded["content"] = as_parts(guarded["content"])
+        content = guarded["content"]
+        if isinstance(content, str) and content and self._traits(template).reads_parts(message["role"]):
+            guarded["content"] = as_parts(content)
         return guarded
 
-    def _reads_parts(self, template: ChatTemplate, role: str) -> bool:
-        if (template, role) not in self._parts_roles:
+    def _traits(self, template: ChatTemplate) -> TemplateTraits:
+        if template not in self._found_traits:
 
             def render(messages: list[MessageDict]) -> str:
                 values = {**self._named_tokens, **self._options, "messages": messages, "tools": None, "documents": None}
                 return template.render({**values, "add_generation_prompt": False}, today=self._today)
 
-            self._parts_roles[template, role] = reads_parts(render, role)
-        return self._parts_roles[template, role]
-
-    @cached_property
-    def _takes_several_calls(self) -> bool:
-        """Whether the template writes two tool calls of one message; Llama 3.1's refuses."""
-        arguments: JsonValue = {} if self._takes_argument_objects else "{}"
-        return self._renders_calls(arguments, arguments)
-
-    @cached_property
-    def _takes_argument_objects(self) -> bool:
-        """Whether the template takes a call's arguments as an object; some, as DeepSeek's, want them as text."""
-        return self._renders_calls({}) or not self._renders_calls("{}")
-
-    def _renders_calls(self, *arguments: JsonValue) -> bool:
-        calls = [{"id": "0", "type": "function", "function": {"name": "f", "arguments": value}} for value in arguments]
-        probe: list[MessageDict] = [{"role": "user", "content": "x"}]
-        probe.append({"role": "assistant", "content": "", "tool_calls": calls})
-        try:
-            self._render(_Prepared(probe, None, {}), closed=True)
-        except DialogError:
-            return False
-        return True
-
-    def _marked_by_prefixes(self, dialog: _Prepared, whole: str) -> str:
-        _, begin, end, _ = dialog.marks
-        pieces, at = [], 0
-        for index, message in enumerate(dialog.messages):
-            if message["role"] != "assistant":
-                continue
-            before = self._before(dialog, index)
-            after = self._render(dialog, closed=True, messages=dialog.messages[: index + 1])
-            if not (after.startswith(before) and whole.startswith(after) and len(before) >= at):
-                raise DialogError(
-                    f"this chat template doesn't show which part of message {index} the assistant wrote: give it a "
-                    "{% generation %} block"
-                )
-            stop = len(before) + self._end_of_turn(after[len(before) :])
-            pieces += [whole[at : len(before)], begin, whole[len(before) : stop], end]
-            at = stop
-        return "".join([*pieces, whole[at:]])
-
-    def _before(self, dialog: _Prepared, index: int) -> str:
-        """Return what the template writes before the content of an assistant's message."""
-        if index:
-            return self._render(dialog, closed=False, messages=dialog.messages[:index])
-        # Templates look at the first message: there is none before the one that opens the dialog.
-        begin = dialog.marks[1]
-        first = {**dialog.messages[0], "content": begin + dialog.messages[0]["content"]}
-        return self._render(dialog, closed=True, messages=[first]).partition(begin)[0]
-
-    def _end_of_turn(self, text: str) -> int:
-        """Return where the last stop token of `text` ends, else where the text does."""
-        stops = [self.tokenizer.control_text(token) for token in self.stop_ids]
-        ends = [text.rfind(stop) + len(stop) for stop in stops if stop and stop in text]
-        return max(ends, default=len(text))
+            self._found_traits[template] = TemplateTraits(render)
+        return self._found_traits[template]
 
 
 def load_dialog(folder: Path | ModelFolder, tokenizer: Tokenizer) -> Dialog | None:

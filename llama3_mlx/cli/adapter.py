@@ -2,13 +2,16 @@
 
 import argparse
 import json
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..library.resolver import resolve_adapter
+from ..units import count_text
 from .model_choice import BASE_HELP, choose_base
+from .terminal import show, tell
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -59,7 +62,7 @@ def _info(args: argparse.Namespace) -> int:
         return 0
     for name, value in facts.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-        sys.stdout.write(f"{name.replace('_', ' '):<12} {shown}\n")
+        show(f"{name.replace('_', ' '):<12} {shown}", indent=13)
     return 0
 
 
@@ -76,10 +79,11 @@ def _export(args: argparse.Namespace) -> int:
     adapter = read_adapter(folder, base, for_source=form != "mlx-lm")
     if form == "gguf":
         save_gguf_adapter(out, adapter, base.config)
-        _write_modelfile(out, base)
     else:
         (save_peft if form == "peft" else save_adapter)(out, adapter, base.config)
-    sys.stdout.write(f"{out}: {adapter.parameters:,} values for {form}\n")
+    show(f"{out}: {adapter.parameters:,} values for {form}")
+    if form == "gguf":
+        _write_modelfile(out, base)
     return 0
 
 
@@ -90,10 +94,18 @@ def _write_modelfile(out: Path, base: "AdapterBase") -> None:
     plain = base.config.quantization is None and base.folder is not None
     # Ollama reads Hugging Face's folders and GGUF files, but not MLX's quantized folders.
     source = str(base.folder.absolute()) if plain and base.folder else "./base.gguf"
-    note = "" if plain else "# base.gguf: the base as GGUF, by llama3-mlx convert MODEL base.gguf\n"
     modelfile = out.with_suffix(".Modelfile")
+    place = out.parent / "base.gguf"
+    convert = shlex.join(["llama3-mlx", "convert", str(base.folder or "MODEL"), str(place)])
+    note = "" if plain else f"# base.gguf: the base as GGUF, by {convert}\n"
     save_text(modelfile, f"{note}FROM {source}\nADAPTER ./{out.name}\n")
-    sys.stderr.write(f"for Ollama: ollama create NAME -f {modelfile}\n")
+    create = shlex.join(["ollama", "create", "NAME", "-f", str(modelfile)])
+    if plain:
+        tell(f"for Ollama: {create}")
+    elif place.exists():
+        tell(f"for Ollama: {create} (it takes {place} as the base)")
+    else:
+        sys.stderr.write(f"for Ollama, first the base, then both:\n  {convert}\n  {create}\n")
 
 
 def _import(args: argparse.Namespace) -> int:
@@ -104,7 +116,7 @@ def _import(args: argparse.Namespace) -> int:
     base = _base(args, folder)
     adapter = read_adapter(folder, base)
     save_adapter(out, adapter, base.config)
-    sys.stdout.write(f"{out}: {adapter.parameters:,} values on {len(adapter.parts)} layers\n")
+    show(f"{out}: {adapter.parameters:,} values on {count_text(len(adapter.parts), 'layer')}")
     return 0
 
 

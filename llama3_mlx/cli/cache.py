@@ -9,6 +9,7 @@ from collections import defaultdict
 from ..errors import RequestError
 from ..library.home import prefix_cache_bytes, prefix_folder
 from ..prefix_cache.disk import BlockStore, StoredBlock
+from ..units import size_text
 from .flags import Values
 
 
@@ -56,10 +57,10 @@ def _table(rows: list[Values], disk: BlockStore) -> str:
     width = max(5, *(len(row["model"]) for row in rows))
     lines = [f"{'model':<{width}}  {'tokens':>9}  {'size':>9}  last used"]
     lines += [
-        f"{row['model']:<{width}}  {row['tokens']:>9,}  {row['bytes'] / 1e6:>6.0f} MB  {row['used']}" for row in rows
+        f"{row['model']:<{width}}  {row['tokens']:>9,}  {size_text(row['bytes']):>9}  {row['used']}" for row in rows
     ]
     total = sum(row["bytes"] for row in rows)
-    return "\n".join([*lines, f"{total / 1e9:.2f} of {disk.limit_bytes / 1e9:.2f} GB in {disk.folder}"]) + "\n"
+    return "\n".join([*lines, f"{size_text(total)} of {size_text(disk.limit_bytes)} in {disk.folder}"]) + "\n"
 
 
 def _clear(args: argparse.Namespace, disk: BlockStore) -> int:
@@ -69,7 +70,7 @@ def _clear(args: argparse.Namespace, disk: BlockStore) -> int:
             f"nothing of a model {args.model!r} is in {disk.folder}; there is of {', '.join(models) or 'none'}"
         )
     since = None if args.older_than is None else time.time() - args.older_than * 86400
-    sys.stdout.write(f"freed {disk.clear(args.model, unused_since_s=since) / 1e6:.0f} MB\n")
+    sys.stdout.write(f"freed {size_text(disk.clear(args.model, unused_since_s=since))}\n")
     return 0
 
 

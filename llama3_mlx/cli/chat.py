@@ -6,12 +6,13 @@ from pathlib import Path
 from ..errors import DialogError
 from ..generation.options import GenerationOptions
 from .chat_commands import ChatCommands
-from .chat_files import AutoSave, expanded, latest_dialog, load_dialog_file
+from .chat_files import AutoSave, SavedDialog, expanded, latest_dialog, load_dialog_file
+from .chat_flags import restore_flags, restored_text, saved_flags
 from .chat_session import ChatSession, say
 from .flags import add_flags
 from .generate import given_settings
 from .line_editor import make_reader
-from .model_choice import add_model_flags, load_llama
+from .model_choice import add_model_flags, load_llama, write_notes
 from .structured_flags import add_structured_flags, load_tools
 from .terminal import stdin_is_terminal
 
@@ -35,21 +36,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read messages and answer them until the end of input."""
+    resumed = None if args.resume is None else (expanded(args.resume) if args.resume else latest_dialog())
+    saved = SavedDialog() if resumed is None else load_dialog_file(resumed)
+    notes = [] if resumed is None else restore_flags(args, saved)
     settings = given_settings(args)
     tools = load_tools(args.tool)
-    resumed = None if args.resume is None else (expanded(args.resume) if args.resume else latest_dialog())
-    model, messages = (None, []) if resumed is None else load_dialog_file(resumed)
-    if args.model is None and args.adapter is None and model:
-        args.model = model
+    write_notes(notes)
     with load_llama(args) as llama:
         if llama.dialog is None:
             raise DialogError(f"{llama.folder.name} is a base model without a chat template: use generate --raw")
         autosave = AutoSave(resumed) if args.autosave else None
-        session = ChatSession(llama, args.system, settings, tools, autosave)
+        session = ChatSession(llama, args.system, settings, tools, autosave, saved_flags(args))
         if resumed is not None:
-            own = [message for message in messages if args.system is None or message["role"] != "system"]
+            own = [message for message in saved.messages if args.system is None or message["role"] != "system"]
             session.messages = [*session.messages, *own]
-            say(f"resumed {len(messages)} messages of {resumed}")
+            flags = restored_text(saved, args)
+            say(f"resumed {len(saved.messages)} messages of {resumed}" + (f", with {flags}" if flags else ""))
         return talk(session, llama.folder.name)
 
 

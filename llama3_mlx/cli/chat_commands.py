@@ -1,5 +1,6 @@
 """The commands of a dialog in the terminal: /help, /save, /load and others."""
 
+import shlex
 from pathlib import Path
 
 from ..errors import Llama3MLXError
@@ -7,15 +8,18 @@ from .chat_files import expanded, load_dialog_file, save_dialog
 from .chat_session import ChatSession, say
 from .generate import summary
 from .line_editor import MessageReader
+from .parser import meant
 
 _HELP = '''\
 /reset         forget the dialog, keep the system message
-/system TEXT   set the system message and start anew ("": switch the default off; without TEXT: remove it)
+/system TEXT   set the system message and start anew
+               ("": switch the default off; without TEXT: remove it)
 /save FILE     write the dialog as JSON
 /load FILE     resume a dialog that was saved
 /stats         show counts and rates of the last reply
 /exit          leave (also Ctrl-D)
-Ctrl-C stops a reply. A message of several lines: paste it, end a line with \\, or put it between """ and """.'''
+Ctrl-C stops a reply. A message of several lines: paste it, end a line with \\,
+or put it between """ and """.'''
 _COMMANDS = ("/bye", "/exit", "/help", "/load", "/quit", "/reset", "/save", "/stats", "/system")
 
 
@@ -40,7 +44,7 @@ class ChatCommands:
             except Llama3MLXError as error:
                 say(f"error: {error}")
         elif one_line and word.startswith("/") and word[1:].isalpha():
-            say(f"no command {word}; /help lists them")
+            say(f"no command {word}{meant(word, _COMMANDS) or '; /help lists them'}")
         else:
             with self._reader.holding():
                 self.session.answer(message)
@@ -72,7 +76,7 @@ class ChatCommands:
         if path.exists() and path not in self._own and not self._reader.ask(f"{path} exists already; write over it?"):
             say(f"{path} is as it was: choose another name")
             return
-        save_dialog(path, self.session.model.folder, self.session.messages)
+        save_dialog(path, self.session.dialog())
         self._own.add(path)
         say(f"saved {len(self.session.messages)} messages to {path}")
 
@@ -81,6 +85,10 @@ class ChatCommands:
             say("name a file: /load FILE")
             return
         path = expanded(name)
-        _, self.session.messages = load_dialog_file(path)
+        saved = load_dialog_file(path)
+        self.session.begin(saved.messages)
         self._own.add(path)
         say(f"loaded {len(self.session.messages)} messages from {path}")
+        now = self.session.dialog()
+        if (saved.model, saved.flags) not in ((None, {}), (now.model, now.flags)):
+            say(f"note: model and flags stay as they are; chat --resume {shlex.quote(str(path))} has the dialog's own")

@@ -1,31 +1,42 @@
 """Dialogs as files: saved, loaded, and kept after each turn so that the next session can resume them."""
 
 import json
-import sys
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..chat.messages import normalize
 from ..errors import DialogError, Llama3MLXError, RequestError
 from ..files import save_json
-from ..json_types import JsonMapping
+from ..json_types import JsonMapping, JsonObject
 from ..library.home import chats_folder
+from .terminal import tell
 
 _KEPT = 100
 
 
-def save_dialog(path: Path, model: str | Path, messages: Sequence[JsonMapping]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class SavedDialog:
+    """A dialog and what answered it."""
+
+    model: str | None = None
+    flags: JsonObject = field(default_factory=dict)
+    """Values of the flags that change answers, by name; see `chat_flags`."""
+    messages: list[JsonMapping] = field(default_factory=list)
+
+
+def save_dialog(path: Path, dialog: SavedDialog) -> None:
     """Write a dialog; raises RequestError where that isn't possible."""
     try:
-        save_json(path, {"model": str(model), "messages": [dict(message) for message in messages]})
+        values = {"model": dialog.model, "flags": dialog.flags, "messages": list(map(dict, dialog.messages))}
+        save_json(path, values)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise RequestError(f"{path} can't be written: {reason}") from None
 
 
-def load_dialog_file(path: Path) -> tuple[str | None, list[JsonMapping]]:
-    """Return the model and the messages of a saved dialog, or of a bare list of messages; raises DialogError."""
+def load_dialog_file(path: Path) -> SavedDialog:
+    """Return a saved dialog, or one of a bare list of messages; raises DialogError."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -39,8 +50,12 @@ def load_dialog_file(path: Path) -> tuple[str | None, list[JsonMapping]]:
         checked: list[JsonMapping] = list(normalize(messages)) if messages else []
     except Llama3MLXError as error:
         raise DialogError(f"{path} is not a dialog: {error}") from None
-    model = value.get("model") if isinstance(value, dict) else None
-    return model if isinstance(model, str) else None, checked
+    model, flags = (value.get("model"), value.get("flags")) if isinstance(value, dict) else (None, None)
+    return SavedDialog(
+        model=model if isinstance(model, str) else None,
+        flags=flags if isinstance(flags, dict) else {},
+        messages=checked,
+    )
 
 
 def expanded(name: str) -> Path:
@@ -64,24 +79,44 @@ class AutoSave:
 
     def __init__(self, path: Path | None = None) -> None:
         """`path` is the file of a resumed dialog."""
-        self.path = path or chats_folder() / time.strftime("%Y%m%d-%H%M%S.json")
-        self.saved = False
+        self.path = path or _new_path()
+        self.saved = path is not None
         self._failed = False
 
-    def save(self, model: str | Path, messages: Sequence[JsonMapping]) -> None:
+    def save(self, dialog: SavedDialog) -> None:
         """Keep the dialog as it is now, once it has an answer."""
-        if self._failed or all(message["role"] != "assistant" for message in messages):
+        if any(message["role"] == "assistant" for message in dialog.messages):
+            self._write(dialog)
+
+    def begin_anew(self, dialog: SavedDialog) -> None:
+        """Keep another dialog from now on, in a file of its own: what came before stays, but isn't the last one."""
+        if self.saved:
+            self.path = _new_path()
+            self._write(dialog)
+
+    def _write(self, dialog: SavedDialog) -> None:
+        if self._failed:
             return
         try:
             # The dialogs are nobody else's.
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            save_dialog(self.path, model, messages)
+            save_dialog(self.path, dialog)
             self.saved = True
             for old in _kept_files()[:-_KEPT]:
                 old.unlink(missing_ok=True)
         except (OSError, RequestError) as error:
             self._failed = True
-            sys.stderr.write(f"note: this dialog isn't kept for --resume: {error}\n")
+            tell(f"note: this dialog isn't kept for --resume: {error}")
+
+
+def _new_path() -> Path:
+    """Return a file that isn't there yet, named by the time."""
+    path = chats_folder() / time.strftime("%Y%m%d-%H%M%S.json")
+    count = 1
+    while path.exists():
+        count += 1
+        path = path.with_name(f"{path.name.partition('.')[0].partition('_')[0]}_{count}.json")
+    return path
 
 
 def _kept_files() -> list[Path]:

@@ -4,15 +4,16 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from ..chat.messages import MessageMapping
 from ..errors import ContextLengthError, Llama3MLXError
 from ..json_types import JsonMapping
-from .chat_files import AutoSave
+from .chat_files import AutoSave, SavedDialog
 from .chat_model import Answer, AnswerStream, ChatModel
 from .progress import PromptBar
-
-Message = JsonMapping
+from .terminal import tell
 
 
 class ChatSession:
@@ -25,20 +26,38 @@ class ChatSession:
         settings: JsonMapping,
         tools: Sequence[Callable[..., Any]] = (),
         autosave: AutoSave | None = None,
+        flags: JsonMapping | None = None,
     ) -> None:
-        """`system` None leaves the message to the chat template, an empty one switches the template's own off."""
+        """Begin a dialog.
+
+        `system` None leaves the message to the chat template, an empty one switches the template's own off; `flags`
+        are kept with the dialog.
+        """
         self.model, self.settings, self.tools, self.autosave = model, dict(settings), tools, autosave
-        self.messages: list[Message] = []
+        opening: list[MessageMapping] = [] if system is None else [{"role": "system", "content": system}]
+        self.messages = opening
         self.last: Answer | None = None
-        self.set_system(system)
+        self._flags = dict(flags or {})
 
     def set_system(self, text: str | None) -> None:
         """Begin a new dialog with this system message."""
-        self.messages = [] if text is None else [{"role": "system", "content": text}]
+        self.begin([] if text is None else [{"role": "system", "content": text}])
 
     def reset(self) -> None:
         """Forget the dialog, except its system message."""
-        self.messages = [message for message in self.messages if message["role"] == "system"]
+        self.begin([message for message in self.messages if message["role"] == "system"])
+
+    def begin(self, messages: Sequence[MessageMapping]) -> None:
+        """Go on with another dialog; it is now the one that `--resume` finds."""
+        self.messages = list(messages)
+        if self.autosave is not None:
+            self.autosave.begin_anew(self.dialog())
+
+    def dialog(self) -> SavedDialog:
+        """Return the dialog as it is now, to be saved."""
+        folder = self.model.folder
+        model = str(folder.absolute()) if isinstance(folder, Path) else folder
+        return SavedDialog(model=model, flags=self._flags, messages=self.messages)
 
     def answer(self, text: str) -> None:
         """Answer a message. A stopped answer is kept as far as it came; a message that fails is taken back."""
@@ -57,7 +76,7 @@ class ChatSession:
             hint = "; /reset begins a new dialog, /save keeps this one" if isinstance(error, ContextLengthError) else ""
             say(f"error: {error}{hint}")
         if self.autosave is not None:
-            self.autosave.save(self.model.folder, self.messages)
+            self.autosave.save(self.dialog())
 
     def _stream_answer(self) -> None:
         with PromptBar() as progress:
@@ -110,5 +129,4 @@ def write(text: str) -> None:
 
 def say(text: str) -> None:
     """Write a line about the dialog to stderr."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    tell(text)

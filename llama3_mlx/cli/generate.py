@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RequestError
 from ..generation.options import GenerationOptions
+from ..units import count_text, size_text
 from .chat_model import Answer
 from .flags import Values, add_flags, given_values, positive
 from .model_choice import add_model_flags, load_llama
 from .progress import PromptBar
 from .structured_flags import ToolFunction, add_structured_flags, load_tools, structured_settings
-from .terminal import piped_text, read_stdin, stdin_is_terminal
+from .terminal import piped_text, read_stdin, stdin_is_terminal, tell
 
 if TYPE_CHECKING:
     from ..engine.reply import Stream
@@ -100,7 +101,7 @@ def _print(completions: list[Any], args: argparse.Namespace) -> None:
         sys.stdout.write("\n")
     if args.stats:
         for completion in completions:
-            sys.stderr.write(summary(completion) + "\n")
+            tell(summary(completion))
 
 
 def given_settings(args: argparse.Namespace) -> Values:
@@ -137,11 +138,15 @@ def read_prompt(flag: str | None, words: list[str]) -> str:
 
 def summary(completion: Answer) -> str:
     """Return counts, rates and memory in one line."""
-    cached = f" ({completion.cached_tokens} cached)" if completion.cached_tokens else ""
+    cached = f" ({completion.cached_tokens:,} cached)" if completion.cached_tokens else ""
     drafted = completion.passes and len(completion.token_ids) / completion.passes
     passes = f", {drafted:.1f} tokens per forward pass" if drafted > 1.05 else ""
-    return (
-        f"prompt: {completion.prompt_tokens} tokens{cached}, {completion.prompt_tokens_per_second:.1f} tokens/s; "
-        f"answer: {len(completion.token_ids)} tokens, {completion.tokens_per_second:.1f} tokens/s{passes}; "
-        f"peak memory: {completion.peak_memory_bytes / 1e9:.2f} GB"
-    )
+    prompt = count_text(completion.prompt_tokens, "token") + cached + _rate(completion.prompt_tokens_per_second)
+    answer = count_text(len(completion.token_ids), "token") + _rate(completion.tokens_per_second) + passes
+    memory = completion.peak_memory_bytes
+    return f"prompt: {prompt}; answer: {answer}" + (f"; peak memory: {size_text(memory)}" if memory else "")
+
+
+def _rate(per_second: float) -> str:
+    """Return a rate, nothing where there is none: of one token, or from a server that doesn't tell."""
+    return f", {per_second:.1f} tokens/s" if per_second > 0 else ""

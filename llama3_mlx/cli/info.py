@@ -11,8 +11,10 @@ from ..device import compute_dtype_name, device_info, working_memory_bytes
 from ..model.config import ModelConfig
 from ..model.memory_estimate import Needs, estimate
 from ..model.quantization import Quantization, Scheme
+from ..units import size_text
 from .flags import Values, positive
 from .model_choice import MODEL_HELP, choose_model, write_notes
+from .terminal import tell
 
 _CONTEXTS = (2048, 8192, 32768, 131072)
 
@@ -30,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     folder = choose_model(args.model or args.named)
     facts = describe(folder, args.context)
     if args.context and args.context > facts["context"]:
-        sys.stderr.write(f"note: {args.context:,} tokens are beyond the model's context of {facts['context']:,}\n")
+        tell(f"note: {args.context:,} tokens are beyond the model's context of {facts['context']:,}")
     write_notes(facts["notes"])
     if args.json:
         sys.stdout.write(json.dumps(facts, indent=2) + "\n")
@@ -127,19 +129,17 @@ def _print(facts: Values) -> None:
         ),
         ("vocabulary", f"{architecture['vocab_size']:,}, {'tied' if architecture['tied_head'] else 'own'} head"),
         ("positions", rope),
-        ("stored as", f"{stored} ({facts['bits_per_weight']:.2f} bits a weight, {_size(facts['file_bytes'])})"),
+        ("stored as", f"{stored} ({facts['bits_per_weight']:.2f} bits a weight, {size_text(facts['file_bytes'])})"),
         ("computes in", facts["compute_dtype"]),
         ("context", f"{facts['context']:,} tokens, {facts['kv_bytes_per_token']:,} bytes each"),
-        *((f"memory at {int(tokens):,}", _size(size)) for tokens, size in facts["memory_bytes_at_context"].items()),
-        ("this machine", f"{machine['device']}, {_size(machine['memory_bytes'])} for models"),
+        *((f"memory at {int(tokens):,}", size_text(size)) for tokens, size in facts["memory_bytes_at_context"].items()),
+        ("this machine", f"{machine['device']}, {size_text(machine['memory_bytes'])} for models"),
         ("BLAS", machine["blas"]),
         ("longest context here", f"{machine['longest_context']:,}" if machine["longest_context"] else "does not fit"),
         *((f"  in {form}", f"{tokens:,}" if tokens else "does not fit") for form, tokens in machine["fits"].items()),
     ]
     for name, value in rows:
         table.add_row(name, value)
-    Console().print(table, soft_wrap=True)
-
-
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
+    console = Console()
+    # Whole lines in a file; in a terminal they are broken between words.
+    console.print(table, soft_wrap=not console.is_terminal)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ..errors import ConfigError, RequestError
 from ..library.catalogue import Catalogue, ModelEntry
 from ..library.storage import remove_model
+from ..units import size_text
 from .flags import Values
 from .model_choice import downloaded
 from .remote import loaded_models, server_url
@@ -60,9 +61,7 @@ def _running(*, as_json: bool) -> int:
     elif not models:
         sys.stderr.write(f"the server at {url} holds no model in memory\n")
     else:
-        rows = [
-            (str(model["name"]), f"{model['size'] / 1e9:.2f} GB", str(model["expires_at"])[:16]) for model in models
-        ]
+        rows = [(str(model["name"]), size_text(model["size"]), str(model["expires_at"])[:16]) for model in models]
         _write_table(("NAME", "MEMORY", "UNTIL"), rows)
     return 0
 
@@ -80,7 +79,7 @@ def _remove(catalogue: Catalogue, names: list[str]) -> int:
     chosen = [catalogue.choose(name).model for name in names]
     for model in chosen:
         freed = remove_model(model)
-        sys.stderr.write(f"removed {model.name} ({freed / 1e9:.2f} GB)\n")
+        sys.stderr.write(f"removed {model.name} ({size_text(freed)})\n")
     return 0
 
 
@@ -101,7 +100,7 @@ def _print(entries: list[Values]) -> None:
     rows = [
         (
             entry["name"],
-            f"{entry['size_bytes'] / 1e9:.2f} GB",
+            size_text(entry["size_bytes"]),
             f"{entry['parameters'] / 1e9:.2f}B" if entry["parameters"] else "?",
             entry["quantization"] or "?",
             entry["modified"],

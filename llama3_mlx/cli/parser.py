@@ -23,6 +23,23 @@ ALIASES = {
     "server": ["serve"],
     "show": ["info"],
 }
+# The same for actions of a command.
+_ACTIONS = {
+    ("adapter", "show"): ["adapter", "info"],
+    ("adapter", "convert"): ["adapter", "export"],
+    ("cache", "delete"): ["cache", "clear"],
+    ("cache", "ls"): ["cache", "list"],
+    ("cache", "remove"): ["cache", "clear"],
+    ("cache", "rm"): ["cache", "clear"],
+    ("data", "validate"): ["data", "check"],
+    ("models", "delete"): ["models", "remove"],
+    ("models", "ls"): ["models", "list"],
+    ("models", "ps"): ["models", "running"],
+    ("models", "pull"): ["pull"],
+    ("models", "rm"): ["models", "remove"],
+    ("models", "show"): ["info"],
+    ("models", "uninstall"): ["models", "remove"],
+}
 # Flags of mlx-lm, llama.cpp, Ollama, transformers and TRL, and what they are called here.
 _FLAGS = {
     "--adapter-path": "--adapter",
@@ -79,17 +96,24 @@ class Parser(argparse.ArgumentParser):
         """Raise the error, which the command line prints."""
         raise UsageError(f"{message} (see {self.prog} --help)")
 
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = list(map(str, action.choices))
+            hint = meant(str(value), known) or f"; choose one of {', '.join(known)}"
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}{hint}")
+
 
 def unalias(arguments: list[str]) -> list[str]:
     """Return the arguments with another program's word for a command in ours; `help COMMAND` as `COMMAND --help`."""
     if arguments[:1] == ["help"]:
         return [*unalias(arguments[1:2]), "--help"]
-    return [*ALIASES.get(arguments[0], arguments[:1]), *arguments[1:]] if arguments else []
+    ours = [*ALIASES.get(arguments[0], arguments[:1]), *arguments[1:]] if arguments else []
+    return [*_ACTIONS.get((ours[0], ours[1]), ours[:2]), *ours[2:]] if len(ours) > 1 else ours
 
 
 def unknown_command(name: str, commands: Iterable[str]) -> UsageError:
     """Return the error for a command that there isn't."""
-    return UsageError(f"there is no command {name!r}{_meant(name, commands)} (see llama3-mlx --help)")
+    return UsageError(f"there is no command {name!r}{meant(name, commands)} (see llama3-mlx --help)")
 
 
 def take_words(parser: argparse.ArgumentParser, args: argparse.Namespace, extras: list[str]) -> None:
@@ -109,9 +133,10 @@ def _meant_flag(parser: argparse.ArgumentParser, unknown: str | None) -> str:
     known = [option for action in parser._actions for option in action.option_strings]
     places = [str(action.metavar) for action in parser._actions if not action.option_strings]
     ours = _FLAGS.get(flag, _FLAGS.get(unknown.partition("=")[0], flag))
-    return f"; did you mean {ours}?" if ours in known or ours in places else _meant(flag, known)
+    return f"; did you mean {ours}?" if ours in known or ours in places else meant(flag, known)
 
 
-def _meant(name: str, known: Iterable[str]) -> str:
+def meant(name: str, known: Iterable[str]) -> str:
+    """Return the question for what a mistyped word may mean, to be put behind an error; empty if nothing is like it."""
     close = difflib.get_close_matches(name, known, 1)
     return f"; did you mean {close[0]}?" if close else ""

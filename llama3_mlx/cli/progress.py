@@ -6,8 +6,10 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from ..units import size_text
+
 if TYPE_CHECKING:
-    from rich.progress import TaskID
+    from rich.progress import ProgressColumn, Task, TaskID
 
 
 class ConversionProgress:
@@ -15,7 +17,7 @@ class ConversionProgress:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
         console = Console(stderr=True)
         self._progress = Progress(
@@ -24,17 +26,17 @@ class ConversionProgress:
             BarColumn(),
             TextColumn("{task.fields[told]}"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[left]}"),
+            _time_left(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
         self._lines = not console.is_terminal
-        self._task = self._progress.add_task("", visible=False, told="", left="")
+        self._task = self._progress.add_task("", visible=False, told="", left=False)
         self._phase: TaskID | None = None
         self._quarter = 0
         self._total = self._bytes = self._done = self._read = self._percent = 0
+        self._converting = False
 
     def __enter__(self) -> "ConversionProgress":
         return self
@@ -51,6 +53,7 @@ class ConversionProgress:
     def stage(self, name: str) -> None:
         """Show what is being done that isn't counted in tensors."""
         self._show(name, None)
+        self._converting = False
         if self._lines:
             sys.stderr.write(f"{name}\n")
 
@@ -58,15 +61,15 @@ class ConversionProgress:
         """Show how much of a counted part of the work is done, below the conversion's own bar."""
         if done < total:
             if self._phase is None:
-                self._phase = self._progress.add_task(name, total=total, told="", left="left")
+                self._phase = self._progress.add_task(name, total=total, told="", left=True)
                 self._quarter = 0
             self._progress.update(self._phase, description=name, completed=done, total=total, told=f"{done}/{total}")
             self._progress.start()
         elif self._phase is not None:
             self._progress.remove_task(self._phase)
             self._phase = None
-        # One bar until there is something to show of both.
-        self._progress.update(self._task, visible=self._phase is None or self._read > 0)
+        # One bar until there is something to show of both. How long the conversion takes, its bytes don't tell now.
+        self._progress.update(self._task, visible=self._phase is None or self._converting, left=False)
         if self._lines and 4 * done // total > self._quarter:
             self._quarter = 4 * done // total
             sys.stderr.write(f"{name}: {done} of {total}\n")
@@ -75,23 +78,39 @@ class ConversionProgress:
         """Take the size of the whole job."""
         self._total, self._bytes = total_tensors, total_bytes
         self._show("converting", total_bytes)
+        self._converting = False
 
     def advance(self, tensor: str, n_bytes: int, *, finished: bool) -> None:
         """Move on by the bytes read."""
         self._done += finished
+        self._converting = True
         self._read += n_bytes
-        told = f"{self._done}/{self._total} tensors, {self._read / 1e9:.1f}/{self._bytes / 1e9:.1f} GB"
+        told = f"{self._done}/{self._total} tensors, {size_text(self._read)} of {size_text(self._bytes)}"
         self._progress.update(self._task, advance=n_bytes, told=told)
         percent = 100 * self._done // max(1, self._total)
         if self._lines and percent >= self._percent + 25:
             self._percent = percent
-            sys.stderr.write(f"converting: {self._done}/{self._total} tensors, {self._read / 1e9:.2f} GB\n")
+            sys.stderr.write(f"converting: {self._done} of {self._total} tensors, {size_text(self._read)}\n")
 
     def _show(self, name: str, total: int | None) -> None:
         self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(name, total=total, told="", left="left" if total else "")
+        self._task = self._progress.add_task(name, total=total, told="", left=bool(total))
         # Not before: a download shows bars of its own.
         self._progress.start()
+
+
+def _time_left() -> "ProgressColumn":
+    """Return a column with the time left of the tasks that can tell it."""
+    from rich.progress import TimeRemainingColumn
+    from rich.text import Text
+
+    class TimeLeft(TimeRemainingColumn):
+        def render(self, task: "Task") -> Text:
+            if not task.fields["left"] or task.time_remaining is None:
+                return Text("")
+            return super().render(task).append(" left")
+
+    return TimeLeft()
 
 
 class PromptBar:

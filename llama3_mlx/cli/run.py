@@ -7,6 +7,7 @@ from ..errors import DialogError
 from ..generation.options import GenerationOptions
 from .chat import talk
 from .chat_files import AutoSave
+from .chat_flags import saved_flags
 from .chat_model import ChatModel
 from .chat_session import ChatSession, write
 from .flags import add_flags
@@ -35,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
     model = _at_server(args.url or server_url(), args.model) or _here(args.model)
     if prompt is None:
         autosave = AutoSave() if stdin_is_terminal() else None
-        return talk(ChatSession(model, args.system, settings, (), autosave), str(args.model or model.folder or "chat"))
+        session = ChatSession(model, args.system, settings, (), autosave, saved_flags(args))
+        return talk(session, str(args.model or model.folder or "chat"))
     with PromptBar() as progress:
         for piece in model.stream_chat(as_messages(prompt, args.system), progress=progress.report, **settings):
             progress.close()

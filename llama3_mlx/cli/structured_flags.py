@@ -46,10 +46,14 @@ def load_tools(places: list[str] | None) -> list[ToolFunction]:
     return [_load_tool(place) for place in places or []]
 
 
+def schema_text(text: str) -> str:
+    """Return the schema that --schema gives as it is or by its file."""
+    return text if text.lstrip().startswith("{") else _text(Path(text))
+
+
 def _schema(text: str) -> Any:
-    source = text if text.lstrip().startswith("{") else _text(Path(text))
     try:
-        return json.loads(source)
+        return json.loads(schema_text(text))
     except ValueError as error:
         raise RequestError(f"--schema isn't JSON: {error}") from None
 

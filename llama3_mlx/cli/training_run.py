@@ -18,7 +18,9 @@ from ..finetune.training.callbacks import Callback, StepReport, ValidationReport
 from ..finetune.training.job import Build, TrainingJob, TrainResult, make_job, resumed_job
 from ..finetune.training.running import run_job
 from ..json_types import JsonMapping
+from ..units import size_text
 from .model_choice import choose_model
+from .terminal import show, tell
 from .training_inputs import gather
 
 INTERRUPT_CODE = 130
@@ -39,9 +41,9 @@ def run_training(
             for progress in shown:
                 progress.close()
     if first:
-        sys.stdout.write(result_line(result) + "\n")
+        show(result_line(result))
     if result.ended == "cancelled" and first:
-        sys.stderr.write(f"stopped at step {result.steps}; resume with: llama3-mlx {kind} --resume {result.folder}\n")
+        tell(f"stopped at step {result.steps}; resume with: llama3-mlx {kind} --resume {result.folder}")
     return cancel.exit_code if result.ended == "cancelled" else 0
 
 
@@ -112,7 +114,8 @@ class TrainingProgress(Callback):
         self.live = sys.stderr.isatty()
         self._seconds: list[float] = []
         self._every = 1
-        self._open = False
+        # What stands in the line that the cursor is in: nothing, what may be written over, or what stays.
+        self._open = self._passing = False
 
     def on_plan(self, notes: Sequence[str]) -> None:
         for line in notes:
@@ -122,7 +125,7 @@ class TrainingProgress(Callback):
         self._every = 1 if self.live else max(1, plan["total_steps"] // 10)
         if self.live:
             # The first step may take its time.
-            self._line(f"step {plan['step']}/{plan['total_steps']}", "")
+            self._line(f"step {plan['step']}/{plan['total_steps']}", "", passing=True)
 
     def on_step(self, report: StepReport) -> None:
         self._seconds = [*self._seconds[-19:], report.seconds]
@@ -133,19 +136,14 @@ class TrainingProgress(Callback):
         more = "".join(f", {name} {value:.3f}" for name, value in report.more.items())
         text = (
             f"step {report.step}/{report.total_steps}: loss {report.loss:.4f}{more}, "
-            f"{report.tokens_per_second:.0f} tokens/s, {report.peak_bytes / 1e9:.2f} GB"
+            f"{report.tokens_per_second:.0f} tokens/s, {size_text(report.peak_bytes)}"
             + ("" if last else f", {_clock(left)} left")
         )
-        if self.live:
-            # A line that the terminal wraps can't be written over.
-            text = text[: shutil.get_terminal_size().columns - 1]
-            self._line(text, "")
-        else:
-            self._line(text)
+        self._line(text, "" if self.live else "\n")
 
     def on_stage(self, name: str) -> None:
         self.close()
-        self._line(f"{name} …", "" if self.live else "\n")
+        self._line(f"{name} …", "" if self.live else "\n", passing=self.live)
 
     def on_validation(self, report: ValidationReport) -> None:
         more = "".join(f", {name} {value:.3f}" for name, value in report.more.items())
@@ -153,16 +151,21 @@ class TrainingProgress(Callback):
         self.close()
         self._line(f"step {report.step}: validation loss {report.loss:.4f}{more}{best}")
 
-    def _line(self, text: str, end: str = "\n") -> None:
-        """Write a line over the one that the cursor is in."""
-        sys.stderr.write(f"\r{text}\x1b[K{end}" if self.live else f"{text}{end}")
-        sys.stderr.flush()
-        self._open = not end
+    def _line(self, text: str, end: str = "\n", *, passing: bool = False) -> None:
+        """Write a line over the one that the cursor is in; a passing one leaves nothing behind."""
+        if end:
+            sys.stderr.write("\r\x1b[K" if self.live else "")
+            tell(text)
+        else:
+            # A line that the terminal wraps can't be written over.
+            sys.stderr.write(f"\r{text[: shutil.get_terminal_size().columns - 1]}\x1b[K")
+            sys.stderr.flush()
+        self._open, self._passing = not end, passing
 
     def close(self) -> None:
-        """End the line that is being written over, so that what follows has one of its own."""
+        """End the line that is being written over, so that what follows has one of its own, or take it away."""
         if self._open:
-            sys.stderr.write("\n")
+            sys.stderr.write("\r\x1b[K" if self._passing else "\n")
             self._open = False
 
 

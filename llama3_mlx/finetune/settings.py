@@ -150,7 +150,7 @@ def function_name(function: Any) -> str:
 
 def load_yaml(path: Path) -> JsonObject:
     """Read a YAML or JSON file of settings; raises TrainingError naming the file."""
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))

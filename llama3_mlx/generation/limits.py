@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from ..errors import ContextLengthError, MemoryLimitError, RequestError
+from ..units import size_text
 
 
 def check_fits(prompt: Sequence[int], context: int) -> None:
@@ -38,8 +39,8 @@ def check_memory(prompt: Sequence[int], max_tokens: int | None, limit: int, memo
         requested = f" and max_tokens is {max_tokens}" if max_tokens is not None else ""
         needed = (len(prompt) + (max_tokens or 1)) * per_token
         raise MemoryLimitError(
-            f"the prompt has {len(prompt)} tokens{requested}: their KV cache takes {needed / 1e9:.2f} GB, "
-            f"but {memory_bytes / 1e9:.2f} GB are left beside the model: "
+            f"the prompt has {len(prompt)} tokens{requested}: their KV cache takes {size_text(needed)}, "
+            f"but {size_text(memory_bytes)} are left beside the model: "
             + (f"ask for at most {room} tokens, or " if room > 0 else "")
             + "quantize the cache (kv_bits=8) or use a window"
         )

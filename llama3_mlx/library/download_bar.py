@@ -2,9 +2,11 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from threading import Lock
 from typing import TYPE_CHECKING
 
+from ..units import size_text
 from .downloads import Report
 
 if TYPE_CHECKING:
@@ -37,6 +39,26 @@ def download_bar(name: str) -> Iterator[Report]:
             raise
 
 
+@contextmanager
+def terminal_bar(name: str) -> Iterator[Report | None]:
+    """Give the report of a download that shows a bar where stderr is a terminal; None elsewhere."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
+    lock, opened = Lock(), ExitStack()
+    shown: list[Report] = []
+
+    def report(done: int, total: int) -> None:
+        # Files come in several threads.
+        with lock:
+            if not shown:
+                shown.append(opened.enter_context(download_bar(name)))
+        shown[0](done, total)
+
+    with opened:
+        yield report
+
+
 def _bar(console: "Console") -> "Progress":
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -61,4 +83,4 @@ class _Lines:
         quarter = 4 * done // max(1, total)
         if quarter > self._quarter and total >= _WORTH_A_LINE:
             self._quarter = quarter
-            sys.stderr.write(f"downloading {self._name}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB\n")
+            sys.stderr.write(f"downloading {self._name}: {size_text(done)} of {size_text(total)}\n")

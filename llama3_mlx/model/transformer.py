@@ -181,17 +181,18 @@ class LlamaForCausalLM(nn.Module):
         or an array that broadcasts to (B, H, L, L), boolean (true: attend) or additive.
         """
         if cache is None:
-            return self._run(tokens, self.rope.for_length(tokens.shape[1]), mask, [None] * len(self.model.layers))
+            return self.run(tokens, self.rope.for_length(tokens.shape[1]), mask, [None] * len(self.model.layers))
         max_step = cache.max_step()
         if max_step is not None and tokens.shape[1] > max_step:
             first = self.hidden(tokens[:, :max_step], cache)
             return mx.concatenate([first, self.hidden(tokens[:, max_step:], cache)], axis=1)
         step = cache.step(*tokens.shape)
-        h = self._run(tokens, self.rope.for_length(step.last + 1), step, cache.layers)
+        h = self.run(tokens, self.rope.for_length(step.last + 1), step, cache.layers)
         cache.advance(tokens.shape[1])
         return h
 
-    def _run(self, tokens: mx.array, rope: Rope, step: Step | Mask, caches: Sequence[Attends | None]) -> mx.array:
+    def run(self, tokens: mx.array, rope: Rope, step: Step | Mask, caches: Sequence[Attends | None]) -> mx.array:
+        """Return the normed hidden states (B, L, D); each layer attends by what `caches` has for it."""
         h = self.model.embed_tokens(tokens)
         for layer, cache in zip(self.model.layers, caches, strict=True):
             h = layer(h, rope, step, cache)

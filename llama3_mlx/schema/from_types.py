@@ -7,16 +7,16 @@ import dataclasses
 import datetime
 import enum
 import json
-import types
 import typing
 import uuid
-from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from collections.abc import Mapping
+from typing import Any, Literal, get_args, get_origin
 
 from ..errors import RequestError
 from ..json_types import JsonObject, JsonValue
 from .annotations import description_of, limits_of
 from .docstrings import read_docstring
+from .type_kinds import is_collection, is_mapping, is_named_tuple, is_pydantic, is_union, unwrapped
 
 Schema = dict[str, JsonValue]
 
@@ -99,46 +99,6 @@ def hints_of(documented: Any, name: str) -> JsonObject:
         return typing.get_type_hints(documented, include_extras=True)
     except (NameError, TypeError, AttributeError) as error:
         raise RequestError(f"the type hints of {name} can't be resolved: {error}") from None
-
-
-def is_pydantic(kind: Any) -> bool:
-    """Return whether a type is a pydantic model, without importing pydantic."""
-    return isinstance(kind, type) and hasattr(kind, "model_json_schema") and hasattr(kind, "model_validate")
-
-
-def unwrapped(kind: Any) -> Any:
-    """Return the type behind Annotated, NewType and `type` aliases."""
-    while True:
-        if get_origin(kind) is Annotated:
-            kind = get_args(kind)[0]
-        elif hasattr(kind, "__supertype__"):
-            kind = kind.__supertype__
-        elif type(kind).__name__ == "TypeAliasType":
-            kind = kind.__value__
-        else:
-            return kind
-
-
-def is_union(kind: Any) -> bool:
-    """Return whether a type is `A | B` or `Optional[A]`."""
-    return get_origin(kind) in (Union, types.UnionType)
-
-
-def is_mapping(kind: Any) -> bool:
-    """Return whether a type is a dict or another mapping, with or without the types of its contents."""
-    origin = get_origin(kind) or kind
-    return isinstance(origin, type) and issubclass(origin, Mapping) and not typing.is_typeddict(kind)
-
-
-def is_named_tuple(kind: Any) -> bool:
-    """Return whether a type is a NamedTuple."""
-    return isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_field_defaults")
-
-
-def is_collection(kind: Any) -> bool:
-    """Return whether a type is a list, tuple, set or another collection."""
-    origin = get_origin(kind) or kind
-    return isinstance(origin, type) and issubclass(origin, Collection) and not issubclass(origin, str | bytes | Mapping)
 
 
 class _Writer:

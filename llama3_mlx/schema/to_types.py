@@ -12,19 +12,8 @@ from typing import Any, Literal, get_args, get_origin
 from ..errors import RequestError
 from ..json_types import JsonValue
 from .annotations import limits_of
-from .from_types import (
-    FORMATS,
-    Field,
-    dataclass_fields,
-    hints_of,
-    is_collection,
-    is_mapping,
-    is_named_tuple,
-    is_pydantic,
-    is_union,
-    typed_dict_fields,
-    unwrapped,
-)
+from .from_types import FORMATS, Field, dataclass_fields, hints_of, typed_dict_fields
+from .type_kinds import is_collection, is_mapping, is_named_tuple, is_pydantic, is_union, unwrapped
 
 _READERS: dict[Any, Callable[[str], Any]] = {
     datetime.datetime: datetime.datetime.fromisoformat,

@@ -3,7 +3,8 @@
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -32,10 +33,21 @@ def serve(settings: ServerSettings, models: Mapping[str, Path], adapters: Mappin
     names = ", ".join(models or catalogue.models())
     sys.stderr.write(f"llama3-mlx serves {names} on http://{host}:{shown} (Ctrl-C stops it)\n")
     # uvicorn stops on these signals and then raises them once more; being stopped is no failure.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-    server.run([listening])
+    with _ignored(signal.SIGINT, signal.SIGTERM):
+        server.run([listening])
     return 0 if server.started else 1
+
+
+@contextmanager
+def _ignored(*numbers: int) -> Iterator[None]:
+    """Ignore signals, and give them back to who had them before."""
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            # None: not set by Python, and not Python's to set.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def make_server(settings: ServerSettings, catalogue: Catalogue) -> uvicorn.Server:

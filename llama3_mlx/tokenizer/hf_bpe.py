@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,9 @@ def load_hf_bpe(path: Path, text: str | None, added: list[AddedToken], ends: End
     """
     import tokenizers
 
-    try:
+    with _refusals(path):
         read = tokenizers.Tokenizer
         backend = read.from_file(str(path)) if text is None else read.from_str(text)
-    except Exception as error:  # the package raises bare Exception
-        raise TokenizerError(f"{path} can't be read: {error}") from None
     decoder = json.dumps(_decoder(backend))
     kind = "byte level" if '"ByteLevel"' in decoder else "byte fallback" if '"ByteFallback"' in decoder else None
     if kind is None or not isinstance(backend.model, tokenizers.models.BPE):
@@ -47,9 +47,10 @@ def load_hf_bpe(path: Path, text: str | None, added: list[AddedToken], ends: End
             token_bytes[token] = text.encode() if token in words else _bytes(text, kind)
 
     def encode(text: str) -> list[int]:
-        if len(text) < _LONG:
-            return list(backend.encode(text, add_special_tokens=False).ids)
-        return list(backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+        with _refusals(path):
+            if len(text) < _LONG:
+                return list(backend.encode(text, add_special_tokens=False).ids)
+            return list(backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
 
     return Tokenizer(
         encode,
@@ -65,6 +66,20 @@ def load_hf_bpe(path: Path, text: str | None, added: list[AddedToken], ends: End
             if token.special
         },
     )
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """Turn what the package raises into a TokenizerError: bare Exception, and where its Rust code panics, no Exception.
+
+    Source: https://pyo3.rs, `pyo3::panic::PanicException`, which can't be imported by name.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise TokenizerError(f"{path} can't be read: {error}") from None
 
 
 def _decoder(backend: Any) -> Any:

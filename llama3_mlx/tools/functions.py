@@ -16,8 +16,9 @@ from typing import Any
 from ..errors import RequestError
 from ..json_types import JsonMapping, JsonObject, JsonValue
 from ..schema.docstrings import read_docstring
-from ..schema.from_types import Field, hints_of, is_pydantic, object_schema
+from ..schema.from_types import Field, hints_of, object_schema
 from ..schema.to_types import typed_fields
+from ..schema.type_kinds import is_pydantic
 
 Tool = Callable[..., Any] | JsonMapping
 

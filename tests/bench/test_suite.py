@@ -91,7 +91,7 @@ def test_the_page_has_the_share_of_the_bandwidth_and_names_who_is_left_out() -> 
     # 0.5 GB a step, 100 steps a second.
     assert "| llama3-mlx | 50.0 GB/s | 50% | 73% |" in page
     assert "| decode at depth 512, tokens/s | 100 | 50.0 | 2.00 |" in page
-    assert "| peak memory, prompt of 512 | 0.0 MB |  |  |" in page
+    assert "| peak memory, prompt of 512 | 0.10 kB |  |  |" in page
     assert "mlx-lm is left out: it isn't of this family" in page
     assert "Battery Power, low power mode, slowed down to 70% by heat" in page
     assert "| LoRA step | 2.00 | s |" in page

@@ -11,7 +11,7 @@ import pytest
 
 from llama3_mlx import Llama
 from llama3_mlx.cli import main
-from llama3_mlx.cli.chat_files import AutoSave, load_dialog_file
+from llama3_mlx.cli.chat_files import AutoSave, SavedDialog, load_dialog_file
 from llama3_mlx.cli.chat_session import ChatSession
 from llama3_mlx.cli.line_editor import PipeReader, is_open, unquoted
 from llama3_mlx.cli.remote import RemoteLlama
@@ -190,7 +190,7 @@ def test_dialogs_are_saved_loaded_and_refused_in_one_line(
     )
     result = run("chat", "-m", str(tiny_folder), "--max-tokens", "2", "-s", "Be brief.", stdin=lines.encode())
     assert result.returncode == 0, result.stderr
-    one, two = (load_dialog_file(path)[1] for path in (first, second))
+    one, two = (load_dialog_file(path).messages for path in (first, second))
     assert two[:3] == one
     assert [message["content"] for message in two if message["role"] == "user"] == ["Hello", "More"]
     assert "none can't be read: No such file" in result.stderr.decode()
@@ -202,13 +202,20 @@ def test_dialogs_are_saved_loaded_and_refused_in_one_line(
             load_dialog_file(first)
 
 
+def test_a_mistyped_command_is_answered_with_the_one_that_is_meant(tiny_folder: Path) -> None:
+    said = run("chat", "-m", str(tiny_folder), stdin=b"/hlp\n/xyzzy\n/help\n").stderr.decode().splitlines()
+    assert "no command /hlp; did you mean /help?" in said
+    assert "no command /xyzzy; /help lists them" in said
+    assert max(map(len, said)) < 80, "no line is broken in a terminal of 80 columns"
+
+
 def test_a_home_that_can_not_be_written_costs_a_note_and_no_dialog(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
     autosave = AutoSave(tmp_path / "file" / "chats" / "x.json")
     for _ in range(2):
-        autosave.save("model", [{"role": "assistant", "content": "x"}])
+        autosave.save(SavedDialog(model="model", messages=[{"role": "assistant", "content": "x"}]))
     assert capsys.readouterr().err.count("isn't kept for --resume") == 1
 
 

@@ -56,8 +56,9 @@ def test_words_of_other_programs_are_known(tiny_folder: Path, tmp_path: Path) ->
     def at_home(*arguments: str) -> subprocess.CompletedProcess[bytes]:
         return run(*arguments, LLAMA3_MLX_HOME=str(tmp_path), HF_HUB_CACHE=str(tmp_path / "hub"))
 
-    for word in ("list", "ls"):
-        assert at_home(word).stdout == at_home("models").stdout
+    for words in (["list"], ["ls"], ["models", "ls"]):
+        assert at_home(*words).stdout == at_home("models").stdout
+    assert at_home("models", "show", "mine", "--json").stdout == at_home("info", "mine", "--json").stdout
     assert at_home("show", "mine", "--json").stdout == at_home("info", "mine", "--json").stdout
     assert "gone" in error_line(at_home("rm", "gone"))
 
@@ -166,7 +167,12 @@ def test_convert_reports_and_the_result_generates(tiny_folder: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["convert", "X", "Y", "--bits", "7"], "invalid choice"),
+        (["convert", "X", "Y", "--bits", "7"], "invalid choice: 7; choose one of 2, 3, 4, 5, 6, 8"),
+        (["convert", "no.gguf", "Y"], "there is no file no.gguf"),
+        (["convert", "no/file.gguf", "Y", "--dry-run"], "there is no file no/file.gguf"),
+        (["adapter", "infoo"], "'infoo'; did you mean info?"),
+        (["models", "lst"], "'lst'; did you mean list?"),
+        (["models", "rm", "gone"], "there is no model 'gone'"),
         (["convert", "X"], "required: DEST"),
         (["convert", "/no/folder", "Y"], "there is no folder /no/folder"),
         (["dance"], "there is no command 'dance' (see llama3-mlx --help)"),

@@ -101,6 +101,24 @@ def test_data_check_counts_and_marks_what_is_learned(
     assert sum(count for _, count in facts["histogram"]) == 6
 
 
+def test_data_check_without_a_model_checks_the_data_alone_and_looks_for_none(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLAMA3_MLX_HOME", str(tmp_path))
+    monkeypatch.delenv("LLAMA3_MLX_MODEL", raising=False)
+    assert main(["data", "check", str(data)]) == 0
+    out, err = capsys.readouterr()
+    # "Say 0." and "0 <b>" are eleven characters.
+    assert out.splitlines() == ["6 examples (dialogs), 66 characters", "lengths 11 to 11 characters, median 11"]
+    assert err == "-m MODEL adds lengths in tokens, what is cut and which tokens are targets\n"
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"promt": "c"}\n')
+    assert main(["data", "check", str(tmp_path / "bad.jsonl")]) == 2
+    assert "line 2" in capsys.readouterr().err
+    assert main(["data", "check", str(tmp_path / "bad.jsonl"), "--skip-bad", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["examples"], facts["kind"], facts["characters"]) == (1, "texts", 2)
+
+
 def test_data_check_shows_both_sides_of_pairs(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +148,23 @@ def test_fusing_back_to_the_base_s_bits_says_what_it_loses(
     assert json.loads(capsys.readouterr().out)["kept"] < 0.95
     assert main(arguments) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_the_hint_for_ollama_stands_last_and_makes_the_base_first(
+    four_bits: Path, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "style.gguf"
+    assert main(["adapter", "export", str(adapter), str(out)]) == 0
+    convert_line, create_line = capsys.readouterr().err.splitlines()[-2:]
+    base = tmp_path / "base.gguf"
+    assert convert_line.split() == ["llama3-mlx", "convert", str(four_bits), str(base)]
+    assert create_line.split() == ["ollama", "create", "NAME", "-f", str(tmp_path / "style.Modelfile")]
+    assert main(convert_line.split()[1:]) == 0
+    assert gguf.GGUFReader(base).fields["general.architecture"].contents() == "llama"
+    assert "FROM ./base.gguf" in (tmp_path / "style.Modelfile").read_text()
+    capsys.readouterr()
+    assert main(["adapter", "export", str(adapter), str(out)]) == 0
+    assert "convert" not in capsys.readouterr().err, "the base is there"
 
 
 def test_an_adapter_goes_out_as_gguf_with_its_strength(four_bits: Path, adapter: Path, tmp_path: Path) -> None:

@@ -16,13 +16,14 @@ import pytest
 from llama3_mlx import Llama
 from llama3_mlx.cli import main
 from llama3_mlx.cli.remote import request_body
+from llama3_mlx.cli.serve import adapter_notes
 from llama3_mlx.generation.options import GenerationOptions
 from llama3_mlx.library.catalogue import Catalogue
 from llama3_mlx.server.openai.schema import ChatRequest
 from llama3_mlx.settings import Setting, settings_of
 
 from ..support.fake_hub import running_hub
-from ..support.server_fixtures import running_server
+from ..support.server_fixtures import running_server, save_adapter
 
 QUESTION = "What is the capital of France?"
 
@@ -188,6 +189,37 @@ def test_models_in_the_hubs_cache_are_found_by_their_id(tmp_path: Path, tiny_fol
     assert list(Catalogue({}, {}).models()) == ["owner/tiny"]
 
 
+def test_a_server_gives_the_signals_back_to_the_program_that_ran_it(tiny_folder: Path) -> None:
+    """After SIGTERM has ended the server, Ctrl-C interrupts the program as it did before."""
+    program = f"""
+import os, signal, threading, time, pathlib
+from llama3_mlx.server.running import serve
+from llama3_mlx.server.settings import ServerSettings
+before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+def stop():
+    time.sleep(1)
+    while True:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)
+        if ended.is_set(): break
+ended = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: None)
+before[1] = signal.getsignal(signal.SIGTERM)
+threading.Thread(target=stop, daemon=True).start()
+assert serve(ServerSettings(port=0), {{"tiny": pathlib.Path({str(tiny_folder)!r})}}, {{}}) == 0
+ended.set()
+assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(5)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.splitlines()[-1:] == ["interrupted"], done.stderr
+
+
 def test_serve_listens_answers_logs_and_stops_on_a_signal(home: Path, tiny_folder: Path) -> None:
     command = [
         sys.executable,
@@ -219,6 +251,23 @@ def test_serve_listens_answers_logs_and_stops_on_a_signal(home: Path, tiny_folde
     assert {"model loaded", "request"} <= {event["event"] for event in events}
     request = next(event for event in events if event["event"] == "request")
     assert (request["status"], request["written_tokens"], request["path"]) == (200, 2, "/v1/completions")
+
+
+def test_serve_notes_adapters_that_were_made_for_another_model_or_fit_none(
+    home: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    add_model(home, "base", tiny_folder)
+    adapters = {}
+    for name, model, inputs in (("own", "base", 128), ("other", "owner/else", 128), ("wide", "base", 256)):
+        (tmp_path / name).mkdir()
+        adapters[name] = save_adapter(tmp_path / name, inputs, 64)
+        values = json.loads((tmp_path / name / "adapter_config.json").read_text())
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps({**values, "model": model}))
+    catalogue = Catalogue({"base": home / "models" / "base"}, adapters, with_home=False)
+    assert list(adapter_notes(catalogue, adapters)) == [
+        "base:other is offered, but other was made for owner/else: its answers may be worse",
+        "the adapter wide fits none of the models that are served, so that no request can name it",
+    ]
 
 
 def test_an_answer_that_has_begun_is_finished_when_the_server_is_told_to_stop(home: Path, tiny_folder: Path) -> None:

@@ -8,7 +8,7 @@ import gguf
 import mlx.core as mx
 import numpy as np
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from safetensors.numpy import load_file
 
 from llama3_mlx import ConversionError, Llama

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from safetensors.numpy import load_file, save_file
 
 from llama3_mlx import CheckpointError, ConversionError, Llama3MLXError
@@ -190,6 +190,19 @@ def test_dequantized_weights_are_what_mlx_says_they_stand_for(source: Path, tmp_
     assert "quantization" not in json.loads((tmp_path / "out" / "config.json").read_text())
 
 
+def test_a_source_whose_levels_are_kept_is_not_said_to_lose_more(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "four", bits=4, group_size=32, quality="rtn")
+    report = convert(tmp_path / "four", tmp_path / "again", bits=4, group_size=32)
+    assert "(affine 4 bits): its levels are kept as they are" in report.notes[0]
+    first, again = (load_file(tmp_path / name / "model.safetensors") for name in ("four", "again"))
+    for name in (name.removesuffix(".scales") for name in first if name.endswith(".scales")):
+        parts = [
+            [mx.array(file[f"{name}.{part}"]) for part in ("weight", "scales", "biases")] for file in (first, again)
+        ]
+        one, other = (np.array(mx.dequantize(w, scales, biases, 32, 4)) for w, scales, biases in parts)
+        np.testing.assert_allclose(other, one, atol=1e-3 * float(np.abs(one).max()))
+
+
 def test_quantizing_again_warns_and_is_close_to_the_first(source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "eight", bits=8)
     report = convert(tmp_path / "eight", tmp_path / "four", bits=4, verify=True)
@@ -217,9 +230,10 @@ def test_the_card_tells_bits_recipe_and_command(source: Path, tmp_path: Path) ->
 
 
 def test_what_was_measured_stands_in_record_and_card(source: Path, tmp_path: Path) -> None:
-    from llama3_mlx.convert.api import given_settings, make_target
+    from llama3_mlx.convert.api import given_settings
     from llama3_mlx.convert.opening import open_source
     from llama3_mlx.convert.pipeline import run
+    from llama3_mlx.convert.target_choice import make_target
 
     seen = []
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from ..library.test_hub import run_command
 from ..support.fake_hub import FakeHub, running_hub

@@ -172,7 +172,7 @@ def test_what_was_chosen_is_told_before_weights_are_loaded(
     with pytest.raises(CheckpointError):
         train(str(tiny_folder), texts, tmp_path / "out", callbacks=[Notes()], memory="12GB", **SHORT_RUN)
     assert told[0].startswith("train on 8 examples")
-    assert "of 12.0 GB" in told[-2]
+    assert "of 12.00 GB" in told[-2]
     assert told[-1].startswith("8 steps, ") and "too few to learn much" in told[-1]
 
 

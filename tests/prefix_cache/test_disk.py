@@ -203,7 +203,7 @@ def test_the_command_lists_and_clears(tmp_path: Path, monkeypatch: pytest.Monkey
     listed = json.loads(run(main, "list", "--json"))
     assert [(row["model"], row["tokens"]) for row in listed] == [("one", 384), ("two", 384)]
     assert run(main, "path").strip() == str(folder)
-    assert run(main, "clear", "one", "--older-than", "1") == "freed 0 MB\n"
+    assert run(main, "clear", "one", "--older-than", "1") == "freed 0.00 kB\n"
     run(main, "clear", "one")
     assert [row["model"] for row in json.loads(run(main, "list", "--json"))] == ["two"]
     run(main, "clear")

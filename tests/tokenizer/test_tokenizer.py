@@ -170,6 +170,19 @@ def test_decoding_shows_or_leaves_out_control_tokens(llama3: Tokenizer) -> None:
     assert llama3.decode(ids, control=False) == "Hello"
 
 
+def test_what_the_tokenizers_package_panics_on_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    """A panic of its Rust code is a BaseException, which nothing that catches Exception holds."""
+    values = json.loads((save_sentencepiece_bpe(tmp_path) / "tokenizer.json").read_text())
+    values["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(BaseException, match="charsmap") as raised:
+        tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert not isinstance(raised.value, Exception)
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json can't be read: .*charsmap") as told:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(told.value)
+
+
 def test_a_sentencepiece_style_bpe_decodes_with_its_spaces(tmp_path: Path) -> None:
     backend = tokenizers.Tokenizer.from_file(str(save_sentencepiece_bpe(tmp_path) / "tokenizer.json"))
     tokenizer = load_tokenizer(tmp_path)

@@ -11,6 +11,7 @@ from ...errors import RequestError
 from ...model.config import ModelConfig
 from ...model.memory_estimate import estimate
 from ...model.parameters import expected_tensors
+from ...units import size_text
 from ..kernels.chunked_loss import chunk_size
 from ..layers.targets import choose_full, choose_paths, matches, read_ranks
 from ..objectives.supervised import RowShape
@@ -120,10 +121,10 @@ def plan_memory(config: ModelConfig, settings: TrainSettings, shapes: Sequence[R
             times = -(-shapes[0].batch_size // shape.batch_size)
             notes = _notes(needs, limit, _choice(shape, keep, times) + refused)
             return MemoryPlan(shape.batch_size, shape.length, settings.accumulate * times, keep, needs, notes)
-        refused = f" ({_choice(shape, keep)} would take {needs.total_bytes / 1e9:.2f} GB)"
+        refused = f" ({_choice(shape, keep)} would take {size_text(needs.total_bytes)})"
     raise RequestError(
-        f"training needs {needs.total_bytes / 1e9:.1f} GB at least ({needs.weight_bytes / 1e9:.1f} GB of them "
-        f"weights) and may take {limit / 1e9:.1f} GB: take a quantized model, fewer --layers or a shorter --max-length"
+        f"training needs {size_text(needs.total_bytes)} at least ({size_text(needs.weight_bytes)} of them "
+        f"weights) and may take {size_text(limit)}: take a quantized model, fewer --layers or a shorter --max-length"
     )
 
 
@@ -133,14 +134,14 @@ def _choice(shape: RowShape, keep: str, times: int = 1) -> str:
 
 
 def _notes(needs: StepMemory, limit: int, choice: str) -> tuple[str, ...]:
-    gigabytes = {
+    sizes = {
         "weights": needs.weight_bytes,
         "trained values and optimizer": needs.trained_bytes,
         "kept for the backward pass": needs.activation_bytes,
         "passing": needs.passing_bytes,
     }
-    parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in gigabytes.items())
+    parts = ", ".join(f"{name} {size_text(size)}" for name, size in sizes.items())
     return (
         choice,
-        f"memory at most about {needs.total_bytes / 1e9:.2f} GB of {limit / 1e9:.1f} GB ({parts})",
+        f"memory at most about {size_text(needs.total_bytes)} of {size_text(limit)} ({parts})",
     )

@@ -13,6 +13,7 @@ from ...errors import EngineClosedError
 from ...library.catalogue import Catalogue, ModelChoice, ModelEntry, UnknownModelError
 from ...library.resolver import resolve_model
 from ...model.memory_estimate import estimate
+from ...units import size_text
 from ..http.errors import ApiError
 from ..http.logs import log
 from ..http.metrics import Gauge, Metrics
@@ -169,7 +170,7 @@ class LoadedModels:
         if needed > self.budget_bytes:
             raise ApiError(
                 400,
-                f"{name} needs {needed / 1e9:.2f} GB, but the memory for models is {self.budget_bytes / 1e9:.2f} GB: "
+                f"{name} needs {size_text(needed)}, but the memory for models is {size_text(self.budget_bytes)}: "
                 "take a smaller model, or give the server more with --memory-gb",
                 code="insufficient_memory",
             )
@@ -188,7 +189,7 @@ class LoadedModels:
         except TimeoutError:
             raise ApiError(
                 503,
-                f"{name} needs {needed / 1e9:.2f} GB, but other models are in use: try again later",
+                f"{name} needs {size_text(needed)}, but other models are in use: try again later",
                 code="insufficient_memory",
                 headers={"retry-after": "10"},
             ) from None

@@ -31,6 +31,16 @@ def test_the_blocks_of_gguf_are_kept_within_the_rounding_of_their_scales(kind: K
         assert distance(RoundToNearest(), rows, scheme) > 1e-3
 
 
+def test_it_knows_the_share_of_the_groups_that_are_kept() -> None:
+    """Half of the rows lie on the grid of Q4_0's blocks; noise lies on none."""
+    quantizer, scheme = Repacking(), Scheme(4, 32)
+    on_grid, off_grid = mx.array(dequantize(quantize(WEIGHTS, Kind.Q4_0), Kind.Q4_0)), mx.array(WEIGHTS)
+    quantizer("w", 0, on_grid, scheme)
+    assert quantizer.kept == 1
+    quantizer("w", len(WEIGHTS), off_grid, scheme)
+    assert quantizer.kept == 0.5
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6])
 def test_weights_that_mlx_quantized_are_kept(bits: int) -> None:
     scheme = Scheme(bits, 64)

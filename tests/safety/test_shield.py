@@ -1,0 +1,267 @@
+"""The shield's rules by their own pairs, bandit's findings by bandit's own command, and what must never be clean."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llama3_mlx.errors import DataError, MissingExtraError, RequestError
+from llama3_mlx.safety.shield import Shield, bandit_engine, defects
+from llama3_mlx.safety.shield import shield as shield_module
+from llama3_mlx.safety.shield.languages import LANGUAGES
+from llama3_mlx.safety.shield.options import ShieldOptions
+from llama3_mlx.safety.shield.result import Report
+from llama3_mlx.safety.shield.rules import Rule, rules_of
+from llama3_mlx.safety.shield.structural import StructuralEngine, only_php
+
+PAIRS = [(language, rule) for language in LANGUAGES for rule in rules_of(language)]
+EVERYWHERE = {327, 78, 89, 502, 295, 22, 798}
+# Languages in which text can't be run as code, or that write no pages.
+CODE_INJECTION = set(LANGUAGES) - {"c", "cpp", "go", "rust"}
+PAGES = set(LANGUAGES) - {"c", "cpp"}
+
+
+@pytest.mark.parametrize(("language", "rule"), PAIRS, ids=[f"{language}-{rule.id}" for language, rule in PAIRS])
+def test_a_rule_finds_its_example_and_nothing_in_the_other(language: str, rule: Rule) -> None:
+    engine = StructuralEngine(language)
+    found, not_found = engine.scan(rule.found), engine.scan(rule.not_found)
+    assert rule.id in {finding.rule for finding in found.findings}
+    assert not_found.findings == ()
+    assert (found.reason, not_found.reason) == (None, None)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_language_has_rules_for_the_common_weaknesses(language: str) -> None:
+    numbers = {rule.cwe for rule in rules_of(language)}
+    # Its unsafe functions are what C has in the place of unsafe deserialization.
+    expected = EVERYWHERE - {502} | {120, 134} if language in ("c", "cpp") else EVERYWHERE
+    expected = expected | ({95} if language in CODE_INJECTION else set()) | ({79} if language in PAGES else set())
+    assert expected <= numbers
+    assert all(rule.message and "\n" not in rule.message for rule in rules_of(language))
+
+
+def test_all_engines_work_here() -> None:
+    assert defects() == {}
+
+
+PYTHON = """
+import hashlib, os, pickle, random, subprocess, requests, tempfile, yaml
+assert True
+def f(name, cursor, body):
+    try:
+        eval(name)
+    except Exception:
+        pass
+    cursor.execute("SELECT * FROM users WHERE name = '%s'" % name)
+    subprocess.call(name, shell=True)
+    pickle.loads(body)
+    yaml.load(body)
+    hashlib.md5(body)
+    requests.get("https://example.org", verify=False)  # nosec
+    tempfile.mktemp()
+    os.chmod("x", 0o777)
+    return random.random()
+"""
+
+
+def test_everything_that_bandit_finds_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "code.py"
+    path.write_text(PYTHON)
+    command = [sys.executable, "-m", "bandit", "-q", "-f", "json", "--ignore-nosec", str(path)]
+    results = json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)["results"]
+    expected = {(result["test_id"], result["line_number"]) for result in results}
+    assert len(expected) > 12
+    scan = Shield(ShieldOptions(severity="low")).scan(PYTHON, "py")
+    assert expected <= {(finding.rule, finding.line) for finding in scan.findings}
+    high = Shield(ShieldOptions(severity="high")).scan(PYTHON, "py")
+    assert high.findings
+    assert {finding.severity for finding in high.findings} == {"high"}
+
+
+@pytest.mark.parametrize(
+    ("code", "language", "words"),
+    [
+        ("def f(:\n    pass\n", "python", "syntax error"),
+        ("int main(void) { return 0 }", "c", "syntax error near line 1"),
+        ("class A {\n", "java", "syntax error"),
+        ("print 'hello'", "ruby", "there are no rules for ruby"),
+        ("x = 1", None, "its language isn't named"),
+        ("/* " * 100, "swift", "comments aren't closed"),
+    ],
+)
+def test_what_was_not_scanned_is_unknown(code: str, language: str | None, words: str) -> None:
+    scan = Shield().scan(code, language)
+    assert scan.status == "unknown"
+    assert scan.reason is not None
+    assert words in scan.reason
+
+
+def test_a_weakness_beside_a_syntax_error_is_found() -> None:
+    scan = Shield().scan("os.system('ping ' + host)\ndef f(:\n", "python")
+    assert (scan.status, [finding.line for finding in scan.findings]) == ("insecure", [1])
+    assert scan.reason is not None
+
+
+def test_a_key_is_found_in_any_language() -> None:
+    scan = Shield().scan("key: AKIA" + "Q" * 16 + "\n", "yaml")
+    assert [finding.cwe for finding in scan.findings] == [798]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_language_whose_engine_finds_nothing_is_not_checked(language: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shield_module, "_structural", StructuralEngine)
+    monkeypatch.setattr(StructuralEngine, "_findings", lambda self, root: iter(()))
+    scan = Shield().scan("x\n", language)
+    assert scan.status == "unknown"
+    assert "doesn't find its example" in str(scan.reason)
+
+
+class Panic(BaseException):
+    """As ast-grep's panics are: no Exception."""
+
+
+def test_an_engine_that_fails_gives_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise Panic("a thread panicked")
+
+    monkeypatch.setattr(shield_module, "_structural", StructuralEngine)
+    monkeypatch.setattr(StructuralEngine, "_parsed", fail)
+    scan = Shield().scan("x;", "c")
+    assert (scan.status, "a thread panicked" in str(scan.reason)) == ("unknown", True)
+    monkeypatch.setattr(StructuralEngine, "defect", None)
+    assert Shield().scan("x;", "c").status == "unknown"
+
+
+def test_a_broken_bandit_gives_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shield_module, "_bandit", bandit_engine.BanditEngine)
+    monkeypatch.setattr(bandit_engine.BanditEngine, "_run", lambda self, code: Report())
+    scan = Shield().scan("x = 1\n", "python")
+    assert (scan.status, scan.reason) == ("unknown", "bandit is broken: it finds no known weakness")
+
+
+def test_a_test_of_bandit_that_fails_gives_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bandit.core import context
+
+    def fail(_: object) -> None:
+        raise ValueError("out of order")
+
+    assert Shield().scan("f(1)\n", "python").status == "clean"
+    monkeypatch.setattr(context.Context, "call_args_count", property(fail))
+    monkeypatch.setattr(context.Context, "call_function_name_qual", property(fail))
+    scan = Shield().scan("f(1)\n", "python")
+    assert scan.status == "unknown"
+
+
+def test_html_around_php_is_not_parsed_as_php() -> None:
+    page = "<p>don't</p>\n<?php if ($a): ?>\n<b><?= $_GET['x'] ?></b>\n<?php endif; ?>\n"
+    assert only_php(page).count("\n") == page.count("\n")
+    scan = Shield().scan(page, "php")
+    assert [(finding.rule, finding.line) for finding in scan.findings] == [("cross-site-scripting", 3)]
+    assert scan.reason is None
+
+
+def test_indented_python_and_generics_in_typescript_are_read() -> None:
+    assert Shield().scan("    x = 1\n    y = 2\n", "python").status == "clean"
+    assert Shield().scan("const a = <T>x;\n", "ts").status == "clean"
+    assert Shield().scan("const a = <b>{x}</b>;\n", "ts").status == "clean"
+
+
+@pytest.mark.timeout(120)
+def test_no_rule_takes_long_on_any_text() -> None:
+    many = 600
+    texts = [
+        "f(" * many + ")" * many,
+        '"a"+' * many + "x",
+        "a" + ".b()" * many,
+        'db.execute("a"+' * many + "x" + ")" * many,
+        '"' * many,
+        'x = "select ' + "from " * many + '"',
+        "`${" * many + "}`" * many,
+        "{" * many,
+        "/* " * 10 * many,
+        "password = " * many + '"abcdefgh"',
+        'c.query("SELECT a FROM b WHERE " + x)\n' * many,
+        " " * 10 * many + "x",
+    ]
+    shield = Shield()
+    for language in LANGUAGES:
+        for text in texts:
+            shield.scan(text, language)
+
+
+SEMGREP = """#!{python}
+import json, sys
+path = sys.argv[-1]
+said = {said!r}
+said["paths"] = {{"scanned": [path] if {scanned} else []}}
+print(json.dumps(said))
+sys.exit({code})
+"""
+RESULT = {
+    "check_id": "rules.no-foo",
+    "start": {"line": 2},
+    "extra": {"severity": "ERROR", "message": "foo\n is bad", "metadata": {"cwe": ["CWE-477: Use of Obsolete"]}},
+}
+
+
+@pytest.mark.parametrize(
+    ("results", "errors", "scanned", "code", "status", "reason"),
+    [
+        ([], [], True, 0, "clean", None),
+        ([RESULT], [], True, 1, "insecure", None),
+        ([], [], False, 0, "unknown", "semgrep didn't scan the code"),
+        ([], [{"message": "Rule parse error"}], True, 0, "unknown", "semgrep: Rule parse error"),
+        ([], [], True, 2, "unknown", "semgrep ended with 2"),
+    ],
+)
+def test_semgrep_counts_only_where_it_says_what_it_scanned(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    results: list[object],
+    errors: list[object],
+    scanned: bool,
+    code: int,
+    status: str,
+    reason: str | None,
+) -> None:
+    program, rules = tmp_path / "bin" / "semgrep", tmp_path / "rules.yaml"
+    program.parent.mkdir()
+    said = {"results": results, "errors": errors}
+    program.write_text(SEMGREP.format(python=sys.executable, said=said, scanned=scanned, code=code))
+    program.chmod(0o755)
+    rules.write_text("rules: []\n")
+    monkeypatch.setenv("PATH", str(program.parent))
+    scan = Shield(ShieldOptions(semgrep_rules=rules)).scan("int x;\nint y;\n", "c")
+    assert (scan.status, scan.reason) == (status, reason)
+    if scan.findings:
+        [finding] = scan.findings
+        assert (finding.rule, finding.cwe, finding.severity) == ("no-foo", 477, "high")
+        assert finding.text == "line 2: CWE-477, high: foo is bad"
+
+
+def test_missing_engines_and_wrong_options_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RequestError, match="severity must be one of low, medium, high"):
+        ShieldOptions(severity="severe")  # type: ignore[arg-type]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingExtraError, match="pip install semgrep"):
+        Shield(ShieldOptions(semgrep_rules=tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'llama3-mlx\[shield\]'"):
+        Shield()
+
+
+def test_files_are_scanned_by_their_suffix_and_markdown_by_its_fences(tmp_path: Path) -> None:
+    code, text = tmp_path / "a.go", tmp_path / "a.md"
+    code.write_text("package a\nvar c = &tls.Config{InsecureSkipVerify: true}\n")
+    text.write_text("# A\n\n```js\neval(code);\n```\n\n- ```c\n  int x;\n  ```\n")
+    [(first, scan)] = Shield().scan_file(code)
+    assert (first, scan.status, scan.findings[0].line) == (1, "insecure", 2)
+    blocks = Shield().scan_file(text)
+    assert [(first, scan.language, scan.status) for first, scan in blocks] == [
+        (4, "javascript", "insecure"),
+        (8, "c", "clean"),
+    ]
+    with pytest.raises(DataError, match="can't read"):
+        Shield().scan_file(tmp_path / "none.py")
