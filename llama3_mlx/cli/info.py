@@ -11,6 +11,7 @@ from ..device import compute_dtype_name, device_info, working_memory_bytes
 from ..model.config import ModelConfig
 from ..model.memory_estimate import Needs, estimate
 from ..model.quantization import Quantization, Scheme
+from ..model.unpacked import products_description
 from ..units import size_text
 from .flags import Values, positive
 from .model_choice import MODEL_HELP, choose_model, write_notes
@@ -66,6 +67,7 @@ def describe(folder: Path, context: int | None) -> Values:
         "machine": {
             "device": device_info().get("device_name", ""),
             "blas": blas_description(),
+            "quantized_products": products_description(),
             "memory_bytes": memory,
             "longest_context": min(limit, needs.longest_context(memory)),
             "fits": _what_fits(config, memory),
@@ -134,6 +136,7 @@ def _print(facts: Values) -> None:
         *((f"memory at {int(tokens):,}", size_text(size)) for tokens, size in facts["memory_bytes_at_context"].items()),
         ("this machine", f"{machine['device']}, {size_text(machine['memory_bytes'])} for models"),
         ("BLAS", machine["blas"]),
+        ("quantized products", machine["quantized_products"]),
         ("longest context here", f"{machine['longest_context']:,}" if machine["longest_context"] else "does not fit"),
         *((f"  in {form}", f"{tokens:,}" if tokens else "does not fit") for form, tokens in machine["fits"].items()),
     ]
