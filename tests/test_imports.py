@@ -114,7 +114,9 @@ ROOMS = {
     "safety.scoring": "kv_cache model",
     "safety.guard": "errors json_types llama safety.policy safety.prompt safety.scoring safety.verdict",
     "safety": "safety.guard safety.policy safety.verdict",
-    "evaluation": "device divergence errors generation json_types kv_cache llama model prefix_cache settings",
+    "evaluation": (
+        "charts device divergence errors files generation json_types kv_cache llama model prefix_cache settings"
+    ),
     "server": "",
     "server.settings": "errors settings",
     "server.http": "errors json_types library server.settings",
@@ -142,6 +144,7 @@ ROOMS = {
         "server.running server.settings settings tools units version"
     ),
     "__main__": "cli",
+    "lm_eval": "errors evaluation",
     "finetune": (
         "adapters errors finetune.best_of finetune.fusing finetune.preference finetune.reinforcement "
         "finetune.settings finetune.sft finetune.training"

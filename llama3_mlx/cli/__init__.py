@@ -26,6 +26,7 @@ COMMANDS = {
     "info": ("info", "show a model's architecture, sizes and what fits this machine"),
     "cache": ("cache", "list or clear the prefix cache on disk"),
     "bench": ("bench", "benchmark a model: prefill, decode, batches, memory; alone or beside mlx-lm"),
+    "eval": ("eval", "run benchmarks of lm-evaluation-harness, or the Llama 3 release's tables, on a model"),
     "perplexity": ("perplexity", "measure a model's perplexity on a text, alone or beside another model"),
     "run": ("run", "ask a question or chat, through the server if it is running"),
     "pull": ("models", "download a model from the Hub"),
