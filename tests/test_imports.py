@@ -49,7 +49,7 @@ ROOMS = {
         "submission tools"
     ),
     "version": "",
-    ".": "blas engine errors generation kv_cache llama structured tools version",
+    ".": "blas engine errors generation kv_cache llama loader structured tools version",
     "bench": ("blas charts device errors generation json_types kv_cache llama model settings units version"),
     "convert.keywords": "",
     "convert.options": "dtypes errors json_types model settings",
@@ -127,7 +127,7 @@ ROOMS = {
     "server.openai": "json_types library safety server.core server.http",
     "server.anthropic": "json_types server.core server.http",
     "server.ollama": "chat convert errors json_types library server.core server.http tokenizer",
-    "server.operations": "json_types server.core server.http version",
+    "server.operations": "json_types library server.core server.http version",
     "server.page": "server.http",
     "server.tokens": "json_types server.core server.http server.openai",
     "server.app": (

@@ -15,6 +15,7 @@ from ..model.unpacked import products_description
 from ..units import size_text
 from .flags import Values, positive
 from .model_choice import MODEL_HELP, choose_model, write_notes
+from .terminal import tell
 
 _CONTEXTS = (2048, 8192, 32768, 131072)
 
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     folder = choose_model(args.model or args.named)
     facts = describe(folder, args.context)
     if args.context and args.context > facts["context"]:
-        sys.stderr.write(f"note: {args.context:,} tokens are beyond the model's context of {facts['context']:,}\n")
+        tell(f"note: {args.context:,} tokens are beyond the model's context of {facts['context']:,}")
     write_notes(facts["notes"])
     if args.json:
         sys.stdout.write(json.dumps(facts, indent=2) + "\n")
@@ -142,4 +143,6 @@ def _print(facts: Values) -> None:
     ]
     for name, value in rows:
         table.add_row(name, value)
-    Console().print(table, soft_wrap=True)
+    console = Console()
+    # Whole lines in a file; in a terminal they are broken between words.
+    console.print(table, soft_wrap=not console.is_terminal)

@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from ..units import size_text
@@ -36,6 +37,26 @@ def download_bar(name: str) -> Iterator[Report]:
             progress.stop()
             sys.stderr.write("stopped; finished files are kept for the next time\n")
             raise
+
+
+@contextmanager
+def terminal_bar(name: str) -> Iterator[Report | None]:
+    """Give the report of a download that shows a bar where stderr is a terminal; None elsewhere."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
+    lock, opened = Lock(), ExitStack()
+    shown: list[Report] = []
+
+    def report(done: int, total: int) -> None:
+        # Files come in several threads.
+        with lock:
+            if not shown:
+                shown.append(opened.enter_context(download_bar(name)))
+        shown[0](done, total)
+
+    with opened:
+        yield report
 
 
 def _bar(console: "Console") -> "Progress":
