@@ -127,7 +127,7 @@ ROOMS = {
     "server.openai": "json_types library safety server.core server.http",
     "server.anthropic": "json_types server.core server.http",
     "server.ollama": "chat convert errors json_types library server.core server.http tokenizer",
-    "server.operations": "json_types server.core server.http version",
+    "server.operations": "json_types library server.core server.http version",
     "server.page": "server.http",
     "server.tokens": "json_types server.core server.http server.openai",
     "server.app": (
