@@ -12,6 +12,7 @@ from ..library.catalogue import ModelEntry
 from ..model.config import ModelConfig
 from ..model.memory_estimate import Needs, estimate
 from ..model.quantization import Quantization, Scheme
+from ..model.unpacked import products_description
 from ..units import size_text
 from .flags import Values, positive
 from .model_choice import MODEL_HELP, choose_model, write_notes
@@ -70,6 +71,7 @@ def describe(folder: Path, context: int | None) -> Values:
         "machine": {
             "device": device_info().get("device_name", ""),
             "blas": blas_description(),
+            "quantized_products": products_description(),
             "memory_bytes": memory,
             "longest_context": min(limit, needs.longest_context(memory)),
             "fits": _what_fits(config, memory),
@@ -136,6 +138,7 @@ def _print(facts: Values) -> None:
         *((f"memory at {int(tokens):,}", size_text(size)) for tokens, size in facts["memory_bytes_at_context"].items()),
         ("this machine", f"{machine['device']}, {size_text(machine['memory_bytes'])} for models"),
         ("BLAS", machine["blas"]),
+        ("quantized products", machine["quantized_products"]),
         ("longest context here", f"{machine['longest_context']:,}" if machine["longest_context"] else "does not fit"),
         *((f"  in {form}", f"{tokens:,}" if tokens else "does not fit") for form, tokens in machine["fits"].items()),
     ]
