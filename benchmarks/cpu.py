@@ -54,8 +54,8 @@ def main() -> None:
     label = "A random 1B" if args.size == "1b" else "SmolLM2-135M"
     note = (
         f"{label} in 4 bits, groups of 64, computing in float32: {weights / 1e6:,.0f} MB of weights. Decoding is "
-        f"behind {BEHIND} tokens, {args.tokens} steps. Median of {args.rounds} alternating rounds, each in a process of its "
-        "own. OpenBLAS computes for both. More tokens per second and less memory are better."
+        f"behind {BEHIND} tokens, {args.tokens} steps. Median of {args.rounds} alternating rounds, each in a process "
+        "of its own. OpenBLAS computes for both. More tokens per second and less memory are better."
     )
     heading = f"4 bits on the CPU, {'1B' if args.size == '1b' else 'SmolLM2'}"
     publish(heading, ["", "llama3-mlx", "mlx-lm", "ratio"], rows, note, args.write)
