@@ -1,12 +1,25 @@
 """Charts as SVG without a plotting library: the pieces that all pictures are made of, and a chart of lines."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 640, 240, 72, 44, 12, 8
 _GRID_LINES = 5
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 760px; margin: 2em auto; padding: 0 1em; color: #222 }
+svg { width: 100%; font-size: 11px } h3 small { font-weight: normal; margin-left: 1em }
+table { border-collapse: collapse } td { padding: 2px 12px 2px 0; vertical-align: top }
+pre { white-space: pre-wrap; background: #f5f5f5; padding: 8px; margin: 4px 0 }
+"""
+
+
+def html_page(title: str, parts: Iterable[str]) -> str:
+    """Return a page that needs no other file."""
+    head = f'<!doctype html><meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
+    return head + "".join(parts) + "\n"
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,55 @@ def line_chart(title: str, curves: Sequence[Curve], *, x_title: str, y_title: st
     names = " ".join(f'<span style="color:{curve.color}">{escape(curve.name)}</span>' for curve in curves)
     heading = f"<h3>{escape(title)} <small>{names}</small></h3>"
     return f'{heading}<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{"".join(parts)}</svg>'
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of a chart: how long it is, which color it has, and half the length of the line that shows its error."""
+
+    value: float
+    color: str
+    error: float | None = None
+
+
+def bar_chart(title: str, rows: Sequence[tuple[str, Sequence[Bar]]], names: Sequence[tuple[str, str]]) -> str:
+    """Return a heading and a chart of horizontal bars as HTML; nothing without rows.
+
+    Each row has a label and its bars, from 0 on; `names` are (what a color means, the color).
+    """
+    values = [bar.value + (bar.error or 0) for _, bars in rows for bar in bars]
+    if not values:
+        return ""
+    left, thick, gap = 150, 9, 10
+    across = ticks(0, max(values))
+    height = _TOP + sum(len(bars) * thick + gap for _, bars in rows) + 24
+
+    def x_of(value: float) -> float:
+        return left + value / across[-1] * (_WIDTH - left - 24)
+
+    parts = [text(x_of(value), height - 6, tick_text(value, across)) for value in across]
+    parts += [_upright(x_of(value), _TOP, height - 20) for value in across]
+    y = float(_TOP)
+    for label, bars in rows:
+        parts.append(text(left - 8, y + len(bars) * thick / 2 + 4, label, "end"))
+        for bar in bars:
+            width = max(0.0, x_of(bar.value) - left)
+            parts.append(f'<rect x="{left}" y="{y:.1f}" width="{width:.1f}" height="{thick - 1}" fill="{bar.color}"/>')
+            if bar.error:
+                ends = [
+                    (x_of(max(0.0, bar.value - bar.error)), y + thick / 2),
+                    (x_of(bar.value + bar.error), y + thick / 2),
+                ]
+                parts.append(polyline(ends, "#222", 1))
+            y += thick
+        y += gap
+    legend = " ".join(f'<span style="color:{color}">{escape(name)}</span>' for name, color in names)
+    heading = f"<h3>{escape(title)} <small>{legend}</small></h3>"
+    return f'{heading}<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img">{"".join(parts)}</svg>'
+
+
+def _upright(x: float, top: float, bottom: float) -> str:
+    return f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{bottom:.1f}" stroke="#ddd"/>'
 
 
 def round_step(least: float) -> float:

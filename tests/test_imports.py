@@ -49,7 +49,7 @@ ROOMS = {
         "submission tools"
     ),
     "version": "",
-    ".": "blas engine errors generation kv_cache llama structured tools version",
+    ".": "blas engine errors generation kv_cache llama loader structured tools version",
     "bench": ("blas charts device errors generation json_types kv_cache llama model settings units version"),
     "convert.keywords": "",
     "convert.options": "dtypes errors json_types model settings",
@@ -114,7 +114,9 @@ ROOMS = {
     "safety.scoring": "kv_cache model",
     "safety.guard": ("chat errors json_types llama safety.policy safety.prompt safety.scoring safety.verdict"),
     "safety": "safety.guard safety.policy safety.verdict",
-    "evaluation": "device divergence errors generation json_types kv_cache llama model prefix_cache settings",
+    "evaluation": (
+        "charts device divergence errors files generation json_types kv_cache llama model prefix_cache settings"
+    ),
     "server": "",
     "server.settings": "errors settings",
     "server.http": "errors json_types library server.settings",
@@ -125,7 +127,7 @@ ROOMS = {
     "server.openai": "json_types library safety server.core server.http",
     "server.anthropic": "json_types server.core server.http",
     "server.ollama": "chat convert errors json_types library server.core server.http tokenizer",
-    "server.operations": "json_types server.core server.http version",
+    "server.operations": "json_types library server.core server.http version",
     "server.page": "server.http",
     "server.tokens": "json_types server.core server.http server.openai",
     "server.app": (
@@ -142,6 +144,7 @@ ROOMS = {
         "server.running server.settings settings tools units version"
     ),
     "__main__": "cli",
+    "lm_eval": "errors evaluation",
     "finetune": (
         "adapters errors finetune.best_of finetune.fusing finetune.preference finetune.reinforcement "
         "finetune.settings finetune.sft finetune.training"

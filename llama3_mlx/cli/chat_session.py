@@ -14,6 +14,7 @@ from .chat_files import AutoSave, SavedDialog
 from .chat_model import Answer, AnswerStream, ChatModel
 from .progress import PromptBar
 from .shield_flag import MakeShielded, shielded
+from .terminal import tell
 
 
 class ChatSession:
@@ -132,5 +133,4 @@ def write(text: str) -> None:
 
 def say(text: str) -> None:
     """Write a line about the dialog to stderr."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    tell(text)

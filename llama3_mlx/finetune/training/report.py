@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ...charts import Curve, line_chart
+from ...charts import Curve, html_page, line_chart
 from ...errors import MissingExtraError
 from ...files import save_text, save_whole
 from ...json_types import JsonMapping
@@ -17,12 +17,6 @@ from .callbacks import StepReport
 from .run_folder import read_metrics, read_run
 
 HTML, PNG = "report.html", "report.png"
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 760px; margin: 2em auto; padding: 0 1em; color: #222 }
-svg { width: 100%; font-size: 11px } h3 small { font-weight: normal; margin-left: 1em }
-table { border-collapse: collapse } td { padding: 2px 12px 2px 0; vertical-align: top }
-pre { white-space: pre-wrap; background: #f5f5f5; padding: 8px; margin: 4px 0 }
-"""
 
 
 @dataclass(frozen=True)
@@ -53,8 +47,7 @@ def write_report(folder: Path, result: JsonMapping, samples: Sequence[Mapping[st
         "<h2>Settings</h2>",
         _table(settings),
     ]
-    head = f'<!doctype html><meta charset="utf-8"><title>Training report</title><style>{_STYLE}</style>'
-    save_text(folder / HTML, head + "".join(parts) + "\n")
+    save_text(folder / HTML, html_page("Training report", parts))
     return folder / HTML
 
 
