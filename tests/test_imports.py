@@ -86,7 +86,7 @@ ROOMS = {
     "finetune.kernels": "device model trees",
     "finetune.keywords": "",
     "finetune.settings": "errors finetune.layers json_types settings",
-    "finetune.data": "chat errors finetune.settings json_types tokenizer",
+    "finetune.data": "chat errors files finetune.settings json_types tokenizer",
     "finetune.objectives": (
         "chat device engine errors finetune.data finetune.distributed finetune.kernels finetune.settings "
         "generation model tokenizer trees"
@@ -96,7 +96,7 @@ ROOMS = {
         "finetune.kernels finetune.layers finetune.objectives finetune.settings json_types library model "
         "tokenizer trees units"
     ),
-    "finetune.sft": "finetune.data finetune.keywords finetune.objectives finetune.settings finetune.training",
+    "finetune.sft": ("finetune.data finetune.keywords finetune.objectives finetune.settings finetune.training library"),
     "finetune.reinforcement": "chat errors finetune.data finetune.objectives finetune.settings finetune.training",
     "finetune.best_of": (
         "errors files finetune.data finetune.objectives finetune.reinforcement finetune.settings json_types llama"
