@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .generation.tool_loop import ToolRun
     from .kv_cache import CacheOptions
     from .llama import Llama
+    from .loader import LoadProgress
     from .structured.grammar import Grammar, compile_grammar
     from .structured.result import parse_result
     from .tools.call import ToolCall
@@ -38,6 +39,7 @@ _HOMES = {
     "AsyncStream": "engine.reply",
     "CacheOptions": "kv_cache",
     "Llama": "llama",
+    "LoadProgress": "loader",
     "Completion": "generation.completion",
     "Piece": "generation.completion",
     "Stream": "engine.reply",
@@ -84,6 +86,7 @@ __all__ = [
     "HubError",
     "Llama",
     "Llama3MLXError",
+    "LoadProgress",
     "MemoryLimitError",
     "MissingExtraError",
     "Piece",

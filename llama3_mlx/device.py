@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +22,8 @@ T = TypeVar("T")
 # Levels of memory pressure, as macOS numbers them.
 NORMAL, WARNING, CRITICAL = 1, 2, 4
 _LARGEST_CACHE = 2 * 2**30
+# More than the bandwidth of a desktop's memory feeds.
+_MOST_STREAMS = 8
 
 
 def on_gpu() -> bool:
@@ -88,6 +91,19 @@ def back_end() -> BackEnd:
 def unpacks_products() -> bool:
     """Return whether quantized matrices are unpacked before they are multiplied: the CPU back end's are slow."""
     return not back_end().multiplies_packed
+
+
+@cache
+def product_streams() -> tuple[mx.ThreadLocalStream | None, ...]:
+    """Return the streams over which the CPU back end's products of packed matrices are split, a core each.
+
+    A stream's operations run one after another on one thread; the first, None, is that of all other operations.
+    `$OPENBLAS_NUM_THREADS` bounds these as it does BLAS.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    bound = os.environ.get("OPENBLAS_NUM_THREADS", "")
+    count = min(cores, _MOST_STREAMS, int(bound) if bound.isdigit() and int(bound) else cores)
+    return (None, *(mx.new_thread_local_stream(mx.cpu) for _ in range(count - 1)))
 
 
 def emulates_bfloat16() -> bool:

@@ -18,7 +18,7 @@ from .generation.options import GenerationOptions
 from .json_types import JsonMapping
 from .kv_cache import CacheOptions
 from .library.resolver import resolve_adapter, resolve_model
-from .loader import ModelParts, ProgressCallback, load_parts
+from .loader import LoadCallback, LoadProgress, ModelParts, ProgressCallback, downloaded, load_parts
 from .model.transformer import LlamaForCausalLM
 from .prompts import PromptBuilder
 from .submission import DEFAULT_ADAPTER, Submitter
@@ -76,7 +76,7 @@ class Llama(GeneratingMethods):
         disk_cache: bool = True,
         memory_gb: float | None = None,
         max_sequences: int = 32,
-        progress: ProgressCallback | None = None,
+        progress: LoadCallback | None = None,
     ) -> "Llama":
         """Load a model.
 
@@ -90,16 +90,22 @@ class Llama(GeneratingMethods):
             disk_cache: Whether long prompts are kept for later processes, up to `LLAMA3_MLX_CACHE_GB`.
             memory_gb: A bound on weights and KV cache together; by default what the device can use.
             max_sequences: How many answers are generated at once; others wait.
-            progress: Called with (bytes so far, bytes in all) of each file while a model is downloaded.
+            progress: Called with a LoadProgress at each step of downloading and loading, from any thread. By default a
+                download shows a bar on stderr where that is a terminal.
 
         Raises:
             ConfigError, CheckpointError, TokenizerError, HubError: The model can't be loaded.
             RequestError: An argument doesn't fit.
         """
-        folder = resolve_model(path_or_id, report=progress)
-        draft_folder = None if draft is None else resolve_model(draft, report=progress)
+        folder = downloaded(resolve_model, path_or_id, progress)
+        draft_folder = None if draft is None else downloaded(resolve_model, draft, progress)
         named = {**({DEFAULT_ADAPTER: adapter} if adapter is not None else {}), **(adapters or {})}
-        paths = {name: resolve_adapter(path) for name, path in named.items()}
+        paths = {name: downloaded(resolve_adapter, path, progress) for name, path in named.items()}
+        total = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+        def told(done: int) -> None:
+            if progress is not None:
+                progress(LoadProgress(stage="loading", name=str(path_or_id), done=done, total=total))
 
         def build() -> "Llama":
             parts = load_parts(
@@ -113,7 +119,10 @@ class Llama(GeneratingMethods):
             memory_bytes = None if memory_gb is None else int(memory_gb * 1e9)
             return cls(parts, memory_bytes=memory_bytes, max_sequences=max_sequences)
 
-        return in_own_thread(build)
+        told(0)
+        llama = in_own_thread(build)
+        told(total)
+        return llama
 
     def encode_chat(
         self,

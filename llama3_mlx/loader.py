@@ -15,6 +15,7 @@ from .engine.settings import EngineSettings
 from .errors import RequestError
 from .json_types import JsonObject
 from .kv_cache import CacheOptions
+from .library.download_bar import terminal_bar
 from .library.home import prefix_cache_bytes, prefix_folder
 from .model.config import load_json_object
 from .model.memory_estimate import RESERVE
@@ -28,8 +29,21 @@ if TYPE_CHECKING:
     from .adapters.adapter_set import AdapterSet
 
 ProgressCallback = Callable[[int, int], None]
+LoadCallback = Callable[["LoadProgress"], None]
 # Of the memory beside the model, what the prefix cache may hold.
 _PREFIX_SHARE = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadProgress:
+    """How far `Llama.load` is."""
+
+    stage: str
+    """`downloading`, in bytes of the files that are missing, or `loading`, in bytes of the weights."""
+    name: str
+    """The model, draft model or adapter that it is about."""
+    done: int
+    total: int
 
 
 @dataclass(kw_only=True)
@@ -143,3 +157,15 @@ def _disk_prefix_cache(
 
     store = BlockStore(prefix_folder(), limit, model=folder.name)
     return DiskPrefixCache(store, partial(model.make_cache, cache), fingerprint)
+
+
+def downloaded(resolve: Callable[..., Path], name: str | Path, progress: LoadCallback | None) -> Path:
+    """Return the folder that a resolver gives, with its download shown or told to `progress`."""
+    if progress is None:
+        with terminal_bar(str(name)) as report:
+            return resolve(name, report=report)
+
+    def tell(done: int, total: int) -> None:
+        progress(LoadProgress(stage="downloading", name=str(name), done=done, total=total))
+
+    return resolve(name, report=tell)

@@ -49,7 +49,7 @@ ROOMS = {
         "submission tools"
     ),
     "version": "",
-    ".": "blas engine errors generation kv_cache llama structured tools version",
+    ".": "blas engine errors generation kv_cache llama loader structured tools version",
     "bench": ("blas charts device errors generation json_types kv_cache llama model settings units version"),
     "convert.keywords": "",
     "convert.options": "dtypes errors json_types model settings",
@@ -86,7 +86,7 @@ ROOMS = {
     "finetune.kernels": "device model trees",
     "finetune.keywords": "",
     "finetune.settings": "errors finetune.layers json_types settings",
-    "finetune.data": "chat errors finetune.settings json_types tokenizer",
+    "finetune.data": "chat errors files finetune.settings json_types tokenizer",
     "finetune.objectives": (
         "chat device engine errors finetune.data finetune.distributed finetune.kernels finetune.settings "
         "generation model tokenizer trees"
@@ -96,7 +96,7 @@ ROOMS = {
         "finetune.kernels finetune.layers finetune.objectives finetune.settings json_types library model "
         "tokenizer trees units"
     ),
-    "finetune.sft": "finetune.data finetune.keywords finetune.objectives finetune.settings finetune.training",
+    "finetune.sft": ("finetune.data finetune.keywords finetune.objectives finetune.settings finetune.training library"),
     "finetune.reinforcement": "chat errors finetune.data finetune.objectives finetune.settings finetune.training",
     "finetune.best_of": (
         "errors files finetune.data finetune.objectives finetune.reinforcement finetune.settings json_types llama"
@@ -127,7 +127,7 @@ ROOMS = {
     "server.openai": "json_types library safety server.core server.http",
     "server.anthropic": "json_types server.core server.http",
     "server.ollama": "chat convert errors json_types library server.core server.http tokenizer",
-    "server.operations": "json_types server.core server.http version",
+    "server.operations": "json_types library server.core server.http version",
     "server.page": "server.http",
     "server.tokens": "json_types server.core server.http server.openai",
     "server.app": (

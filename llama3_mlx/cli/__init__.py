@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ..errors import Llama3MLXError
 from ..version import __version__
 from .parser import Parser, take_words, unalias, unknown_command
-from .terminal import prepare_streams
+from .terminal import prepare_streams, tell
 
 # name: (module, one line of help)
 COMMANDS = {
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parse(arguments)
         return int(args.run(args))
     except Llama3MLXError as error:
-        sys.stderr.write(f"error: {error}\n")
+        tell(f"error: {error}")
         return ERROR_CODE
     except BrokenPipeError:
         # The reader of our output has gone; keep the interpreter from complaining while it flushes.
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"error: {where}{error.strerror or error}\n")
+        tell(f"error: {where}{error.strerror or error}")
         return ERROR_CODE
     except KeyboardInterrupt:
         sys.stderr.write("\n")

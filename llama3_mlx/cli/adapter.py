@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..library.resolver import resolve_adapter
+from ..units import count_text
 from .model_choice import BASE_HELP, choose_base
+from .terminal import show, tell
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -59,8 +61,11 @@ def _info(args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(facts) + "\n")
         return 0
     for name, value in facts.items():
+        if isinstance(value, list) and not value:
+            continue
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-        sys.stdout.write(f"{name.replace('_', ' '):<12} {shown}\n")
+        shown = f"{shown:,}" if isinstance(shown, int) else shown
+        show(f"{name.replace('_', ' '):<16}{shown}", indent=16)
     return 0
 
 
@@ -79,8 +84,7 @@ def _export(args: argparse.Namespace) -> int:
         save_gguf_adapter(out, adapter, base.config)
     else:
         (save_peft if form == "peft" else save_adapter)(out, adapter, base.config)
-    sys.stdout.write(f"{out}: {adapter.parameters:,} values for {form}\n")
-    sys.stdout.flush()
+    show(f"{out}: {adapter.parameters:,} values for {form}")
     if form == "gguf":
         _write_modelfile(out, base)
     return 0
@@ -100,9 +104,9 @@ def _write_modelfile(out: Path, base: "AdapterBase") -> None:
     save_text(modelfile, f"{note}FROM {source}\nADAPTER ./{out.name}\n")
     create = shlex.join(["ollama", "create", "NAME", "-f", str(modelfile)])
     if plain:
-        sys.stderr.write(f"for Ollama: {create}\n")
+        tell(f"for Ollama: {create}")
     elif place.exists():
-        sys.stderr.write(f"for Ollama: {create} (it takes {place} as the base)\n")
+        tell(f"for Ollama: {create} (it takes {place} as the base)")
     else:
         sys.stderr.write(f"for Ollama, first the base, then both:\n  {convert}\n  {create}\n")
 
@@ -115,7 +119,7 @@ def _import(args: argparse.Namespace) -> int:
     base = _base(args, folder)
     adapter = read_adapter(folder, base)
     save_adapter(out, adapter, base.config)
-    sys.stdout.write(f"{out}: {adapter.parameters:,} values on {len(adapter.parts)} layers\n")
+    show(f"{out}: {adapter.parameters:,} values on {count_text(len(adapter.parts), 'layer')}")
     return 0
 
 

@@ -1,7 +1,6 @@
 """Dialogs as files: saved, loaded, and kept after each turn so that the next session can resume them."""
 
 import json
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from ..errors import DialogError, Llama3MLXError, RequestError
 from ..files import save_json
 from ..json_types import JsonMapping, JsonObject
 from ..library.home import chats_folder
+from .terminal import tell
 
 _KEPT = 100
 
@@ -106,7 +106,7 @@ class AutoSave:
                 old.unlink(missing_ok=True)
         except (OSError, RequestError) as error:
             self._failed = True
-            sys.stderr.write(f"note: this dialog isn't kept for --resume: {error}\n")
+            tell(f"note: this dialog isn't kept for --resume: {error}")
 
 
 def _new_path() -> Path:

@@ -13,6 +13,7 @@ from ..json_types import JsonMapping
 from .chat_files import AutoSave, SavedDialog
 from .chat_model import Answer, AnswerStream, ChatModel
 from .progress import PromptBar
+from .terminal import tell
 
 
 class ChatSession:
@@ -128,5 +129,4 @@ def write(text: str) -> None:
 
 def say(text: str) -> None:
     """Write a line about the dialog to stderr."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    tell(text)

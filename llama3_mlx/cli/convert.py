@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,6 +22,8 @@ from ..library.home import models_folder
 from ..library.resolver import destination
 from ..units import size_text
 from .flags import Values, add_flags, given_values
+from .model_choice import write_notes
+from .terminal import show
 
 if TYPE_CHECKING:
     from ..convert import ConversionReport, Forecast, Verification
@@ -85,12 +87,11 @@ def run(args: argparse.Namespace) -> int:
             progress=progress,
             **settings,
         )
-    _write_notes(() if args.json else report.notes)
+    write_notes(() if args.json else report.notes)
     took_s = time.perf_counter() - began
-    sys.stdout.write(json.dumps(report_values(report)) + "\n" if args.json else _report(report, took_s))
+    show(json.dumps(report_values(report)) if args.json else _report(report, took_s))
     if args.report and not args.json:
         sys.stdout.write(f"tables and plot: {printable(args.report)}\n")
-    sys.stdout.flush()
     if args.upload:
         upload(report.path, args.upload, progress=True)
         sys.stdout.write("" if args.json else f"uploaded to {args.upload}\n")
@@ -134,8 +135,8 @@ def _dry_run(args: argparse.Namespace, settings: Values) -> int:
         expected = replace(
             expected, notes=(*expected.notes, f"time and memory of {', '.join(beside)} are not included")
         )
-    _write_notes(() if args.json else expected.notes)
-    sys.stdout.write(json.dumps(forecast_values(expected)) + "\n" if args.json else _forecast(expected))
+    write_notes(() if args.json else expected.notes)
+    show(json.dumps(forecast_values(expected)) if args.json else _forecast(expected))
     return 0
 
 
@@ -143,10 +144,10 @@ def _report(report: "ConversionReport", took_s: float) -> str:
     resumed = f", {report.resumed_modules} of its tensors from an earlier run" if report.resumed_modules else ""
     lines = [
         f"{_short(report.path)}: {report.parameters:,} parameters at {report.bits_per_weight:.2f} bits, "
-        f"{size_text(report.total_bytes)}, in {took_s:.1f} s{resumed}"
+        f"{size_text(report.total_bytes)} of weights, in {took_s:.1f} s{resumed}"
     ]
     lines += _found(report.quality, report.verification)
-    return "".join(line + "\n" for line in lines)
+    return "\n".join(lines)
 
 
 def _found(quality: JsonMapping | None, verification: "Verification | None") -> list[str]:
@@ -164,11 +165,6 @@ def _found(quality: JsonMapping | None, verification: "Verification | None") -> 
             f"{worst.relative_error:.4f}, of {worst.tensor} ({worst.stored_as})"
         )
     return lines
-
-
-def _write_notes(notes: Iterable[str]) -> None:
-    for note in notes:
-        sys.stderr.write(f"note: {note}\n")
 
 
 def _existing(args: argparse.Namespace, settings: Values) -> int:
@@ -190,7 +186,8 @@ def _existing(args: argparse.Namespace, settings: Values) -> int:
         found = {"verification": asdict(verification) if verification else None, "quality": quality}
         sys.stdout.write(json.dumps(found) + "\n")
         return 0
-    sys.stdout.write("".join(f"{line}\n" for line in _found(quality, verification)))
+    for line in _found(quality, verification):
+        show(line)
     if args.report:
         sys.stdout.write(f"tables and plot: {printable(args.report)}\n")
     return 0
@@ -199,10 +196,11 @@ def _existing(args: argparse.Namespace, settings: Values) -> int:
 def _forecast(expected: "Forecast") -> str:
     lines = [f"{name}: {size_text(size)}" for name, size in expected.files.items()]
     lines += [
-        f"{expected.parameters:,} parameters at {expected.bits_per_weight:.2f} bits, {size_text(expected.total_bytes)}",
+        f"{expected.parameters:,} parameters at {expected.bits_per_weight:.2f} bits, "
+        f"{size_text(expected.total_bytes)} of weights",
         f"peak memory about {size_text(expected.peak_memory_bytes)}, about {expected.seconds:.0f} s on this machine",
     ]
-    return "".join(line + "\n" for line in lines)
+    return "\n".join(lines)
 
 
 def _name(folder: Path) -> str:

@@ -10,8 +10,10 @@ from typing import Any
 
 from ..errors import DataError
 from ..finetune.settings import TrainSettings
+from ..units import count_text
 from .flags import positive
-from .model_choice import MODEL_HELP, choose_model
+from .model_choice import MODEL_HELP, choose_model, has_default
+from .terminal import show, tell
 
 _BAR = 40
 
@@ -21,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     check = actions.add_parser("check", help="count examples and show their target tokens")
     check.add_argument("data", metavar="DATA", nargs="+", help="as for train")
-    check.add_argument("-m", "--model", metavar="MODEL", help=MODEL_HELP)
+    check.add_argument("-m", "--model", metavar="MODEL", help=f"{MODEL_HELP}; without one the data are checked alone")
     check.add_argument(
         "--max-length", type=positive, default=2048, metavar="N", help="truncate longer examples (%(default)s)"
     )
@@ -39,12 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the data and show them."""
-    from ..finetune.data.statistics import data_facts, read_examples
-    from ..finetune.sft import make_encoder
-    from ..finetune.training.job import load_text_side
-
     refuse_missing(args.data)
-    text = load_text_side(str(choose_model(args.model)))
     settings = TrainSettings(
         max_length=args.max_length,
         train_on=args.train_on,
@@ -54,10 +51,38 @@ def run(args: argparse.Namespace) -> int:
         skip_bad=args.skip_bad,
         parse_special=args.parse_special,
     )
+    return _check_tokens(args, settings) if args.model or has_default() else _check_texts(args, settings)
+
+
+def _check_texts(args: argparse.Namespace, settings: TrainSettings) -> int:
+    """Check what can be checked without a model, and say what one would add."""
+    from ..finetune.data.statistics import plain_facts
+
+    facts, notes = plain_facts(args.data, settings)
+    for note in notes:
+        tell(note)
+    if args.json:
+        sys.stdout.write(json.dumps(asdict(facts)) + "\n")
+    else:
+        show(
+            f"{count_text(facts.examples, 'example')} ({facts.kind}), {count_text(facts.characters, 'character')}\n"
+            f"lengths {facts.shortest:,} to {facts.longest:,} characters, median {facts.median:,}"
+        )
+    tell("-m MODEL adds lengths in tokens, what is cut and which tokens are targets")
+    return 0
+
+
+def _check_tokens(args: argparse.Namespace, settings: TrainSettings) -> int:
+    """Check the data as the model will see them."""
+    from ..finetune.data.statistics import data_facts, read_examples
+    from ..finetune.sft import make_encoder
+    from ..finetune.training.job import load_text_side
+
+    text = load_text_side(str(choose_model(args.model)))
     examples, notes = read_examples(args.data, make_encoder(text, settings), settings)
     facts = data_facts(examples)
     for note in notes:
-        sys.stderr.write(f"{note}\n")
+        tell(note)
     if args.json:
         sys.stdout.write(json.dumps(asdict(facts)) + "\n")
         return 0
@@ -77,7 +102,8 @@ def refuse_missing(sources: Sequence[str]) -> None:
 
 def _print_facts(facts: Any, max_length: int) -> None:
     write = sys.stdout.write
-    write(f"{facts.examples:,} examples, {facts.tokens:,} tokens, {facts.target_tokens:,} of them targets\n")
+    examples, tokens = count_text(facts.examples, "example"), count_text(facts.tokens, "token")
+    write(f"{examples}, {tokens}, {facts.target_tokens:,} of them targets\n")
     write(f"lengths {facts.shortest} to {facts.longest}, median {facts.median}\n")
     if facts.cut:
         write(f"{facts.cut:,} longer than {max_length} are cut; {facts.nothing_left:,} have no target tokens left\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..library.resolver import destination, resolve_adapter
 from ..units import size_text
 from .model_choice import BASE_HELP, choose_model
+from .terminal import show, tell
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,12 +47,13 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps({**asdict(report), "folder": str(report.folder)}) + "\n")
         return 0
     forms = ", ".join(f"{count} in {form}" for form, count in report.forms.items())
-    sys.stdout.write(
+    show(
         f"{report.folder}: keeps {report.kept:.1%} of the adapter's effect on {report.measured_on}; "
-        f"{size_text(report.bytes_after)}, the base has {size_text(report.bytes_before)} (fused layers: {forms})\n"
+        f"{size_text(report.bytes_after)} of weights, the base has {size_text(report.bytes_before)} "
+        f"(fused layers: {forms})"
     )
     if report.kept < KEPT:
-        sys.stderr.write("rounding loses more than 5% of the adapter's effect: --bits auto keeps it\n")
+        tell("rounding loses more than 5% of the adapter's effect: --bits auto keeps it")
     elif report.bytes_after > 1.2 * report.bytes_before:
-        sys.stderr.write("base and adapter unfused (--adapter) do the same in less memory\n")
+        tell("base and adapter unfused (--adapter) do the same in less memory")
     return 0

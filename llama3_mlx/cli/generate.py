@@ -14,7 +14,7 @@ from .flags import Values, add_flags, given_values, positive
 from .model_choice import add_model_flags, load_llama
 from .progress import PromptBar
 from .structured_flags import ToolFunction, add_structured_flags, load_tools, structured_settings
-from .terminal import piped_text, read_stdin, stdin_is_terminal
+from .terminal import piped_text, read_stdin, stdin_is_terminal, tell
 
 if TYPE_CHECKING:
     from ..engine.reply import Stream
@@ -101,7 +101,7 @@ def _print(completions: list[Any], args: argparse.Namespace) -> None:
         sys.stdout.write("\n")
     if args.stats:
         for completion in completions:
-            sys.stderr.write(summary(completion) + "\n")
+            tell(summary(completion))
 
 
 def given_settings(args: argparse.Namespace) -> Values:

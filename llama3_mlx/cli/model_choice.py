@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from ..library.home import EMBEDDED_MODEL, models_folder
 from ..library.hub import HubId
 from ..library.resolver import base_of_adapter, resolve_adapter, resolve_local, resolve_model
 from .flags import add_flags, from_flags
+from .terminal import tell
 
 if TYPE_CHECKING:
     from ..llama import Llama
@@ -64,14 +64,14 @@ def load_llama(args: argparse.Namespace) -> "Llama":
 def write_notes(notes: Iterable[str]) -> None:
     """Write what was decided about a model's contradictory files, a line each, to stderr."""
     for note in notes:
-        sys.stderr.write(f"note: {note}\n")
+        tell(f"note: {note}")
 
 
 def choose_model(requested: str | None, *, adapter: Path | None = None) -> Path:
     """Return the folder of the requested model, of an adapter's base, or of the default, which is named on stderr."""
     base = base_of_adapter(adapter) if adapter is not None and not requested else None
     if base is not None and (resolve_local(base) or HubId.parse(base)):
-        sys.stderr.write(f"using {base}, the base that the adapter names; choose another with -m MODEL\n")
+        tell(f"using {base}, the base that the adapter names; choose another with -m MODEL")
         return downloaded(base)
     named = requested or os.environ.get(VARIABLE)
     if named:
@@ -80,9 +80,9 @@ def choose_model(requested: str | None, *, adapter: Path | None = None) -> Path:
         raise CheckpointError(f"the adapter's base {base} isn't on this machine: name its folder with -m MODEL")
     embedded = models_folder() / EMBEDDED_MODEL
     if (embedded / "config.json").exists():
-        sys.stderr.write(f"using the embedded {EMBEDDED_MODEL}; choose a Llama 3 with -m MODEL or ${VARIABLE}\n")
+        tell(f"using the embedded {EMBEDDED_MODEL}; choose a Llama 3 with -m MODEL or ${VARIABLE}")
         return embedded
-    sys.stderr.write(f"using {DEFAULT_HUB_MODEL}; choose another with -m MODEL or ${VARIABLE}\n")
+    tell(f"using {DEFAULT_HUB_MODEL}; choose another with -m MODEL or ${VARIABLE}")
     try:
         return downloaded(DEFAULT_HUB_MODEL)
     except HubError as error:
@@ -90,6 +90,11 @@ def choose_model(requested: str | None, *, adapter: Path | None = None) -> Path:
             f"no model was named and the default is unavailable ({error}). Three ways to one: name a folder or Hub id "
             f"with -m MODEL; set {VARIABLE}; or run scripts/demo, which makes a small embedded model"
         ) from None
+
+
+def has_default() -> bool:
+    """Return whether a model is meant where none is named, without a download."""
+    return bool(os.environ.get(VARIABLE)) or (models_folder() / EMBEDDED_MODEL / "config.json").exists()
 
 
 def choose_base(requested: str | None, adapter: Path) -> Path:

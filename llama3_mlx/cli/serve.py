@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..checkpoint.folder import load_config
@@ -10,10 +11,10 @@ from ..errors import CheckpointError, MissingExtraError, RequestError
 from ..library.catalogue import Catalogue
 from ..library.home import EMBEDDED_MODEL, models_folder
 from ..library.hub import HubId, repository_of
-from ..library.resolver import resolve_adapter
+from ..library.resolver import base_of_adapter, resolve_adapter, resolve_local
 from ..server.settings import ServerSettings
 from .flags import add_flags, from_flags
-from .model_choice import VARIABLE, choose_model
+from .model_choice import VARIABLE, choose_model, write_notes
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     adapters = _by_name("adapter", [_adapter(text) for text in args.adapter])
     for folder in models.values():
         load_config(folder)
+    write_notes(adapter_notes(Catalogue(models, adapters, with_home=not models), adapters))
     from ..server.running import serve
 
     return serve(settings, models, adapters)
@@ -58,6 +60,21 @@ def _requested(args: argparse.Namespace) -> list[str | None]:
     known = Catalogue({}, {}).models()
     has_default = bool(os.environ.get(VARIABLE)) or EMBEDDED_MODEL in known
     return [] if known and not has_default else [None]
+
+
+def adapter_notes(catalogue: Catalogue, adapters: Mapping[str, Path]) -> Iterator[str]:
+    """Yield a note on each adapter that fits no served model, or fits one that it wasn't made for."""
+    models = catalogue.models().values()
+    for name, path in adapters.items():
+        fitting = [model for model in models if name in catalogue.adapters(model)]
+        if not fitting:
+            yield f"the adapter {name} fits none of the models that are served, so that no request can name it"
+        base = base_of_adapter(path)
+        folder = resolve_local(base) if base else None
+        for model in fitting:
+            same = folder is not None and folder.resolve() == model.folder.resolve()
+            if base and not same and base not in (model.name, repository_of(model.folder)):
+                yield f"{model.name}:{name} is offered, but {name} was made for {base}: its answers may be worse"
 
 
 def _by_name(kind: str, named: list[tuple[str, Path]]) -> dict[str, Path]:

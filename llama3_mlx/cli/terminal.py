@@ -2,8 +2,11 @@
 
 import io
 import os
+import shutil
 import stat
 import sys
+import textwrap
+from typing import TextIO
 
 from ..errors import RequestError
 
@@ -27,6 +30,28 @@ def prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+
+
+def show(text: str, *, indent: int = 2) -> None:
+    """Write lines to standard output: on a terminal broken between words, with what follows indented."""
+    sys.stdout.write(_folded(text, sys.stdout, indent) + "\n")
+    sys.stdout.flush()
+
+
+def tell(text: str) -> None:
+    """Write lines to stderr, in the same way."""
+    sys.stderr.write(_folded(text, sys.stderr, 2) + "\n")
+    sys.stderr.flush()
+
+
+def _folded(text: str, stream: TextIO, indent: int) -> str:
+    if not stream.isatty():
+        return text
+    columns = shutil.get_terminal_size().columns
+    whole = textwrap.TextWrapper(
+        columns, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False, expand_tabs=False
+    )
+    return "\n".join(line if len(line) <= columns else whole.fill(line) for line in text.split("\n"))
 
 
 def piped_text() -> str:

@@ -20,6 +20,7 @@ from ..finetune.training.running import run_job
 from ..json_types import JsonMapping
 from ..units import size_text
 from .model_choice import choose_model
+from .terminal import show, tell
 from .training_inputs import gather
 
 INTERRUPT_CODE = 130
@@ -40,9 +41,9 @@ def run_training(
             for progress in shown:
                 progress.close()
     if first:
-        sys.stdout.write(result_line(result) + "\n")
+        show(result_line(result))
     if result.ended == "cancelled" and first:
-        sys.stderr.write(f"stopped at step {result.steps}; resume with: llama3-mlx {kind} --resume {result.folder}\n")
+        tell(f"stopped at step {result.steps}; resume with: llama3-mlx {kind} --resume {result.folder}")
     return cancel.exit_code if result.ended == "cancelled" else 0
 
 
@@ -138,16 +139,15 @@ class TrainingProgress(Callback):
             f"{report.tokens_per_second:.0f} tokens/s, {size_text(report.peak_bytes)}"
             + ("" if last else f", {_clock(left)} left")
         )
-        if self.live:
-            # A line that the terminal wraps can't be written over.
-            text = text[: shutil.get_terminal_size().columns - 1]
-            self._line(text, "")
-        else:
-            self._line(text)
+        self._line(text, "" if self.live else "\n")
 
     def on_stage(self, name: str) -> None:
         self.close()
         self._line(f"{name} …", "" if self.live else "\n", passing=self.live)
+
+    def on_encoding(self, done: int, total: int) -> None:
+        if self.live:
+            self._line(f"encoding example {done:,} of {total:,}", "", passing=True)
 
     def on_validation(self, report: ValidationReport) -> None:
         more = "".join(f", {name} {value:.3f}" for name, value in report.more.items())
@@ -157,8 +157,13 @@ class TrainingProgress(Callback):
 
     def _line(self, text: str, end: str = "\n", *, passing: bool = False) -> None:
         """Write a line over the one that the cursor is in; a passing one leaves nothing behind."""
-        sys.stderr.write(f"\r{text}\x1b[K{end}" if self.live else f"{text}{end}")
-        sys.stderr.flush()
+        if end:
+            sys.stderr.write("\r\x1b[K" if self.live else "")
+            tell(text)
+        else:
+            # A line that the terminal wraps can't be written over.
+            sys.stderr.write(f"\r{text[: shutil.get_terminal_size().columns - 1]}\x1b[K")
+            sys.stderr.flush()
         self._open, self._passing = not end, passing
 
     def close(self) -> None:

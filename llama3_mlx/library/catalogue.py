@@ -137,6 +137,14 @@ class Catalogue:
             if tag in fitting:
                 return ModelChoice(models[base], tag)
             raise UnknownModelError(_absent(f"adapter that fits {base}", tag, fitting))
+        bases = [model.name for model in models.values() if name in self.adapters(model)]
+        if bases:
+            raise UnknownModelError(
+                f"{name[:80]!r} is an adapter, which a request names behind its model: "
+                + " or ".join(f"{base}:{name}" for base in bases[:5])
+            )
+        if name in self._adapters:
+            raise UnknownModelError(f"{name[:80]!r} is an adapter that fits no model here; {_known(models)}")
         raise UnknownModelError(_absent("model", name, models))
 
     def add(self, name: str, folder: Path) -> None:
@@ -157,8 +165,11 @@ def check_name(name: str) -> str:
 
 
 def _absent(kind: str, name: str, there: JsonMapping) -> str:
-    known = ", ".join(list(there)[:20]) or "none"
-    return f"there is no {kind} {name[:80]!r}; there are: {known}"
+    return f"there is no {kind} {name[:80]!r}; {_known(there)}"
+
+
+def _known(there: JsonMapping) -> str:
+    return f"there are: {', '.join(list(there)[:20]) or 'none'}"
 
 
 def _sub_folders(folder: Path, marker: str) -> Sequence[Path]:

@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from ..units import size_text
@@ -17,18 +18,47 @@ _WORTH_A_LINE = 10_000_000
 
 @contextmanager
 def download_bar(name: str) -> Iterator[Report]:
-    """Give the report of a download; nothing is shown before its first bytes."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    """Give the report of a download; nothing is shown, or imported, before its first bytes."""
+    if not _on_terminal():
         yield _Lines(name)
         return
-    with _bar(console) as progress:
-        task = progress.add_task(f"downloading {name}", total=None, visible=False)
+    lock, opened = Lock(), ExitStack()
+    shown: list[Report] = []
+
+    def report(done: int, total: int) -> None:
+        # Files come in several threads.
+        with lock:
+            if not shown:
+                shown.append(opened.enter_context(_live_bar(name)))
+        shown[0](done, total)
+
+    with opened:
+        yield report
+
+
+@contextmanager
+def terminal_bar(name: str) -> Iterator[Report | None]:
+    """Give the report of a download that shows a bar where stderr is a terminal; None elsewhere."""
+    if not _on_terminal():
+        yield None
+        return
+    with download_bar(name) as report:
+        yield report
+
+
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+@contextmanager
+def _live_bar(name: str) -> Iterator[Report]:
+    from rich.console import Console
+
+    with _bar(Console(stderr=True)) as progress:
+        task = progress.add_task(f"downloading {name}", total=None)
 
         def report(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, visible=True)
+            progress.update(task, completed=done, total=total)
 
         try:
             yield report

@@ -12,7 +12,7 @@ from typing import Self
 from ..checkpoint.model_files import SIDE_FILES
 from ..errors import HubError
 from ..json_types import JsonObject
-from .downloads import Report, bar_class, interruptible
+from .downloads import Report, StoppedError, bar_class, interruptible
 from .hub_errors import as_hub_error
 
 _ID = re.compile(r"(?P<id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?\Z", re.ASCII)
@@ -56,8 +56,8 @@ def download(
 ) -> Path:
     """Return the folder of a repository in the Hub's cache, downloaded if need be.
 
-    `report` is called with the bytes that are there and all that are wanted. Ctrl-C ends the download at once; finished
-    files are kept for the next call. Raises HubError.
+    `report` is called with the bytes that are there and all that are wanted; it may raise StoppedError, which ends the
+    download as Ctrl-C does: at once, and finished files are kept for the next call. Raises HubError.
     """
     from huggingface_hub import constants, snapshot_download
 
@@ -75,7 +75,7 @@ def download(
         try:
             bars = bar_class(running.stopped, report, total)
             return Path(running.call(lambda: snapshot_download(**arguments, tqdm_class=bars)))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StoppedError):
             _discard_partial_files(Path(constants.HF_HUB_CACHE), hub_id.repository, began_s)
             raise
         except Exception as error:

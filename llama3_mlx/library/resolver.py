@@ -54,8 +54,10 @@ def resolve_local(name: str | Path) -> Path | None:
     return found if isinstance(found, Path) else cached_model(found)
 
 
-def resolve_adapter(name: str | Path) -> Path:
+def resolve_adapter(name: str | Path, *, report: Report | None = None) -> Path:
     """Return the folder of an adapter by folder, by name in the home folder or by Hub id.
+
+    A download tells `report` its bytes.
 
     Raises AdapterError for what is none of these, HubError if the Hub can't give it.
     """
@@ -74,7 +76,7 @@ def resolve_adapter(name: str | Path) -> Path:
             f"there is no adapter {str(name)!r}: give a folder, one of {adapters_folder()} by its name or a Hub id "
             f"owner/name[@revision]{_meant(str(name), names)}"
         )
-    folder = download(hub_id, ADAPTER_FILES)
+    folder = download(hub_id, ADAPTER_FILES, report=report)
     if not (folder / _ADAPTER_CONFIG).exists():
         raise HubError(f"{hub_id.repository} has no {_ADAPTER_CONFIG}, so it isn't an adapter")
     return folder

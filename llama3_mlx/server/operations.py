@@ -1,10 +1,15 @@
-"""What keeps a server running: /health, /version, /metrics."""
+"""What keeps a server running: /health, /version, /metrics, /status."""
+
+import math
+import time
 
 from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse, Response
 
 from ..json_types import JsonObject
+from ..library.catalogue import ModelEntry
 from ..version import __version__
+from .core.loaded_models import ModelSlot, memory_needed
 from .core.request_context import Server
 from .http.metrics import CONTENT_TYPE
 
@@ -42,7 +47,44 @@ def status(request: Request) -> JsonObject:
         "memory_bytes": mx.get_active_memory() + mx.get_cache_memory(),
         "active_bytes": mx.get_active_memory(),
         "budget_bytes": server.models.budget_bytes,
+        "models": [{"name": name, **_slot_status(slot)} for name, slot in slots],
+    }
+
+
+@router.get("/status/models")
+def model_status(request: Request) -> JsonObject:
+    """Say what each model is, what it needs in memory, which adapters fit it and whether it is loaded."""
+    server: Server = request.app.state.server
+    catalogue, slots = server.models.catalogue, server.models.slots
+    return {
+        "manage": server.settings.manage,
+        "budget_bytes": server.models.budget_bytes,
         "models": [
-            {"name": name, "running": slot.loaded.active, "waiting": slot.loaded.waiting} for name, slot in slots
+            {**_facts(model), "adapters": list(catalogue.adapters(model)), **_slot_status(slots.get(name))}
+            for name, model in catalogue.models().items()
         ],
+    }
+
+
+def _facts(model: ModelEntry) -> JsonObject:
+    return {
+        "name": model.name,
+        "size_bytes": model.size_bytes,
+        "parameters": model.needs.parameters,
+        "quantization": model.quantization_level,
+        "context_length": model.config.max_position_embeddings,
+        "needed_bytes": memory_needed(model),
+    }
+
+
+def _slot_status(slot: ModelSlot | None) -> JsonObject:
+    """Return where a model stands; `expires_in_s` is None while it is used and where it stays for ever."""
+    if slot is None:
+        return {"state": "unloaded", "running": 0, "waiting": 0, "expires_in_s": None}
+    left = slot.expires_s - time.monotonic()
+    return {
+        "state": "loaded" if slot.ready.done() else "loading",
+        "running": slot.loaded.active,
+        "waiting": slot.loaded.waiting,
+        "expires_in_s": None if math.isinf(left) else max(0.0, round(left, 1)),
     }

@@ -70,7 +70,8 @@ def make_server(settings: ServerSettings, catalogue: Catalogue) -> uvicorn.Serve
 def listen(settings: ServerSettings) -> socket.socket:
     """Return the listening socket; raises ListenError in one line."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sends small packets at once only where the protocol is named; else each answer waits 40 ms for an ACK.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((settings.host, settings.port))

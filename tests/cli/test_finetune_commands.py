@@ -101,6 +101,24 @@ def test_data_check_counts_and_marks_what_is_learned(
     assert sum(count for _, count in facts["histogram"]) == 6
 
 
+def test_data_check_without_a_model_checks_the_data_alone_and_looks_for_none(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLAMA3_MLX_HOME", str(tmp_path))
+    monkeypatch.delenv("LLAMA3_MLX_MODEL", raising=False)
+    assert main(["data", "check", str(data)]) == 0
+    out, err = capsys.readouterr()
+    # "Say 0." and "0 <b>" are eleven characters.
+    assert out.splitlines() == ["6 examples (dialogs), 66 characters", "lengths 11 to 11 characters, median 11"]
+    assert err == "-m MODEL adds lengths in tokens, what is cut and which tokens are targets\n"
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"promt": "c"}\n')
+    assert main(["data", "check", str(tmp_path / "bad.jsonl")]) == 2
+    assert "line 2" in capsys.readouterr().err
+    assert main(["data", "check", str(tmp_path / "bad.jsonl"), "--skip-bad", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["examples"], facts["kind"], facts["characters"]) == (1, "texts", 2)
+
+
 def test_data_check_shows_both_sides_of_pairs(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

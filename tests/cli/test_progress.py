@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llama3_mlx.cli.progress import ConversionProgress, PromptBar
+from llama3_mlx.cli.terminal import tell
 from llama3_mlx.cli.training_run import TrainingProgress
 from llama3_mlx.convert import convert
 from llama3_mlx.finetune.training.callbacks import StepReport
@@ -17,6 +18,24 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
+
+
+def test_lines_are_broken_between_words_on_a_terminal_and_not_at_all_in_a_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = " ".join(f"/a/path/of/some/length/{number}" for number in range(12))
+    tell(line)
+    assert capsys.readouterr().err == line + "\n"
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    tell(f"{line}\nshort")
+    first, *others, last = terminal.getvalue().splitlines()
+    assert last == "short"
+    assert [first, *others] == [first, *(f"  {each.strip()}" for each in others)]
+    assert " ".join([first, *map(str.strip, others)]) == line
+    assert max(map(len, (first, *others))) <= 80
+    assert first.count("/a/") == 3, "as many words as fit: 26 characters each and a space between"
 
 
 class Recorder:

@@ -16,13 +16,14 @@ import pytest
 from llama3_mlx import Llama
 from llama3_mlx.cli import main
 from llama3_mlx.cli.remote import request_body
+from llama3_mlx.cli.serve import adapter_notes
 from llama3_mlx.generation.options import GenerationOptions
 from llama3_mlx.library.catalogue import Catalogue
 from llama3_mlx.server.openai.schema import ChatRequest
 from llama3_mlx.settings import Setting, settings_of
 
 from ..support.fake_hub import running_hub
-from ..support.server_fixtures import running_server
+from ..support.server_fixtures import running_server, save_adapter
 
 QUESTION = "What is the capital of France?"
 
@@ -112,7 +113,7 @@ def test_models_are_listed_and_removed(home: Path, tiny_folder: Path, capsys: py
     assert [entry["name"] for entry in listed] == ["kept", "owner/doomed"]
     assert listed[0]["size_bytes"] == sum(path.stat().st_size for path in tiny_folder.iterdir())
     assert main(["models"]) == 0
-    assert capsys.readouterr().out.splitlines()[0].split() == ["NAME", "SIZE", "PARAMETERS", "WEIGHTS", "MODIFIED"]
+    assert capsys.readouterr().out.splitlines()[0].split() == ["NAME", "DISK", "PARAMETERS", "WEIGHTS", "MODIFIED"]
     assert main(["models", "remove", "owner/doomed"]) == 0
     assert kept.exists()
     assert not doomed.exists()
@@ -250,6 +251,23 @@ def test_serve_listens_answers_logs_and_stops_on_a_signal(home: Path, tiny_folde
     assert {"model loaded", "request"} <= {event["event"] for event in events}
     request = next(event for event in events if event["event"] == "request")
     assert (request["status"], request["written_tokens"], request["path"]) == (200, 2, "/v1/completions")
+
+
+def test_serve_notes_adapters_that_were_made_for_another_model_or_fit_none(
+    home: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    add_model(home, "base", tiny_folder)
+    adapters = {}
+    for name, model, inputs in (("own", "base", 128), ("other", "owner/else", 128), ("wide", "base", 256)):
+        (tmp_path / name).mkdir()
+        adapters[name] = save_adapter(tmp_path / name, inputs, 64)
+        values = json.loads((tmp_path / name / "adapter_config.json").read_text())
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps({**values, "model": model}))
+    catalogue = Catalogue({"base": home / "models" / "base"}, adapters, with_home=False)
+    assert list(adapter_notes(catalogue, adapters)) == [
+        "base:other is offered, but other was made for owner/else: its answers may be worse",
+        "the adapter wide fits none of the models that are served, so that no request can name it",
+    ]
 
 
 def test_an_answer_that_has_begun_is_finished_when_the_server_is_told_to_stop(home: Path, tiny_folder: Path) -> None:

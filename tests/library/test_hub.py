@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -80,6 +81,53 @@ def test_a_hub_id_is_downloaded_with_only_the_files_needed(
     result = run_command(tmp_path, address, "info", "owner/name@main", "--json", offline=True)
     assert json.loads(result.stdout)["architecture"]["layers"] == 2, result.stderr
     assert fake.fetched == [], "the cache serves what it has"
+
+
+LOADING = """
+import json, sys
+from llama3_mlx import Llama
+events = []
+Llama.load("owner/tiny", **({"progress": events.append} if sys.argv[1:] else {})).close()
+print(json.dumps([[e.stage, e.name, e.done, e.total] for e in events]))
+"""
+
+
+def test_loading_tells_a_callback_how_far_it_is(hub: tuple[FakeHub, str], tiny_folder: Path, tmp_path: Path) -> None:
+    fake, address = hub
+    fake.repositories["owner/tiny"] = tiny_folder
+    command = [sys.executable, "-c", LOADING, "told"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=hub_environment(tmp_path, address), check=False, timeout=120
+    )
+    events = json.loads(done.stdout)
+    weights = (tiny_folder / "model.safetensors").stat().st_size
+    downloading = [
+        (done, total) for stage, name, done, total in events if (stage, name) == ("downloading", "owner/tiny")
+    ]
+    files = sum((tiny_folder / name).stat().st_size for name in {name for name, _ in fake.fetched})
+    assert downloading[-1] == (files, files)
+    assert all(done <= total for done, total in downloading)
+    assert events[-2:] == [["loading", "owner/tiny", done, weights] for done in (0, weights)]
+    assert done.stderr == ""
+
+
+def test_loading_shows_a_download_on_a_terminal_and_nothing_elsewhere(
+    hub: tuple[FakeHub, str], tiny_folder: Path, tmp_path: Path
+) -> None:
+    fake, address = hub
+    fake.repositories["owner/tiny"] = tiny_folder
+    shown = {}
+    for kind in ("file", "terminal"):
+        environment = {**hub_environment(tmp_path / kind, address), "TERM": "xterm", "COLUMNS": "80"}
+        ours, theirs = pty.openpty()
+        stderr = theirs if kind == "terminal" else subprocess.PIPE
+        command = [sys.executable, "-c", LOADING]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, env=environment, check=True, timeout=120)
+        shown[kind] = os.read(ours, 1 << 20).decode() if kind == "terminal" else done.stderr.decode()
+        for descriptor in (ours, theirs):
+            os.close(descriptor)
+    assert "downloading owner/tiny" in shown["terminal"]
+    assert shown["file"] == ""
 
 
 def test_a_broken_download_goes_on_where_it_stopped(hub: tuple[FakeHub, str], repository: Path, tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from llama3_mlx.checkpoint.loading import load_model
 from llama3_mlx.convert import convert
+from llama3_mlx.device import in_own_thread
 from llama3_mlx.model import unpacked
 from llama3_mlx.model.quantization import Scheme
-from llama3_mlx.model.unpacked import UNPACK_ROWS, UnpackedEmbedding, UnpackedLinear, unpack
+from llama3_mlx.model.unpacked import UnpackedEmbedding, UnpackedLinear, unpack, unpack_rows
 
 SCHEMES = [Scheme(bits, size) for bits in (2, 3, 4, 5, 6, 8) for size in (32, 64, 128)]
 SCHEMES += [Scheme(4, 32, "mxfp4"), Scheme(8, 32, "mxfp8"), Scheme(4, 16, "nvfp4")]
@@ -28,13 +29,15 @@ def test_unpacked_values_are_those_of_mlx_bit_for_bit(scheme: Scheme) -> None:
     assert mx.array_equal(unpack(weight, scales, biases, scheme), expected)
 
 
-@pytest.mark.parametrize("rows", [1, UNPACK_ROWS - 1, UNPACK_ROWS, 33])
+@pytest.mark.parametrize("rows", [1, unpack_rows() - 1, 33])
 @pytest.mark.parametrize("bias", [False, True])
 def test_products_and_gradients_are_those_of_the_packed_layer(
     rows: int, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Blocks of 5 rows: the last one isn't whole.
+    # Blocks of 5 rows on two streams; the last one isn't whole.
     monkeypatch.setattr(unpacked, "_BLOCK_VALUES", 5 * 128)
+    streams = (None, mx.new_thread_local_stream(mx.cpu))
+    monkeypatch.setattr(unpacked, "product_streams", lambda: streams)
     packed = nn.QuantizedLinear.from_linear(nn.Linear(128, 48, bias=bias), 64, 4)
     layer = UnpackedLinear(packed)
     x, cotangent = normal(1, rows, 128), normal(1, rows, 48)
@@ -44,6 +47,32 @@ def test_products_and_gradients_are_those_of_the_packed_layer(
     assert mx.allclose(grad, expected_grad, atol=1e-4)
     assert dict(layer.parameters()).keys() == dict(packed.parameters()).keys()
     assert layer.trainable_parameters() == {}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_a_packed_product_split_over_streams_is_that_of_mlx_bit_for_bit(
+    scheme: Scheme, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = (None, *(mx.new_thread_local_stream(mx.cpu) for _ in range(2)))
+    monkeypatch.setattr(unpacked, "product_streams", lambda: streams)
+    monkeypatch.setattr(unpacked, "_PART_VALUES", 5 * 256)
+    packed = nn.QuantizedLinear(256, 49, bias=True, group_size=scheme.group_size, bits=scheme.bits, mode=scheme.mode)
+    layer = UnpackedLinear(packed)
+    x = normal(1, unpack_rows() - 1, 256)
+    assert mx.array_equal(layer(x), packed(x))
+    assert len(layer._packed._parts) == 3
+    # Other weights, as an adapter's fully trained ones, are not taken for those that were split.
+    layer["weight"] = mx.zeros_like(packed["weight"])
+    assert not mx.array_equal(layer(x), packed(x))
+    # A layer that was used on one thread works on another, and its memory is the whole matrix's.
+    before = mx.get_active_memory()
+    assert mx.array_equal(in_own_thread(lambda: evaluated(layer(x))), layer(x))
+    assert mx.get_active_memory() - before < layer["weight"].nbytes
+
+
+def evaluated(array: mx.array) -> mx.array:
+    mx.eval(array)
+    return array
 
 
 def test_an_embedding_gives_the_same_vectors_and_logits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,3 +97,8 @@ def test_a_loaded_models_prompt_gives_the_packed_models_logits(tiny_folder: Path
     cache = model.make_cache()
     one_by_one = mx.concatenate([model(tokens[:, i : i + 1], cache) for i in range(tokens.shape[1])], axis=1)
     assert mx.allclose(all_at_once, one_by_one, atol=1e-4)
+
+
+def test_info_says_how_quantized_products_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpacked, "product_streams", lambda: (None, None, None))
+    assert unpacked.products_description() == "packed on 3 cores; unpacked from 8 rows on"

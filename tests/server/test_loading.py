@@ -157,6 +157,10 @@ def test_an_adapter_is_named_after_its_model_and_one_of_another_shape_is_not_off
             for name in listed
         }
         assert running.post("/v1/completions", {**body, "model": "tiny:wide"}).status_code == 404
+        for name, words in (("one", "behind its model: tiny:one"), ("wide", "an adapter that fits no model here")):
+            reply = running.post("/v1/completions", {**body, "model": name})
+            assert reply.status_code == 404
+            assert words in reply.json()["error"]["message"]
     prompt: list[int] = body["prompt"]  # type: ignore[assignment]
     for name, adapter in (("tiny", None), ("tiny:one", adapters["one"]), ("tiny:two", adapters["two"])):
         alone = Llama.load(tiny_folder, adapter=adapter).generate(prompt, max_tokens=8, temperature=0)

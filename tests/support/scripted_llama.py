@@ -50,11 +50,13 @@ class ScriptedLlama(Llama):
                     state.accept(token)
                 assert state.may_end, "what the script says is only the beginning of what may be said"
             limit = limits.get("at_most")
-            for item in _pieces(self, tokens[:limit], each, len(prompt), cut=limit is not None and limit < len(tokens)):
+            for item in pieces_of(
+                self, tokens[:limit], each, len(prompt), cut=limit is not None and limit < len(tokens)
+            ):
                 reply.deliver(item)
 
 
-def _pieces(
+def pieces_of(
     llama: Llama, tokens: Sequence[int], options: GenerationOptions, prompt_tokens: int, *, cut: bool
 ) -> Iterator[Piece | Completion]:
     """Yield the pieces of an answer and its completion, as the engine gives them."""

@@ -5,12 +5,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ...errors import DataError
 from ...tokenizer.tokenizer import Tokenizer
 from ..settings import TrainSettings
 from .encoding import Example, ExampleEncoder, encode_all, last_turn
 from .formats import has_labels, has_pairs, read_labeled, read_samples
 from .loading import DataReader, column_notes, control_notes
 from .packing import pack_examples, row_length
+from .samples import Sample
 from .sources import Sources, as_sources
 
 
@@ -29,6 +31,55 @@ class DataFacts:
     histogram: tuple[tuple[int, int], ...]
     packed_share: float
     padded_share: float
+
+
+@dataclass(frozen=True)
+class PlainFacts:
+    """Numbers of a data set that no model is needed for; lengths are in characters."""
+
+    examples: int
+    kind: str
+    characters: int
+    shortest: int
+    median: int
+    longest: int
+
+
+def plain_facts(sources: Sources, settings: TrainSettings) -> tuple[PlainFacts, tuple[str, ...]]:
+    """Count the examples as they stand in the data, and return what to tell of them.
+
+    Raises DataError with all that is wrong.
+    """
+    reader = DataReader(as_sources(sources), (), settings)
+    records = reader.train()
+    if settings.layout == "auto" and (has_pairs(records) or has_labels(records)):
+        kind = "preferences" if has_pairs(records) else "judged answers"
+        samples = [item.sample for item in read_labeled(records, reader.problems)]
+    else:
+        samples = read_samples(records, settings.layout, reader.problems)
+        kinds = {"dialogs" if sample.messages is not None else "texts" for sample in samples}
+        kind = " and ".join(sorted(kinds))
+    notes = (*reader.notes(), *column_notes(records, settings.layout))
+    lengths = [_characters(sample) for sample in samples]
+    if not lengths:
+        raise DataError("no example can be used")
+    facts = PlainFacts(
+        examples=len(records) - len(reader.problems),
+        kind=kind,
+        characters=sum(lengths),
+        shortest=min(lengths),
+        median=int(np.median(lengths)),
+        longest=max(lengths),
+    )
+    return facts, notes
+
+
+def _characters(sample: Sample) -> int:
+    """Return the length of the texts of an example, without what a template puts around them."""
+    if sample.messages is not None:
+        return sum(len(content) for message in sample.messages if isinstance(content := message.get("content"), str))
+    parts = [sample.system, sample.prompt or "", sample.completion, *(text for turn in sample.history for text in turn)]
+    return sum(map(len, parts))
 
 
 def read_examples(

@@ -135,12 +135,10 @@ class LoadedModels:
             del self.slots[name]
             slot = None
         if slot is None:
-            config = choice.model.config
-            needs = estimate(config, compute_dtype_name(config.dtype))
-            needed = needs.memory_for(min(_CONTEXT, config.max_position_embeddings))
+            needed = memory_needed(choice.model)
             draft = self._drafts.get(name)
             if draft is not None:
-                needed += _needed_by_draft(draft)
+                needed += memory_needed(ModelEntry(draft.name, draft))
             async with self._making_room:
                 await self._make_room(name, needed)
                 slot = self.slots.get(name) or self._start(choice, needed)
@@ -224,8 +222,9 @@ def all_choices(catalogue: Catalogue) -> list[ModelChoice]:
     return [ModelChoice(model, adapter) for model in models for adapter in (None, *catalogue.adapters(model))]
 
 
-def _needed_by_draft(folder: Path) -> int:
-    config = ModelEntry(folder.name, folder).config
+def memory_needed(model: ModelEntry) -> int:
+    """Return the bytes that a loaded model counts with: its weights and a context of usual length."""
+    config = model.config
     needs = estimate(config, compute_dtype_name(config.dtype))
     return needs.memory_for(min(_CONTEXT, config.max_position_embeddings))
 

@@ -3,6 +3,7 @@
 import asyncio
 import queue
 import re
+import threading
 from collections.abc import AsyncIterator, Callable
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +14,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 from ...errors import RequestError
 from ...json_types import JsonMapping
 from ...library.catalogue import DEFAULT_TAG, Catalogue, check_name
+from ...library.downloads import StoppedError
 from ...library.home import models_folder
 from ...library.storage import copy_model, remove_model
 from ..core.request_context import Server
@@ -140,20 +142,32 @@ def _bits(quantize: str | None) -> int | None:
 
 async def _run(task: ManageTask, request: Request, *, stream: bool) -> Response:
     """Run `task` in a thread; its reports are the lines of a stream, or the last one is the answer."""
-    reports: queue.SimpleQueue[JsonMapping] = queue.SimpleQueue()
     if not stream:
         await asyncio.to_thread(task, lambda _: None)
         return JSONResponse({"status": "success"})
     return StreamingResponse(
-        errors_as_events(_lines(task, reports), request, lines=True), headers=STREAM_HEADERS, media_type=JSON_LINES
+        errors_as_events(_lines(task), request, lines=True), headers=STREAM_HEADERS, media_type=JSON_LINES
     )
 
 
-async def _lines(task: ManageTask, reports: "queue.SimpleQueue[JsonMapping]") -> AsyncIterator[bytes]:
-    working = asyncio.ensure_future(asyncio.to_thread(task, reports.put))
-    while not working.done():
-        await asyncio.wait({working}, timeout=0.1)
-        while not reports.empty():
-            yield json_line(reports.get())
+async def _lines(task: ManageTask) -> AsyncIterator[bytes]:
+    """Yield the reports of a task; its next report ends it once nobody reads on."""
+    reports: queue.SimpleQueue[JsonMapping] = queue.SimpleQueue()
+    gone = threading.Event()
+
+    def report(values: JsonMapping) -> None:
+        if gone.is_set():
+            raise StoppedError("the client went away")
+        reports.put(values)
+
+    working = asyncio.ensure_future(asyncio.to_thread(task, report))
+    try:
+        while not working.done():
+            await asyncio.wait({working}, timeout=0.1)
+            while not reports.empty():
+                yield json_line(reports.get())
+    finally:
+        gone.set()
+        working.add_done_callback(lambda done: done.cancelled() or done.exception())
     working.result()
     yield json_line({"status": "success"})

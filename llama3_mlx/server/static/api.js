@@ -1,14 +1,29 @@
 // Calls to the server that this page came from.
 
+const KEY = "llama3-mlx.key";
+
 export class ApiError extends Error {
-  constructor(status, message) {
+  constructor(status, message, code = "") {
     super(message);
     this.status = status;
+    this.code = code;
   }
 }
 
-async function call(path, key, options = {}) {
-  const headers = { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+/** The API key, where the server wants one; kept in this browser. Earlier versions kept it as JSON. */
+export const key = {
+  get value() {
+    const text = localStorage.getItem(KEY) ?? "";
+    return text.startsWith('"') ? JSON.parse(text) : text;
+  },
+  set value(text) {
+    if (text) localStorage.setItem(KEY, text);
+    else localStorage.removeItem(KEY);
+  },
+};
+
+async function call(path, options = {}) {
+  const headers = { "Content-Type": "application/json", ...(key.value ? { Authorization: `Bearer ${key.value}` } : {}) };
   let response;
   try {
     response = await fetch(path, { ...options, headers });
@@ -16,47 +31,61 @@ async function call(path, key, options = {}) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(0, "The server can't be reached. Is it still running?");
   }
-  if (!response.ok) {
-    const body = await response.json().catch(() => ({}));
-    throw new ApiError(response.status, body.error?.message ?? `The server answered ${response.status}.`);
-  }
-  return response;
+  if (response.ok) return response;
+  const { error } = await response.json().catch(() => ({}));
+  const message = typeof error === "string" ? error : error?.message;
+  throw new ApiError(response.status, message ?? `The server answered ${response.status}.`, error?.code ?? "");
 }
 
-export async function listModels(key) {
-  return (await (await call("/v1/models", key)).json()).data.map((model) => model.id);
-}
+const post = (path, body, signal) => call(path, { method: "POST", body: JSON.stringify(body), signal });
+const json = async (response) => (await response).json();
 
-export async function readStatus(key) {
-  return (await call("/status", key)).json();
-}
+/** Return the models with what they need, which adapters fit and whether they are loaded. */
+export const readModels = () => json(call("/status/models"));
+export const readStatus = () => json(call("/status"));
+export const loadModel = (model) => post("/api/generate", { model, stream: false });
+export const unloadModel = (model) => post("/api/generate", { model, keep_alive: 0, stream: false });
+export const deleteModel = (model) => call("/api/delete", { method: "DELETE", body: JSON.stringify({ model }) });
 
-/** Yield the chunks of a streamed chat. */
-export async function* streamChat(body, key, signal) {
-  const request = { ...body, stream: true, stream_options: { include_usage: true } };
-  const response = await call("/v1/chat/completions", key, { method: "POST", body: JSON.stringify(request), signal });
-  for await (const data of events(response.body)) {
-    if (data === "[DONE]") return;
-    const chunk = JSON.parse(data);
-    if (chunk.error) throw new ApiError(500, chunk.error.message);
+/** Yield the chunks of a streamed chat. `accepted` is called when the server has begun to answer. */
+export async function* streamChat(body, signal, accepted) {
+  const request = { ...body, stream: true, stream_options: { include_usage: true }, return_progress: true };
+  const response = await post("/v1/chat/completions", request, signal);
+  accepted();
+  for await (const part of parts(response.body, "\n\n")) {
+    const data = part.split("\n").filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trimStart());
+    if (!data.length) continue;
+    if (data[0] === "[DONE]") return;
+    const chunk = JSON.parse(data.join("\n"));
+    if (chunk.error) throw new ApiError(500, chunk.error.message, chunk.error.code ?? "");
     yield chunk;
   }
   throw new ApiError(0, "The server broke off the answer.");
 }
 
-/** Yield the data of server-sent events. */
-async function* events(stream) {
+/** Yield the states of a download from the Hub. */
+export async function* pullModel(model, signal) {
+  const response = await post("/api/pull", { model, stream: true }, signal);
+  for await (const line of parts(response.body, "\n")) {
+    if (!line.trim()) continue;
+    const state = JSON.parse(line);
+    if (state.error) throw new ApiError(500, state.error);
+    yield state;
+    if (state.status === "success") return;
+  }
+  throw new ApiError(0, "The server broke off the download.");
+}
+
+/** Yield the parts of a stream of text that `separator` ends. */
+async function* parts(stream, separator) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let held = "";
   for (;;) {
     const { done, value } = await reader.read();
     if (done) return;
     held += value;
-    const parts = held.split("\n\n");
-    held = parts.pop();
-    for (const part of parts) {
-      const data = part.split("\n").filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trimStart());
-      if (data.length) yield data.join("\n");
-    }
+    const found = held.split(separator);
+    held = found.pop();
+    yield* found;
   }
 }

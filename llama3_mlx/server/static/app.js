@@ -1,228 +1,208 @@
-// The chat page: joins the store, the server and what is on screen.
+// The chat page: joins what is kept, the server and what is on screen.
 
-import { listModels, readStatus, streamChat } from "./api.js";
-import { element } from "./markdown.js";
-import { drawMessage, showText } from "./messages.js";
-import { openSettings, requestOf, setUpSettings } from "./settings.js";
-import { Store } from "./store.js";
+import { readStatus } from "./api.js";
+import { Dialog } from "./chat/dialog.js";
+import { Runs } from "./chat/runs.js";
+import { $, icon, saveFile } from "./lib/dom.js";
+import { size } from "./lib/words.js";
+import { Store } from "./storage/store.js";
+import { Composer } from "./view/composer.js";
+import { showContext } from "./view/context.js";
+import { drawExamples } from "./view/examples.js";
+import { ask } from "./view/menu.js";
+import { Models } from "./view/models.js";
+import { announce, notify } from "./view/notices.js";
+import { Picker } from "./view/picker.js";
+import { Search } from "./view/search.js";
+import { Settings } from "./view/settings.js";
+import { setUpShortcuts } from "./view/shortcuts.js";
+import { Sidebar, titleOf } from "./view/sidebar.js";
+import { Drawer } from "./view/drawer.js";
+import { Thread } from "./view/thread.js";
 
-const $ = (id) => document.getElementById(id);
-const store = new Store();
-let running = null;
+const store = await Store.open((message) => notify(message));
+const runs = new Runs(store);
+const models = new Models(() => picker.draw());
+const picker = new Picker(store, models, () => draw());
+const dialog = new Dialog(store, runs, (name) => picker.known(name));
+const thread = new Thread(runs, actOnMessage);
+const sidebar = new Sidebar(store, runs, actOnConversation);
+const drawer = new Drawer();
+const composer = new Composer({ send, editLast });
+const search = new Search(store, { open: (conversation, message) => openFound(conversation, message), closed: () => sidebar.draw() });
+const settings = new Settings(store, { changed: () => { sidebar.draw(); draw(); }, keyChanged: refresh, deleteAll });
+let tree = null;
 
+/** Show a conversation. */
+async function open(id, messageId = "") {
+  if (!store.conversations.has(id)) return begin();
+  store.currentId = id;
+  tree = await store.tree(id);
+  if (store.currentId !== id) return;
+  if (messageId) tree.reveal(tree.messages.get(messageId));
+  thread.open(tree, messageId);
+  composer.open(id);
+  picker.draw();
+  draw();
+  sidebar.draw();
+  history.replaceState(null, "", store.current.isNew ? location.pathname : `#c-${id}`);
+  store.keepValues({ current: id });
+}
+
+async function begin() {
+  search.clear();
+  await open(store.begin().id);
+  drawer.close();
+  composer.field.focus();
+}
+
+/** Bring everything around the messages up to date, and what changed of them. */
 function draw() {
-  const messages = store.current.messages;
-  $("messages").replaceChildren(...messages.map((message, index) => drawMessage(message, actions(message, index))));
-  $("empty").hidden = messages.length > 0;
-  drawConversations();
-  scrollDown(true);
+  if (!tree) return;
+  thread.draw(tree);
+  const busy = runs.of(store.currentId).length > 0;
+  $("stop").hidden = !busy;
+  $("send").hidden = busy;
+  $("title").textContent = titleOf(store.current);
+  document.title = store.current.title ? `${store.current.title} · llama3-mlx` : "llama3-mlx";
+  const path = tree.path();
+  showContext(path, models.contextOf(path.findLast(({ model }) => model)?.model), async () => open((await dialog.carryOn(tree)).id));
 }
 
-function drawConversations() {
-  $("conversations").replaceChildren(...store.list.map((conversation) => {
-    const item = element("li", conversation === store.current ? "current" : "");
-    const title = element("button", "title", conversation.title || "New conversation");
-    if (conversation === store.current) title.setAttribute("aria-current", "true");
-    title.addEventListener("click", () => { stop(); store.select(conversation.id); closeSidebar(); draw(); pickModel(); });
-    const remove = element("button", "remove", "×");
-    remove.setAttribute("aria-label", `Delete “${conversation.title || "New conversation"}”`);
-    remove.addEventListener("click", () => { if (conversation === store.current) stop(); store.remove(conversation.id); draw(); });
-    item.append(title, remove);
-    return item;
-  }));
-}
-
-/** What can be done with a message: edit one's own, write an answer anew. */
-function actions(message, index) {
-  const last = index === store.current.messages.length - 1 && !running;
-  return {
-    edit: message.role === "user" ? (text) => { cutTo(index); send(text); } : null,
-    again: message.role === "assistant" && last ? () => { cutTo(index); answer(); } : null,
-  };
-}
-
-function cutTo(index) {
-  stop();
-  store.current.messages.length = index;
-}
-
-function send(text) {
-  const conversation = store.current;
-  conversation.messages.push({ role: "user", content: text });
-  conversation.title ||= text.trim().replace(/\s+/g, " ").slice(0, 60);
-  answer();
-}
-
-/** Ask for the next message of the current conversation and show it as it comes. */
-async function answer() {
-  const conversation = store.current;
-  const body = requestOf(store.settings, conversation.messages);
-  const message = { role: "assistant", content: "" };
-  conversation.messages.push(message);
+function send(text, files) {
+  if (runs.of(store.currentId).length) return;
+  if (!models.list.length) return notify("There is no model yet: download one under Models.");
+  dialog.send(tree, text, files);
+  composer.clear();
+  thread.toEnd();
+  history.replaceState(null, "", `#c-${store.currentId}`);
   draw();
-  const run = (running = { stopper: new AbortController(), began: performance.now(), first: 0 });
-  setRunning(true);
-  let drawing = 0;
-  const show = () => {
-    drawing = 0;
-    // Its node is looked up each time: whatever draws the conversation anew makes another one.
-    if (store.current !== conversation || conversation.messages.at(-1) !== message) return;
-    showText($("messages").lastElementChild, message, Boolean(body.response_format));
-    scrollDown();
+}
+
+function editLast() {
+  const own = [...document.querySelectorAll(".message.user [data-action=edit]")].at(-1);
+  own?.click();
+  return Boolean(own);
+}
+
+function actOnMessage(name, message, value) {
+  const acts = {
+    again: () => dialog.again(tree, message),
+    continue: () => dialog.goOn(tree, message),
+    edit: () => { runs.stop(store.currentId); dialog.edit(tree, message, value); composer.field.focus(); },
+    results: () => dialog.giveResults(tree, message, value),
+    choose: () => { tree.choose(value); store.keep(tree.conversation); },
+    keep: () => { tree.choose(message); for (const other of tree.pair(message)) { delete other.pair; store.keep(tree.conversation, [other]); } composer.field.focus(); },
   };
+  document.querySelector(".message.editing")?.classList.remove("editing");
+  acts[name]();
+  draw();
+}
+
+function actOnConversation(name, conversation, value) {
+  const acts = {
+    open: () => { open(conversation.id); drawer.close(); },
+    pin: () => change({ pinned: !conversation.pinned }),
+    rename: () => change({ title: value }),
+    link: () => navigator.clipboard?.writeText(`${location.origin}/#c-${conversation.id}`).then(() => announce("The link is copied.")),
+    markdown: () => saveMarkdown(conversation),
+    delete: () => remove(conversation),
+  };
+  const change = (values) => { Object.assign(conversation, values); store.keep(conversation); sidebar.draw(); draw(); };
+  return acts[name]();
+}
+
+async function remove(conversation) {
+  const { list } = store, place = list.indexOf(conversation), next = list[place + 1] ?? list[place - 1];
+  runs.stop(conversation.id);
+  const title = titleOf(conversation);
+  const back = await store.remove([conversation.id]);
+  notify(`“${title}” is deleted.`, async () => { await back(); await open(conversation.id); });
+  if (conversation.id === store.currentId) await (next ? open(next.id) : begin());
+  else sidebar.draw();
+  if (next && !composer.field.matches(":focus")) sidebar.focus(next.id);
+}
+
+async function deleteAll() {
+  const ids = [...store.conversations.keys()];
+  if (!(await ask("Delete all conversations in this browser?", "Delete all"))) return;
+  for (const id of ids) runs.stop(id);
+  const back = await store.remove(ids);
+  $("settings").close();
+  await begin();
+  notify("All conversations are deleted.", async () => { await back(); await open(ids[0]); });
+}
+
+async function saveMarkdown(conversation) {
+  const path = (await store.tree(conversation.id)).path();
+  const parts = path.map(({ role, model, content }) => `## ${role === "user" ? "You" : model ?? role}\n\n${content}\n`);
+  saveFile(`${titleOf(conversation).replace(/[^\p{L}\p{N} -]/gu, "").slice(0, 60)}.md`, `# ${titleOf(conversation)}\n\n${parts.join("\n")}`, "text/markdown");
+}
+
+async function openFound(conversation, message) {
+  await open(conversation.id, message?.id);
+  drawer.close();
+  $("scroll").focus();
+}
+
+function step(by) {
+  const list = store.list, at = list.findIndex(({ id }) => id === store.currentId), next = list[at + by];
+  if (next) open(next.id);
+}
+
+/** Ask the server what it has and holds. */
+async function refresh() {
   try {
-    for await (const chunk of streamChat(body, store.key, run.stopper.signal)) {
-      const text = chunk.choices[0]?.delta?.content;
-      if (text) {
-        run.first ||= performance.now();
-        message.content += text;
-        drawing ||= requestAnimationFrame(show);
-      }
-      if (chunk.choices[0]?.finish_reason === "length") message.cut = true;
-      if (chunk.usage) message.stats = statsOf(run, chunk.usage);
-    }
-    announce("Answer complete.");
+    await models.refresh();
+    picker.draw();
+    draw();
+    const { memory_bytes: held } = await readStatus();
+    $("memory").textContent = held ? size(held) : "";
   } catch (error) {
-    if (error.name !== "AbortError") {
-      message.error = error.message;
-      announce(error.message, true);
-      if (error.status === 401) openSettings("set-key");
-    } else {
-      message.stopped = true;
-      announce("Stopped.");
-    }
-  } finally {
-    cancelAnimationFrame(drawing);
-    if (running === run) { running = null; setRunning(false); }
-    const place = conversation.messages.indexOf(message);
-    if (place >= 0 && !message.content && message.stopped) conversation.messages.splice(place, 1);
-    if (!store.save()) announce("The browser has no room for all conversations; the oldest were left out.", true);
-    if (store.current === conversation) draw();
-    showMemory();
-  }
-}
-
-function statsOf(run, usage) {
-  run.first ||= performance.now();
-  const seconds = (performance.now() - run.first) / 1000;
-  const rate = usage.completion_tokens > 1 && seconds > 0 ? (usage.completion_tokens - 1) / seconds : 0;
-  return {
-    tokens: usage.completion_tokens, prompt: usage.prompt_tokens, rate,
-    first: (run.first - run.began) / 1000, cached: usage.prompt_tokens_details?.cached_tokens ?? 0,
-  };
-}
-
-function stop() {
-  running?.stopper.abort();
-}
-
-function setRunning(on) {
-  $("stop").hidden = !on;
-  $("send").hidden = on;
-  $("messages").setAttribute("aria-busy", String(on));
-  if (on) announce("Answering.");
-}
-
-function announce(text, isError = false) {
-  $("status").textContent = text;
-  $("status").classList.toggle("error", isError);
-}
-
-function scrollDown(always = false) {
-  const box = $("scroll");
-  if (always || box.scrollHeight - box.scrollTop - box.clientHeight < 120) box.scrollTop = box.scrollHeight;
-}
-
-async function showMemory() {
-  try {
-    const status = await readStatus(store.key);
-    $("memory").textContent = status.memory_bytes ? `${(status.memory_bytes / 1e9).toFixed(2)} GB` : "";
-  } catch {
     $("memory").textContent = "";
-  }
-}
-
-async function showModels() {
-  try {
-    const names = await listModels(store.key);
-    $("model").replaceChildren(...names.map((name) => new Option(name, name)));
-    pickModel();
-  } catch (error) {
     announce(error.message, true);
-    if (error.status === 401) openSettings("set-key");
+    if (error.status === 401) settings.open("set-key");
   }
 }
 
-function pickModel() {
-  const names = [...$("model").options].map((option) => option.value);
-  $("model").value = names.includes(store.settings.model) ? store.settings.model : names[0] ?? "";
-}
-
-function openSidebar() {
-  $("sidebar").classList.add("open");
-  $("shade").hidden = false;
-  $("open-sidebar").setAttribute("aria-expanded", "true");
-  $("new-chat").focus();
-}
-
-function closeSidebar() {
-  if (!$("sidebar").classList.contains("open")) return;
-  $("sidebar").classList.remove("open");
-  $("shade").hidden = true;
-  $("open-sidebar").setAttribute("aria-expanded", "false");
-  $("open-sidebar").focus();
-}
-
-function beginConversation() {
-  stop();
-  store.begin();
-  closeSidebar();
-  draw();
-  pickModel();
-  $("composer-text").focus();
-}
-
-function fitComposer() {
-  const field = $("composer-text");
-  field.style.height = "auto";
-  field.style.height = `${field.scrollHeight + 2}px`;
-}
-
-$("composer").addEventListener("submit", (event) => {
-  event.preventDefault();
-  const text = $("composer-text").value;
-  if (!text.trim() || running) return;
-  $("composer-text").value = "";
-  fitComposer();
-  send(text);
+runs.addEventListener("change", ({ detail: { run, what } }) => {
+  const here = run.message.conversation === store.currentId;
+  if (what === "text") { if (here) thread.update(run); return; }
+  if (what === "stage") { if (here) thread.showStages(); return; }
+  if (here) draw();
+  sidebar.draw();
+  if (what === "began") { if (here) announce("Answering."); return; }
+  if (!here && run.message.state === "done") announce(`“${titleOf(run.tree.conversation)}” is answered.`);
+  else if (here) announce({ done: "Answer complete.", stopped: "Stopped." }[run.message.state] ?? run.message.error, run.message.state === "error");
+  if (run.failure?.status === 401) settings.open("set-key");
+  refresh();
 });
-$("composer-text").addEventListener("input", fitComposer);
-$("composer-text").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-    event.preventDefault();
-    $("composer").requestSubmit();
-  }
-  if (event.key === "ArrowUp" && !event.target.value) {
-    const own = [...document.querySelectorAll(".message.user .edit")].at(-1);
-    if (own) { event.preventDefault(); own.click(); }
-  }
-});
-document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !$("settings").open) { if (running) stop(); else closeSidebar(); }
-  if (event.key.toLowerCase() === "o" && event.shiftKey && (event.ctrlKey || event.metaKey)) {
-    event.preventDefault();
-    beginConversation();
-  }
-});
-$("stop").addEventListener("click", stop);
-$("new-chat").addEventListener("click", beginConversation);
-$("model").addEventListener("change", () => store.change("model", $("model").value));
-$("open-sidebar").addEventListener("click", openSidebar);
-$("shade").addEventListener("click", closeSidebar);
-setUpSettings(store, { changed: draw, keyChanged: () => { showModels(); showMemory(); }, announce });
 
-window.addEventListener("storage", (event) => { if (store.adopt(event.key) && !running) draw(); else drawConversations(); });
+store.addEventListener("elsewhere", ({ detail: { id } }) => {
+  if (!store.current) begin();
+  else if (id === store.currentId) store.tree(id).then((fresh) => { tree = fresh; draw(); });
+  sidebar.draw();
+});
 
-draw();
-showModels();
-showMemory();
+setUpShortcuts({
+  escape: () => { if (runs.of(store.currentId).length) runs.stop(store.currentId); else drawer.close(); },
+  begin, previous: () => step(-1), next: () => step(1),
+  list: () => { drawer.open(); sidebar.focus(store.currentId); },
+  models: () => models.open(),
+  search: () => { drawer.open(); $("search").focus(); },
+  settings: () => settings.open(),
+  copy: () => [...document.querySelectorAll(".message.assistant [data-action=copy]")].at(-1)?.click(),
+});
+$("stop").addEventListener("click", () => { runs.stop(store.currentId); composer.field.focus(); });
+$("new-chat").addEventListener("click", begin);
+$("compare").append(icon("columns"));
+addEventListener("hashchange", () => { const id = location.hash.replace("#c-", ""); if (id !== store.currentId && store.conversations.has(id)) open(id); });
+drawExamples((text) => composer.put(text));
+
+const linked = location.hash.startsWith("#c-") ? location.hash.slice(3) : "";
+const wanted = linked || (await store.db.value("current"));
+await open(store.conversations.has(wanted) ? wanted : store.list[0]?.id);
+if (linked && linked !== store.currentId) notify("The conversation of this link isn't in this browser.");
+if (!store.db.isKept) notify("This browser keeps nothing for this page: save everything to a file in the settings before you close it.");
+document.documentElement.dataset.ready = "yes";
+refresh();

@@ -1,0 +1,137 @@
+// Answers that are being written: any number at once, in any conversation, whichever one is looked at.
+
+import { readStatus, streamChat } from "../api.js";
+import { forgetWriting, keepWriting } from "../storage/writing.js";
+
+// Between copies of a long answer, and between those in the database.
+const LONG = 40_000, LONG_MS = 500, SAVE_MS = 1000, ASK_MS = 700;
+
+export class Runs extends EventTarget {
+  running = new Map();
+
+  constructor(store) {
+    super();
+    this.store = store;
+    store.tabs.isWriting = (id) => this.running.has(id);
+    addEventListener("pagehide", () => { for (const run of this.running.values()) keepWriting(run.message); });
+  }
+
+  of(conversationId) {
+    return [...this.running.values()].filter((run) => run.message.conversation === conversationId);
+  }
+
+  stop(conversationId) {
+    for (const run of this.of(conversationId)) run.stopper.abort();
+  }
+
+  /** Write `message`, which stands in `tree`, by a request. */
+  async start(tree, message, body) {
+    const run = {
+      tree, message, stopper: new AbortController(), began: performance.now(), first: 0, pieces: 0, base: message.content,
+      stage: { kind: "sending" }, kept: 0, saved: performance.now(),
+    };
+    for (const name of ["error", "code", "reason", "stats", "guard", "notes"]) delete message[name];
+    Object.assign(message, { state: "writing", created: Date.now() });
+    this.running.set(message.id, run);
+    keepWriting(message);
+    this.store.keep(tree.conversation, [message]);
+    this.changed(run, "began");
+    const asking = setInterval(() => this.ask(run), ASK_MS);
+    try {
+      for await (const chunk of streamChat(body, run.stopper.signal, () => this.setStage(run, { kind: "accepted" }))) this.take(run, chunk);
+      message.state = "done";
+    } catch (error) {
+      message.state = error.name === "AbortError" ? "stopped" : "error";
+      if (message.state === "error") Object.assign(message, { error: error.message, code: error.code });
+      run.failure = error;
+    } finally {
+      clearInterval(asking);
+      this.running.delete(message.id);
+      tree.conversation.updated = Date.now();
+      await this.store.keep(tree.conversation, [message]);
+      forgetWriting(message.id);
+      this.changed(run, "ended");
+    }
+  }
+
+  take(run, chunk) {
+    const { message } = run;
+    if (chunk.prompt_progress && !run.first) this.setStage(run, { kind: "prompt", ...chunk.prompt_progress });
+    const [choice] = chunk.choices;
+    const { content, refusal, tool_calls: calls } = choice?.delta ?? {};
+    if (content || refusal || calls) {
+      if (!run.first) Object.assign(run, { first: performance.now(), stage: { kind: "writing" } });
+      run.pieces += 1;
+      message.content += content ?? refusal ?? "";
+      for (const call of calls ?? []) this.takeCall(message, call);
+      this.changed(run, "text");
+    }
+    if (choice?.finish_reason) message.reason = choice.finish_reason;
+    // What a guard says of an answer or a question, where the server has one.
+    for (const name of ["guard", "moderation"]) if (chunk[name] ?? choice?.[name]) message.guard = chunk[name] ?? choice[name];
+    if (chunk.notes) message.notes = chunk.notes;
+    if (chunk.usage) message.stats = stats(run, chunk.usage);
+  }
+
+  takeCall(message, call) {
+    message.calls ??= [];
+    const known = (message.calls[call.index ?? message.calls.length] ??= { id: "", name: "", arguments: "" });
+    if (call.id) known.id = call.id;
+    known.name += call.function?.name ?? "";
+    known.arguments += call.function?.arguments ?? "";
+  }
+
+  /** Return the tokens a second up to now: every piece of text counts as one. */
+  rate(run) {
+    const seconds = (performance.now() - run.first) / 1000;
+    return run.first && run.pieces > 4 ? (run.pieces - 1) / seconds : 0;
+  }
+
+  /** Before the first word, ask the server what it is at. */
+  async ask(run) {
+    if (run.first || run.stage.kind === "prompt" || document.hidden) return;
+    try {
+      const { models } = await readStatus();
+      const name = (run.message.model ?? "").split(":")[0];
+      const model = models.find((entry) => entry.name === name) ?? models.find((entry) => entry.state === "loading");
+      if (run.first || run.stage.kind === "prompt") return;
+      if (run.stage.kind === "accepted") {
+        if (model?.waiting) this.setStage(run, { ...run.stage, waiting: model.waiting });
+      } else if (!model || model.state === "loading") this.setStage(run, { kind: "loading" });
+    } catch {
+      // The answer's own request says what is wrong.
+    }
+  }
+
+  setStage(run, stage) {
+    run.stage = stage;
+    this.changed(run, "stage");
+  }
+
+  /** Called before an answer is shown: what is seen is kept. */
+  keepShown(run) {
+    const now = performance.now();
+    if (run.message.content.length < LONG || now - run.kept > LONG_MS) {
+      keepWriting(run.message);
+      run.kept = now;
+    }
+    if (now - run.saved > SAVE_MS) {
+      run.saved = now;
+      this.store.keep(run.tree.conversation, [run.message]);
+    }
+  }
+
+  changed(run, what) {
+    this.dispatchEvent(new CustomEvent("change", { detail: { run, what } }));
+  }
+}
+
+function stats(run, usage) {
+  run.first ||= performance.now();
+  const seconds = (performance.now() - run.first) / 1000;
+  const rate = usage.completion_tokens > 1 && seconds > 0 ? (usage.completion_tokens - 1) / seconds : 0;
+  return {
+    tokens: usage.completion_tokens, prompt: usage.prompt_tokens, rate, first: (run.first - run.began) / 1000,
+    cached: usage.prompt_tokens_details?.cached_tokens ?? 0,
+  };
+}

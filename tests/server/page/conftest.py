@@ -1,0 +1,63 @@
+"""One server and one browser for all tests of the chat page."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ...support.paced_llama import Loader, PacedLlama
+from ...support.page_driver import Driver, PageServer
+from ...support.server_fixtures import running_server, save_adapter
+from ...support.small_chat import save_small_chat
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="package")
+def page_server(smollm2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
+    """A server of two models that say what tests set down, and of a real one with an adapter."""
+    folder = tmp_path_factory.mktemp("page")
+    paced = {
+        name: save_small_chat(folder / name, max_position_embeddings=length)
+        for name, length in (("first", 8192), ("second", 2048))
+    }
+    (folder / "adapter").mkdir()
+    adapter = save_adapter(folder / "adapter", 576, 576)
+    loader = Loader(paced)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llama3_mlx.server.core.loaded_model.Llama", loader)
+        patch.setenv("LLAMA3_MLX_HOME", str(folder / "home"))
+        with running_server({**paced, "smollm2": smollm2_folder}, {"odd": adapter}) as running:
+            yield PageServer(running, loader)
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    with playwright.sync_playwright() as runner:
+        chromium = runner.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def chat(browser: Any, page_server: PageServer, request: pytest.FixtureRequest) -> Iterator[Driver]:
+    """A fresh page, 1280 wide or as a test's parameter says.
+
+    Whatever the page complains about, and any request to another server, fails the test.
+    """
+    PacedLlama.answers.clear()
+    PacedLlama.seen.clear()
+    width = getattr(request, "param", 1280)
+    context = browser.new_context(viewport={"width": width, "height": 800}, accept_downloads=True)
+    driver = Driver(context.new_page(), page_server)
+    driver.open()
+    yield driver
+    for says in PacedLlama.answers.values():
+        says.go.set()
+    context.close()
+    assert driver.complaints == []
