@@ -140,8 +140,9 @@ def test_conversations_are_renamed_pinned_and_dated(chat: Driver) -> None:
 def test_the_search_finds_words_of_any_conversation_and_goes_to_the_message(chat: Driver) -> None:
     chat.says("animals", "The quick brown fox")
     chat.ask("Tell me of animals")
+    chat.says("filler", "nothing")
     for number in range(8):
-        chat.ask(f"filler {number} .")
+        chat.ask(f"filler {number}")
     chat.from_sidebar("#new-chat")
     chat.ask("Something else")
     chat.from_sidebar("#search")
