@@ -73,6 +73,7 @@ def calls(model_folder: str, guard: str, url: str) -> list[list[str]]:
         ["guard", "-m", guard, "--guard-version", "3-8b", "Hi"],
         ["cache", "list"],
         ["completion", "bash"],
+        ["service", "install", "--print", "--", *model],
     ]
     return made
 

@@ -44,6 +44,7 @@ COMMANDS = {
     "shield": ("shield", "scan code for known weaknesses"),
     "completion": ("completion", "print the script that completes commands and flags in a shell"),
     "serve": ("serve", "serve models over OpenAI's, Ollama's and Anthropic's protocols, with a page to chat on"),
+    "service": ("service", "have the server run at login: install, remove, status"),
 }
 ERROR_CODE, INTERRUPT_CODE = 2, 130
 
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     prepare_streams()
     try:
-        args = _parse(arguments)
+        args = parse(arguments)
         return int(args.run(args))
     except Llama3MLXError as error:
         tell(f"error: {error}")
@@ -102,7 +103,8 @@ def make_parser(chosen: str | None = None) -> tuple[Parser, dict[str, Parser]]:
     return parser, commands
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Return the arguments of a command line; raises UsageError, and exits where help is asked for."""
     arguments = unalias(arguments) or ["--help"]
     chosen = next((word for word in arguments if not word.startswith("-")), "")
     if chosen and chosen not in COMMANDS:
