@@ -81,3 +81,7 @@ class AdapterError(CheckpointError):
 
 class TrainingError(Llama3MLXError):
     """Training can't start or can't go on: loss not finite, nothing to resume, disk full."""
+
+
+class PeerError(Llama3MLXError):
+    """A process of a group of several is missing, has ended, is stalled or doesn't fit the others."""
