@@ -113,7 +113,7 @@ ROOMS = {
     "safety.verdict": "safety.policy",
     "safety.prompt": "chat errors json_types safety.policy tokenizer",
     "safety.scoring": "kv_cache model",
-    "safety.guard": "errors json_types llama safety.policy safety.prompt safety.scoring safety.verdict",
+    "safety.guard": ("chat errors json_types llama safety.policy safety.prompt safety.scoring safety.verdict"),
     "safety": "safety.guard safety.policy safety.verdict",
     "evaluation": (
         "charts device divergence errors files generation json_types kv_cache llama model prefix_cache settings"
@@ -122,8 +122,8 @@ ROOMS = {
     "server.settings": "errors settings",
     "server.http": "errors json_types library server.settings",
     "server.core": (
-        "device engine errors generation json_types library llama model prompts safety server.http "
-        "server.settings settings structured tokenizer units"
+        "device engine errors generation json_types library llama model prompts safety safety.guard safety.shield "
+        "server.http server.settings settings structured tokenizer units"
     ),
     "server.openai": "json_types library safety server.core server.http",
     "server.anthropic": "json_types server.core server.http",
@@ -132,7 +132,7 @@ ROOMS = {
     "server.page": "server.http",
     "server.tokens": "json_types server.core server.http server.openai",
     "server.app": (
-        "errors json_types library server.anthropic server.core server.http server.ollama server.openai "
+        "errors json_types library safety.shield server.anthropic server.core server.http server.ollama server.openai "
         "server.operations server.page server.settings server.tokens version"
     ),
     "server.running": "errors library server.app server.http server.settings",
