@@ -144,6 +144,7 @@ class TrainingError(Llama3MLXError):
     title = "The training can't go on"
     remedy = "Correct what is named, then resume: what was saved is kept."
 
+
 class PeerError(Llama3MLXError):
     """A process of a group of several is missing, has ended, is stalled or doesn't fit the others."""
 
