@@ -86,6 +86,6 @@ def test_systemd_takes_the_unit(calls: list[list[str]], tmp_path: Path, monkeypa
     path = tmp_path / service.UNIT
     path.write_text(service.unit([sys.executable, "-m", "llama3_mlx", "serve", "-m", 'a "b" $c %d']))
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
-    command = ["systemd-analyze", "verify", "--user", path]
+    command = ["systemd-analyze", "verify", "--user", str(path)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert result.returncode == 0, result.stderr
