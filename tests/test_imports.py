@@ -49,7 +49,8 @@ ROOMS = {
         "submission tools"
     ),
     "version": "",
-    ".": "blas engine errors generation kv_cache llama loader structured tools version",
+    "applications": "checkpoint device errors library loader model",
+    ".": "applications blas engine errors generation kv_cache llama loader structured tools version",
     "bench": ("blas charts device errors generation json_types kv_cache llama model settings units version"),
     "convert.keywords": "",
     "convert.options": "dtypes errors json_types model settings",
