@@ -24,6 +24,7 @@ COMMANDS = {
     "generate": ("generate", "answer one prompt, or complete a text"),
     "chat": ("chat", "chat with a model in the terminal"),
     "info": ("info", "show a model's architecture, sizes and what fits this machine"),
+    "plan": ("plan", "show how a model would lie on several machines: memory, traffic, estimated rate"),
     "cache": ("cache", "list or clear the prefix cache on disk"),
     "bench": ("bench", "benchmark a model: prefill, decode, batches, memory; alone or beside mlx-lm"),
     "eval": ("eval", "run benchmarks of lm-evaluation-harness, or the Llama 3 release's tables, on a model"),
