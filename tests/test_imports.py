@@ -31,6 +31,7 @@ ROOMS = {
     "model": "device dtypes errors json_types kv_cache",
     "files": "errors",
     "checkpoint": "device dtypes errors files json_types model",
+    "distributed": "dtypes errors json_types model",
     "prefix_cache": "checkpoint errors files kv_cache model",
     "speculation": "errors generation kv_cache model prefix_cache",
     "tokenizer": "checkpoint errors json_types model",
@@ -49,7 +50,8 @@ ROOMS = {
         "submission tools"
     ),
     "version": "",
-    ".": "blas engine errors generation kv_cache llama loader structured tools version",
+    "applications": "checkpoint device errors library loader model",
+    ".": "applications blas engine errors generation kv_cache llama loader structured tools version",
     "bench": ("blas charts device errors generation json_types kv_cache llama model settings units version"),
     "convert.keywords": "",
     "convert.options": "dtypes errors json_types model settings",
@@ -112,7 +114,7 @@ ROOMS = {
     "safety.verdict": "safety.policy",
     "safety.prompt": "chat errors json_types safety.policy tokenizer",
     "safety.scoring": "kv_cache model",
-    "safety.guard": "errors json_types llama safety.policy safety.prompt safety.scoring safety.verdict",
+    "safety.guard": ("chat errors json_types llama safety.policy safety.prompt safety.scoring safety.verdict"),
     "safety": "safety.guard safety.policy safety.verdict",
     "evaluation": (
         "charts device divergence errors files generation json_types kv_cache llama model prefix_cache settings"
@@ -121,8 +123,8 @@ ROOMS = {
     "server.settings": "errors settings",
     "server.http": "errors json_types library server.settings",
     "server.core": (
-        "device engine errors generation json_types library llama model prompts safety server.http "
-        "server.settings settings structured tokenizer units"
+        "device engine errors generation json_types library llama model prompts safety safety.guard safety.shield "
+        "server.http server.settings settings structured tokenizer units"
     ),
     "server.openai": "json_types library safety server.core server.http",
     "server.anthropic": "json_types server.core server.http",
@@ -131,13 +133,13 @@ ROOMS = {
     "server.page": "server.http",
     "server.tokens": "json_types server.core server.http server.openai",
     "server.app": (
-        "errors json_types library server.anthropic server.core server.http server.ollama server.openai "
+        "errors json_types library safety.shield server.anthropic server.core server.http server.ollama server.openai "
         "server.operations server.page server.settings server.tokens version"
     ),
     "server.running": "errors library server.app server.http server.settings",
     "cli": (
         "adapters bench blas chat checkpoint convert convert.forecasting convert.options convert.pipeline "
-        "convert.quantization convert.sources convert.targets device dtypes engine errors evaluation files "
+        "convert.quantization convert.sources convert.targets device distributed dtypes engine errors evaluation files "
         "finetune.best_of finetune.data finetune.distributed finetune.fusing finetune.objectives "
         "finetune.preference finetune.reinforcement finetune.settings finetune.sft finetune.training "
         "generation json_types kv_cache library llama model prefix_cache safety safety.shield "
