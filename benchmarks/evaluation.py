@@ -5,6 +5,7 @@ memory is MLX's peak beyond what both models' weights take, in the round that ne
 """
 
 import contextlib
+import io
 import random
 import statistics
 import tempfile
@@ -75,7 +76,7 @@ def compare(folder: Path, case: dict[str, Any], n: int, rounds: int) -> list[flo
             before = mx.get_active_memory()
             mx.reset_peak_memory()
             began = time.perf_counter()
-            with contextlib.redirect_stderr(None):
+            with contextlib.redirect_stderr(io.StringIO()):
                 found[name] = programs[name].loglikelihood(requests)
             rates[name].append(len(requests) / (time.perf_counter() - began))
             peaks[name] = max(peaks[name], (mx.get_peak_memory() - before) / 1e6)

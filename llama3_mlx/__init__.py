@@ -7,6 +7,15 @@ from .blas import load_blas
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .applications import (
+        AvailableModel,
+        ModelNeeds,
+        available_models,
+        download,
+        estimate_needs,
+        go_offline,
+        watch_memory,
+    )
     from .engine.reply import AsyncStream, Stream
     from .errors import (
         CheckpointError,
@@ -36,6 +45,13 @@ if TYPE_CHECKING:
     from .tools.parser import ToolCalls, ToolCallStream, parse_tool_calls
 
 _HOMES = {
+    "AvailableModel": "applications",
+    "ModelNeeds": "applications",
+    "available_models": "applications",
+    "download": "applications",
+    "estimate_needs": "applications",
+    "go_offline": "applications",
+    "watch_memory": "applications",
     "AsyncStream": "engine.reply",
     "CacheOptions": "kv_cache",
     "Llama": "llama",
@@ -73,6 +89,7 @@ _HOMES = {
 
 __all__ = [
     "AsyncStream",
+    "AvailableModel",
     "CacheOptions",
     "CheckpointError",
     "Completion",
@@ -89,6 +106,7 @@ __all__ = [
     "LoadProgress",
     "MemoryLimitError",
     "MissingExtraError",
+    "ModelNeeds",
     "Piece",
     "RequestError",
     "Stream",
@@ -100,11 +118,16 @@ __all__ = [
     "ToolCalls",
     "ToolRun",
     "acall_tool",
+    "available_models",
     "call_tool",
     "compile_grammar",
+    "download",
+    "estimate_needs",
+    "go_offline",
     "parse_result",
     "parse_tool_calls",
     "tool_spec",
+    "watch_memory",
     "__version__",
 ]
 

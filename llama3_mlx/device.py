@@ -53,6 +53,8 @@ class BackEnd:
     """Chunks of logits in memory at once: on the CPU a second one is begun before the first is let go."""
     attention_block: int
     """Queries of a block of attention: on the CPU what stays in its cache, on a GPU what keeps it busy."""
+    scored_tokens: int
+    """Tokens of a forward pass that scores texts: on the CPU more of them take memory and save no time."""
 
 
 GPU = BackEnd(
@@ -65,6 +67,7 @@ GPU = BackEnd(
     loss_chunk_bytes=128 * 2**20,
     live_loss_chunks=5,
     attention_block=256,
+    scored_tokens=2048,
 )
 CPU = BackEnd(
     computes_stored_dtype=False,
@@ -76,6 +79,7 @@ CPU = BackEnd(
     loss_chunk_bytes=32 * 2**20,
     live_loss_chunks=10,
     attention_block=64,
+    scored_tokens=128,
 )
 
 

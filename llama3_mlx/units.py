@@ -10,3 +10,9 @@ def size_text(n_bytes: float) -> str:
 def count_text(count: int, thing: str) -> str:
     """Return a count with its noun, which is put in the plural by an s: `1 token`, `2,048 tokens`."""
     return f"{count:,} {thing}" + ("" if count == 1 else "s")
+
+
+def parameters_text(count: int) -> str:
+    """Return a number of parameters as names of models have it: `8.03B`, `134.52M`."""
+    size, letter = next(((size, letter) for size, letter in ((1e9, "B"), (1e6, "M")) if count >= size), (1e3, "K"))
+    return f"{count / size:.2f}{letter}"

@@ -49,7 +49,8 @@ ROOMS = {
         "submission tools"
     ),
     "version": "",
-    ".": "blas engine errors generation kv_cache llama loader structured tools version",
+    "applications": "checkpoint device errors library loader model",
+    ".": "applications blas engine errors generation kv_cache llama loader structured tools version",
     "bench": ("blas charts device errors generation json_types kv_cache llama model settings units version"),
     "convert.keywords": "",
     "convert.options": "dtypes errors json_types model settings",
@@ -86,7 +87,7 @@ ROOMS = {
     "finetune.kernels": "device model trees",
     "finetune.keywords": "",
     "finetune.settings": "errors finetune.layers json_types settings",
-    "finetune.data": "chat errors finetune.settings json_types tokenizer",
+    "finetune.data": "chat errors files finetune.settings json_types tokenizer",
     "finetune.objectives": (
         "chat device engine errors finetune.data finetune.distributed finetune.kernels finetune.settings "
         "generation model tokenizer trees"
@@ -96,7 +97,7 @@ ROOMS = {
         "finetune.kernels finetune.layers finetune.objectives finetune.settings json_types library model "
         "tokenizer trees units"
     ),
-    "finetune.sft": "finetune.data finetune.keywords finetune.objectives finetune.settings finetune.training",
+    "finetune.sft": ("finetune.data finetune.keywords finetune.objectives finetune.settings finetune.training library"),
     "finetune.reinforcement": "chat errors finetune.data finetune.objectives finetune.settings finetune.training",
     "finetune.best_of": (
         "errors files finetune.data finetune.objectives finetune.reinforcement finetune.settings json_types llama"
@@ -112,7 +113,7 @@ ROOMS = {
     "safety.verdict": "safety.policy",
     "safety.prompt": "chat errors json_types safety.policy tokenizer",
     "safety.scoring": "kv_cache model",
-    "safety.guard": "errors json_types llama safety.policy safety.prompt safety.scoring safety.verdict",
+    "safety.guard": ("chat errors json_types llama safety.policy safety.prompt safety.scoring safety.verdict"),
     "safety": "safety.guard safety.policy safety.verdict",
     "evaluation": (
         "charts device divergence errors files generation json_types kv_cache llama model prefix_cache settings"
@@ -121,8 +122,8 @@ ROOMS = {
     "server.settings": "errors settings",
     "server.http": "errors json_types library server.settings",
     "server.core": (
-        "device engine errors generation json_types library llama model prompts safety server.http "
-        "server.settings settings structured tokenizer units"
+        "device engine errors generation json_types library llama model prompts safety safety.guard safety.shield "
+        "server.http server.settings settings structured tokenizer units"
     ),
     "server.openai": "json_types library safety server.core server.http",
     "server.anthropic": "json_types server.core server.http",
@@ -131,7 +132,7 @@ ROOMS = {
     "server.page": "server.http",
     "server.tokens": "json_types server.core server.http server.openai",
     "server.app": (
-        "errors json_types library server.anthropic server.core server.http server.ollama server.openai "
+        "errors json_types library safety.shield server.anthropic server.core server.http server.ollama server.openai "
         "server.operations server.page server.settings server.tokens version"
     ),
     "server.running": "errors library server.app server.http server.settings",

@@ -24,6 +24,13 @@ def test_every_package_is_listed() -> None:
     assert ours == set(SETTINGS["tool"]["setuptools"]["packages"])
 
 
+def test_the_table_of_extras_has_them_all() -> None:
+    section = (ROOT / "docs" / "installation.md").read_text().split("## Extras")[1].split("\n## ")[0]
+    assert set(re.findall(r"^\| `([\w-]+)` \|", section, re.MULTILINE)) == set(
+        SETTINGS["project"]["optional-dependencies"]
+    )
+
+
 def test_the_changelog_names_this_version() -> None:
     assert f"## {llama3_mlx.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 

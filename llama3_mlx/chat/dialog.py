@@ -65,6 +65,13 @@ class Dialog:
         """Whether a prompt depends on the day it is built on, as with Llama 3.2's template."""
         return self.template.writes_date or self._tool_template.writes_date
 
+    @property
+    def fingerprint(self) -> tuple[str, ...]:
+        """What the ids of a dialog depend on besides the tokenizer: templates, named tokens, options, and the day."""
+        templates = (self.template.source, self._tool_template.source)
+        day = str((self._today or datetime.now()).date()) if self.writes_date else ""
+        return (*templates, repr(sorted(self._named_tokens.items())), repr(sorted(self._options.items())), day)
+
     def bound(self, *, today: date | str | None = None, **options: JsonValue) -> "Dialog":
         """Return this dialog format with a fixed day (a date, or its ISO text) and defaults of template options.
 

@@ -61,8 +61,11 @@ def _info(args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(facts) + "\n")
         return 0
     for name, value in facts.items():
+        if isinstance(value, list) and not value:
+            continue
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-        show(f"{name.replace('_', ' '):<12} {shown}", indent=13)
+        shown = f"{shown:,}" if isinstance(shown, int) else shown
+        show(f"{name.replace('_', ' '):<16}{shown}", indent=16)
     return 0
 
 

@@ -13,6 +13,7 @@ from .flags import add_flags
 from .generate import given_settings
 from .line_editor import make_reader
 from .model_choice import add_model_flags, load_llama, write_notes
+from .shield_flag import add_shield_flag, shield_of
 from .structured_flags import add_structured_flags, load_tools
 from .terminal import stdin_is_terminal
 
@@ -30,6 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=stdin_is_terminal(),
         help="keep the dialog in the home folder for --resume (default: on a terminal)",
     )
+    add_shield_flag(parser)
     add_structured_flags(parser)
     add_flags(parser, GenerationOptions, "generation")
 
@@ -40,13 +42,14 @@ def run(args: argparse.Namespace) -> int:
     saved = SavedDialog() if resumed is None else load_dialog_file(resumed)
     notes = [] if resumed is None else restore_flags(args, saved)
     settings = given_settings(args)
-    tools = load_tools(args.tool)
+    tools, shield = load_tools(args.tool), shield_of(args)
     write_notes(notes)
     with load_llama(args) as llama:
         if llama.dialog is None:
             raise DialogError(f"{llama.folder.name} is a base model without a chat template: use generate --raw")
         autosave = AutoSave(resumed) if args.autosave else None
         session = ChatSession(llama, args.system, settings, tools, autosave, saved_flags(args))
+        session.shield = shield
         if resumed is not None:
             own = [message for message in saved.messages if args.system is None or message["role"] != "system"]
             session.messages = [*session.messages, *own]

@@ -13,6 +13,7 @@ from ..json_types import JsonMapping
 from .chat_files import AutoSave, SavedDialog
 from .chat_model import Answer, AnswerStream, ChatModel
 from .progress import PromptBar
+from .shield_flag import MakeShielded, shielded
 from .terminal import tell
 
 
@@ -37,6 +38,8 @@ class ChatSession:
         opening: list[MessageMapping] = [] if system is None else [{"role": "system", "content": system}]
         self.messages = opening
         self.last: Answer | None = None
+        self.shield: MakeShielded | None = None
+        """What scans the code of answers as they are shown; the dialog keeps what the model wrote."""
         self._flags = dict(flags or {})
 
     def set_system(self, text: str | None) -> None:
@@ -82,16 +85,17 @@ class ChatSession:
         with PromptBar() as progress:
             stream = self.model.stream_chat(self.messages, progress=progress.report, **self.settings)
             texts: list[str] = []
+            shown = self.shield() if self.shield else None
             try:
                 for piece in stream:
                     progress.close()
                     texts.append(piece.text)
-                    write(piece.text)
+                    write(shown.add(piece.text) if shown else piece.text)
             except KeyboardInterrupt:
                 progress.close()
                 self._stop(stream, "".join(texts))
                 return
-        write("\n")
+        write(f"{shown.finish()}\n" if shown else "\n")
         self.last = stream.completion
         self._add(self.last.text)
         if self.last.finish_reason in ("length", "timeout"):
@@ -114,7 +118,7 @@ class ChatSession:
             run = self.model.run_tools(self.messages, self.tools, progress=progress.report, **self.settings)
         for call in run.calls:
             say(f"called {call.name}({json.dumps(dict(call.arguments), ensure_ascii=False)})")
-        write(run.text + "\n")
+        write(shielded(run.text, self.shield) + "\n")
         self.last, self.messages = run.completion, list(run.messages)
 
     def _add(self, text: str) -> None:

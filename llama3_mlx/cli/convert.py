@@ -144,7 +144,7 @@ def _report(report: "ConversionReport", took_s: float) -> str:
     resumed = f", {report.resumed_modules} of its tensors from an earlier run" if report.resumed_modules else ""
     lines = [
         f"{_short(report.path)}: {report.parameters:,} parameters at {report.bits_per_weight:.2f} bits, "
-        f"{size_text(report.total_bytes)}, in {took_s:.1f} s{resumed}"
+        f"{size_text(report.total_bytes)} of weights, in {took_s:.1f} s{resumed}"
     ]
     lines += _found(report.quality, report.verification)
     return "\n".join(lines)
@@ -196,7 +196,8 @@ def _existing(args: argparse.Namespace, settings: Values) -> int:
 def _forecast(expected: "Forecast") -> str:
     lines = [f"{name}: {size_text(size)}" for name, size in expected.files.items()]
     lines += [
-        f"{expected.parameters:,} parameters at {expected.bits_per_weight:.2f} bits, {size_text(expected.total_bytes)}",
+        f"{expected.parameters:,} parameters at {expected.bits_per_weight:.2f} bits, "
+        f"{size_text(expected.total_bytes)} of weights",
         f"peak memory about {size_text(expected.peak_memory_bytes)}, about {expected.seconds:.0f} s on this machine",
     ]
     return "\n".join(lines)

@@ -38,7 +38,7 @@ def _add_flag(group: argparse.ArgumentParser | argparse._ArgumentGroup, declared
     flags = [*([declared.short] if declared.short else []), "--" + declared.name.replace("_", "-")]
     text = declared.help
     if declared.default not in (None, (), "", False, {}) and "default" not in text:
-        text += f" (default: {declared.default})"
+        text += f" (default: {'on' if declared.default is True else declared.default})"
     if declared.kind is bool:
         group.add_argument(*flags, action=argparse.BooleanOptionalAction, default=None, help=text)
         return

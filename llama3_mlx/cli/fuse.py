@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
     forms = ", ".join(f"{count} in {form}" for form, count in report.forms.items())
     show(
         f"{report.folder}: keeps {report.kept:.1%} of the adapter's effect on {report.measured_on}; "
-        f"{size_text(report.bytes_after)}, the base has {size_text(report.bytes_before)} (fused layers: {forms})"
+        f"{size_text(report.bytes_after)} of weights, the base has {size_text(report.bytes_before)} "
+        f"(fused layers: {forms})"
     )
     if report.kept < KEPT:
         tell("rounding loses more than 5% of the adapter's effect: --bits auto keeps it")

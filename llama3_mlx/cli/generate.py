@@ -13,6 +13,7 @@ from .chat_model import Answer
 from .flags import Values, add_flags, given_values, positive
 from .model_choice import add_model_flags, load_llama
 from .progress import PromptBar
+from .shield_flag import MakeShielded, add_shield_flag, shield_of, shielded
 from .structured_flags import ToolFunction, add_structured_flags, load_tools, structured_settings
 from .terminal import piped_text, read_stdin, stdin_is_terminal, tell
 
@@ -40,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--logprobs", type=int, metavar="N", help="with --json: log-probabilities and N alternatives")
     parser.add_argument("--prompt-logprobs", type=int, metavar="N", help="with --json: the same for the prompt")
     parser.add_argument("--stats", action="store_true", help="print token counts, rates and memory to stderr")
+    add_shield_flag(parser)
     add_structured_flags(parser)
     add_flags(parser, GenerationOptions, "generation")
 
@@ -51,6 +53,9 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError("--system needs a chat template: leave it out with --raw")
     if args.special and not args.raw:
         raise RequestError("--special belongs to --raw: no text of a dialog becomes a control token")
+    if args.shield and args.json:
+        raise RequestError("--shield writes its notes into the text: leave out --json")
+    shield = shield_of(args)
     settings, tools = given_settings(args), load_tools(args.tool)
     if tools and (args.raw or args.samples):
         raise RequestError("--tool needs the chat template and one answer: leave out --raw and --samples")
@@ -64,18 +69,23 @@ def run(args: argparse.Namespace) -> int:
             completions = llama.samples(prompt if raw else messages, args.samples, **settings)
         else:
             stream = llama.stream(prompt, **settings) if raw else llama.stream_chat(messages, **settings)
-            completions = [_stream(stream, progress, quiet=args.json)]
-    _print(completions, args)
+            completions = [_stream(stream, progress, shield, quiet=args.json)]
+    _print(completions, args, shield)
     return 0
 
 
-def _stream(stream: "Stream[Any]", progress: PromptBar, *, quiet: bool) -> "Completion[Any]":
+def _stream(
+    stream: "Stream[Any]", progress: PromptBar, shield: MakeShielded | None, *, quiet: bool
+) -> "Completion[Any]":
     """Write pieces as they come, and return the completion."""
+    shown = shield() if shield else None
     for piece in stream:
         progress.close()
         if not quiet:
-            sys.stdout.write(piece.text)
+            sys.stdout.write(shown.add(piece.text) if shown else piece.text)
             sys.stdout.flush()
+    if shown:
+        sys.stdout.write(shown.finish())
     return stream.completion
 
 
@@ -90,13 +100,13 @@ def _call_tools(
     return run.completion
 
 
-def _print(completions: list[Any], args: argparse.Namespace) -> None:
+def _print(completions: list[Any], args: argparse.Namespace, shield: MakeShielded | None) -> None:
     if args.json:
         values = [asdict(completion) for completion in completions]
         shown = values if args.samples else values[0]
         sys.stdout.write(json.dumps(shown, ensure_ascii=False, default=str) + "\n")
     elif args.samples or args.tool:
-        sys.stdout.write("\n---\n".join(completion.text for completion in completions) + "\n")
+        sys.stdout.write("\n---\n".join(shielded(completion.text, shield) for completion in completions) + "\n")
     else:
         sys.stdout.write("\n")
     if args.stats:

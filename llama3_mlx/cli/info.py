@@ -8,6 +8,7 @@ from pathlib import Path
 from ..blas import blas_description
 from ..checkpoint.folder import ModelFolder
 from ..device import compute_dtype_name, device_info, working_memory_bytes
+from ..library.catalogue import ModelEntry
 from ..model.config import ModelConfig
 from ..model.memory_estimate import Needs, estimate
 from ..model.quantization import Quantization, Scheme
@@ -15,9 +16,10 @@ from ..model.unpacked import products_description
 from ..units import size_text
 from .flags import Values, positive
 from .model_choice import MODEL_HELP, choose_model, write_notes
-from .terminal import tell
+from .terminal import show, tell
 
 _CONTEXTS = (2048, 8192, 32768, 131072)
+_NAME_WIDTH = 22
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +64,7 @@ def describe(folder: Path, context: int | None) -> Values:
         "compute_dtype": dtype,
         "context": limit,
         "file_bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+        "disk_bytes": ModelEntry("", folder).size_bytes,
         "weight_bytes": needs.weight_bytes,
         "kv_bytes_per_token": needs.kv_bytes_per_token,
         "memory_bytes_at_context": {str(n): needs.at_context(n) for n in contexts},
@@ -110,16 +113,12 @@ def _what_fits(config: ModelConfig, memory: int) -> dict[str, int]:
 
 
 def _print(facts: Values) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     architecture, machine = facts["architecture"], facts["machine"]
     scheme = facts["quantization"]
     stored = f"{scheme['bits']} bits, groups of {scheme['group_size']}" if scheme else facts["stored_dtype"]
     rope = f"theta {architecture['rope_theta']:g}, {architecture['rope_type']}"
     if architecture["rope_type"] != "default":
         rope += f" factor {architecture['rope_factor']:g}"
-    table = Table(show_header=False, box=None, pad_edge=False)
     rows = [
         ("model", facts["folder"]),
         ("parameters", f"{facts['parameters']:,}"),
@@ -131,7 +130,9 @@ def _print(facts: Values) -> None:
         ),
         ("vocabulary", f"{architecture['vocab_size']:,}, {'tied' if architecture['tied_head'] else 'own'} head"),
         ("positions", rope),
-        ("stored as", f"{stored} ({facts['bits_per_weight']:.2f} bits a weight, {size_text(facts['file_bytes'])})"),
+        ("stored as", f"{stored}, {facts['bits_per_weight']:.2f} bits a weight"),
+        ("weights", size_text(facts["file_bytes"])),
+        ("on disk", size_text(facts["disk_bytes"])),
         ("computes in", facts["compute_dtype"]),
         ("context", f"{facts['context']:,} tokens, {facts['kv_bytes_per_token']:,} bytes each"),
         *((f"memory at {int(tokens):,}", size_text(size)) for tokens, size in facts["memory_bytes_at_context"].items()),
@@ -142,7 +143,4 @@ def _print(facts: Values) -> None:
         *((f"  in {form}", f"{tokens:,}" if tokens else "does not fit") for form, tokens in machine["fits"].items()),
     ]
     for name, value in rows:
-        table.add_row(name, value)
-    console = Console()
-    # Whole lines in a file; in a terminal they are broken between words.
-    console.print(table, soft_wrap=not console.is_terminal)
+        show(f"{name:<{_NAME_WIDTH}}{value}", indent=_NAME_WIDTH)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ..errors import ConfigError, RequestError
 from ..library.catalogue import Catalogue, ModelEntry
 from ..library.storage import remove_model
-from ..units import size_text
+from ..units import parameters_text, size_text
 from .flags import Values
 from .model_choice import downloaded
 from .remote import loaded_models, server_url
@@ -101,13 +101,13 @@ def _print(entries: list[Values]) -> None:
         (
             entry["name"],
             size_text(entry["size_bytes"]),
-            f"{entry['parameters'] / 1e9:.2f}B" if entry["parameters"] else "?",
+            parameters_text(entry["parameters"]) if entry["parameters"] else "?",
             entry["quantization"] or "?",
             entry["modified"],
         )
         for entry in entries
     ]
-    _write_table(("NAME", "SIZE", "PARAMETERS", "WEIGHTS", "MODIFIED"), rows)
+    _write_table(("NAME", "DISK", "PARAMETERS", "WEIGHTS", "MODIFIED"), rows)
 
 
 def _write_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

@@ -12,6 +12,7 @@ ALIASES = {
     "ask": ["generate"],
     "delete": ["models", "remove"],
     "download": ["pull"],
+    "evaluate": ["eval"],
     "finetune": ["train"],
     "fine-tune": ["train"],
     "list": ["models"],

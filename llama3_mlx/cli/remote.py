@@ -179,7 +179,8 @@ def _read(response: http.client.HTTPResponse) -> Generator[RemotePiece, None, Re
         usage = chunk.get("usage") or usage
         for choice in chunk["choices"]:
             reason = choice["finish_reason"] or reason
-            text = choice["delta"].get("content")
+            # A guarded server says why it gives no answer, or no more of it.
+            text = choice["delta"].get("content") or choice["delta"].get("refusal")
             if text:
                 texts.append(text)
                 yield RemotePiece(text)

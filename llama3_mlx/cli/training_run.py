@@ -145,6 +145,10 @@ class TrainingProgress(Callback):
         self.close()
         self._line(f"{name} …", "" if self.live else "\n", passing=self.live)
 
+    def on_encoding(self, done: int, total: int) -> None:
+        if self.live:
+            self._line(f"encoding example {done:,} of {total:,}", "", passing=True)
+
     def on_validation(self, report: ValidationReport) -> None:
         more = "".join(f", {name} {value:.3f}" for name, value in report.more.items())
         best = ", the best so far" if report.best else ""

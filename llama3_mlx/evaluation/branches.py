@@ -19,14 +19,17 @@ _Pair = list[mx.array]
 class RowLayer:
     """Rows of new tokens after the same stem; padding stands behind a row's tokens, where none of them sees it."""
 
-    def __init__(self, stem: _Pair) -> None:
-        self._stem = stem
+    def __init__(self, stem: _Pair, keeps: bool) -> None:
+        """`keeps` says whether leaves will need the rows' keys and values, `own`."""
+        self._stem, self._keeps = stem, keeps
         self.own: _Pair = []
 
     def attend(self, queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, step: Step) -> mx.array:
         """Return attention (B, H, L, head_dim) over the stem and the row's own earlier tokens."""
-        self.own = [keys, values]
-        keys, values = (beside(stem, own) for stem, own in zip(self._stem, self.own, strict=True))
+        if self._keeps:
+            # Keys and values may be views of an array that has the queries, too, and would keep all of it.
+            self.own = [mx.contiguous(keys), mx.contiguous(values)]
+        keys, values = (beside(stem, own) for stem, own in zip(self._stem, (keys, values), strict=True))
         return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=step.mask)
 
 
@@ -101,10 +104,12 @@ def padded(rows: Sequence[Sequence[int]]) -> mx.array:
     return mx.array([[*row, *[0] * (longest - len(row))] for row in rows], mx.int32)
 
 
-def run_rows(model: LlamaForCausalLM, stem: Stem, rows: Sequence[Sequence[int]]) -> tuple[mx.array, list[RowLayer]]:
-    """Return hidden states (B, L, D) of rows that continue the stem, and their layers."""
+def run_rows(
+    model: LlamaForCausalLM, stem: Stem, rows: Sequence[Sequence[int]], *, keeps: bool
+) -> tuple[mx.array, list[RowLayer]]:
+    """Return hidden states (B, L, D) of rows that continue the stem, and their layers, which leaves may continue."""
     tokens, start = padded(rows), len(stem.ids)
-    layers = [RowLayer(pair) for pair in stem.layers()]
+    layers = [RowLayer(pair, keeps) for pair in stem.layers()]
     step = Step((start,) * len(rows), tokens.shape[1], start, None, "causal")
     h = model.run(tokens, model.rope.for_length(start + tokens.shape[1]), step, layers)
     return h, layers

@@ -13,8 +13,8 @@ from .branches import RowLayer, Stem, run_leaves, run_rows
 from .sharing import Continuation, Row, batches, make_clusters, make_rows
 
 Progress = Callable[[int], None]
-# New tokens of a forward pass, padding included, and key positions of all its rows together.
-_MAX_TOKENS, _MAX_KEYS = 2048, 65536
+# Key positions of all rows of a forward pass together.
+_MAX_KEYS = 65536
 
 
 class Score(NamedTuple):
@@ -29,16 +29,27 @@ _Pair = tuple[int, int, int, int]
 
 
 def score_continuations(
-    llama: Llama, requests: Sequence[Continuation], progress: Progress | None = None
+    llama: Llama,
+    requests: Sequence[Continuation],
+    progress: Progress | None = None,
+    *,
+    max_tokens: int | None = None,
+    max_keys: int = _MAX_KEYS,
 ) -> list[Score]:
     """Return the scores of continuations, in the order of the requests.
 
-    `progress` is called with the number of requests that each batch has scored.
+    Args:
+        llama: The model; an adapter that it was loaded with is applied.
+        requests: What is to be scored.
+        progress: Called with the number of requests that each batch has scored.
+        max_tokens: New tokens of a forward pass, padding included; by default what suits the device.
+        max_keys: Key positions of all its rows together.
     """
-    scorer = _Scorer(llama, requests)
+    max_tokens = max_tokens or back_end().scored_tokens
+    scorer = _Scorer(llama, requests, max_tokens, max_keys)
     with bounded_cache():
         for cluster in make_clusters(make_rows(requests)):
-            for rows in batches(cluster, _MAX_TOKENS, _MAX_KEYS):
+            for rows in batches(cluster, max_tokens, max_keys):
                 scorer.add(rows, cluster.stem)
                 if progress is not None:
                     progress(sum(len(row.uses) for row in rows))
@@ -48,9 +59,10 @@ def score_continuations(
 class _Scorer:
     """Runs batches on the engine's thread and sums what they give to each request."""
 
-    def __init__(self, llama: Llama, requests: Sequence[Continuation]) -> None:
+    def __init__(self, llama: Llama, requests: Sequence[Continuation], max_tokens: int, max_keys: int) -> None:
         self._llama, self._requests = llama, requests
-        self._stem = llama.compute(lambda model: Stem(model, _MAX_TOKENS))
+        self._max_tokens, self._max_keys = max_tokens, max_keys
+        self._stem = llama.compute(lambda model: Stem(model, max_tokens))
         self._sums = np.zeros(len(requests))
         self._greedy = np.ones(len(requests), bool)
 
@@ -69,12 +81,15 @@ class _Scorer:
             # A row by itself becomes part of the stem, in pieces if it is long.
             h, start = self._stem.run(rows[0].ids[stem:], rows[0].first - stem)[None], rows[0].first
         else:
-            (h, layers), start = run_rows(model, self._stem, [row.ids[stem:] for row in rows]), stem
+            own, keeps, start = [row.ids[stem:] for row in rows], any(row.leaves for row in rows), stem
+            h, layers = run_rows(model, self._stem, own, keeps=keeps)
+            # What leaves need is copied now, not when they come: until then it would hold what it is copied from.
+            mx.eval(h, [layer.own for layer in layers])
         self._score(model, h, self._row_pairs(rows, start))
-        for part in _leaf_batches(rows):
+        for part in self._leaf_batches(rows):
             leaves = [rows[index].leaves[number] for index, number in part]
             if layers is None:
-                h, _ = run_rows(model, self._stem, leaves)
+                h, _ = run_rows(model, self._stem, leaves, keeps=False)
             else:
                 parents = [index for index, _ in part]
                 lengths = [len(rows[index].ids) - stem for index in parents]
@@ -118,14 +133,13 @@ class _Scorer:
             np.add.at(self._sums, requests[chosen], np.array(logprobs, np.float64))
             np.logical_and.at(self._greedy, requests[chosen], np.array(greedy))
 
-
-def _leaf_batches(rows: Sequence[Row]) -> Iterator[list[tuple[int, int]]]:
-    """Yield (row, number of its leaf) of leaves that are run together, the longest first."""
-    leaves = [(index, number) for index, row in enumerate(rows) for number in range(len(row.leaves))]
-    leaves.sort(key=lambda leaf: -len(rows[leaf[0]].leaves[leaf[1]]))
-    longest_row = max(len(row.ids) for row in rows)
-    while leaves:
-        longest = len(rows[leaves[0][0]].leaves[leaves[0][1]])
-        size = max(1, min(_MAX_TOKENS // longest, _MAX_KEYS // (longest_row + longest)))
-        yield leaves[:size]
-        leaves = leaves[size:]
+    def _leaf_batches(self, rows: Sequence[Row]) -> Iterator[list[tuple[int, int]]]:
+        """Yield (row, number of its leaf) of leaves that are run together, the longest first."""
+        leaves = [(index, number) for index, row in enumerate(rows) for number in range(len(row.leaves))]
+        leaves.sort(key=lambda leaf: -len(rows[leaf[0]].leaves[leaf[1]]))
+        longest_row = max(len(row.ids) for row in rows)
+        while leaves:
+            longest = len(rows[leaves[0][0]].leaves[leaves[0][1]])
+            size = max(1, min(self._max_tokens // longest, self._max_keys // (longest_row + longest)))
+            yield leaves[:size]
+            leaves = leaves[size:]

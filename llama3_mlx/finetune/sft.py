@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
+from ..library.home import encoded_folder, prefix_cache_bytes
+from .data.encoded_cache import EncodedCache
 from .data.encoding import Example, ExampleEncoder, encode_all, end_token, keep_with_targets
 from .data.formats import read_samples
 from .data.loading import DataReader, column_notes, control_notes, split_note, split_off
@@ -134,12 +136,19 @@ def data_notes(examples: Sequence[Example], valid: Sequence[Example], test: Sequ
 
 def make_encoder(text: TextSide, settings: TrainSettings) -> ExampleEncoder:
     """Return the encoder of a model's examples; no example is longer than the model's context."""
-    return ExampleEncoder(
+    choices = (min(settings.max_length, text.config.max_position_embeddings), settings.train_on, settings.plain)
+    end_id, special = end_token(text.tokenizer, text.config.eos_token_ids), settings.parse_special
+    encoder = ExampleEncoder(
         text.tokenizer,
         text.dialog,
-        end_token(text.tokenizer, text.config.eos_token_ids),
-        max_length=min(settings.max_length, text.config.max_position_embeddings),
+        end_id,
+        max_length=choices[0],
         train_on=settings.train_on,
         plain=settings.plain,
-        parse_special=settings.parse_special,
+        parse_special=special,
     )
+    encoder.progress = text.progress
+    if prefix_cache_bytes():
+        template = text.dialog.fingerprint if text.dialog else ()
+        encoder.cache = EncodedCache(encoded_folder(), text.folder, (*template, end_id, *choices, special))
+    return encoder

@@ -18,32 +18,9 @@ _WORTH_A_LINE = 10_000_000
 
 @contextmanager
 def download_bar(name: str) -> Iterator[Report]:
-    """Give the report of a download; nothing is shown before its first bytes."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    """Give the report of a download; nothing is shown, or imported, before its first bytes."""
+    if not _on_terminal():
         yield _Lines(name)
-        return
-    with _bar(console) as progress:
-        task = progress.add_task(f"downloading {name}", total=None, visible=False)
-
-        def report(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, visible=True)
-
-        try:
-            yield report
-        except KeyboardInterrupt:
-            progress.stop()
-            sys.stderr.write("stopped; finished files are kept for the next time\n")
-            raise
-
-
-@contextmanager
-def terminal_bar(name: str) -> Iterator[Report | None]:
-    """Give the report of a download that shows a bar where stderr is a terminal; None elsewhere."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield None
         return
     lock, opened = Lock(), ExitStack()
     shown: list[Report] = []
@@ -52,11 +29,43 @@ def terminal_bar(name: str) -> Iterator[Report | None]:
         # Files come in several threads.
         with lock:
             if not shown:
-                shown.append(opened.enter_context(download_bar(name)))
+                shown.append(opened.enter_context(_live_bar(name)))
         shown[0](done, total)
 
     with opened:
         yield report
+
+
+@contextmanager
+def terminal_bar(name: str) -> Iterator[Report | None]:
+    """Give the report of a download that shows a bar where stderr is a terminal; None elsewhere."""
+    if not _on_terminal():
+        yield None
+        return
+    with download_bar(name) as report:
+        yield report
+
+
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+@contextmanager
+def _live_bar(name: str) -> Iterator[Report]:
+    from rich.console import Console
+
+    with _bar(Console(stderr=True)) as progress:
+        task = progress.add_task(f"downloading {name}", total=None)
+
+        def report(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        try:
+            yield report
+        except KeyboardInterrupt:
+            progress.stop()
+            sys.stderr.write("stopped; finished files are kept for the next time\n")
+            raise
 
 
 def _bar(console: "Console") -> "Progress":

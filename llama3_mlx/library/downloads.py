@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 Report = Callable[[int, int], None]
-_WAIT_S = 1.0
+_WAIT_S, _LOOK_S = 1.0, 0.2
 _running: set[threading.Thread] = set()
 
 
@@ -16,13 +16,13 @@ class StoppedError(Exception):
 
 
 class InterruptibleCall:
-    """Runs a call in a thread of its own, so that the caller hears Ctrl-C while it waits."""
+    """Runs a call in a thread of its own, so that the caller hears Ctrl-C, or that `stopped` is set, while it waits."""
 
-    def __init__(self) -> None:
-        self.stopped = threading.Event()
+    def __init__(self, stopped: threading.Event | None = None) -> None:
+        self.stopped = stopped or threading.Event()
 
     def call(self, function: Callable[[], T]) -> T:
-        """Return what the function returns; raises what it raises."""
+        """Return what the function returns; raises what it raises, and StoppedError once `stopped` is set."""
         results: list[T] = []
         errors: list[Exception] = []
 
@@ -38,7 +38,10 @@ class InterruptibleCall:
         _running.add(thread)
         thread.start()
         try:
-            thread.join()
+            while thread.is_alive():
+                thread.join(_LOOK_S)
+                if self.stopped.is_set():
+                    raise StoppedError("the download was stopped")
         except BaseException:
             self.stopped.set()
             thread.join(_WAIT_S)
@@ -49,9 +52,9 @@ class InterruptibleCall:
 
 
 @contextmanager
-def interruptible() -> Iterator[InterruptibleCall]:
+def interruptible(stopped: threading.Event | None = None) -> Iterator[InterruptibleCall]:
     """Give what runs calls; when the block is left, whatever still runs ends at its next block of bytes."""
-    running = InterruptibleCall()
+    running = InterruptibleCall(stopped)
     try:
         yield running
     finally:

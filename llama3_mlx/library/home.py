@@ -33,8 +33,13 @@ def prefix_folder() -> Path:
     return home_folder() / "cache" / "prefixes"
 
 
+def encoded_folder() -> Path:
+    """Return the folder of the training examples that are encoded already."""
+    return home_folder() / "cache" / "encoded"
+
+
 def prefix_cache_bytes() -> int:
-    """Return its size limit: `LLAMA3_MLX_CACHE_GB`, by default 8; 0 switches it off."""
+    """Return its size limit: `LLAMA3_MLX_CACHE_GB`, by default 8; 0 switches it off, and with it encoded examples."""
     text = os.environ.get("LLAMA3_MLX_CACHE_GB") or "8"
     try:
         size = float(text)

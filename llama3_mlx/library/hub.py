@@ -4,6 +4,7 @@ Files come through huggingface_hub, which resumes, checks and caches them.
 """
 
 import re
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,12 +53,17 @@ class HubId:
 
 
 def download(
-    hub_id: HubId, patterns: tuple[str, ...] = MODEL_FILES, *, report: Report | None = None, local_only: bool = False
+    hub_id: HubId,
+    patterns: tuple[str, ...] = MODEL_FILES,
+    *,
+    report: Report | None = None,
+    stop: threading.Event | None = None,
+    local_only: bool = False,
 ) -> Path:
     """Return the folder of a repository in the Hub's cache, downloaded if need be.
 
-    `report` is called with the bytes that are there and all that are wanted; it may raise StoppedError, which ends the
-    download as Ctrl-C does: at once, and finished files are kept for the next call. Raises HubError.
+    `report` is called with the bytes that are there and all that are wanted. Ctrl-C ends the download at once, and so
+    does `stop` once it is set, with StoppedError; finished files are kept for the next call. Raises HubError.
     """
     from huggingface_hub import constants, snapshot_download
 
@@ -70,7 +76,7 @@ def download(
         "local_files_only": offline,
     }
     began_s = time.time()
-    with interruptible() as running:
+    with interruptible(stop) as running:
         total = 0 if report is None or offline else _missing_bytes(hub_id, patterns)
         try:
             bars = bar_class(running.stopped, report, total)
@@ -82,9 +88,9 @@ def download(
             raise as_hub_error(hub_id.repository, hub_id.revision, error) from error
 
 
-def download_model(hub_id: HubId, *, report: Report | None = None) -> Path:
-    """Return the folder of a model on the Hub, downloaded if need be; raises HubError."""
-    return _with_config(hub_id, download(hub_id, report=report))
+def download_model(hub_id: HubId, *, report: Report | None = None, stop: threading.Event | None = None) -> Path:
+    """Return the folder of a model on the Hub, downloaded if need be; raises as `download` does."""
+    return _with_config(hub_id, download(hub_id, report=report, stop=stop))
 
 
 def download_config(hub_id: HubId) -> Path:

@@ -6,6 +6,7 @@ an address pasted from huggingface.co, which is downloaded if need be.
 
 import difflib
 import json
+import threading
 from pathlib import Path
 
 from ..errors import AdapterError, CheckpointError, HubError
@@ -30,13 +31,14 @@ _OLLAMA_NAMES = {
 }
 
 
-def resolve_model(name: str | Path, *, report: Report | None = None) -> Path:
+def resolve_model(name: str | Path, *, report: Report | None = None, stop: threading.Event | None = None) -> Path:
     """Return the folder of a model by folder, name or Hub id; a download tells `report` its bytes.
 
-    Raises CheckpointError for what is none of these, HubError if the Hub can't give it.
+    Raises CheckpointError for what is none of these, HubError if the Hub can't give it, StoppedError once `stop` is
+    set.
     """
     found = _here_or_hub(name)
-    return found if isinstance(found, Path) else download_model(found, report=report)
+    return found if isinstance(found, Path) else download_model(found, report=report, stop=stop)
 
 
 def resolve_config(name: str | Path) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..chat.template_files import own_templates
 from ..errors import RequestError
 from ..json_types import JsonMapping
 from ..llama import Llama
@@ -156,6 +157,13 @@ class Guard:
             max_tokens=6 * len(self.policy.categories),
         )
         return [code for code in written.text.strip().split(",") if self.policy.category(code)]
+
+
+def check_guard(folder: Path) -> None:
+    """Raise RequestError where a model's folder holds no Llama Guard by its chat template; nothing is loaded."""
+    template = own_templates(folder).get("default")
+    if recognized_version(template) is None:
+        raise RequestError(f"{folder.name} isn't a Llama Guard by its chat template")
 
 
 def _first(ids: list[int], word: str) -> int:

@@ -13,13 +13,14 @@ from starlette.responses import Response
 from ..errors import Llama3MLXError
 from ..json_types import JsonObject
 from ..library.catalogue import Catalogue
+from ..safety.shield import Shield, defects
 from ..version import __version__
 from . import operations, page, tokens
 from .anthropic import messages as anthropic
 from .core.loaded_models import LoadedModels
 from .core.request_context import CLIENT_GONE, ClientGoneError, Server
 from .http.errors import ApiError, as_api_error, error_response
-from .http.logs import LOGGER
+from .http.logs import LOGGER, log
 from .http.metrics import Metrics
 from .http.middleware import ServerMiddleware
 from .ollama import (
@@ -76,11 +77,15 @@ ROUTES = (
 def make_app(settings: ServerSettings, catalogue: Catalogue) -> FastAPI:
     """Return the application that serves the models of `catalogue`."""
     metrics = Metrics()
-    server = Server(settings, LoadedModels(catalogue, settings, metrics), metrics)
+    shield = Shield() if settings.shield else None
+    server = Server(settings, LoadedModels(catalogue, settings, metrics), metrics, shield)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         sweeper = asyncio.ensure_future(server.models.sweep())
+        if shield is not None:
+            for language, reason in (await asyncio.to_thread(defects)).items():
+                log("not checked by the shield", level=logging.WARNING, language=language, reason=reason)
         try:
             yield
         finally:

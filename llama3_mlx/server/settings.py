@@ -9,6 +9,8 @@ from ..settings import setting, validate
 
 API_KEY_VARIABLE = "LLAMA3_MLX_API_KEY"
 LOG_FORMATS = ("text", "json")
+GUARDED = ("both", "input", "output")
+SHIELD_MODES = ("annotate", "block")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,19 @@ class ServerSettings:
     manage: bool = setting(True, "let requests pull, make, copy and delete models")
     parse_special: bool = setting(
         False, "recognize control tokens in the prompts of /v1/completions and of Ollama's raw mode"
+    )
+    guard: str | None = setting(
+        None,
+        "Llama Guard (folder, name or Hub id) that judges requests before answers, and answers before they are sent",
+    )
+    guard_on: str = setting("both", "what the guard judges: input, output or both", choices=GUARDED)
+    guard_every: int = setting(
+        200, "characters of a streamed answer that are held back until the guard has judged them", low=1
+    )
+    shield: str | None = setting(
+        None,
+        "scan fenced code of answers for weaknesses: annotate adds notes, block leaves insecure code out",
+        choices=SHIELD_MODES,
     )
     log_format: str = setting(
         "text", "format of the log on stderr: text, or json (one object a line)", choices=LOG_FORMATS

@@ -113,7 +113,7 @@ def test_models_are_listed_and_removed(home: Path, tiny_folder: Path, capsys: py
     assert [entry["name"] for entry in listed] == ["kept", "owner/doomed"]
     assert listed[0]["size_bytes"] == sum(path.stat().st_size for path in tiny_folder.iterdir())
     assert main(["models"]) == 0
-    assert capsys.readouterr().out.splitlines()[0].split() == ["NAME", "SIZE", "PARAMETERS", "WEIGHTS", "MODIFIED"]
+    assert capsys.readouterr().out.splitlines()[0].split() == ["NAME", "DISK", "PARAMETERS", "WEIGHTS", "MODIFIED"]
     assert main(["models", "remove", "owner/doomed"]) == 0
     assert kept.exists()
     assert not doomed.exists()

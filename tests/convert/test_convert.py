@@ -100,7 +100,7 @@ def test_shards_of_the_output_hold_what_one_file_would(
     convert(source, tmp_path / "whole", bits=4)
     plan = plan_module.make_plan
     monkeypatch.setattr(
-        "llama3_mlx.convert.api.make_plan", lambda *args: plan(args[0], args[1], args[2], shard_bytes=25_000)
+        "llama3_mlx.convert.target_choice.make_plan", lambda *args: plan(args[0], args[1], args[2], shard_bytes=25_000)
     )
     convert(source, tmp_path / "sharded", bits=4)
     files = sorted((tmp_path / "sharded").glob("model-*.safetensors"))

@@ -238,10 +238,10 @@ SHARDS = """
 import resource, sys
 from llama3_mlx import Llama3MLXError
 from llama3_mlx.checkpoint.loading import load_model
-from llama3_mlx.convert import api, convert, plan, verify
+from llama3_mlx.convert import convert, plan, target_choice, verify
 
 make_plan = plan.make_plan
-api.make_plan = lambda *args: make_plan(*args[:3], shard_bytes=1)
+target_choice.make_plan = lambda *args: make_plan(*args[:3], shard_bytes=1)
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64 if sys.argv[3] == "hard" else hard))
 convert(sys.argv[1], sys.argv[2], bits=4, group_size=32, verify=True)

@@ -10,7 +10,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from llama3_mlx import Llama
-from llama3_mlx.evaluation import scoring
 from llama3_mlx.evaluation.scoring import score_continuations
 from llama3_mlx.evaluation.sharing import Continuation, batches, make_clusters, make_rows
 
@@ -46,15 +45,11 @@ def llama(small_chat: Path) -> Iterator[Llama]:
 
 
 @pytest.mark.parametrize(("max_tokens", "max_keys"), [(2048, 65536), (100, 65536), (2048, 300), (16, 40)])
-def test_scores_are_those_of_one_pass_each(
-    small_chat: Path, llama: Llama, monkeypatch: pytest.MonkeyPatch, max_tokens: int, max_keys: int
-) -> None:
-    monkeypatch.setattr(scoring, "_MAX_TOKENS", max_tokens)
-    monkeypatch.setattr(scoring, "_MAX_KEYS", max_keys)
+def test_scores_are_those_of_one_pass_each(small_chat: Path, llama: Llama, max_tokens: int, max_keys: int) -> None:
     requests = shots(random.Random(max_tokens))
     model = AutoModelForCausalLM.from_pretrained(small_chat, dtype=torch.float32)
     done: list[int] = []
-    found = score_continuations(llama, requests, done.append)
+    found = score_continuations(llama, requests, done.append, max_tokens=max_tokens, max_keys=max_keys)
     assert sum(done) == len(requests)
     for request, score in zip(requests, found, strict=True):
         with torch.no_grad():

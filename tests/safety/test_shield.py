@@ -243,7 +243,7 @@ def test_semgrep_counts_only_where_it_says_what_it_scanned(
 
 def test_missing_engines_and_wrong_options_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RequestError, match="severity must be one of low, medium, high"):
-        ShieldOptions(severity="severe")  # type: ignore[arg-type]
+        ShieldOptions(severity="severe")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MissingExtraError, match="pip install semgrep"):
         Shield(ShieldOptions(semgrep_rules=tmp_path))

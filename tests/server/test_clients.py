@@ -108,9 +108,9 @@ def likelihoods(folder: Path) -> list[list[float]]:
 
 
 def test_lm_eval_finds_the_likelihoods_that_transformers_gives(
-    server: Running, smollm2_folder: Path, tmp_path: Path
+    server: Running, smollm2_folder: Path, llama: Llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """lm-eval's local-completions, which finds the server's tokenizer by itself, on a task of local files."""
+    """lm-eval's local-completions, which finds the server's tokenizer by itself, and our model of it in process."""
     pytest.importorskip("lm_eval")
     choices = [city for _, city in CAPITALS]
     documents = [{"country": name, "choices": choices, "answer": at} for at, (name, _) in enumerate(CAPITALS)]
@@ -133,3 +133,11 @@ def test_lm_eval_finds_the_likelihoods_that_transformers_gives(
     (results,) = out.rglob("results_*.json")
     right = [max(range(4), key=row.__getitem__) == at for at, row in enumerate(expected)]
     assert json.loads(results.read_text())["results"]["capitals"]["acc,none"] == sum(right) / 4 > 0.5
+    import datasets
+
+    from llama3_mlx.evaluation import EvalOptions, evaluate
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    in_process = evaluate(llama, ["capitals"], EvalOptions(tasks_folder=tmp_path)).outcomes[0]
+    assert in_process.main is not None
+    assert in_process.main.value == sum(right) / 4

@@ -1,7 +1,8 @@
 """Examples to token ids and marks of which of them are targets; control tokens come from the dialog format alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -9,8 +10,11 @@ from ...chat.dialog import Dialog
 from ...errors import DataError, DialogError
 from ...json_types import JsonMapping
 from ...tokenizer.tokenizer import Tokenizer
+from .encoded_cache import LEAST_SAMPLES, EncodedCache
 from .records import collected
 from .samples import Sample
+
+_PROGRESS_EVERY = 250
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,15 @@ class ExampleEncoder:
     ) -> None:
         """`end_id` ends a text. `plain` writes prompt and completion without a dialog format.
 
-        `parse_special` takes control tokens that are written out in texts as such.
+        `parse_special` takes control tokens that are written out in texts as such. `cache` and `progress` are set
+        afterwards, where they are wanted.
         """
         self.tokenizer, self.dialog, self.end_id = tokenizer, dialog, end_id
         self.max_length, self.train_on, self.plain = max_length, train_on, plain
         self.parse_special = parse_special
+
+        self.cache: EncodedCache | None = None
+        self.progress: Callable[[int, int], None] | None = None
 
     def __call__(self, sample: Sample) -> Example:
         """Return the example, cut to `max_length` tokens; raises DataError or DialogError."""
@@ -148,15 +156,25 @@ def encode_all(
 ) -> list[Example]:
     """Encode the samples; raises DataError with all that can't be, or adds them to `problems` where it is given.
 
-    With `split_texts` a long text becomes several examples.
+    With `split_texts` a long text becomes several examples. A large set is kept where the encoder has a cache.
     """
+    cache = encoder.cache if len(samples) >= LEAST_SAMPLES else None
+    path = cache.path(samples, split_texts=split_texts) if cache else Path()
+    if cache and (stored := cache.load(path)) is not None:
+        return [Example(*fields) for fields in stored]
     examples: list[Example] = []
     with collected(problems) as bad:
-        for sample in samples:
+        known = len(bad)
+        for number, sample in enumerate(samples):
+            if encoder.progress and number % _PROGRESS_EVERY == 0:
+                encoder.progress(number, len(samples))
             try:
                 examples += encoder.examples(sample) if split_texts else [encoder(sample)]
             except (DataError, DialogError) as error:
                 bad.append(f"{sample.where}: {error}")
+        complete = len(bad) == known
+    if cache and complete and examples:
+        cache.save(path, [(each.ids, each.is_target, each.where, each.truncated) for each in examples])
     return examples
 
 

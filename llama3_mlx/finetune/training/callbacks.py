@@ -60,6 +60,9 @@ class Callback:
     def on_stage(self, name: str) -> None:
         """Work besides steps begins, such as generating sample answers."""
 
+    def on_encoding(self, done: int, total: int) -> None:
+        """So many of the examples are encoded, told every few hundred."""
+
     def on_step(self, report: StepReport) -> None:
         """A step is done."""
 

@@ -72,6 +72,8 @@ class TextSide:
     dialog: Dialog | None
     notes: tuple[str, ...] = ()
     """What was decided where the folder's files contradict one another."""
+    progress: Callable[[int, int], None] | None = None
+    """Hears how many of how many examples are encoded."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def run_job(
     job, text = dated(job, text, resume=resume)
     for callback in callbacks:
         callback.on_stage("reading and encoding the data")
-    prepared = build(job, text)
+    prepared = build(job, replace(text, progress=lambda *counts: _tell_encoding(callbacks, *counts)))
     job = replace(job, settings=prepared.settings)
     fingerprint = job_fingerprint(job, prepared.objective, text.config)
     if distributed.rank() == 0:
@@ -54,6 +54,11 @@ def run_job(
             trainer.restore(*load_state(job.out, fingerprint))
         trainer.hooks = _hooks(job, fingerprint, trainer, callbacks, cancel)
         return _train(job, text, prepared, trainer)
+
+
+def _tell_encoding(callbacks: Sequence[Callback], done: int, total: int) -> None:
+    for callback in callbacks:
+        callback.on_encoding(done, total)
 
 
 def _train(job: TrainingJob, text: TextSide, prepared: Prepared, trainer: Trainer) -> TrainResult:

@@ -37,6 +37,11 @@ class Opening:
         return line[:room].lstrip(" \t") + line[room:]
 
 
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text with their line feeds."""
+    return re.findall(r"[^\n]*\n|[^\n]+", text)
+
+
 def opening_of(line: str) -> Opening | None:
     """Return the fence that a line opens, None if it opens none."""
     match = _OPENING.match(line.rstrip("\r\n"))
@@ -55,7 +60,7 @@ def may_open(beginning: str) -> bool:
 def fences_of(text: str) -> Iterator[Fence]:
     """Yield the blocks of a text; one that isn't closed goes on to the end."""
     opening, start, lines = None, 0, list[str]()
-    for number, line in enumerate(text.splitlines(keepends=True), start=1):
+    for number, line in enumerate(lines_of(text), start=1):
         if opening is None:
             opening, start, lines = opening_of(line), number, []
         elif opening.closes(line):

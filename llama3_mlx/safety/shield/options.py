@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...settings import setting, validate
-from .result import SEVERITIES, Severity
+from .result import SEVERITIES
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShieldOptions:
     """What counts as a weakness, and which rules beside the shield's own are run."""
 
-    severity: Severity = setting("medium", "from which severity on a weakness counts", choices=SEVERITIES)
+    severity: str = setting("medium", "from which severity on a weakness counts", choices=SEVERITIES)
     semgrep_rules: Path | None = setting(
         None, "file or folder of your own semgrep rules to run, too (semgrep must be installed)"
     )

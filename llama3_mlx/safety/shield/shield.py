@@ -30,11 +30,11 @@ class Shield:
     def scan(self, code: str, language: str | None) -> Scan:
         """Scan code of a language, by its name or an alias such as py; one without rules gives unknown."""
         known = language_named(language) if language else None
+        if not code.strip():
+            return Scan("clean", known or language)
         if known is None:
             reason = f"there are no rules for {language[:40]}" if language else "its language isn't named"
             return self._judged(language, [Report(tuple(known_keys(code)), f"not checked: {reason}")])
-        if not code.strip():
-            return Scan("clean", known)
         reports = [_structural(known).scan(code)]
         if known == "python":
             reports.insert(0, _bandit().scan(code))

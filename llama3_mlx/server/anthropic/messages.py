@@ -16,7 +16,7 @@ from ..http.streaming import EVENT_STREAM, errors_as_events, kept_alive, sse
 from .schema import AnthropicTool, AnthropicToolChoice, ContentBlock, CountRequest, MessagesRequest, TextSource
 
 router = APIRouter(tags=["Anthropic"])
-_STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+_STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 _TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _NO_TEXT = ("tool_result", "tool_use", "thinking", "redacted_thinking")
 _PING = sse({"type": "ping"}, "ping")
@@ -32,7 +32,7 @@ async def messages(body: MessagesRequest, request: Request) -> Response:
         context.leave_out_tools(left_out)
         loaded = await context.use(body.model)
         prompt = await loaded.prepare(lambda: prompt_of(chat, loaded))
-        events = await converse(chat, loaded, context.server.settings, context.stack, prompt)
+        events = await converse(chat, context, streamed=bool(body.stream), prompt=prompt)
         head = {**_head(loaded.choice.name), **context.extension()}
         if body.stream:
             parts = _stream(head, context.counted(events), len(prompt))
@@ -169,7 +169,10 @@ def _tool_use(call: ToolCallEvent, arguments: JsonMapping) -> JsonObject:
 
 def _stopped(end: AnswerEnd) -> JsonObject:
     reason = "stop_sequence" if end.stop_text else _STOP_REASONS[end.reason]
-    return {"stop_reason": reason, "stop_sequence": end.stop_text}
+    stopped = {"stop_reason": reason, "stop_sequence": end.stop_text}
+    if end.refusal is None:
+        return stopped
+    return {**stopped, "stop_details": {"type": "refusal", "category": None, "explanation": end.refusal}}
 
 
 def _usage(end: AnswerEnd) -> JsonObject:

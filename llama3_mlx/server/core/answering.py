@@ -5,11 +5,53 @@ from dataclasses import replace
 
 from ...generation.completion import Completion, TokenLogprob
 from ...generation.options import GenerationOptions
+from ...json_types import JsonMapping
 from ...tokenizer.tokenizer import Tokenizer
 from ..settings import ServerSettings
+from .code_shield import shielded
+from .content_guard import ContentGuard
 from .events import AnswerEnd, Event, LogprobEntry, PromptProgress, Reason, TextDelta, ToolCallEvent, as_json
 from .loaded_model import LoadedModel, Replies, Submission
 from .partial_calls import UnfinishedCall, may_begin_call, unfinished_call
+from .request_context import RequestContext
+
+Dialog = Sequence[JsonMapping]
+
+
+async def start_answers(
+    submissions: Sequence[Submission], dialogs: Sequence[Dialog], context: RequestContext, *, streamed: bool
+) -> AsyncIterator[Event]:
+    """Start to generate and return the events as they come, past the guard and the shield where the server has them.
+
+    `dialogs` are the messages that each submission answers. A refused request gets answers that have ended already.
+    What runs ends when the context does. Raises at once what is refused, ApiError where the guard fails.
+    """
+    loaded, server = context.loaded, context.server
+    settings, metrics = server.settings, server.metrics
+    guard = None if context.guard is None else ContentGuard(context.guard.as_guard(), metrics, dialogs)
+    if guard is not None:
+        context.stack.callback(guard.observe)
+        if settings.guard_on != "output":
+            refusal = await guard.refuse_input()
+            if refusal is not None:
+                return _refused(submissions, refusal)
+    replies = await loaded.start(submissions, settings.timeout_s)
+    context.stack.callback(replies.close)
+    events = as_events(replies, submissions, loaded)
+    if guard is not None and settings.guard_on != "input":
+        events = guard.guarded(events, replies.cancel, settings.guard_every if streamed else None)
+    # A note within an answer that is held to a form would break the form.
+    if server.shield is not None and settings.shield is not None and not submissions[0].options.is_constrained:
+        events = shielded(
+            events, len(submissions), server.shield, "block" if settings.shield == "block" else "annotate", metrics
+        )
+    return events
+
+
+async def _refused(submissions: Sequence[Submission], refusal: str) -> AsyncIterator[Event]:
+    for index, submission in enumerate(submissions):
+        nothing = Completion("", (), "stop", len(submission.prompt), 0, 0.0, 0.0, 0)
+        yield AnswerEnd(index, "content_filter", nothing, refusal=refusal)
 
 
 async def as_events(replies: Replies, submissions: Sequence[Submission], loaded: LoadedModel) -> AsyncIterator[Event]:

@@ -1,17 +1,16 @@
 """A chat in no protocol's words: messages in, events out."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from ...generation.options import GenerationOptions
 from ...json_types import JsonMapping, JsonObject
 from ...prompts import RESERVED
 from ..http.errors import ApiError
-from ..settings import ServerSettings
-from .answering import as_events, make_submissions
+from .answering import make_submissions, start_answers
 from .events import Event
 from .loaded_model import LoadedModel
+from .request_context import RequestContext
 
 _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
 
@@ -59,16 +58,16 @@ def known_keys(message: JsonMapping) -> JsonObject:
 
 
 async def converse(
-    chat: Chat, loaded: LoadedModel, limits: ServerSettings, stack: AsyncExitStack, prompt: Sequence[int] | None = None
+    chat: Chat, context: RequestContext, *, streamed: bool, prompt: Sequence[int] | None = None
 ) -> AsyncIterator[Event]:
     """Start all answers to a chat and return their events as they come; raises at once what is refused.
 
-    `prompt` is the chat's where it is known already. What runs ends when `stack` does.
+    `prompt` is the chat's where it is known already. What runs ends when the context does.
     """
+    loaded = context.loaded
     loaded.check_room(chat.n)
     if prompt is None:
         prompt = await loaded.prepare(lambda: prompt_of(chat, loaded))
-    submissions = make_submissions([prompt], chat.n, chat.options, limits, progress=chat.progress)
-    replies = await loaded.start(submissions, limits.timeout_s)
-    stack.callback(replies.close)
-    return as_events(replies, submissions, loaded)
+    settings = context.server.settings
+    submissions = make_submissions([prompt], chat.n, chat.options, settings, progress=chat.progress)
+    return await start_answers(submissions, [chat.messages] * chat.n, context, streamed=streamed)

@@ -1,14 +1,13 @@
 """Continuing texts in no protocol's words: prompts in, events out."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from ...generation.options import GenerationOptions
-from ..settings import ServerSettings
-from .answering import as_events, make_submissions
+from .answering import make_submissions, start_answers
 from .events import Event
 from .loaded_model import LoadedModel
+from .request_context import RequestContext
 
 Prompt = str | Sequence[int]
 
@@ -34,19 +33,21 @@ def text_ids(text: str, loaded: LoadedModel, *, bos: bool, parse_special: bool) 
     return loaded.llama.prompts.text(text, special=parse_special, bos=bos)
 
 
-async def complete(
-    continuation: Continuation, loaded: LoadedModel, limits: ServerSettings, stack: AsyncExitStack
-) -> AsyncIterator[Event]:
+async def complete(continuation: Continuation, context: RequestContext, *, streamed: bool) -> AsyncIterator[Event]:
     """Start all continuations and return their events as they come; raises at once what is refused.
 
-    What runs ends when `stack` does.
+    A guard reads a prompt as what a user says. What runs ends when the context does.
     """
+    loaded, limits = context.loaded, context.server.settings
     loaded.check_room(len(continuation.prompts) * continuation.n)
     special = limits.parse_special if continuation.parse_special is None else continuation.parse_special
     prompts = await loaded.prepare(
         lambda: [prompt_ids(prompt, loaded, parse_special=special) for prompt in continuation.prompts]
     )
     submissions = make_submissions(prompts, continuation.n, continuation.options, limits)
-    replies = await loaded.start(submissions, limits.timeout_s)
-    stack.callback(replies.close)
-    return as_events(replies, submissions, loaded)
+    decode = loaded.llama.tokenizer.decode
+    texts = [
+        prompt if isinstance(prompt, str) else decode(list(prompt), control=False) for prompt in continuation.prompts
+    ]
+    dialogs = [[{"role": "user", "content": text}] for text in texts for _ in range(continuation.n)]
+    return await start_answers(submissions, dialogs, context, streamed=streamed)

@@ -9,7 +9,7 @@ from typing import Literal
 from ...generation.completion import Completion
 from ...json_types import JsonMapping, JsonObject
 
-Reason = Literal["stop", "length", "tool_calls"]
+Reason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,8 @@ class AnswerEnd:
     completion: Completion
     prompt: Sequence[int] = ()
     stop_text: str | None = None
+    refusal: str | None = None
+    """Why a guard refused the request or stopped the answer, where the reason is "content_filter"."""
 
 
 Event = PromptProgress | TextDelta | ToolCallEvent | AnswerEnd
@@ -108,6 +110,11 @@ class CollectedAnswer:
     def reason(self) -> Reason:
         """Why it ended."""
         return self.end.reason if self.end else "length"
+
+    @property
+    def refusal(self) -> str | None:
+        """Why a guard refused it, None if it didn't."""
+        return self.end.refusal if self.end else None
 
 
 @dataclass(frozen=True, slots=True)

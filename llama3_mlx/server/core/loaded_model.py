@@ -12,6 +12,7 @@ from typing import TypeVar
 import anyio.to_thread
 
 from ...engine.reply import Item, Reply
+from ...errors import RequestError
 from ...generation.completion import Completion, Piece
 from ...generation.options import GenerationOptions
 from ...library.catalogue import ModelChoice, ModelEntry
@@ -128,6 +129,14 @@ class LoadedModel:
         """Run what may take long without MLX, so that the event loop serves others meanwhile."""
         return await self.runtime.prepare(function)
 
+    def as_guard(self) -> Guard:
+        """Return the model as a judge of messages; raises RequestError where it is no Llama Guard."""
+        if self.choice.adapter is not None:
+            raise RequestError(f"a guard judges without an adapter: name {self.choice.model.name} alone")
+        if self.runtime.guard is None:
+            self.runtime.guard = Guard.of(self.llama)
+        return self.runtime.guard
+
     def check_room(self, count: int) -> None:
         """Raise ApiError 429 if so many more generations find no place in the queue."""
         runtime = self.runtime
@@ -213,6 +222,10 @@ class Replies:
             self._open -= 1
             check_answer(self._submissions[index].options, item)
         return index, item
+
+    def cancel(self, index: int) -> None:
+        """Ask for the end of one generation; its completion comes with the next token."""
+        self._replies[index].cancel()
 
     def close(self) -> None:
         """Cancel what still runs."""

@@ -13,6 +13,7 @@ from ...errors import EngineClosedError
 from ...library.catalogue import Catalogue, ModelChoice, ModelEntry, UnknownModelError
 from ...library.resolver import resolve_model
 from ...model.memory_estimate import estimate
+from ...safety.guard import check_guard
 from ...units import size_text
 from ..http.errors import ApiError
 from ..http.logs import log
@@ -56,6 +57,7 @@ class LoadedModels:
         self.slots: dict[str, ModelSlot] = {}
         if settings.default_model:
             catalogue.choose(settings.default_model)
+        self.guard = None if settings.guard is None else _guard_choice(settings.guard, catalogue)
         self._drafts = dict(self._draft(text) for text in settings.draft)
         self._freed, self._making_room = asyncio.Event(), asyncio.Lock()
         metrics.gauges += [
@@ -71,7 +73,20 @@ class LoadedModels:
 
         Raises ApiError 404 if there is none of that name, 503 if there is no memory for it now, 400 if never.
         """
-        choice = self.choose(name)
+        async with self._use(self.choose(name), keep_alive_s) as loaded:
+            yield loaded
+
+    @asynccontextmanager
+    async def use_guard(self) -> AsyncIterator[LoadedModel | None]:
+        """Give the model that judges requests and answers, None where there is none; it stays in memory."""
+        if self.guard is None:
+            yield None
+            return
+        async with self._use(self.guard, -1) as loaded:
+            yield loaded
+
+    @asynccontextmanager
+    async def _use(self, choice: ModelChoice, keep_alive_s: float | None) -> AsyncIterator[LoadedModel]:
         slot = await self._slot(choice)
         slot.users += 1
         slot.keep_alive_s = self._settings.keep_alive_s if keep_alive_s is None else keep_alive_s
@@ -167,10 +182,14 @@ class LoadedModels:
 
     async def _make_room(self, name: str, needed: int) -> None:
         """Take out models that nobody uses, the least recently used first, until `needed` bytes are free."""
-        if needed > self.budget_bytes:
+        guard = None if self.guard is None else self.slots.get(self.guard.model.name)
+        beside = guard.needed_bytes if guard is not None and guard is not self.slots.get(name) else 0
+        if needed + beside > self.budget_bytes:
+            besides = f" beside the guard's {size_text(beside)}" if beside else ""
+            memory = size_text(self.budget_bytes)
             raise ApiError(
                 400,
-                f"{name} needs {size_text(needed)}, but the memory for models is {size_text(self.budget_bytes)}: "
+                f"{name} needs {size_text(needed)}{besides}, but the memory for models is {memory}: "
                 "take a smaller model, or give the server more with --memory-gb",
                 code="insufficient_memory",
             )
@@ -220,6 +239,14 @@ def all_choices(catalogue: Catalogue) -> list[ModelChoice]:
     """Return everything that a request can name."""
     models = catalogue.models().values()
     return [ModelChoice(model, adapter) for model in models for adapter in (None, *catalogue.adapters(model))]
+
+
+def _guard_choice(text: str, catalogue: Catalogue) -> ModelChoice:
+    """Return the guard's model; raises what a model is refused for, RequestError for one that is no Llama Guard."""
+    folder = resolve_model(text)
+    check_guard(folder)
+    served = (model for model in catalogue.models().values() if model.folder.resolve() == folder.resolve())
+    return ModelChoice(next(served, None) or ModelEntry(f"{folder.name} (guard)", folder))
 
 
 def memory_needed(model: ModelEntry) -> int:

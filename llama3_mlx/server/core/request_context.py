@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from ...json_types import JsonMapping, JsonValue
+from ...safety.shield import Shield
 from ..http.metrics import Metrics
 from ..http.streaming import STREAM_HEADERS
 from ..settings import ServerSettings
@@ -32,6 +33,8 @@ class Server:
     settings: ServerSettings
     models: LoadedModels
     metrics: Metrics
+    shield: Shield | None = None
+    """What scans the code of answers, where that is wanted."""
 
 
 class ClientGoneError(Exception):
@@ -50,6 +53,8 @@ class RequestContext:
         self.notes: list[str] = []
         """What the client should know about its answer: what was left out, and why."""
         self.loaded: LoadedModel
+        self.guard: LoadedModel | None = None
+        """The model that judges requests and answers, if there is one."""
         self.load_s = 0.0
         self._first_seen = False
 
@@ -63,6 +68,8 @@ class RequestContext:
         """Return the model, loaded, for as long as this request lasts."""
         keep_alive_s = duration_s(keep_alive)
         began = time.perf_counter()
+        # Before the model, which must find room beside it.
+        self.guard = await self.stack.enter_async_context(self.server.models.use_guard())
         self.loaded = await self.stack.enter_async_context(self.server.models.use(model, keep_alive_s))
         self.load_s = time.perf_counter() - began
         self.log_values(model=self.loaded.choice.name)

@@ -101,6 +101,11 @@ class Metrics:
         self.loads = Counter("model_loads_total", "Models loaded into memory", ("model",))
         self.first_token = Histogram("time_to_first_token_seconds", "From a request's arrival to its first text")
         self.duration = Histogram("request_duration_seconds", "From a request's arrival to its last byte")
+        self.guard_checks = Counter("guard_checks_total", "Judgements by the guard", ("on", "verdict"))
+        self.guard_check = Histogram("guard_check_seconds", "What the guard takes for one judgement")
+        self.guard_wait = Histogram("guard_wait_seconds", "What judging adds to a request")
+        self.shield_scans = Counter("shield_scans_total", "Blocks of code that were scanned", ("status",))
+        self.shield_scan = Histogram("shield_scan_seconds", "What the shield takes for the code that a piece ends")
         self.gauges: list[Gauge] = []
 
     def text(self) -> str:
@@ -115,6 +120,11 @@ class Metrics:
             self.loads,
             self.first_token,
             self.duration,
+            self.guard_checks,
+            self.guard_check,
+            self.guard_wait,
+            self.shield_scans,
+            self.shield_scan,
             *self.gauges,
         )
         lines: list[str] = []

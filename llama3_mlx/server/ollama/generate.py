@@ -42,9 +42,9 @@ async def generate(body: GenerateRequest, request: Request) -> Response:
                 options=options_of(_settings(body), schema=_schema(body), top_logprobs=_top(body)),
                 parse_special=_parse_special(body),
             )
-            events = await complete(continuation, loaded, context.server.settings, context.stack)
+            events = await complete(continuation, context, streamed=body.stream is not False)
         else:
-            events = await converse(_chat(body, _dialog(body)), loaded, context.server.settings, context.stack)
+            events = await converse(_chat(body, _dialog(body)), context, streamed=body.stream is not False)
 
         def fields(text: str, _: Sequence[JsonMapping]) -> JsonObject:
             return {"response": text}
@@ -59,10 +59,10 @@ async def chat(body: OllamaChatRequest, request: Request) -> Response:
         context.ignore(body.ignored())
         if not body.messages:
             return await _load(context, body, {"message": {"role": "assistant", "content": ""}})
-        loaded = await context.use(body.model, body.keep_alive)
+        await context.use(body.model, body.keep_alive)
         tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
         conversation = _chat(body, [_message(message) for message in body.messages], tools)
-        events = await converse(conversation, loaded, context.server.settings, context.stack)
+        events = await converse(conversation, context, streamed=body.stream is not False)
 
         def fields(text: str, calls: Sequence[JsonMapping]) -> JsonObject:
             message: JsonObject = {"role": "assistant", "content": text}
@@ -205,7 +205,8 @@ def _last(context: RequestContext, end: AnswerEnd, with_context: bool) -> JsonOb
     decode_s = (written - 1) / done.tokens_per_second if done.tokens_per_second else 0.0
     last: JsonObject = {
         "done": True,
-        "done_reason": "length" if end.reason == "length" else "stop",
+        "done_reason": end.reason if end.reason in ("length", "content_filter") else "stop",
+        **({"refusal": end.refusal} if end.refusal else {}),
         "total_duration": _ns(context.elapsed_s),
         "load_duration": _ns(context.load_s),
         "prompt_eval_count": done.prompt_tokens,
@@ -213,7 +214,8 @@ def _last(context: RequestContext, end: AnswerEnd, with_context: bool) -> JsonOb
         "eval_count": written,
         "eval_duration": _ns(decode_s),
     }
-    if with_context:
+    # The tokens of a refused answer hold what nobody may see.
+    if with_context and end.refusal is None:
         last["context"] = [*end.prompt, *done.token_ids, *context.loaded.end_of_turn]
     return last
 

@@ -14,7 +14,6 @@ from starlette.responses import JSONResponse, StreamingResponse
 from ...errors import RequestError
 from ...json_types import JsonMapping
 from ...library.catalogue import DEFAULT_TAG, Catalogue, check_name
-from ...library.downloads import StoppedError
 from ...library.home import models_folder
 from ...library.storage import copy_model, remove_model
 from ..core.request_context import Server
@@ -23,7 +22,8 @@ from ..http.streaming import JSON_LINES, STREAM_HEADERS, errors_as_events, json_
 from .schema import CopyRequest, CreateRequest, Named, PullRequest
 
 StatusReport = Callable[[JsonMapping], None]
-ManageTask = Callable[[StatusReport], None]
+# Takes where reports go, and what is set when the client has gone.
+ManageTask = Callable[[StatusReport, threading.Event], None]
 _BITS = re.compile(r"q([2-68])(_0|_1|_k|_k_[msl])?\Z", re.IGNORECASE)
 
 
@@ -40,7 +40,7 @@ async def pull(body: PullRequest, request: Request) -> Response:
     """Download a model from the Hub."""
     name = body.chosen.removesuffix(f":{DEFAULT_TAG}").removeprefix("hf.co/")
 
-    def task(report: StatusReport) -> None:
+    def task(report: StatusReport, gone: threading.Event) -> None:
         from ...library.hub import HubId, download_model
 
         if name in _catalogue(request).models():
@@ -56,7 +56,7 @@ async def pull(body: PullRequest, request: Request) -> Response:
         def downloaded(done: int, total: int) -> None:
             report({"status": f"pulling {name}", "digest": digest, "total": total, "completed": done})
 
-        download_model(hub_id, report=downloaded)
+        download_model(hub_id, report=downloaded, stop=gone)
 
     return await _run(task, request, stream=body.stream is not False)
 
@@ -70,7 +70,7 @@ async def create(body: CreateRequest, request: Request) -> Response:
     source = _source(_catalogue(request), body.from_)
     bits = _bits(body.quantize)
 
-    def task(report: StatusReport) -> None:
+    def task(report: StatusReport, _: threading.Event) -> None:
         report({"status": f"reading {body.from_}"})
         if bits is None and (source / "config.json").exists() and any(source.glob("*.safetensors")):
             from ...library.catalogue import ModelEntry
@@ -143,7 +143,7 @@ def _bits(quantize: str | None) -> int | None:
 async def _run(task: ManageTask, request: Request, *, stream: bool) -> Response:
     """Run `task` in a thread; its reports are the lines of a stream, or the last one is the answer."""
     if not stream:
-        await asyncio.to_thread(task, lambda _: None)
+        await asyncio.to_thread(task, lambda _: None, threading.Event())
         return JSONResponse({"status": "success"})
     return StreamingResponse(
         errors_as_events(_lines(task), request, lines=True), headers=STREAM_HEADERS, media_type=JSON_LINES
@@ -151,16 +151,10 @@ async def _run(task: ManageTask, request: Request, *, stream: bool) -> Response:
 
 
 async def _lines(task: ManageTask) -> AsyncIterator[bytes]:
-    """Yield the reports of a task; its next report ends it once nobody reads on."""
+    """Yield the reports of a task as lines; says so to the task once nobody reads them any more."""
     reports: queue.SimpleQueue[JsonMapping] = queue.SimpleQueue()
     gone = threading.Event()
-
-    def report(values: JsonMapping) -> None:
-        if gone.is_set():
-            raise StoppedError("the client went away")
-        reports.put(values)
-
-    working = asyncio.ensure_future(asyncio.to_thread(task, report))
+    working = asyncio.ensure_future(asyncio.to_thread(task, reports.put, gone))
     try:
         while not working.done():
             await asyncio.wait({working}, timeout=0.1)

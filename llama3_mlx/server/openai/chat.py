@@ -41,7 +41,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
         context.leave_out_tools(tools.left_out)
         limit_choices(context, chat.n)
         loaded = await context.use(body.model, body.keep_alive)
-        events = await converse(chat, loaded, context.server.settings, context.stack)
+        events = await converse(chat, context, streamed=bool(body.stream))
         head = _ChatObjects(loaded.choice.name, context.extension(), tools)
         if body.stream:
             include_usage = bool(body.stream_options and body.stream_options.include_usage)
@@ -140,7 +140,9 @@ class _ChatObjects:
 
 
 def _choice(index: int, answer: CollectedAnswer, chat: Chat, tools: ToolSet) -> JsonObject:
-    message: JsonObject = {"role": "assistant", "content": answer.text, "refusal": None}
+    message: JsonObject = {"role": "assistant", "content": answer.text, "refusal": answer.refusal}
+    if answer.refusal is not None:
+        message["content"] = answer.text or None
     if answer.calls:
         message["content"] = answer.text or None
         message["tool_calls"] = [_call(call, tools) for call in answer.calls]
@@ -167,6 +169,8 @@ async def _stream(
         elif isinstance(event, ToolCallEvent):
             choice = _delta(event.choice, {"tool_calls": [{"index": event.position, **_call(event, head.tools)}]})
         else:
+            if event.refusal is not None:
+                yield sse(head(chunk, [_delta(event.choice, {"refusal": event.refusal})], **later))
             choice = _delta(event.choice, {}, event.reason)
         yield sse(head(chunk, [choice], **later))
     if include_usage:

@@ -33,7 +33,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
         count = len(continuation.prompts) * continuation.n
         limit_choices(context, count)
         loaded = await context.use(body.model, body.keep_alive)
-        events = await complete(continuation, loaded, context.server.settings, context.stack)
+        events = await complete(continuation, context, streamed=bool(body.stream))
         head = _CompletionObjects(loaded.choice.name)
         if body.stream:
             include_usage = bool(body.stream_options and body.stream_options.include_usage)

@@ -10,7 +10,6 @@ from fastapi import APIRouter, Request, Response
 
 from ...json_types import JsonObject
 from ...safety import Guard, Verdict
-from ..core.loaded_model import LoadedModel
 from ..core.request_context import RequestContext
 from ..http.errors import ApiError
 from .schema import ModerationRequest
@@ -27,7 +26,7 @@ async def moderations(body: ModerationRequest, request: Request) -> Response:
         context.ignore(body.ignored())
         loaded = await context.use(body.model, body.keep_alive)
         loaded.check_room(len(texts))
-        guard = _guard(loaded)
+        guard = loaded.as_guard()
         verdicts = [await context.unless_gone(asyncio.to_thread(guard.check_text, text)) for text in texts]
         return context.reply(
             {
@@ -55,14 +54,6 @@ def _texts(body: ModerationRequest) -> list[str]:
     if len(texts) > _MAX_INPUTS:
         raise ApiError(400, f"the request has {len(texts)} inputs; at most {_MAX_INPUTS} are taken", param="input")
     return texts
-
-
-def _guard(loaded: LoadedModel) -> Guard:
-    if loaded.choice.adapter is not None:
-        raise ApiError(400, "a guard judges without an adapter: name the model alone", param="model")
-    if loaded.runtime.guard is None:
-        loaded.runtime.guard = Guard.of(loaded.llama)
-    return loaded.runtime.guard
 
 
 def _result(guard: Guard, verdict: Verdict) -> JsonObject:

@@ -31,7 +31,7 @@ async def responses(body: ResponsesRequest, request: Request) -> Response:
         context.ignore(body.ignored())
         context.leave_out_tools(tools.left_out)
         loaded = await context.use(body.model, body.keep_alive)
-        events = await converse(chat, loaded, context.server.settings, context.stack)
+        events = await converse(chat, context, streamed=bool(body.stream))
         head = {**_head(body, loaded.choice.name), **context.extension()}
         writer = ResponseWriter(head, tools)
 

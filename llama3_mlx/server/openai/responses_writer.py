@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from ...json_types import JsonMapping, JsonObject
-from ..core.events import CollectedAnswer, Event, LogprobEntry, PromptProgress, TextDelta, ToolCallEvent
+from ..core.events import AnswerEnd, CollectedAnswer, Event, LogprobEntry, PromptProgress, TextDelta, ToolCallEvent
 from ..http.streaming import sse
 from .chat import logprob_object
 from .tools import ToolSet
 
+# What an incomplete response says of its end.
+_CUT = {"length": "max_output_tokens", "content_filter": "content_filter"}
 Keep = Callable[[JsonMapping, CollectedAnswer], None]
 
 
@@ -27,11 +29,11 @@ class ResponseWriter:
     def finish(self, answer: CollectedAnswer, output: list[JsonObject]) -> JsonObject:
         """Return the whole response."""
         assert answer.end is not None, "a response is finished when its answer has ended"
-        done, cut = answer.end.completion, answer.reason == "length"
+        done, cut = answer.end.completion, _CUT.get(answer.reason)
         return {
             **self._head,
             "status": "incomplete" if cut else "completed",
-            "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+            "incomplete_details": {"reason": cut} if cut else None,
             "output": output,
             "usage": {
                 "input_tokens": done.prompt_tokens,
@@ -68,6 +70,9 @@ class ResponseWriter:
                 logprobs = _logprobs(event.logprobs)
                 yield self._text_event("response.output_text.delta", delta=event.text, logprobs=logprobs)
                 continue
+            if isinstance(event, AnswerEnd) and event.refusal and not in_text and not output:
+                in_text = True
+                yield self._begin_item()
             if in_text:
                 in_text = False
                 output.append(self._message(answer, "stop" if isinstance(event, ToolCallEvent) else event.reason))
@@ -81,19 +86,30 @@ class ResponseWriter:
         keep(response, answer)
         yield self._event(f"response.{response['status']}", response=response)
 
-    def _begin_text(self) -> list[bytes]:
+    def _begin_item(self) -> bytes:
         item = {**self._message(CollectedAnswer(), "stop"), "status": "in_progress", "content": []}
-        return [
-            self._event("response.output_item.added", output_index=0, item=item),
-            self._text_event("response.content_part.added", part=_part(CollectedAnswer())),
-        ]
+        return self._event("response.output_item.added", output_index=0, item=item)
+
+    def _begin_text(self) -> list[bytes]:
+        added = self._text_event("response.content_part.added", part=_part(CollectedAnswer()))
+        return [self._begin_item(), added]
 
     def _end_text(self, item: JsonMapping) -> list[bytes]:
-        [part] = item["content"]
+        parts: list[bytes] = []
+        for index, part in enumerate(item["content"]):
+            if part["type"] == "refusal":
+                parts += self._refusal(part, index)
+            else:
+                text = {"text": part["text"], "logprobs": part["logprobs"]}
+                parts.append(self._text_event("response.output_text.done", **text))
+            parts.append(self._text_event("response.content_part.done", index, part=part))
+        return [*parts, self._event("response.output_item.done", output_index=0, item=item)]
+
+    def _refusal(self, part: JsonMapping, index: int) -> list[bytes]:
         return [
-            self._text_event("response.output_text.done", text=part["text"], logprobs=part["logprobs"]),
-            self._text_event("response.content_part.done", part=part),
-            self._event("response.output_item.done", output_index=0, item=item),
+            self._text_event("response.content_part.added", index, part={**part, "refusal": ""}),
+            self._text_event("response.refusal.delta", index, delta=part["refusal"]),
+            self._text_event("response.refusal.done", index, refusal=part["refusal"]),
         ]
 
     def _call(self, call: ToolCallEvent, index: int) -> list[bytes]:
@@ -125,17 +141,25 @@ class ResponseWriter:
         return {
             "type": "message",
             "id": self._message_id,
-            "status": "incomplete" if reason == "length" else "completed",
+            "status": "incomplete" if reason in _CUT else "completed",
             "role": "assistant",
-            "content": [_part(answer)],
+            "content": _parts(answer),
         }
 
-    def _text_event(self, kind: str, **fields: Any) -> bytes:
-        return self._event(kind, item_id=self._message_id, output_index=0, content_index=0, **fields)
+    def _text_event(self, kind: str, index: int = 0, **fields: Any) -> bytes:
+        return self._event(kind, item_id=self._message_id, output_index=0, content_index=index, **fields)
 
     def _event(self, kind: str, **fields: Any) -> bytes:
         self._number += 1
         return sse({"type": kind, "sequence_number": self._number, **fields}, kind)
+
+
+def _parts(answer: CollectedAnswer) -> list[JsonObject]:
+    """Return what a message holds: its text, and why a guard refused the rest if it did."""
+    if answer.refusal is None:
+        return [_part(answer)]
+    refusal = {"type": "refusal", "refusal": answer.refusal}
+    return [_part(answer), refusal] if answer.text else [refusal]
 
 
 def _part(answer: CollectedAnswer) -> JsonObject:

@@ -205,4 +205,5 @@ await open(store.conversations.has(wanted) ? wanted : store.list[0]?.id);
 if (linked && linked !== store.currentId) notify("The conversation of this link isn't in this browser.");
 if (!store.db.isKept) notify("This browser keeps nothing for this page: save everything to a file in the settings before you close it.");
 document.documentElement.dataset.ready = "yes";
+requestAnimationFrame(() => performance.mark("shown"));
 refresh();

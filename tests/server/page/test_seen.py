@@ -132,22 +132,18 @@ def test_an_answer_that_follows_a_schema_is_shown_as_json(chat: Driver) -> None:
 
 
 def test_a_guards_verdict_is_shown(chat: Driver) -> None:
-    """As a server with a guard sends it: reason content_filter, and results in the form of /v1/moderations."""
-    verdict = {"flagged": True, "categories": {"Violent Crimes": True, "Hate": False}}
-    chunks = [
-        {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "I "}, "finish_reason": None}]},
-        {
-            "choices": [{"index": 0, "delta": {}, "finish_reason": "content_filter"}],
-            "moderation": {"results": [verdict]},
-        },
+    """As a server with a guard streams it: a refusal, then the reason content_filter."""
+    deltas: list[tuple[dict[str, str], str | None]] = [
+        ({"role": "assistant", "content": ""}, None),
+        ({"content": "I begin"}, None),
+        ({"refusal": "The answer is unsafe: Violent Crimes (S1)."}, None),
+        ({}, "content_filter"),
     ]
+    chunks = [{"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]} for delta, reason in deltas]
     stream = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
-    chat.page.route(
-        "**/v1/chat/completions", lambda route: route.fulfill(body=stream, content_type="text/event-stream")
-    )
-    chat.ask("Something bad")
-    assert "The guard ended this answer. Violent Crimes" in chat.page.inner_text(".guard.flagged")
-    assert "Hate" not in chat.page.inner_text(".guard")
+    chat.page.route("**/v1/chat/*", lambda route: route.fulfill(body=stream, content_type="text/event-stream"))
+    assert chat.ask("Something bad") == "I begin"
+    assert "guard ended this answer. The answer is unsafe: Violent Crimes (S1)." in chat.page.inner_text(".guard")
     assert "ended by the guard" in chat.page.inner_text(".stats")
 
 

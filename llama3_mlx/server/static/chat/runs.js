@@ -30,7 +30,7 @@ export class Runs extends EventTarget {
       tree, message, stopper: new AbortController(), began: performance.now(), first: 0, pieces: 0, base: message.content,
       stage: { kind: "sending" }, kept: 0, saved: performance.now(),
     };
-    for (const name of ["error", "code", "reason", "stats", "guard", "notes"]) delete message[name];
+    for (const name of ["error", "code", "reason", "stats", "refusal", "notes"]) delete message[name];
     Object.assign(message, { state: "writing", created: Date.now() });
     this.running.set(message.id, run);
     keepWriting(message);
@@ -62,13 +62,13 @@ export class Runs extends EventTarget {
     if (content || refusal || calls) {
       if (!run.first) Object.assign(run, { first: performance.now(), stage: { kind: "writing" } });
       run.pieces += 1;
-      message.content += content ?? refusal ?? "";
+      message.content += content ?? "";
+      // Why a guard of the server refused the question or ended the answer.
+      if (refusal) message.refusal = (message.refusal ?? "") + refusal;
       for (const call of calls ?? []) this.takeCall(message, call);
       this.changed(run, "text");
     }
     if (choice?.finish_reason) message.reason = choice.finish_reason;
-    // What a guard says of an answer or a question, where the server has one.
-    for (const name of ["guard", "moderation"]) if (chunk[name] ?? choice?.[name]) message.guard = chunk[name] ?? choice[name];
     if (chunk.notes) message.notes = chunk.notes;
     if (chunk.usage) message.stats = stats(run, chunk.usage);
   }

@@ -66,7 +66,7 @@ export class Models {
     $("model-list").replaceChildren(...this.list.map((model) => this.item(model)));
     if (!focus) return;
     const item = [...$("model-list").children].find((other) => other.dataset.name === focus.dataset.name);
-    (item?.querySelector(`[data-action=${action}]:not(:disabled)`) ?? item?.querySelector("button:not(:disabled)") ?? $("pull-name")).focus();
+    (item?.querySelector(`[data-action=${action}]`) ?? item?.querySelector("button") ?? $("pull-name")).focus();
   }
 
   item(model) {
@@ -82,8 +82,9 @@ export class Models {
     row.append(element("span", `state ${model.state}`, stateText(model)));
     const busy = this.busy.get(model.name);
     const add = (text, action, act, more) => {
-      const node = button(text, action, act, { label: `${text} ${model.name}`, ...more });
-      node.disabled = busy === "waits";
+      // Not `disabled`, which would lose the focus.
+      const node = button(text, action, () => { if (this.busy.get(model.name) !== "waits") act(); }, { label: `${text} ${model.name}`, ...more });
+      if (busy === "waits") node.setAttribute("aria-disabled", "true");
       row.append(node);
     };
     if (model.state === "unloaded") add("Load", "load", () => this.run(model, loadModel));

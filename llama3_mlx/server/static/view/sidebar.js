@@ -16,9 +16,13 @@ export class Sidebar {
 
   draw() {
     if ($("search").value.trim()) return;
+    const { list } = this.store;
+    const key = JSON.stringify(list.map(({ id, title, pinned, updated }) => [id, title, pinned, dateGroup(updated), this.runs.of(id).length]));
+    if (key === this.drawn && $("conversations").querySelector("[data-id]:not(:has(input))")) return this.mark();
+    this.drawn = key;
     const focus = document.activeElement?.closest?.("#conversations") ? document.activeElement : null;
     const groups = new Map();
-    for (const conversation of this.store.list) {
+    for (const conversation of list) {
       const name = conversation.pinned ? "Pinned" : dateGroup(conversation.updated);
       if (!groups.has(name)) groups.set(name, []);
       groups.get(name).push(conversation);
@@ -33,6 +37,16 @@ export class Sidebar {
     });
     $("conversations").replaceChildren(...nodes);
     if (focus) this.focus(focus.closest("li")?.dataset.id, focus.dataset.action);
+  }
+
+  /** Mark the conversation that is looked at, where nothing else has changed. */
+  mark() {
+    const before = $("conversations").querySelector("li.current"), now = $("conversations").querySelector(`[data-id="${this.store.currentId}"]`);
+    for (const [item, isCurrent] of [[before, false], [now, true]]) {
+      item?.classList.toggle("current", isCurrent);
+      if (isCurrent) item?.querySelector(".title")?.setAttribute("aria-current", "page");
+      else item?.querySelector(".title")?.removeAttribute("aria-current");
+    }
   }
 
   item(conversation) {
@@ -83,6 +97,7 @@ export class Sidebar {
       if (done) return;
       done = true;
       if (keep && field.value.trim()) this.act("rename", conversation, field.value.trim());
+      this.drawn = "";
       this.draw();
       this.focus(id, "title");
     };
