@@ -111,7 +111,7 @@ def main() -> None:
         f"SmolLM2-135M in float32, {args.questions} questions with four choices each, median of {args.rounds} "
         "alternating rounds in one process; a request is one choice. Peaks are MLX's, beyond the weights. OpenBLAS "
         f"computes for both. Log-likelihoods are at most {apart:.0e} apart. mlx-lm runs each question's context by "
-        "itself, then each choice."
+        "itself, then each choice. Letters without examples are one pass a question in both."
     )
     publish("Multiple choice", ["", "llama3-mlx", "mlx-lm", "ratio"], rows, note, args.write)
 

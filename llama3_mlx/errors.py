@@ -143,3 +143,10 @@ class TrainingError(Llama3MLXError):
 
     title = "The training can't go on"
     remedy = "Correct what is named, then resume: what was saved is kept."
+
+
+class PeerError(Llama3MLXError):
+    """A process of a group of several is missing, has ended, is stalled or doesn't fit the others."""
+
+    title = "The processes that share a model don't work together"
+    remedy = "Start the process that is named, or correct its address, version or model; then start all of them again."

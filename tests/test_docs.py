@@ -50,7 +50,7 @@ def test_links_lead_to_files_and_commands_parse(path: Path) -> None:
         if len(arguments) == 1 or "--help" in arguments:
             assert arguments[0] in cli.COMMANDS
         else:
-            cli._parse(arguments)
+            cli.parse(arguments)
 
 
 def test_every_page_is_in_the_index() -> None:

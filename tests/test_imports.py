@@ -31,6 +31,7 @@ ROOMS = {
     "model": "device dtypes errors json_types kv_cache",
     "files": "errors",
     "checkpoint": "device dtypes errors files json_types model",
+    "distributed": "dtypes errors json_types model",
     "prefix_cache": "checkpoint errors files kv_cache model",
     "speculation": "errors generation kv_cache model prefix_cache",
     "tokenizer": "checkpoint errors json_types model",
@@ -138,7 +139,7 @@ ROOMS = {
     "server.running": "errors library server.app server.http server.settings",
     "cli": (
         "adapters bench blas chat checkpoint convert convert.forecasting convert.options convert.pipeline "
-        "convert.quantization convert.sources convert.targets device dtypes engine errors evaluation files "
+        "convert.quantization convert.sources convert.targets device distributed dtypes engine errors evaluation files "
         "finetune.best_of finetune.data finetune.distributed finetune.fusing finetune.objectives "
         "finetune.preference finetune.reinforcement finetune.settings finetune.sft finetune.training "
         "generation json_types kv_cache library llama model prefix_cache safety safety.shield "

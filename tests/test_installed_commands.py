@@ -61,6 +61,7 @@ def calls(model_folder: str, guard: str, url: str) -> list[list[str]]:
         ["pull", "org/small"],
         ["models"],
         ["info", *model],
+        ["plan", "./rtn", "--nodes", "2"],
         ["chat", *model, "--max-tokens", "2"],
         ["run", "--url", url, Path(model_folder).name, "Hi", "--max-tokens", "2"],
         ["perplexity", "./rtn", "--text", "text.txt", "--length", "64", "--against", model_folder],
@@ -73,6 +74,7 @@ def calls(model_folder: str, guard: str, url: str) -> list[list[str]]:
         ["guard", "-m", guard, "--guard-version", "3-8b", "Hi"],
         ["cache", "list"],
         ["completion", "bash"],
+        ["service", "install", "--print", "--", *model],
     ]
     return made
 

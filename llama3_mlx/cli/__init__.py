@@ -24,6 +24,7 @@ COMMANDS = {
     "generate": ("generate", "answer one prompt, or complete a text"),
     "chat": ("chat", "chat with a model in the terminal"),
     "info": ("info", "show a model's architecture, sizes and what fits this machine"),
+    "plan": ("plan", "show how a model would lie on several machines: memory, traffic, estimated rate"),
     "cache": ("cache", "list or clear the prefix cache on disk"),
     "bench": ("bench", "benchmark a model: prefill, decode, batches, memory; alone or beside mlx-lm"),
     "eval": ("eval", "run benchmarks of lm-evaluation-harness, or the Llama 3 release's tables, on a model"),
@@ -44,6 +45,7 @@ COMMANDS = {
     "shield": ("shield", "scan code for known weaknesses"),
     "completion": ("completion", "print the script that completes commands and flags in a shell"),
     "serve": ("serve", "serve models over OpenAI's, Ollama's and Anthropic's protocols, with a page to chat on"),
+    "service": ("service", "have the server run at login: install, remove, status"),
 }
 ERROR_CODE, INTERRUPT_CODE = 2, 130
 
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     prepare_streams()
     try:
-        args = _parse(arguments)
+        args = parse(arguments)
         return int(args.run(args))
     except Llama3MLXError as error:
         tell(f"error: {error}")
@@ -102,7 +104,8 @@ def make_parser(chosen: str | None = None) -> tuple[Parser, dict[str, Parser]]:
     return parser, commands
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Return the arguments of a command line; raises UsageError, and exits where help is asked for."""
     arguments = unalias(arguments) or ["--help"]
     chosen = next((word for word in arguments if not word.startswith("-")), "")
     if chosen and chosen not in COMMANDS:

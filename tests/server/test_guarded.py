@@ -287,6 +287,25 @@ def test_clients_see_a_refusal_as_their_protocol_has_it(guarded: Running) -> Non
         assert (completion.choices[0].text, completion.choices[0].finish_reason) == ("", "content_filter")
 
 
+def test_an_answer_that_is_stopped_runs_no_further(
+    monkeypatch: pytest.MonkeyPatch,
+    stub: StubGuard,
+    tiny_folder: Path,
+    guard_folder: Path,  # noqa: F811
+) -> None:
+    """On the real engine, which is told to end the answer."""
+    monkeypatch.setattr(stub, "check", lambda messages: Verdict(flagged=len(messages) > 1, score=1.0))
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "stream": True, "n": 2}
+    body |= {"max_tokens": 4000, "ignore_eos": True, "stream_options": {"include_usage": True}}
+    with running_server({"tiny": tiny_folder}, guard=str(guard_folder), guard_every=10) as server:
+        text = server.post("/v1/chat/completions", body).text
+    chunks = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    reasons = [choice["finish_reason"] for chunk in chunks for choice in chunk["choices"]]
+    assert [reason for reason in reasons if reason] == ["content_filter"] * 2
+    assert not any(choice["delta"].get("content") for chunk in chunks for choice in chunk["choices"])
+    assert chunks[-1]["usage"]["completion_tokens"] < 4000
+
+
 def test_every_choice_and_tool_calls_are_judged(
     monkeypatch: pytest.MonkeyPatch,
     stub: StubGuard,

@@ -28,7 +28,7 @@ async def start_answers(
     """
     loaded, server = context.loaded, context.server
     settings, metrics = server.settings, server.metrics
-    guard = None if context.guard is None else ContentGuard(context.guard.as_guard(), metrics, dialogs)
+    guard = None if context.guard is None else ContentGuard(context.guard, metrics, dialogs)
     if guard is not None:
         context.stack.callback(guard.observe)
         if settings.guard_on != "output":

@@ -1,16 +1,16 @@
 """A Llama Guard before and after answers: nothing of an answer is passed on before it has been judged."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...errors import Llama3MLXError, RequestError, StructureError
 from ...json_types import JsonMapping
-from ...safety import Guard, Verdict
+from ...safety import Verdict
 from ..http.errors import ApiError
 from ..http.metrics import Metrics
 from .events import AnswerEnd, CollectedAnswer, Event, PromptProgress, TextDelta
+from .loaded_model import LoadedModel
 
 Cancel = Callable[[int], None]
 
@@ -18,9 +18,9 @@ Cancel = Callable[[int], None]
 class ContentGuard:
     """Judges one request and its answers."""
 
-    def __init__(self, guard: Guard, metrics: Metrics, dialogs: Sequence[Sequence[JsonMapping]]) -> None:
+    def __init__(self, model: LoadedModel, metrics: Metrics, dialogs: Sequence[Sequence[JsonMapping]]) -> None:
         """`dialogs` are those of the answers, one each; a dialog may end with the beginning of its answer."""
-        self._guard, self._metrics = guard, metrics
+        self._model, self._guard, self._metrics = model, model.as_guard(), metrics
         self._dialogs = [_Dialog.of(messages) for messages in dialogs]
         self._waited_s = 0.0
 
@@ -74,7 +74,7 @@ class ContentGuard:
         began = time.perf_counter()
         outcome = "failed"
         try:
-            verdict = await asyncio.to_thread(self._guard.check, messages)
+            verdict = await self._model.prepare(lambda: self._guard.check(messages))
             outcome = "unsafe" if verdict.flagged else "safe"
             return verdict
         except Llama3MLXError as error:

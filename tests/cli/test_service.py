@@ -1,0 +1,91 @@
+"""`llama3-mlx service`: launchd's file as plistlib reads it, systemd's as systemd-analyze does where it is there."""
+
+import os
+import plistlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from llama3_mlx.cli import main, service
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What the system would be told, with a home folder of its own."""
+    made: list[list[str]] = []
+
+    def told(command: Sequence[str]) -> tuple[int, str]:
+        made.append(list(command))
+        return 0, "state = running"
+
+    monkeypatch.setattr(service, "_quietly", told)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    for name in service._VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    return made
+
+
+@pytest.mark.parametrize("system", ["darwin", "linux"])
+def test_a_service_is_installed_shown_and_removed(
+    system: str,
+    calls: list[list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setenv("LLAMA3_MLX_HOME", str(tmp_path / "a 100% model's home"))
+    assert main(["service", "status"]) == 1
+    assert "not installed" in capsys.readouterr().out
+    assert main(["service", "install", "--", "-m", "my model", "--port", "8088"]) == 0
+    path = service.service_file()
+    assert path.is_relative_to(tmp_path)
+    command = [*service._program(), "serve", "-m", "my model", "--port", "8088", "--log-format", "json"]
+    if system == "darwin":
+        values = plistlib.loads(path.read_bytes())
+        assert values["ProgramArguments"] == command
+        assert values["EnvironmentVariables"] == {"LLAMA3_MLX_HOME": str(tmp_path / "a 100% model's home")}
+        assert (values["RunAtLoad"], values["KeepAlive"]) == (True, {"SuccessfulExit": False})
+        assert [call[:2] for call in calls] == [["launchctl", "bootout"], ["launchctl", "bootstrap"]]
+    else:
+        assert f'"LLAMA3_MLX_HOME={tmp_path}/a 100%% model' in path.read_text()
+        assert [call[2] for call in calls] == ["daemon-reload", "enable", "restart"]
+    capsys.readouterr()
+    assert main(["service", "status"]) == 0
+    assert "running: " in (shown := capsys.readouterr().out)
+    assert "'my model' --port 8088" in shown
+    assert main(["service", "remove"]) == 0
+    assert not path.exists()
+    assert main(["service", "remove"]) == 2
+
+
+def test_flags_that_serve_does_not_take_are_refused_before_anything_is_written(
+    calls: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["service", "install", "--", "--prot", "1"]) == 2
+    assert "--port" in capsys.readouterr().err
+    assert calls == []
+    assert not service.service_file().exists()
+
+
+def test_printing_changes_nothing(calls: list[list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["service", "install", "--print"]) == 0
+    assert "serve --log-format json" in capsys.readouterr().out.replace("</string>\n\t\t<string>", " ")
+    assert calls == []
+    assert not service.service_file().exists()
+
+
+def test_systemd_takes_the_unit(calls: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze isn't installed")
+    path = tmp_path / service.UNIT
+    path.write_text(service.unit([sys.executable, "-m", "llama3_mlx", "serve", "-m", 'a "b" $c %d']))
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    command = ["systemd-analyze", "verify", "--user", str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 0, result.stderr
