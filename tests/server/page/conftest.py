@@ -12,6 +12,10 @@ from ...support.page_driver import Driver, PageServer
 from ...support.server_fixtures import running_server, save_adapter
 from ...support.small_chat import save_small_chat
 
+FORGET = """() => new Promise((done, fail) => {
+    localStorage.clear();
+    Object.assign(indexedDB.deleteDatabase("llama3-mlx"), { onsuccess: done, onerror: fail, onblocked: fail });
+})"""
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -44,20 +48,31 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
+@pytest.fixture(scope="package")
+def context(browser: Any) -> Iterator[Any]:
+    """A profile of the browser whose cache all tests share; `chat` empties what the page keeps in it."""
+    made = browser.new_context(accept_downloads=True)
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def chat(browser: Any, page_server: PageServer, request: pytest.FixtureRequest) -> Iterator[Driver]:
-    """A fresh page, 1280 wide or as a test's parameter says.
+def chat(context: Any, page_server: PageServer, request: pytest.FixtureRequest) -> Iterator[Driver]:
+    """A page that nothing is kept of yet, 1280 wide or as a test's parameter says.
 
     Whatever the page complains about, and any request to another server, fails the test.
     """
     PacedLlama.answers.clear()
     PacedLlama.seen.clear()
-    width = getattr(request, "param", 1280)
-    context = browser.new_context(viewport={"width": width, "height": 800}, accept_downloads=True)
-    driver = Driver(context.new_page(), page_server)
+    page = context.new_page()
+    page.set_viewport_size({"width": getattr(request, "param", 1280), "height": 800})
+    page.goto(f"{page_server.url}/health")
+    page.evaluate(FORGET)
+    driver = Driver(page, page_server)
     driver.open()
     yield driver
     for says in PacedLlama.answers.values():
         says.go.set()
-    context.close()
+    for left in context.pages:
+        left.close()
     assert driver.complaints == []

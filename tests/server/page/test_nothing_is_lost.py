@@ -237,6 +237,13 @@ def test_two_windows_show_the_same(chat: Driver) -> None:
     other.page.click("#new-chat")
     other.ask("Another")
     chat.until("document.querySelectorAll('#conversations .title').length === 2")
+    chat.page.locator("#conversations .title", has_text="Another").click()
+    chat.says("Slow", "as far as here and no further", hold=14)
+    other.type("Slow")
+    chat.until_last("as far as here")
+    assert chat.page.locator(".stats", has_text="broken off").count() == 0
+    other.page.close()
+    chat.page.locator(".stats", has_text="broken off").wait_for()
     assert other.complaints == []
 
 

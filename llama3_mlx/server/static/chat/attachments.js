@@ -1,18 +1,18 @@
 // Files that go along with a message, as text.
 
+import { pdfText } from "./pdf.js";
 import { counted, size } from "../lib/words.js";
 
-const MAX_BYTES = 4_000_000;
+const MAX_BYTES = 4_000_000, MAX_PDF_BYTES = 50_000_000;
 /** A pasted text longer than this becomes a file of the message. */
 export const LONG_PASTE = 4000;
 
 /** Read a file as {name, text}; throws an Error that says why it can't be one. */
 export async function readFile(file) {
-  if (file.type === "application/pdf" || /\.pdf$/i.test(file.name)) {
-    throw new Error(`${file.name} is a PDF, which this page can't read: copy its text and paste it.`);
-  }
-  if (file.size > MAX_BYTES) throw new Error(`${file.name} has ${size(file.size)}; at most ${size(MAX_BYTES)} can go along.`);
+  const isPdf = file.type === "application/pdf" || /\.pdf$/i.test(file.name), most = isPdf ? MAX_PDF_BYTES : MAX_BYTES;
+  if (file.size > most) throw new Error(`${file.name} has ${size(file.size)}; at most ${size(most)} can go along.`);
   const bytes = new Uint8Array(await file.arrayBuffer());
+  if (isPdf) return { name: file.name, text: await pdfText(file.name, bytes) };
   let text;
   try {
     text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);

@@ -3,8 +3,8 @@
 import { readStatus, streamChat } from "../api.js";
 import { forgetWriting, keepWriting } from "../storage/writing.js";
 
-// Between copies of a long answer, and between those in the database.
-const LONG = 40_000, LONG_MS = 500, SAVE_MS = 1000, ASK_MS = 700;
+// Between copies of a long answer, and between those in the database and questions to the server.
+const LONG = 40_000, LONG_MS = 500, EVERY_MS = 700;
 
 export class Runs extends EventTarget {
   running = new Map();
@@ -13,7 +13,15 @@ export class Runs extends EventTarget {
     super();
     this.store = store;
     store.tabs.isWriting = (id) => this.running.has(id);
-    addEventListener("pagehide", () => { for (const run of this.running.values()) keepWriting(run.message); });
+    addEventListener("pagehide", () => this.leave());
+  }
+
+  /** Keep what is unfinished, and tell other windows that nobody writes on. */
+  leave() {
+    for (const { message, tree } of this.running.values()) {
+      keepWriting(message);
+      this.store.tabs.tell("changed", { conversation: tree.conversation, messages: [{ ...message, state: "broken" }] });
+    }
   }
 
   of(conversationId) {
@@ -28,7 +36,7 @@ export class Runs extends EventTarget {
   async start(tree, message, body) {
     const run = {
       tree, message, stopper: new AbortController(), began: performance.now(), first: 0, pieces: 0, base: message.content,
-      stage: { kind: "sending" }, kept: 0, saved: performance.now(),
+      stage: { kind: "sending" }, kept: 0, inDatabase: message.content.length,
     };
     for (const name of ["error", "code", "reason", "stats", "refusal", "notes"]) delete message[name];
     Object.assign(message, { state: "writing", created: Date.now() });
@@ -36,7 +44,7 @@ export class Runs extends EventTarget {
     keepWriting(message);
     this.store.keep(tree.conversation, [message]);
     this.changed(run, "began");
-    const asking = setInterval(() => this.ask(run), ASK_MS);
+    const asking = setInterval(() => { this.ask(run); this.keepNew(run); }, EVERY_MS);
     try {
       for await (const chunk of streamChat(body, run.stopper.signal, () => this.setStage(run, { kind: "accepted" }))) this.take(run, chunk);
       message.state = "done";
@@ -115,10 +123,14 @@ export class Runs extends EventTarget {
       keepWriting(run.message);
       run.kept = now;
     }
-    if (now - run.saved > SAVE_MS) {
-      run.saved = now;
-      this.store.keep(run.tree.conversation, [run.message]);
-    }
+  }
+
+  /** Keep what came of an answer in the database, whether it is looked at or not. */
+  keepNew(run) {
+    const { length } = run.message.content;
+    if (run.inDatabase === length) return;
+    run.inDatabase = length;
+    this.store.keep(run.tree.conversation, [run.message]);
   }
 
   changed(run, what) {

@@ -82,7 +82,7 @@ function verdict({ content, refusal }) {
 function tools(node, message, view) {
   const row = element("div", "tools");
   const act = (name, value) => view.act(name, message, value);
-  if (view.versions.length > 1) row.append(versionSwitch(view, act));
+  if (view.versions.length > 1 && !view.inPair) row.append(versionSwitch(view, act));
   if (view.run) {
     row.append(element("span", "stage"));
     return row;
