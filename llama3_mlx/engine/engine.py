@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
 import mlx.core as mx
 
 from ..device import CRITICAL, NORMAL, back_end, give_back_free_memory, memory_pressure
-from ..errors import EngineClosedError
+from ..errors import EngineClosedError, PeerError
 from ..kv_cache import ModelCache
 from ..model.transformer import LlamaForCausalLM
 from ..prefix_cache.disk_queue import DiskPrefixCache
@@ -51,8 +52,12 @@ class Engine:
         adapters: Adapters | None = None,
         disk: DiskPrefixCache | None = None,
         draft: LlamaForCausalLM | None = None,
+        explain: Callable[[Exception], Exception] = lambda error: error,
     ) -> None:
-        """`make_detokenizer` gets the control tokens to show; `draft` is a smaller model of the same vocabulary."""
+        """`make_detokenizer` gets the control tokens to show; `draft` is a smaller model of the same vocabulary.
+
+        `explain` gets what a step raised and returns what is told to those who wait.
+        """
         self.model, self.settings, self.adapters = model, settings, adapters
         self.counts = Counts()
         self.prefix_cache = PrefixCache(settings.prefix_bytes)
@@ -69,7 +74,7 @@ class Engine:
             # With dynamic RoPE the rotation depends on the longest sequence.
             one_at_a_time=model.config.rope_scaling.rope_type == "dynamic",
         )
-        self._make_detokenizer = make_detokenizer
+        self._make_detokenizer, self._explain = make_detokenizer, explain
         self._thread = EngineThread(self)
         self._checked_pressure_s = 0.0
 
@@ -93,6 +98,17 @@ class Engine:
     def call(self, work: Callable[[], T]) -> T:
         """Run `work` on the engine's thread between two steps and return its result."""
         return self._thread.call(work)
+
+    def break_off(self, error: Exception) -> None:
+        """Tell an error to all that wait, from any thread, and take nothing more: the device may never answer."""
+        self._thread.break_off(error)
+        if self._thread.closing:
+            return
+        prefill = self.scheduler.prefill
+        for request in [*self.scheduler.waiting, *([prefill.request] if prefill is not None else [])]:
+            request.fail(error)
+        for sequence in list(self.batch.sequences):
+            sequence.answer.reply.deliver(error)
 
     def close(self) -> None:
         """End what runs, write what is to be kept on disk, and free all arrays. May be called twice."""
@@ -147,10 +163,15 @@ class Engine:
 
     def fail(self, error: Exception) -> None:
         """End all that is being prefilled or decoded with an error."""
+        error = self._explain(error)
         if self.scheduler.prefill is not None:
             self.scheduler.prefill.request.fail(error)
             self.scheduler.prefill = None
-        for sequence in self.batch.abandon():
+        sequences = list(self.batch.sequences)
+        # Where other processes are gone, nothing can be said to them about the cache.
+        with suppress(PeerError):
+            self.batch.abandon()
+        for sequence in sequences:
             sequence.answer.reply.deliver(error)
 
     def shut_down(self) -> None:
@@ -161,7 +182,13 @@ class Engine:
         while self.prefixes.write_one():
             pass
         self.prefix_cache.shrink(0)
-        self.batch.cache.clear()
+        if self._thread.broken is not None:
+            return
+        try:
+            self.batch.cache.clear()
+        except PeerError:
+            # Nor would MLX answer.
+            return
         give_back_free_memory()
         # MLX's streams belong to their thread; left to the interpreter's end, their workers would race with it.
         mx.synchronize()
@@ -183,7 +210,7 @@ class Engine:
                 self._join(prefill)
         except Exception as error:
             self.scheduler.prefill = None
-            prefill.request.fail(error)
+            prefill.request.fail(self._explain(error))
 
     def _join(self, prefill: Prefill) -> None:
         request = prefill.request
