@@ -231,7 +231,7 @@ class Llama(GeneratingMethods):
 
         self.engine.call(run)
 
-    def on_lost(self, listener: Callable[[PeerError], None]) -> None:
+    def on_lost(self, listener: Callable[[PeerError], object]) -> None:
         """Call `listener`, in a thread of its own, when a process of a model on several nodes is gone.
 
         What runs has then ended with that error, and nothing more can be generated.

@@ -8,7 +8,7 @@ from ..json_types import JsonObject
 
 
 def fingerprint(folder: ModelFolder) -> JsonObject:
-    """Return checksums: of config.json, and of every tensor's name, dtype, shape, first and last row, of vectors all."""
+    """Return checksums: of config.json, every tensor's name, dtype, shape, first and last row, vectors whole."""
     reader, digest = folder.reader(), hashlib.sha256()
     for name, tensor in sorted(folder.tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())

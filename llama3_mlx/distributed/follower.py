@@ -40,6 +40,9 @@ def follow(member: Membership) -> int:
     try:
         _obey(member, channel)
     except Exception as error:
+        if channel.is_closed:
+            # The leader has ended, and with it what this process was computing.
+            return 0
         # The leader is told in one line, and its user is told by it.
         told = str(error) if isinstance(error, Llama3MLXError) else f"{type(error).__name__}: {error}"
         with suppress(PeerError):

@@ -28,7 +28,7 @@ class Leader:
         """
         self.member, self._deadline_s = member, deadline_s
         self.failure: PeerError | None = None
-        self._listeners: list[Callable[[PeerError], None]] = []
+        self._listeners: list[Callable[[PeerError], object]] = []
         self._channels: dict[int, Channel] = {}
         self.facts: dict[int, JsonObject] = {}
         try:
@@ -48,14 +48,14 @@ class Leader:
         for rank in self._channels:
             self._send(rank, numbers)
 
-    def on_failure(self, listener: Callable[[PeerError], None]) -> None:
+    def on_failure(self, listener: Callable[[PeerError], object]) -> None:
         """Call `listener`, in a thread of the group's, when a follower is gone."""
         # Those who wait for answers come before what ends processes.
         self._listeners.insert(0, listener)
         if self.failure is not None:
             listener(self.failure)
 
-    def forget(self, listener: Callable[[PeerError], None]) -> None:
+    def forget(self, listener: Callable[[PeerError], object]) -> None:
         """Call a listener no more."""
         if listener in self._listeners:
             self._listeners.remove(listener)

@@ -13,6 +13,7 @@ from ..kv_cache import CacheOptions
 from ..model.config import ModelConfig
 from .exchange import make_exchange
 from .fingerprint import fingerprint
+from .group import Sentinel
 from .leader import Leader
 from .local_nodes import LocalNodes
 from .membership import Membership, deadline_s, membership
@@ -32,6 +33,7 @@ class Nodes:
 
     leader: Leader
     local: LocalNodes | None
+    sentinel: Sentinel
     shares: list[Share] = field(default_factory=list)
     """What each rank holds of the model that lies on them now."""
     room: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -51,6 +53,7 @@ class Nodes:
     def close(self) -> None:
         """End the followers."""
         self.leader.close()
+        self.sentinel.close()
         if self.local is not None:
             self.local.stop()
 
@@ -97,12 +100,12 @@ def _join(size: int) -> Nodes:
             raise
         # A stopped process keeps its connections: only its end frees what waits for it in MLX.
         leader.on_failure(lambda _: local.stop())
-        return Nodes(leader, local)
+        return Nodes(leader, local, Sentinel(2 * deadline_s()))
     if member.size != size or member.rank:
         raise RequestError(
             f"rank {member.rank} of the launcher's {member.size} asked for {size} nodes: rank 0 asks, for all of them"
         )
-    return Nodes(Leader(member, deadline_s()), None)
+    return Nodes(Leader(member, deadline_s()), None, Sentinel(2 * deadline_s()))
 
 
 def load_split_model(folder: ModelFolder, nodes: Nodes, *, split: str, dtype: str | None) -> LeaderLlama:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
@@ -112,7 +111,8 @@ class Engine:
 
     def close(self) -> None:
         """End what runs, write what is to be kept on disk, and free all arrays. May be called twice."""
-        if self._thread.close():
+        # Where work was broken off, even giving back an array can wait for ever.
+        if self._thread.close() and self._thread.broken is None:
             for name in ("model", "adapters", "speculators", "prefixes", "batch", "scheduler"):
                 self.__dict__.pop(name, None)
 
@@ -164,26 +164,25 @@ class Engine:
     def fail(self, error: Exception) -> None:
         """End all that is being prefilled or decoded with an error."""
         error = self._explain(error)
+        if isinstance(error, PeerError):
+            self.break_off(error)
+            return
         if self.scheduler.prefill is not None:
             self.scheduler.prefill.request.fail(error)
             self.scheduler.prefill = None
-        sequences = list(self.batch.sequences)
-        # Where other processes are gone, nothing can be said to them about the cache.
-        with suppress(PeerError):
-            self.batch.abandon()
-        for sequence in sequences:
+        for sequence in self.batch.abandon():
             sequence.answer.reply.deliver(error)
 
     def shut_down(self) -> None:
         """End everything, write what is to be kept on disk, and free the memory."""
         error = EngineClosedError("the model was closed while this answer was generated")
+        if self._thread.broken is not None:
+            return
         self.fail(error)
         self.scheduler.fail_all(error)
         while self.prefixes.write_one():
             pass
         self.prefix_cache.shrink(0)
-        if self._thread.broken is not None:
-            return
         try:
             self.batch.cache.clear()
         except PeerError:
@@ -210,7 +209,10 @@ class Engine:
                 self._join(prefill)
         except Exception as error:
             self.scheduler.prefill = None
-            prefill.request.fail(self._explain(error))
+            error = self._explain(error)
+            prefill.request.fail(error)
+            if isinstance(error, PeerError):
+                self.break_off(error)
 
     def _join(self, prefill: Prefill) -> None:
         request = prefill.request

@@ -131,6 +131,9 @@ class EngineThread:
                 except Exception as error:
                     # The thread serves others too: what failed is told to those who wait for it.
                     self._work.fail(error)
+            if self.broken is not None:
+                # Nothing more is asked of MLX, which may never answer; the cache limit stays.
+                busy.pop_all()
         self._receive(wait=False)
         self._work.shut_down()
 

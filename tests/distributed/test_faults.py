@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -28,6 +29,9 @@ from .test_group import free_port
 
 # Far more tokens than are generated before the fault comes.
 ENDLESS = ("--max-tokens", "100000", "--temperature", "0", "--no-speculate", "--ignore-eos")
+
+# What a client gets: the error, or the end of the connection where MLX holds the server's threads.
+ENDED = r"rank 1 .* is gone|[Cc]onnection|peer closed"
 
 
 def start(*arguments: str, **variables: str) -> "subprocess.Popen[str]":
@@ -73,14 +77,18 @@ def generating(model: Path, split: str) -> Iterator[tuple["subprocess.Popen[str]
 def test_a_follower_that_dies_or_stalls_ends_the_answer(
     small_chat: Path, split: str, number: signal.Signals, reason: str
 ) -> None:
+    # MLX's ring now and then leaves a thread waiting with Python's lock held: then the sentinel ends the process.
     with generating(small_chat, split) as (process, follower):
         os.kill(follower, number)
         _, told = process.communicate(timeout=60)
-    assert process.returncode == 2
-    lines = [line for line in told.splitlines() if not line.startswith("[ring]")]
-    assert len(lines) == 1, told
-    assert lines[0].startswith("error: rank 1 (127.0.0.1:")
-    assert reason in lines[0]
+    assert "Traceback" not in told
+    (line,) = [line for line in told.splitlines() if line.startswith("error: ")]
+    if process.returncode == -signal.SIGKILL:
+        assert "stood still for 6 s" in line
+    else:
+        assert process.returncode == 2
+        assert line.startswith("error: rank 1 (127.0.0.1:")
+        assert reason in line
     assert is_gone(follower)
 
 
@@ -165,7 +173,7 @@ def test_another_model_is_refused_by_what_differs(small_chat: Path, tmp_path: Pa
 def test_a_server_over_two_processes_serves_and_ends_when_one_is_gone(small_chat: Path) -> None:
     port = free_port()
     arguments = ("-m", str(small_chat), "--nodes", "2", "--port", str(port))
-    with start("serve", *arguments, LLAMA3_MLX_NODE_TIMEOUT="10") as process:
+    with start("serve", *arguments, LLAMA3_MLX_NODE_TIMEOUT="3") as process:
         assert process.stderr is not None
         assert "llama3-mlx serves small" in process.stderr.readline()
         drain = threading.Thread(target=process.stderr.read)
@@ -177,7 +185,7 @@ def test_a_server_over_two_processes_serves_and_ends_when_one_is_gone(small_chat
         stream = client.chat.completions.create(
             model="small", messages=messages, temperature=0, stream=True, extra_body={"ignore_eos": True}
         )
-        with pytest.raises(openai.APIError, match=r"rank 1 .* is gone"):
+        with pytest.raises((openai.APIError, httpx.TransportError), match=ENDED):
             for number, _ in enumerate(stream):
                 if number == 3:
                     os.kill(follower, signal.SIGKILL)

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import anyio.to_thread
 
+from ...distributed.group import kill_later
 from ...distributed.settings import NodeOptions
 from ...engine.reply import Item, Reply
 from ...errors import PeerError, RequestError
@@ -108,10 +109,10 @@ class ModelRuntime:
 def _stop_server(error: PeerError) -> None:
     """End the server as a signal does, once those who wait have got the error; at the latest after some seconds."""
     log("the server ends", level=logging.ERROR, error=str(error))
-    for wait_s, end in ((1.0, partial(os.kill, os.getpid(), signal.SIGTERM)), (_STOP_S, partial(os._exit, 1))):
-        timer = threading.Timer(wait_s, end)
-        timer.daemon = True
-        timer.start()
+    kill_later(_STOP_S, f"error: {error}\n")
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.daemon = True
+    timer.start()
 
 
 class LoadedModel:
