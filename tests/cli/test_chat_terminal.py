@@ -106,6 +106,14 @@ def test_a_block_between_triple_quotes_is_one_message(tiny_folder: Path, tmp_pat
         assert users(terminal.saved(tmp_path / "dialog.json")) == ["one\ntwo", "three \nfour"]
 
 
+def test_what_is_typed_in_no_utf8_does_not_keep_a_dialog_from_being_saved(tiny_folder: Path, tmp_path: Path) -> None:
+    with chat(tiny_folder, tmp_path / "home", "--max-tokens", "2") as terminal:
+        terminal.type(b"caf\xe9\r")
+        terminal.wait_for("(cut off")
+        terminal.wait_for(">>>")
+        assert users(terminal.saved(tmp_path / "dialog.json")) == ["caf\ufffd"]
+
+
 def test_ctrl_c_stops_the_reply_and_not_the_program(tiny_folder: Path, tmp_path: Path) -> None:
     with chat(tiny_folder, tmp_path / "home", "--ignore-eos") as terminal:
         terminal.type(b"Tell me everything\r")
