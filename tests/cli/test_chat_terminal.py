@@ -1,11 +1,14 @@
 """`chat` in a pseudo-terminal, as a person uses it: pasting, stopping, saving, resuming."""
 
+import fcntl
 import json
 import os
 import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +56,8 @@ class Terminal:
 def chat(folder: Path, home: Path, *arguments: str) -> Iterator[Terminal]:
     """Run a chat until the block ends; there is a prompt when it begins."""
     ours, theirs = pty.openpty()
+    # Wide enough for any path of a test: what is waited for stands in one line.
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 250, 0, 0))
     command = [sys.executable, "-m", "llama3_mlx", "chat", "-m", str(folder), "--temperature", "0", *arguments]
     process = subprocess.Popen(
         command,
