@@ -125,5 +125,6 @@ def _new_path() -> Path:
 
 
 def _kept_files() -> list[Path]:
-    folder = chats_folder()
-    return sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns) if folder.is_dir() else []
+    # Hidden ones are what a session that was killed while it saved has left.
+    files = [path for path in chats_folder().glob("*.json") if not path.name.startswith(".")]
+    return sorted(files, key=lambda path: path.stat().st_mtime_ns)
