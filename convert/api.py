@@ -67,9 +67,11 @@ def convert(
     opened = open_source(source, progress=progress is not None)
     try:
         check_destination(place, opened.location, force=force, single_file=kind == "gguf")
-        if progress and options.target_bpw is not None:
-            progress.stage("measuring which modules need more bits")
         notes = check_tokenizer(opened)
+        if options.target_bpw is not None:
+            reachable_bpw(opened.config, options.target_bpw)
+            if progress:
+                progress.stage("measuring which modules need more bits")
         target = make_target(opened, options, kind, place, phase_of(progress))
         report = run(
             opened,

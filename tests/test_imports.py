@@ -16,6 +16,7 @@ PACKAGE = "llama3_mlx"
 ROOMS = {
     "charts": "",
     "units": "",
+    "version": "",
     "trees": "",
     "json_types": "",
     "errors": "",
@@ -31,7 +32,7 @@ ROOMS = {
     "model": "device dtypes errors json_types kv_cache",
     "files": "errors",
     "checkpoint": "device dtypes errors files json_types model",
-    "distributed": "dtypes errors json_types model",
+    "distributed": "checkpoint device dtypes errors json_types kv_cache model version",
     "prefix_cache": "checkpoint errors files kv_cache model",
     "speculation": "errors generation kv_cache model prefix_cache",
     "tokenizer": "checkpoint errors json_types model",
@@ -49,7 +50,6 @@ ROOMS = {
         "adapters chat device engine errors generating generation json_types kv_cache library loader model prompts "
         "submission tools"
     ),
-    "version": "",
     "applications": "checkpoint device errors library loader model",
     ".": "applications blas engine errors generation kv_cache llama loader structured tools version",
     "bench": ("blas charts device errors generation json_types kv_cache llama model settings units version"),

@@ -11,7 +11,7 @@ import mlx.nn as nn
 from ..device import compute_dtype, emulates_bfloat16
 from ..dtypes import DTYPES
 from ..errors import CheckpointError, ConfigError
-from ..files import allow_open_files
+from ..files import allow_open_files, printable
 from ..model.channel_scales import load_scales
 from ..model.config import ModelConfig
 from ..model.fused_projections import join_projections
@@ -71,7 +71,10 @@ def _lazy_weights(tensors: Mapping[str, StoredTensor]) -> dict[str, mx.array]:
     allow_open_files(len(paths))
     for path in paths:
         try:
-            files[path] = cast(dict[str, mx.array], mx.load(str(path), format="safetensors"))
+            # MLX opens no path that isn't UTF-8; that of an open file always is.
+            with path.open("rb") as file:
+                name = str(path) if printable(path) == str(path) else f"/dev/fd/{file.fileno()}"
+                files[path] = cast(dict[str, mx.array], mx.load(name, format="safetensors"))
         except RuntimeError as error:
             raise CheckpointError(f"{path} can't be read: {error}") from None
     return {name: files[tensor.path][tensor.stored_name] for name, tensor in tensors.items()}

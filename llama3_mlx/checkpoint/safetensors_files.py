@@ -36,6 +36,18 @@ class TensorInfo:
     nbytes: int
 
 
+def git_lfs_pointer(path: Path) -> str | None:
+    """Return what to do about a file that should hold a tokenizer and is a Git LFS pointer, None if it is none."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return _pointer_text(path, "the tokenizer itself") if file.read(8) == _LFS_POINTER else None
+
+
+def _pointer_text(path: Path, what: str) -> str:
+    return f"{path} is a Git LFS pointer, not {what}: run 'git lfs pull' in {path.parent}"
+
+
 def read_header(path: Path) -> dict[str, TensorInfo]:
     """Return the tensors of a safetensors file; raises CheckpointError if the file is damaged or cut short."""
     try:
@@ -43,9 +55,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             size = os.fstat(file.fileno()).st_size
             prefix = file.read(8)
             if prefix == _LFS_POINTER:
-                raise CheckpointError(
-                    f"{path} is a Git LFS pointer, not the weights themselves: run 'git lfs pull' in {path.parent}"
-                )
+                raise CheckpointError(_pointer_text(path, "the weights themselves"))
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
             if not 2 <= length <= min(size - 8, _MAX_HEADER_BYTES):
                 raise CheckpointError(

@@ -61,6 +61,18 @@ class Channel:
             raise message
         return message
 
+    def last_words(self) -> str | None:
+        """Return the error that the peer told before it was gone, if it did and nobody has received it."""
+        words = None
+        while not self._inbox.empty():
+            message = self._inbox.get()
+            if isinstance(message, dict) and "error" in message:
+                words = str(message["error"])
+            elif isinstance(message, PeerError):
+                self._inbox.put(message)
+                break
+        return words
+
     def close(self) -> None:
         """End the connection; the peer notices it, and `lost` isn't called for it here."""
         self._closed.set()

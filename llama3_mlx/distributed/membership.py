@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import PeerError
 
+DEADLINE, _DEADLINE_S = "LLAMA3_MLX_NODE_TIMEOUT", 30.0
 COORDINATOR = "LLAMA3_MLX_COORDINATOR"
 # From the port of rank 0's ring, or of jaccl's coordinator, to that of our own channel.
 _PORT_OFFSET = 1000
@@ -28,6 +29,18 @@ class Membership:
     def name(self, rank: int) -> str:
         """Return a rank with its address, for messages."""
         return f"rank {rank} ({self.addresses[rank]})" if self.addresses else f"rank {rank}"
+
+
+def deadline_s() -> float:
+    """Return how many seconds processes wait for one another: at the start, and for a sign of life."""
+    text = os.environ.get(DEADLINE) or str(_DEADLINE_S)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.5 <= value < float("inf"):
+        raise PeerError(f"{DEADLINE} must be a number of seconds from 0.5 on, not {text!r}")
+    return value
 
 
 def membership(environment: Mapping[str, str] | None = None) -> Membership | None:

@@ -4,20 +4,18 @@ Rank 0 holds the embedding, the last norm and the head besides.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from ..errors import RequestError
+from ..json_types import JsonObject
 from ..model.config import ModelConfig
-from ..model.quantization import Scheme
 
 Split = Literal["tensor", "pipeline"]
 # A cut of one dimension: (start, stop).
 Cut = tuple[int, int]
 # Group sizes up to which node counts are tried for a message.
 _MOST_NODES = 64
-# Linears whose inputs, not their outputs, are shared out: their results are summed over the processes.
-SUMMED = ("o_proj", "down_proj")
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,16 @@ class Share:
     heads: Cut
     kv_heads: Cut
     columns: Cut
+
+    def to_dict(self) -> JsonObject:
+        """Return the fields as JSON has them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: JsonObject) -> "Share":
+        """Read what `to_dict` gave."""
+        cuts = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, **cuts})
 
     @property
     def has_ends(self) -> bool:
@@ -53,6 +61,16 @@ class Share:
         if parts[:2] == ["model", "layers"]:
             parts[2] = str(int(parts[2]) + self.layers[0])
         return ".".join(parts)
+
+    def local_name(self, name: str) -> str | None:
+        """Return the name in this share of a tensor or module of the whole model's, None if it isn't held."""
+        parts = name.split(".")
+        if parts[:2] != ["model", "layers"]:
+            return name if self.has_ends else None
+        layer = int(parts[2])
+        if not self.layers[0] <= layer < self.layers[1]:
+            return None
+        return ".".join((*parts[:2], str(layer - self.layers[0]), *parts[3:]))
 
     def cut(self, name: str, config: ModelConfig) -> tuple[Cut | None, Cut | None]:
         """Return which outputs and which inputs of a linear layer it holds, None for all, by a tensor's name."""
@@ -168,22 +186,6 @@ def _group_size(config: ModelConfig, module: str) -> int:
     parent = "mlp" if module in ("gate_proj", "up_proj", "down_proj") else "self_attn"
     paths = (f"model.layers.{layer}.{parent}.{module}" for layer in range(config.num_hidden_layers))
     return max((scheme.group_size for path in paths if (scheme := config.quantization.scheme_for(path))), default=1)
-
-
-def share_schemes(share: Share, schemes: dict[str, Scheme]) -> dict[str, Scheme]:
-    """Return the schemes of a share's modules under their paths there."""
-    first, last = share.layers
-    made = {}
-    for path, scheme in schemes.items():
-        parts = path.split(".")
-        if parts[:2] == ["model", "layers"]:
-            if not first <= int(parts[2]) < last:
-                continue
-            parts[2] = str(int(parts[2]) - first)
-        elif not share.has_ends:
-            continue
-        made[".".join(parts)] = scheme
-    return made
 
 
 def _scaled(cut: Cut, by: int) -> Cut:

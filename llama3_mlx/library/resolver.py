@@ -99,7 +99,8 @@ def destination(name: str) -> Path:
     """Return where a new model goes: a bare name into the home folder's models, anything else to the path it is."""
     path = Path(name).expanduser()
     bare = _is_plain(name) and "/" not in name and path.suffix != ".gguf"
-    return models_folder() / name if bare and not path.exists() else path
+    here = path.exists() or path.is_symlink()  # A link may lead to a disk that isn't mounted.
+    return models_folder() / name if bare and not here else path
 
 
 def _here_or_hub(name: str | Path) -> Path | HubId:

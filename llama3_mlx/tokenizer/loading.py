@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.folder import ModelFolder
+from ..checkpoint.safetensors_files import git_lfs_pointer
 from ..errors import ConfigError, TokenizerError
 from ..json_types import JsonMapping, JsonObject, JsonValue
 from ..model.config import token_ids
@@ -65,6 +66,9 @@ def _load(opened: ModelFolder) -> Tokenizer:
     two_files = has_vocab_and_merges(opened)
     if not has_tokenizer(opened.path):
         raise TokenizerError(f"{opened.path} has neither tokenizer.json nor tokenizer.model")
+    for path in (json_file, model_file):
+        if pointer := git_lfs_pointer(path):
+            raise TokenizerError(pointer)
     parts = _read_json(json_file) if json_file.exists() else tokenizer_json(opened) if two_files else None
     added = added_tokens(parts, json_file) if parts else _standard_tokens()
     names = named_tokens(opened)

@@ -1,6 +1,7 @@
 """What is given as a model and isn't quite one: recognized, read with a note, or refused with the way out."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -93,6 +94,25 @@ def test_git_lfs_pointers_are_told_apart(model: Path) -> None:
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 2471645608\n"
     (model / "model.safetensors").write_text(pointer)
     assert f"is a Git LFS pointer, not the weights themselves: run 'git lfs pull' in {model}" in refusal(model)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model"])
+def test_a_tokenizer_that_is_a_git_lfs_pointer_is_told_apart(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9085657\n")
+    with pytest.raises(TokenizerError, match=f"{name} is a Git LFS pointer, not the tokenizer itself: run 'git lfs"):
+        load_tokenizer(tmp_path)
+
+
+def test_few_of_many_tensors_are_named(tmp_path: Path) -> None:
+    tensors = {f"model.text.{name}": tensor for name, tensor in random_tensors().items()}
+    assert "there are 0 layers; missing: " in refusal(Checkpoint(dict(CONFIG), tensors).write(tmp_path / "model"))
+
+
+def test_a_model_in_a_folder_whose_name_is_not_utf8_is_loaded(model: Path) -> None:
+    odd = model.rename(os.fsdecode(os.fsencode(model) + b"\xff"))
+    loaded, ids = load_model(odd), mx.array([[1, 2]])
+    odd.rename(model)
+    assert mx.array_equal(loaded(ids), load_model(model)(ids))
 
 
 def test_gguf_files_given_as_a_model_are_told_apart(tmp_path: Path) -> None:

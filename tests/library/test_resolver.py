@@ -101,6 +101,8 @@ def test_a_bare_name_of_a_new_model_is_in_the_home_folder(home: Path) -> None:
     assert destination("folder/new") == Path("folder/new")
     Path("there").mkdir()
     assert destination("there") == Path("there"), "what is here already is meant"
+    Path("link").symlink_to("a-disk-that-is-not-mounted/new")
+    assert destination("link") == Path("link")
 
 
 def test_what_is_converted_to_a_bare_name_is_listed_and_used_by_it(

@@ -112,6 +112,19 @@ def test_tools_in_namespaces_are_called_by_their_own_names(serve: Serve) -> None
     assert "42 degrees" in prompts[-1]
 
 
+@pytest.mark.parametrize("namespace_first", [True, False])
+def test_a_tool_in_a_namespace_may_be_called_as_one_outside(serve: Serve, namespace_first: bool) -> None:
+    inner = {"type": "function", "name": "weather", "description": "Tell it", "parameters": CITY}
+    tools: Any = [{"type": "namespace", "name": "sky", "description": "The sky", "tools": [inner]}, inner]
+    said = [CALL, CALL.replace("weather", "sky__weather")]
+    with serve(lambda *_: said.pop(0)) as (server, _), openai_client(server) as client:
+        given = tools if namespace_first else tools[::-1]
+        calls: list[Any] = [
+            client.responses.create(model="tiny", input="Rome?", tools=given).output[0] for _ in range(2)
+        ]
+    assert [(call.name, call.namespace) for call in calls] == [("weather", None), ("weather", "sky")]
+
+
 def test_a_custom_tool_gets_its_text_in_chats_and_responses(serve: Serve) -> None:
     said = '{"name": "shell", "parameters": {"input": "ls -l"}}'
     chat_tool: Any = {"type": "custom", "custom": {"name": "shell", "description": "Run it"}}

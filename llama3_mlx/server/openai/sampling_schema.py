@@ -101,6 +101,8 @@ class SamplingFields(GenerationFields):  # type: ignore[misc, valid-type]
         "top_n_sigma": "use min_p",
         "dynatemp_range": "give one temperature",
         "dry_multiplier": "use repetition_penalty",
+        "t_max_predict_ms": "use timeout_s",
+        "n_probs": "use logprobs",
         "samplers": "the order of the samplers is fixed",
         "logits_processors": "use logit_bias or structured_outputs",
         "thinking_token_budget": "these models write no thoughts apart",
@@ -112,6 +114,7 @@ class SamplingFields(GenerationFields):  # type: ignore[misc, valid-type]
         "tfs_z": (1,),
         "top_n_sigma": (-1,),
         "truncate_prompt_tokens": (-1,),
+        "t_max_predict_ms": (-1,),
         "thinking_token_budget": (-1,),
     }
     without_effect: ClassVar = frozenset({"user"})

@@ -6,7 +6,7 @@ Source: https://platform.openai.com/docs/guides/function-calling.
 
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...json_types import JsonMapping, JsonObject
@@ -110,6 +110,11 @@ class ToolSet:
         return mode, allowed
 
     def _add(self, name: str, namespace: str | None, **more: Any) -> None:
+        there = self._tools.get(name)
+        if there and there.namespace and not namespace:
+            renamed = replace(there, seen_as=f"{there.namespace}__{name}")
+            tools = [renamed if tool is there else tool for tool in self._tools.values()]
+            self._tools = {tool.seen_as: tool for tool in tools}
         seen = f"{namespace}__{name}" if namespace and name in self._tools else name
         if seen in self._tools:
             raise ApiError(400, f"two tools are called {seen[:80]!r}", param="tools")

@@ -167,7 +167,9 @@ def test_the_table_of_methods_names_every_quality_and_modules_that_exist() -> No
         assert all((folder / name).is_file() for name in method.modules.split(", ")), method
 
 
-def test_a_target_beyond_what_the_schemes_can_spend_is_noted_before_and_after(text: Path, tmp_path: Path) -> None:
+def test_a_target_beyond_what_the_schemes_can_spend_is_noted_before_and_after(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """8 bits in groups of 32 are 9 bits for every weight in a matrix, the most there is."""
     source = save_uneven(tmp_path / "source")
     expected = dry_run(source, tmp_path / "made", target_bpw=12)
@@ -177,6 +179,11 @@ def test_a_target_beyond_what_the_schemes_can_spend_is_noted_before_and_after(te
         assert any(note.startswith("9.0") and "the target of 12" in note for note in notes), notes
     with pytest.raises(ConversionError, match="the minimum for this model is 2"):
         dry_run(source, tmp_path / "other", target_bpw=2.05)
+    monkeypatch.setattr(
+        "llama3_mlx.convert.quantization.methods.sensitivities", lambda *_, **__: pytest.fail("measured")
+    )
+    with pytest.raises(ConversionError, match="the minimum for this model is 2"):
+        convert(source, tmp_path / "other", target_bpw=2.05, calibration=text)
 
 
 @pytest.mark.parametrize(("highest", "step"), [(0.0791, 0.02), (3.0, 1.0), (0.00012, 0.00005), (1.0, 0.5)])

@@ -1,0 +1,122 @@
+"""What every process but rank 0 does: meets the leader, loads its share, obeys until the leader is gone."""
+
+import os
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import mlx.core as mx
+
+from ..checkpoint.folder import ModelFolder
+from ..device import working_memory_bytes
+from ..dtypes import DTYPES
+from ..errors import Llama3MLXError, PeerError
+from ..json_types import JsonObject
+from .channel import Channel
+from .exchange import make_exchange
+from .fingerprint import check_fingerprint
+from .group import check_ring, join_group
+from .leader import own_facts
+from .membership import Membership, deadline_s, membership
+from .share_loading import load_share
+from .shares import Share
+from .split_model import Follower
+
+_RETRY_S = 0.1
+
+
+def follow(member: Membership) -> int:
+    """Serve the leader until it ends; return the exit code. Raises PeerError if it can't be found.
+
+    Ctrl-C reaches all processes of a terminal: what it means is the leader's to decide.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = Channel(_connect(member), deadline_s(), _leave)
+    channel.send(own_facts(member, working_memory_bytes()))
+    try:
+        _obey(member, channel)
+    except Exception as error:
+        # The leader is told in one line, and its user is told by it.
+        told = str(error) if isinstance(error, Llama3MLXError) else f"{type(error).__name__}: {error}"
+        with suppress(PeerError):
+            channel.send({"error": told})
+        channel.close()
+        return 1
+    return 0
+
+
+def _obey(member: Membership, channel: Channel) -> None:
+    group: mx.distributed.Group | None = None
+    follower: Follower | None = None
+    while True:
+        message = channel.receive()
+        if not isinstance(message, dict):
+            assert follower is not None, "orders come after a model"
+            follower.obey(message)
+            continue
+        answer: JsonObject = {}
+        match message["do"]:
+            case "check":
+                check_ring(member, deadline_s())
+            case "join":
+                group = join_group(member, 2 * deadline_s())
+            case "load":
+                assert group is not None, "a model is loaded after the group is joined"
+                follower = None
+                follower, answer = _load(message, group)
+            case "unload":
+                follower = None
+                mx.clear_cache()
+            case "count":
+                assert follower is not None, "passes are counted after a model is loaded"
+                answer = {"messages": follower.exchange.messages, "sent_bytes": follower.exchange.sent_bytes}
+        channel.send(answer)
+
+
+def _load(request: JsonObject, group: mx.distributed.Group) -> tuple[Follower, JsonObject]:
+    share, dtype = Share.from_dict(request["share"][str(group.rank())]), request["dtype"]
+    folder = ModelFolder(Path(request["folder"]))
+    check_fingerprint(folder, request["fingerprint"])
+    model = load_share(folder, share, dtype)
+    return Follower(model, make_exchange(share, group), DTYPES[dtype]), {"peak_bytes": mx.get_peak_memory()}
+
+
+def _connect(member: Membership) -> socket.socket:
+    end = time.monotonic() + deadline_s()
+    while True:
+        try:
+            return socket.create_connection(member.coordinator, deadline_s())
+        except OSError as error:
+            if time.monotonic() > end:
+                host, port = member.coordinator
+                raise PeerError(
+                    f"rank 0 isn't there: {host} port {port} doesn't answer within {deadline_s():g} s "
+                    f"({error.strerror or error})"
+                ) from None
+            time.sleep(_RETRY_S)
+
+
+def _leave(reason: str) -> None:
+    """End the process, whatever it is doing: without its leader it is of no use."""
+    if "silent" in reason:
+        sys.stderr.write(f"error: rank 0 is gone: {reason}\n")
+    os._exit(0 if "ended" in reason else 1)
+
+
+def main() -> int:
+    """Follow the leader that the environment names."""
+    try:
+        member = membership()
+        if member is None or not member.rank:
+            raise PeerError("a follower is started by its leader or by mlx.launch")
+        return follow(member)
+    except PeerError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
