@@ -217,7 +217,7 @@ def test_everything_public_of_a_closed_model_works_or_says_that_it_is_closed(tin
             if isinstance(made, Llama):
                 made.close()
     generating = {"generate", "stream", "chat", "stream_chat", "agenerate", "astream", "achat", "astream_chat"}
-    batches = {"generate_batch", "samples", "run_tools", "arun_tools", "submit", "logits"}
+    batches = {"generate_batch", "samples", "run_tools", "arun_tools", "submit", "logits", "compute"}
     weights = {"model", "adapters", "adapter_names", "load_adapter", "limit_memory", "release_memory"}
     assert closed == generating | batches | weights
     with pytest.raises(EngineClosedError):
