@@ -155,7 +155,8 @@ def main() -> None:
             browser.close()
     note = (
         f"{args.conversations} conversations of {args.messages} messages each, with lists, tables, formulas and code, "
-        f"in a headless Chromium on the machine of the server, {args.rounds} rounds. A frame is due every 16.7 ms."
+        f"in a headless Chromium on the machine of the server, {args.rounds} rounds. A frame is due every 16.7 ms. "
+        "The answer is written by SmolLM2 on the browser's own cores."
     )
     publish("The chat page", ["", "median", "95th percentile", "longest"], rows, note, args.write)
 

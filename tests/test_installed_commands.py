@@ -11,6 +11,7 @@ import pytest
 
 from llama3_mlx.convert.options import QUALITIES
 
+from .evaluation.harness_tasks import save_tasks
 from .support.fake_hub import running_hub
 from .support.installed_wheel import Installed
 
@@ -74,6 +75,8 @@ def calls(model_folder: str, guard: str, url: str) -> list[list[str]]:
         ["guard", "-m", guard, "--guard-version", "3-8b", "Hi"],
         ["cache", "list"],
         ["completion", "bash"],
+        ["shield", "rewards.py"],
+        ["eval", "./rtn", "--tasks", "letters", "--tasks-folder", "tasks", "--limit", "2"],
         ["service", "install", "--print", "--", *model],
     ]
     return made
@@ -103,6 +106,8 @@ def test_every_command_and_quality_works_from_the_wheel(
     (tmp_path / "rewards.py").write_text(
         "def length(completions, **_):\n    return [len(text) for text in completions]"
     )
+    (tmp_path / "tasks").mkdir()
+    save_tasks(tmp_path / "tasks")
     (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 20)
     with serving(installed, tmp_path, small_chat) as url, running_hub() as (hub, address):
         hub.repositories["org/small"] = small_chat

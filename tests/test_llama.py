@@ -200,6 +200,7 @@ def test_everything_public_of_a_closed_model_works_or_says_that_it_is_closed(tin
     llama = Llama.load(tiny_folder, disk_cache=False)
     public = [name for name in dir(llama) if not name.startswith("_")]
     given: dict[str, Any] = {
+        "work": lambda model: model.config,
         "path_or_id": tiny_folder, "path": tiny_folder, "name": "other", "prompt": [5, 6], "prompts": [[5, 6]], "n": 2,
         "token_ids": [5, 6], "messages": [{"role": "user", "content": "Hi"}], "tools": [], "memory_gb": 1.0,
         "options": [GenerationOptions()], "replies": [Reply(lambda item: None)],
@@ -216,7 +217,7 @@ def test_everything_public_of_a_closed_model_works_or_says_that_it_is_closed(tin
             if isinstance(made, Llama):
                 made.close()
     generating = {"generate", "stream", "chat", "stream_chat", "agenerate", "astream", "achat", "astream_chat"}
-    batches = {"generate_batch", "samples", "run_tools", "arun_tools", "submit", "logits"}
+    batches = {"generate_batch", "samples", "run_tools", "arun_tools", "submit", "logits", "compute"}
     weights = {"model", "adapters", "adapter_names", "load_adapter", "limit_memory", "release_memory"}
     assert closed == generating | batches | weights
     with pytest.raises(EngineClosedError):

@@ -52,7 +52,8 @@ def checked_weight_map(index: Path, content: Mapping[str, object]) -> dict[str, 
 def safetensors_names(folder: Path) -> list[str]:
     """Return the names of the folder's safetensors files that may hold weights of a model."""
     names = sorted(path.name for path in folder.glob("*.safetensors") if path.is_file())
-    return [name for name in names if not any(fnmatch(name, pattern) for pattern in _OTHERS)]
+    # macOS puts a hidden ._NAME beside each file on a disk that isn't its own format.
+    return [name for name in names if not any(fnmatch(name, pattern) for pattern in (*_OTHERS, ".*"))]
 
 
 def _find_files(folder: Path, weight_map: Mapping[str, str] | None, note: Note) -> list[Path]:

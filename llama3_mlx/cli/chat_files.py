@@ -10,6 +10,7 @@ from ..errors import DialogError, Llama3MLXError, RequestError
 from ..files import save_json
 from ..json_types import JsonMapping, JsonObject
 from ..library.home import chats_folder
+from ..tools.call import without_surrogates
 from .terminal import tell
 
 _KEPT = 100
@@ -26,10 +27,14 @@ class SavedDialog:
 
 
 def save_dialog(path: Path, dialog: SavedDialog) -> None:
-    """Write a dialog; raises RequestError where that isn't possible."""
+    """Write a dialog, with U+FFFD for what was typed in no UTF-8; raises RequestError where it can't be written."""
     try:
-        values = {"model": dialog.model, "flags": dialog.flags, "messages": list(map(dict, dialog.messages))}
-        save_json(path, values)
+        values: JsonObject = {
+            "model": dialog.model,
+            "flags": dialog.flags,
+            "messages": list(map(dict, dialog.messages)),
+        }
+        save_json(path, without_surrogates(values))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise RequestError(f"{path} can't be written: {reason}") from None
@@ -120,5 +125,6 @@ def _new_path() -> Path:
 
 
 def _kept_files() -> list[Path]:
-    folder = chats_folder()
-    return sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns) if folder.is_dir() else []
+    # Hidden ones are what a session that was killed while it saved has left.
+    files = [path for path in chats_folder().glob("*.json") if not path.name.startswith(".")]
+    return sorted(files, key=lambda path: path.stat().st_mtime_ns)

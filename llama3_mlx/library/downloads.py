@@ -8,7 +8,10 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 Report = Callable[[int, int], None]
 _WAIT_S, _LOOK_S = 1.0, 0.2
+# How concurrent.futures names the threads of its pools.
+_POOL = "ThreadPoolExecutor"
 _running: set[threading.Thread] = set()
+_interrupted = threading.Event()
 
 
 class StoppedError(Exception):
@@ -44,6 +47,7 @@ class InterruptibleCall:
                     raise StoppedError("the download was stopped")
         except BaseException:
             self.stopped.set()
+            _interrupted.set()
             thread.join(_WAIT_S)
             raise
         if errors:
@@ -62,8 +66,12 @@ def interruptible(stopped: threading.Event | None = None) -> Iterator[Interrupti
 
 
 def unfinished() -> bool:
-    """Return whether an interrupted download still waits for its next block of bytes."""
-    return any(thread.is_alive() for thread in _running)
+    """Return whether an interrupted download still waits for its next block of bytes.
+
+    The threads of huggingface_hub's pool outlive the call, and the interpreter waits for them.
+    """
+    pooled = (thread for thread in threading.enumerate() if thread.name.startswith(_POOL))
+    return _interrupted.is_set() and any(thread.is_alive() for thread in (*_running, *pooled))
 
 
 def bar_class(stopped: threading.Event, report: Report | None, total: int = 0) -> type[Any]:

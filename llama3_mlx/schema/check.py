@@ -71,8 +71,15 @@ def _missing(error: ValidationError) -> str:
     return f"lacks {', '.join(name for name in error.validator_value if name not in error.instance)}"
 
 
-def _bound(words: str) -> Callable[[ValidationError], str]:
-    return lambda error: f"must be {words} {error.validator_value}, not {shown(error.instance)}"
+def _bound(words: str, exclusive: tuple[str, str] = ("", "")) -> Callable[[ValidationError], str]:
+    """`exclusive`: the keyword that makes the bound exclusive in draft 4 where it is true, and the words then."""
+    keyword, otherwise = exclusive
+
+    def said(error: ValidationError) -> str:
+        chosen = otherwise if isinstance(error.schema, dict) and error.schema.get(keyword) is True else words
+        return f"must be {chosen} {error.validator_value}, not {shown(error.instance)}"
+
+    return said
 
 
 def _size(words: str, unit: str) -> Callable[[ValidationError], str]:
@@ -90,8 +97,8 @@ _WORDS: dict[str, Callable[[ValidationError], str]] = {
     "required": _missing,
     "additionalProperties": _unknown,
     "unevaluatedProperties": _unknown,
-    "minimum": _bound("at least"),
-    "maximum": _bound("at most"),
+    "minimum": _bound("at least", ("exclusiveMinimum", "over")),
+    "maximum": _bound("at most", ("exclusiveMaximum", "under")),
     "exclusiveMinimum": _bound("over"),
     "exclusiveMaximum": _bound("under"),
     "multipleOf": _bound("a multiple of"),

@@ -108,6 +108,15 @@ def test_few_of_many_tensors_are_named(tmp_path: Path) -> None:
     assert "there are 0 layers; missing: " in refusal(Checkpoint(dict(CONFIG), tensors).write(tmp_path / "model"))
 
 
+def test_what_macos_writes_beside_files_on_other_disks_is_no_weights(model: Path) -> None:
+    ids = mx.array([[1, 2]])
+    before = load_model(model)(ids)
+    (model / "._model.safetensors").write_bytes(b"\0\5\x16\7" + bytes(100))
+    (model / "model.safetensors").rename(model / "weights.safetensors")
+    (model / "._weights.safetensors").write_bytes(b"\0\5\x16\7" + bytes(100))
+    assert mx.array_equal(load_model(model)(ids), before)
+
+
 def test_a_model_in_a_folder_whose_name_is_not_utf8_is_loaded(model: Path) -> None:
     odd = model.rename(os.fsdecode(os.fsencode(model) + b"\xff"))
     loaded, ids = load_model(odd), mx.array([[1, 2]])

@@ -11,7 +11,7 @@ import pytest
 
 from llama3_mlx import Llama
 from llama3_mlx.cli import main
-from llama3_mlx.cli.chat_files import AutoSave, SavedDialog, load_dialog_file
+from llama3_mlx.cli.chat_files import AutoSave, SavedDialog, latest_dialog, load_dialog_file
 from llama3_mlx.cli.chat_session import ChatSession
 from llama3_mlx.cli.line_editor import PipeReader, is_open, unquoted
 from llama3_mlx.cli.remote import RemoteLlama
@@ -207,6 +207,16 @@ def test_a_mistyped_command_is_answered_with_the_one_that_is_meant(tiny_folder: 
     assert "no command /hlp; did you mean /help?" in said
     assert "no command /xyzzy; /help lists them" in said
     assert max(map(len, said)) < 80, "no line is broken in a terminal of 80 columns"
+
+
+def test_what_a_killed_session_left_half_saved_is_not_the_last_dialog(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMA3_MLX_HOME", str(tmp_path))
+    autosave = AutoSave()
+    autosave.save(SavedDialog(model="model", messages=[{"role": "assistant", "content": "x"}]))
+    (autosave.path.parent / f".{autosave.path.stem}-8o6a60nx.json").touch()
+    assert latest_dialog() == autosave.path
 
 
 def test_a_home_that_can_not_be_written_costs_a_note_and_no_dialog(

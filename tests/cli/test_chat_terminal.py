@@ -1,11 +1,14 @@
 """`chat` in a pseudo-terminal, as a person uses it: pasting, stopping, saving, resuming."""
 
+import fcntl
 import json
 import os
 import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +56,8 @@ class Terminal:
 def chat(folder: Path, home: Path, *arguments: str) -> Iterator[Terminal]:
     """Run a chat until the block ends; there is a prompt when it begins."""
     ours, theirs = pty.openpty()
+    # Wide enough for any path of a test: what is waited for stands in one line.
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 250, 0, 0))
     command = [sys.executable, "-m", "llama3_mlx", "chat", "-m", str(folder), "--temperature", "0", *arguments]
     process = subprocess.Popen(
         command,
@@ -104,6 +109,14 @@ def test_a_block_between_triple_quotes_is_one_message(tiny_folder: Path, tmp_pat
         terminal.wait_for("(cut off")
         terminal.wait_for(">>>")
         assert users(terminal.saved(tmp_path / "dialog.json")) == ["one\ntwo", "three \nfour"]
+
+
+def test_what_is_typed_in_no_utf8_does_not_keep_a_dialog_from_being_saved(tiny_folder: Path, tmp_path: Path) -> None:
+    with chat(tiny_folder, tmp_path / "home", "--max-tokens", "2") as terminal:
+        terminal.type(b"caf\xe9\r")
+        terminal.wait_for("(cut off")
+        terminal.wait_for(">>>")
+        assert users(terminal.saved(tmp_path / "dialog.json")) == ["caf\ufffd"]
 
 
 def test_ctrl_c_stops_the_reply_and_not_the_program(tiny_folder: Path, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_function_of_a_file_is_called(generate: Any, tmp_path: Path) -> None:
         (["--regex", "a", "--choices", "b"], "one output constraint at a time"),
         (["--kv-bits", "8", "--window", "64"], "can't be combined"),
         (["--max-tokens", "500000"], "context is 131072"),
-        (["--memory-gb", "0.001", "--max-tokens", "1000"], "GB are left beside the model"),
+        (["--memory-gb", "0.001", "--max-tokens", "1000"], "B are left beside the model"),
         (["--schema", "absent.json"], "absent.json"),
     ],
 )

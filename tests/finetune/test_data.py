@@ -262,6 +262,16 @@ def test_labels_may_be_numbers_and_are_shown(
     assert "line 1, desirable" in shown and "line 2, undesirable" in shown
 
 
+def test_a_table_with_other_columns_is_refused_in_one_line(small_chat: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("frage,antwort\n" + "a,b\n" * 200)
+    with pytest.raises(DataError) as caught:
+        train(small_chat, tmp_path / "train.csv", tmp_path / "run", **QUICK)
+    said = str(caught.value)
+    assert "\n" not in said
+    assert "row 1: it has frage, antwort, which is none of the layouts" in said
+    assert said.endswith("--columns NAME=COLUMN; the same holds for 199 more")
+
+
 def test_bad_examples_are_left_out_where_that_is_wanted(small_chat: Path, tmp_path: Path) -> None:
     data = write_lines(tmp_path / "d.jsonl", [*ROWS, {"question": 5, "answer": "x"}, 7])
     with pytest.raises(DataError, match=r"2 examples can't be used \(--skip-bad: without them\)"):

@@ -71,6 +71,19 @@ def book(count: Annotated[int, Field(ge=1, le=5)], names: Annotated[list[str], F
     return f"{count} for {', '.join(names)}"
 
 
+@pytest.mark.parametrize(
+    ("schema", "text", "words"),
+    [
+        ({"minimum": 0, "exclusiveMinimum": True}, "0", "must be over 0, not 0"),
+        ({"maximum": 5, "exclusiveMaximum": True}, "5", "must be under 5, not 5"),
+        ({"minimum": 0, "exclusiveMinimum": False}, "-1", "must be at least 0, not -1"),
+    ],
+)
+def test_bounds_of_draft_4_are_told_as_they_are(schema: dict[str, object], text: str, words: str) -> None:
+    with pytest.raises(StructureError, match=words):
+        parse_result(schema, text)
+
+
 def test_limits_hold_in_tools_and_dataclasses() -> None:
     parameters = tool_spec(book)["function"]["parameters"]["properties"]
     assert parameters["count"] == {"type": "integer", "minimum": 1, "maximum": 5}

@@ -211,6 +211,15 @@ def test_fields_without_effect_change_no_answer(server: Running) -> None:
     assert not wrong
 
 
+def test_names_that_end_in_spaces_fit_into_headers(server: Running) -> None:
+    """A header's value has no white space around it. Source: RFC 9110, section 5.5."""
+    body = {"input": TALK, "max_output_tokens": 1, "odd ": 1, "tools": [{"type": "odd "}, {"type": " "}]}
+    reply = server.post("/v1/responses", body)
+    assert reply.status_code == 200, reply.text
+    assert reply.headers["x-ignored-parameters"] == "odd"
+    assert reply.headers["x-notes"].endswith("odd ,")
+
+
 @pytest.mark.parametrize("kind", sorted(ITEMS["refused"]))
 def test_input_items_that_carry_dialog_and_cannot_be_read_are_refused(server: Running, kind: str) -> None:
     items = [*TALK, {"type": kind, "id": "x_1", "call_id": "c", "output": "o"}]

@@ -18,7 +18,7 @@ from .hub import is_saved, read_hub, read_saved
 from .sources import SPLITS, GivenData, Source, names
 from .user_code import load_function, own_code
 
-_SHOWN = 20
+_SHOWN, _ALIKE = 20, 3
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,31 @@ def collected(problems: list[str] | None = None) -> Iterator[list[str]]:
 
 
 def raise_problems(problems: Sequence[str]) -> None:
-    """Raise DataError with all the problems in the order of files and lines, if there are any."""
+    """Raise DataError with all the problems in the order of files and lines, if there are any.
+
+    Where many are alike, as in a table with other columns, the first stands for them.
+    """
     if problems:
         ordered = in_order(problems)
-        more = f"\nand {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
-        lines = "\n".join(ordered[:_SHOWN]) + more
+        told = _told(ordered)
+        more = f"\nand {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+        lines = "\n".join(told[:_SHOWN]) + more
         raise DataError(
-            lines
-            if len(ordered) == 1
-            else f"{len(ordered)} examples can't be used (--skip-bad: without them):\n{lines}"
+            lines if len(told) == 1 else f"{len(ordered)} examples can't be used (--skip-bad: without them):\n{lines}"
         )
+
+
+def _told(ordered: Sequence[str]) -> list[str]:
+    """Return the problems, of more than a few alike only the first, which has the hint in parentheses, and a count."""
+    alike: dict[str, list[str]] = {}
+    for problem in ordered:
+        alike.setdefault(problem.partition(": ")[2].partition(" (")[0], []).append(problem)
+    told = [
+        line
+        for same in alike.values()
+        for line in ([f"{same[0]}; the same holds for {len(same) - 1} more"] if len(same) > _ALIKE else same)
+    ]
+    return sorted(told, key=_natural)
 
 
 def in_order(problems: Iterable[str]) -> list[str]:

@@ -84,7 +84,7 @@ class RequestContext:
         """Tell the client which of the fields it sent mean nothing here."""
         if names:
             shown = [_printable(name)[:60] for name in names[:20]]
-            self.headers["x-ignored-parameters"] = ", ".join(shown)
+            self.headers["x-ignored-parameters"] = ", ".join(shown).strip()
 
     def leave_out_tools(self, names: Sequence[str]) -> None:
         """Note which tools of the request can't be used here."""
@@ -95,7 +95,7 @@ class RequestContext:
         """Return the field with the notes that goes into an answer, beside those of its protocol; the header, too."""
         if not self.notes:
             return {}
-        self.headers["x-notes"] = _printable("; ".join(self.notes))[:1000]
+        self.headers["x-notes"] = _printable("; ".join(self.notes))[:1000].strip()
         return {"notes": self.notes}
 
     def log_values(self, **values: JsonValue) -> None:
@@ -188,7 +188,7 @@ class _ContextResponse(StreamingResponse):
 
 
 def _printable(text: str) -> str:
-    """Return a client's words as a header can carry them: printable ASCII."""
+    """Return a client's words as a header can carry them: printable ASCII; no space may stand at its end."""
     return re.sub(r"[^ -~]", "?", text)
 
 

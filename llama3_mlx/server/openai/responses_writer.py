@@ -91,8 +91,9 @@ class ResponseWriter:
         return self._event("response.output_item.added", output_index=0, item=item)
 
     def _begin_text(self) -> list[bytes]:
+        item = self._begin_item()
         added = self._text_event("response.content_part.added", part=_part(CollectedAnswer()))
-        return [self._begin_item(), added]
+        return [item, added]
 
     def _end_text(self, item: JsonMapping) -> list[bytes]:
         parts: list[bytes] = []

@@ -3,7 +3,7 @@
 import { readStatus } from "./api.js";
 import { Dialog } from "./chat/dialog.js";
 import { Runs } from "./chat/runs.js";
-import { $, icon, saveFile } from "./lib/dom.js";
+import { $, copyText, icon, saveFile } from "./lib/dom.js";
 import { size } from "./lib/words.js";
 import { Store } from "./storage/store.js";
 import { Composer } from "./view/composer.js";
@@ -104,7 +104,7 @@ function actOnConversation(name, conversation, value) {
     open: () => { open(conversation.id); drawer.close(); },
     pin: () => change({ pinned: !conversation.pinned }),
     rename: () => change({ title: value }),
-    link: () => navigator.clipboard?.writeText(`${location.origin}/#c-${conversation.id}`).then(() => announce("The link is copied.")),
+    link: () => copyText(`${location.origin}/#c-${conversation.id}`).then(() => announce("The link is copied.")),
     markdown: () => saveMarkdown(conversation),
     delete: () => remove(conversation),
   };

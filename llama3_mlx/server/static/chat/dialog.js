@@ -15,7 +15,7 @@ export class Dialog {
   send(tree, text, files = []) {
     const message = tree.add(tree.path().at(-1)?.id ?? "", { role: "user", content: text, files: files.length ? files : undefined });
     const { conversation } = tree;
-    conversation.title ||= (text || files[0]?.name || "").replace(/\s+/g, " ").slice(0, 80);
+    conversation.title ||= (text || files[0]?.name || "").replace(/[*`#~]+/g, "").replace(/\s+/g, " ").trim().slice(0, 80);
     conversation.updated = message.created;
     const kept = this.store.keep(conversation, [message]);
     this.answer(tree, message);

@@ -44,11 +44,16 @@ export function icon(name) {
   return svg;
 }
 
-/** Have a button copy a text; browsers give a clipboard only to pages of this machine or behind TLS. */
+/** Copy a text; browsers give a clipboard only to pages of this machine or behind TLS. */
+export async function copyText(text) {
+  if (navigator.clipboard) await navigator.clipboard.writeText(text);
+  else copySelected(text);
+}
+
+/** Have a button copy a text. */
 export function copyOnClick(node, text) {
   node.addEventListener("click", async () => {
-    if (navigator.clipboard) await navigator.clipboard.writeText(text());
-    else copySelected(text());
+    await copyText(text());
     const before = node.textContent;
     node.textContent = "Copied";
     setTimeout(() => (node.textContent = before === "Copied" ? "Copy" : before), 1500);

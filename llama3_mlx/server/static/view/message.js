@@ -94,7 +94,7 @@ function tools(node, message, view) {
     row.append(copy);
   }
   if (message.role === "assistant" && !view.busy) {
-    const failed = message.error || !message.content;
+    const failed = message.error || (!message.content && !message.calls?.length);
     row.append(button(failed ? "Try again" : "Regenerate", "again", () => act("again")));
     const cut = message.reason === "length" || message.state === "stopped" || message.state === "broken";
     if (view.isLast && cut && message.content && !message.json && !message.calls?.length) row.append(button("Continue", "go-on", () => act("continue")));

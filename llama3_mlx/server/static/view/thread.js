@@ -69,7 +69,7 @@ export class Thread {
     const run = this.runs.running.get(message.id) ?? (message.state === "writing" ? { elsewhere: true } : null);
     const view = { versions, at: versions.indexOf(message), isLast, inPair: Boolean(pair), isPair: Boolean(pair) && !busy, run, busy, act: this.act };
     const { content, state, error, calls, reason, refusal, stats } = message;
-    const key = JSON.stringify([run ? "" : content, state, error, calls, reason, refusal, stats, versions.length, view.at, isLast, view.inPair, busy, Boolean(run)]);
+    const key = JSON.stringify([run && !run.elsewhere ? "" : content, state, error, calls, reason, refusal, stats, versions.length, view.at, isLast, view.inPair, busy, Boolean(run)]);
     const known = this.nodes.get(message.id);
     if (known?.key === key) return known.node;
     if (known?.node.classList.contains("editing")) return known.node;
