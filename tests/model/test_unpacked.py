@@ -1,5 +1,6 @@
 """Quantized products on the CPU's way: MLX's own dequantize and quantized layers are the reference."""
 
+import itertools
 from pathlib import Path
 
 import mlx.core as mx
@@ -102,3 +103,21 @@ def test_a_loaded_models_prompt_gives_the_packed_models_logits(tiny_folder: Path
 def test_info_says_how_quantized_products_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unpacked, "product_streams", lambda: (None, None, None))
     assert unpacked.products_description() == "packed on 3 cores; unpacked from 8 rows on"
+
+
+def test_one_matrix_is_unpacked_at_a_time() -> None:
+    """Without waiting for x, MLX unpacks those of the next layers, too: more than two matrices at once."""
+    layers = [[UnpackedLinear(nn.QuantizedLinear(*sides, bias=False)) for sides in _MLP] for _ in range(8)]
+    x = normal(1, 16, 1024)
+    mx.eval(x, [layer.parameters() for layer in itertools.chain(*layers)])
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    for gate, up, down in layers:
+        x = x + down(nn.silu(gate(x)) * up(x))
+    mx.eval(x)
+    matrix = 4 * 1024 * 4096
+    assert mx.get_peak_memory() - before < 1.5 * matrix
+
+
+_MLP = ((1024, 4096), (1024, 4096), (4096, 1024))
