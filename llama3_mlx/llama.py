@@ -9,9 +9,11 @@ import mlx.core as mx
 
 from .chat.messages import MessageMapping
 from .device import in_own_thread, working_memory_bytes
+from .distributed.loading import Nodes, release
+from .distributed.settings import NodeOptions
 from .engine.engine import Engine
 from .engine.reply import Reply
-from .errors import EngineClosedError
+from .errors import EngineClosedError, PeerError, RequestError
 from .generating import GeneratingMethods
 from .generation.limits import check_fits
 from .generation.options import GenerationOptions
@@ -50,6 +52,7 @@ class Llama(GeneratingMethods):
         self.cache_options, self.stop_ids = parts.cache, parts.stop_ids
         self.prompts = PromptBuilder(parts.tokenizer, parts.dialog, self.config.vocab_size, parts.folder.name)
         self._adapters, self._adapter_paths = parts.adapters, parts.adapter_paths
+        self._group = parts.group
         available = working_memory_bytes() if memory_bytes is None else memory_bytes
         self.engine = Engine(
             parts.model,
@@ -58,10 +61,13 @@ class Llama(GeneratingMethods):
             adapters=parts.adapters,
             draft=parts.draft,
             disk=parts.disk,
+            explain=_unchanged if self._group is None else self._group.leader.explain,
         )
         this = weakref.ref(self)
         self._submitter = Submitter(parts, self.engine, lambda: llama.adapter_names if (llama := this()) else ())
-        self._close = weakref.finalize(self, Engine.close, self.engine)
+        self._close = weakref.finalize(self, _close, self.engine, self._group)
+        if self._group is not None:
+            self._group.leader.on_failure(self.engine.break_off)
 
     @classmethod
     def load(
@@ -76,6 +82,8 @@ class Llama(GeneratingMethods):
         disk_cache: bool = True,
         memory_gb: float | None = None,
         max_sequences: int = 32,
+        nodes: int = 1,
+        split: str = "auto",
         progress: LoadCallback | None = None,
     ) -> "Llama":
         """Load a model.
@@ -90,13 +98,17 @@ class Llama(GeneratingMethods):
             disk_cache: Whether long prompts are kept for later processes, up to `LLAMA3_MLX_CACHE_GB`.
             memory_gb: A bound on weights and KV cache together; by default what the device can use.
             max_sequences: How many answers are generated at once; others wait.
+            nodes: Over how many processes the model is split: those of `mlx.launch`, or else started on this machine.
+            split: `tensor` (heads and columns), `pipeline` (whole layers) or `auto`.
             progress: Called with a LoadProgress at each step of downloading and loading, from any thread. By default a
                 download shows a bar on stderr where that is a terminal.
 
         Raises:
             ConfigError, CheckpointError, TokenizerError, HubError: The model can't be loaded.
             RequestError: An argument doesn't fit.
+            PeerError: One of several processes is missing or doesn't fit the others.
         """
+        options = NodeOptions(nodes=nodes, split=split)
         folder = downloaded(resolve_model, path_or_id, progress)
         draft_folder = None if draft is None else downloaded(resolve_model, draft, progress)
         named = {**({DEFAULT_ADAPTER: adapter} if adapter is not None else {}), **(adapters or {})}
@@ -115,6 +127,7 @@ class Llama(GeneratingMethods):
                 cache=cache or CacheOptions(),
                 draft=draft_folder,
                 disk_cache=disk_cache,
+                nodes=options,
             )
             memory_bytes = None if memory_gb is None else int(memory_gb * 1e9)
             return cls(parts, memory_bytes=memory_bytes, max_sequences=max_sequences)
@@ -205,6 +218,8 @@ class Llama(GeneratingMethods):
 
     def load_adapter(self, name: str, path: str | Path) -> None:
         """Load a LoRA adapter under a name, while others run. Raises RequestError, CheckpointError or ConfigError."""
+        if self._group is not None:
+            raise RequestError("a model on several nodes takes no adapters: merge one into it with llama3-mlx fuse")
 
         def run() -> None:
             from .adapters.adapter_set import AdapterSet
@@ -216,6 +231,14 @@ class Llama(GeneratingMethods):
 
         self.engine.call(run)
 
+    def on_lost(self, listener: Callable[[PeerError], object]) -> None:
+        """Call `listener`, in a thread of its own, when a process of a model on several nodes is gone.
+
+        What runs has then ended with that error, and nothing more can be generated.
+        """
+        if self._group is not None:
+            self._group.leader.on_failure(listener)
+
     def release_memory(self) -> None:
         """Let go of kept prefixes and of free memory; call it when the system says that memory is short."""
         self.engine.call(self.engine.relieve)
@@ -224,7 +247,13 @@ class Llama(GeneratingMethods):
         """Change what weights and KV cache may take together; kept prefixes beyond that are let go."""
 
         def run() -> None:
-            parts = ModelParts(folder=self.folder, model=self.model, tokenizer=self.tokenizer, cache=self.cache_options)
+            parts = ModelParts(
+                folder=self.folder,
+                model=self.model,
+                tokenizer=self.tokenizer,
+                cache=self.cache_options,
+                group=self._group,
+            )
             settings = parts.engine_settings(int(memory_gb * 1e9), self.engine.settings.max_sequences)
             self.engine.limit(settings.memory_bytes, settings.prefix_bytes)
 
@@ -247,3 +276,15 @@ class Llama(GeneratingMethods):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _close(engine: Engine, group: Nodes | None) -> None:
+    """Close the engine, then give back what its model takes on other nodes."""
+    engine.close()
+    if group is not None:
+        group.leader.forget(engine.break_off)
+        release(group)
+
+
+def _unchanged(error: Exception) -> Exception:
+    return error

@@ -11,6 +11,8 @@ from mlx.utils import tree_flatten
 from .chat.dialog import Dialog, load_dialog
 from .checkpoint.folder import ModelFolder
 from .checkpoint.loading import load_model
+from .distributed.loading import Nodes, lead, load_split_model
+from .distributed.settings import NodeOptions
 from .engine.settings import EngineSettings
 from .errors import RequestError
 from .json_types import JsonObject
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 ProgressCallback = Callable[[int, int], None]
 LoadCallback = Callable[["LoadProgress"], None]
+_ALONE = NodeOptions()
 # Of the memory beside the model, what the prefix cache may hold.
 _PREFIX_SHARE = 0.25
 
@@ -62,6 +65,8 @@ class ModelParts:
     """Shared with the fingerprints of the prefix cache on disk, which need the files of later adapters too."""
     notes: tuple[str, ...] = ()
     """What was decided where the folder's files contradict one another, a line each."""
+    group: Nodes | None = None
+    """The processes that the model lies on, None for this one alone."""
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -79,12 +84,13 @@ class ModelParts:
         arrays: list[tuple[str, Any]] = tree_flatten(self.model.parameters())  # type: ignore[assignment]
         weights = sum(array.nbytes for _, array in arrays)
         left = max(0, int(memory_bytes * (1 - RESERVE)) - weights)
+        # Of a model on several nodes, this one's share.
+        layers = self.model.model.layers
         per_token = self.cache.bytes_per_token(
-            config.num_hidden_layers,
-            config.num_key_value_heads,
-            config.head_dim,
-            self.model.model.norm.weight.dtype.size,
+            len(layers), layers[0].self_attn.n_kv_heads, config.head_dim, self.model.model.norm.weight.dtype.size
         )
+        if self.group is not None:
+            left = self.group.shared_room(left, per_token, self.cache)
         return EngineSettings(
             memory_bytes=left,
             bytes_per_token=per_token,
@@ -104,10 +110,22 @@ def load_parts(
     cache: CacheOptions,
     draft: Path | None,
     disk_cache: bool,
+    nodes: NodeOptions = _ALONE,
 ) -> ModelParts:
-    """Load everything in the calling thread. Raises ConfigError, CheckpointError, TokenizerError or RequestError."""
+    """Load everything in the calling thread.
+
+    Raises ConfigError, CheckpointError, TokenizerError, RequestError, or PeerError of a model on several nodes.
+    """
     opened = ModelFolder(folder)
-    model, tokenizer = load_model(opened, dtype=dtype), load_tokenizer(opened)
+    tokenizer = load_tokenizer(opened)
+    group: Nodes | None = None
+    if nodes.nodes > 1:
+        if adapters:
+            raise RequestError("a model on several nodes takes no adapters: merge one into it with llama3-mlx fuse")
+        group = lead(nodes.nodes)
+        model: LlamaForCausalLM = load_split_model(opened, group, split=nodes.split, dtype=dtype)
+    else:
+        model = load_model(opened, dtype=dtype)
     dialog = load_dialog(opened, tokenizer)
     paths = dict(adapters)
     return ModelParts(
@@ -118,8 +136,9 @@ def load_parts(
         cache=cache,
         adapters=_load_adapters(model, paths) if paths else None,
         draft=None if draft is None else load_draft(draft, tokenizer, dtype),
-        disk=_disk_prefix_cache(folder, model, paths, cache) if disk_cache else None,
+        disk=_disk_prefix_cache(folder, model, paths, cache) if disk_cache and group is None else None,
         adapter_paths=paths,
+        group=group,
         notes=opened.notes,
     )
 

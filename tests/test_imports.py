@@ -32,7 +32,7 @@ ROOMS = {
     "model": "device dtypes errors json_types kv_cache",
     "files": "errors",
     "checkpoint": "device dtypes errors files json_types model",
-    "distributed": "checkpoint device dtypes errors json_types kv_cache model version",
+    "distributed": "checkpoint device dtypes errors json_types kv_cache model settings version",
     "prefix_cache": "checkpoint errors files kv_cache model",
     "speculation": "errors generation kv_cache model prefix_cache",
     "tokenizer": "checkpoint errors json_types model",
@@ -43,12 +43,14 @@ ROOMS = {
     "adapters": "checkpoint errors files finetune.layers json_types library model",
     "chat": "checkpoint errors json_types tokenizer",
     "prompts": "chat errors generation json_types tokenizer tools",
-    "loader": "adapters chat checkpoint engine errors json_types kv_cache library model prefix_cache tokenizer",
+    "loader": (
+        "adapters chat checkpoint distributed engine errors json_types kv_cache library model prefix_cache tokenizer"
+    ),
     "submission": "engine errors generation loader structured tools",
     "generating": "chat engine errors generation json_types loader prompts submission tools",
     "llama": (
-        "adapters chat device engine errors generating generation json_types kv_cache library loader model prompts "
-        "submission tools"
+        "adapters chat device distributed engine errors generating generation json_types kv_cache library loader model "
+        "prompts submission tools"
     ),
     "applications": "checkpoint device errors library loader model",
     ".": "applications blas engine errors generation kv_cache llama loader structured tools version",
@@ -120,11 +122,11 @@ ROOMS = {
         "charts device divergence errors files generation json_types kv_cache llama model prefix_cache settings"
     ),
     "server": "",
-    "server.settings": "errors settings",
+    "server.settings": "distributed errors settings",
     "server.http": "errors json_types library server.settings",
     "server.core": (
-        "device engine errors generation json_types library llama model prompts safety safety.guard safety.shield "
-        "server.http server.settings settings structured tokenizer units"
+        "device distributed engine errors generation json_types library llama model prompts safety safety.guard "
+        "safety.shield server.http server.settings settings structured tokenizer units"
     ),
     "server.openai": "json_types library safety server.core server.http",
     "server.anthropic": "json_types server.core server.http",

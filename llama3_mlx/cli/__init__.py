@@ -48,6 +48,9 @@ COMMANDS = {
     "service": ("service", "have the server run at login: install, remove, status"),
 }
 ERROR_CODE, INTERRUPT_CODE = 2, 130
+# Commands whose model may lie on several processes, and what their launchers set; see distributed/membership.py.
+_SPLIT_COMMANDS = ("generate", "chat", "serve")
+_LAUNCHED = {"MLX_RANK", "OMPI_COMM_WORLD_SIZE"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,9 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare_streams()
     try:
         args = parse(arguments)
+        if args.command in _SPLIT_COMMANDS and _LAUNCHED & set(os.environ) and (code := _follow()) is not None:
+            return code
         return int(args.run(args))
     except Llama3MLXError as error:
         tell(f"error: {error}")
+        _leave_nodes()
         return ERROR_CODE
     except BrokenPipeError:
         # The reader of our output has gone; keep the interpreter from complaining while it flushes.
@@ -72,6 +78,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write("\n")
         _leave_downloads()
         return INTERRUPT_CODE
+
+
+def _follow() -> int | None:
+    """Follow rank 0 if a launcher started this process as another rank; return the exit code, None on rank 0."""
+    from ..distributed.follower import follow
+    from ..distributed.membership import membership
+
+    member = membership()
+    return follow(member) if member is not None and member.rank else None
+
+
+def _leave_nodes() -> None:
+    """End the process at once if one that shares its model is gone: MLX would wait for it."""
+    loading = sys.modules.get(f"{__package__.partition('.')[0]}.distributed.loading")
+    if loading is not None and loading.leave():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ERROR_CODE)
 
 
 def _leave_downloads() -> None:

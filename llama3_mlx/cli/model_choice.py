@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..distributed.membership import membership
+from ..distributed.settings import NodeOptions
 from ..dtypes import DTYPES
 from ..errors import CheckpointError, HubError
 from ..kv_cache.options import CacheOptions
@@ -13,7 +15,8 @@ from ..library.download_bar import download_bar
 from ..library.home import EMBEDDED_MODEL, models_folder
 from ..library.hub import HubId
 from ..library.resolver import base_of_adapter, resolve_adapter, resolve_local, resolve_model
-from .flags import add_flags, from_flags
+from ..settings import make
+from .flags import add_flags, from_flags, given_values
 from .terminal import tell
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="keep the prefix cache of long prompts on disk (see llama3-mlx cache)",
     )
     add_flags(group, CacheOptions)
+    add_flags(parser, NodeOptions, "several processes")
 
 
 def load_llama(args: argparse.Namespace) -> "Llama":
@@ -48,6 +52,7 @@ def load_llama(args: argparse.Namespace) -> "Llama":
     folder = choose_model(args.model, adapter=adapter)
     from ..llama import Llama
 
+    options = node_options(args)
     llama = Llama.load(
         folder,
         adapter=adapter,
@@ -56,9 +61,18 @@ def load_llama(args: argparse.Namespace) -> "Llama":
         cache=from_flags(args, CacheOptions),
         disk_cache=args.disk_cache,
         memory_gb=args.memory_gb,
+        nodes=options.nodes,
+        split=options.split,
     )
     write_notes(llama.notes)
     return llama
+
+
+def node_options(args: argparse.Namespace) -> NodeOptions:
+    """Return over which processes the model lies: what the flags say, else all that a launcher started."""
+    given = given_values(args, NodeOptions)
+    member = membership()
+    return make(NodeOptions, {"nodes": member.size, **given} if member is not None else given)
 
 
 def write_notes(notes: Iterable[str]) -> None:

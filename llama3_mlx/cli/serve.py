@@ -48,6 +48,10 @@ def run(args: argparse.Namespace) -> int:
     for folder in models.values():
         load_config(folder)
     write_notes(adapter_notes(Catalogue(models, adapters, with_home=not models), adapters))
+    if settings.n_nodes > 1:
+        from ..distributed.loading import lead
+
+        lead(settings.n_nodes)
     from ..server.running import serve
 
     return serve(settings, models, adapters)

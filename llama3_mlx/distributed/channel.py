@@ -61,6 +61,11 @@ class Channel:
             raise message
         return message
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more comes, because either side has ended it."""
+        return self._closed.is_set()
+
     def last_words(self) -> str | None:
         """Return the error that the peer told before it was gone, if it did and nobody has received it."""
         words = None
@@ -100,9 +105,10 @@ class Channel:
                     self._inbox.put(np.frombuffer(content, "<i4").tolist())
         except (PeerError, OSError, ValueError) as error:
             reason = str(error) if isinstance(error, PeerError) else "its process has ended"
+            was_closed = self._closed.is_set()
+            self._closed.set()
             self._inbox.put(PeerError(reason))
-            if not self._closed.is_set():
-                self._closed.set()
+            if not was_closed:
                 self._connection.close()
                 self._lost(reason)
 

@@ -8,11 +8,14 @@ from ..json_types import JsonObject
 
 
 def fingerprint(folder: ModelFolder) -> JsonObject:
-    """Return checksums: of config.json, and of every tensor's name, dtype, shape and first row."""
+    """Return checksums: of config.json, every tensor's name, dtype, shape, first and last row, vectors whole."""
     reader, digest = folder.reader(), hashlib.sha256()
     for name, tensor in sorted(folder.tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
-        digest.update(reader.raw(name, 0, 1).tobytes())
+        rows = tensor.shape[0] if tensor.shape else 1
+        parts = [(0, rows)] if len(tensor.shape) < 2 else [(0, 1), (rows - 1, rows)]
+        for start, stop in parts:
+            digest.update(reader.raw(name, start, stop).tobytes())
     config = (folder.path / "config.json").read_bytes()
     return {"config.json": hashlib.sha256(config).hexdigest(), "weights": digest.hexdigest()}
 

@@ -15,6 +15,7 @@ from ..device import working_memory_bytes
 from ..dtypes import DTYPES
 from ..errors import Llama3MLXError, PeerError
 from ..json_types import JsonObject
+from ..model.memory_estimate import RESERVE
 from .channel import Channel
 from .exchange import make_exchange
 from .fingerprint import check_fingerprint
@@ -25,7 +26,7 @@ from .share_loading import load_share
 from .shares import Share
 from .split_model import Follower
 
-_RETRY_S = 0.1
+_RETRY_S, _PATIENCE = 0.1, 4
 
 
 def follow(member: Membership) -> int:
@@ -39,6 +40,9 @@ def follow(member: Membership) -> int:
     try:
         _obey(member, channel)
     except Exception as error:
+        if channel.is_closed:
+            # The leader has ended, and with it what this process was computing.
+            return 0
         # The leader is told in one line, and its user is told by it.
         told = str(error) if isinstance(error, Llama3MLXError) else f"{type(error).__name__}: {error}"
         with suppress(PeerError):
@@ -81,11 +85,16 @@ def _load(request: JsonObject, group: mx.distributed.Group) -> tuple[Follower, J
     folder = ModelFolder(Path(request["folder"]))
     check_fingerprint(folder, request["fingerprint"])
     model = load_share(folder, share, dtype)
-    return Follower(model, make_exchange(share, group), DTYPES[dtype]), {"peak_bytes": mx.get_peak_memory()}
+    free = working_memory_bytes() * (1 - RESERVE) - mx.get_active_memory()
+    room = {"bytes": free, "head_dim": model.config.head_dim, "float_bytes": DTYPES[dtype].size}
+    follower = Follower(model, make_exchange(share, group), DTYPES[dtype])
+    return follower, {"peak_bytes": mx.get_peak_memory(), "room": room}
 
 
 def _connect(member: Membership) -> socket.socket:
-    end = time.monotonic() + deadline_s()
+    # Rank 0 may have something to ask its user first.
+    wait_s = _PATIENCE * deadline_s()
+    end = time.monotonic() + wait_s
     while True:
         try:
             return socket.create_connection(member.coordinator, deadline_s())
@@ -93,7 +102,7 @@ def _connect(member: Membership) -> socket.socket:
             if time.monotonic() > end:
                 host, port = member.coordinator
                 raise PeerError(
-                    f"rank 0 isn't there: {host} port {port} doesn't answer within {deadline_s():g} s "
+                    f"rank 0 isn't there: {host} port {port} doesn't answer within {wait_s:g} s "
                     f"({error.strerror or error})"
                 ) from None
             time.sleep(_RETRY_S)

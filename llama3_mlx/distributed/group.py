@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +28,24 @@ if not select.select([0], [], [], float(sys.argv[1]))[0]:
 """
 
 
+# The same for a parent that stops writing, counted in waits: both may have been suspended for longer.
+_SENTINEL = """
+import os, select, signal, sys
+left = limit = int(float(sys.argv[1]) * 2)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+while left:
+    if select.select([0], [], [], 0.5)[0]:
+        if not os.read(0, 65536):
+            sys.exit()
+        left = limit
+    else:
+        left -= 1
+sys.stderr.write(sys.argv[2])
+sys.stderr.flush()
+os.kill(int(sys.argv[3]), signal.SIGKILL)
+"""
+
+
 def join_group(member: Membership, deadline_s: float) -> mx.distributed.Group:
     """Return MLX's group of all processes; each must be known to be there, and `check_ring` to have passed.
 
@@ -43,10 +62,44 @@ def join_group(member: Membership, deadline_s: float) -> mx.distributed.Group:
             raise PeerError(f"MLX's {member.backend} group can't be joined: {error}") from None
 
 
+def kill_later(deadline_s: float, message: str) -> "subprocess.Popen[bytes]":
+    """Have this process killed, with a message on stderr, unless it ends or closes the pipe of what this returns.
+
+    From outside, since a call of MLX that never returns may keep every Python thread from running.
+    """
+    command = [sys.executable, "-ISc", _WATCHDOG, str(deadline_s), message, str(os.getpid())]
+    return subprocess.Popen(command, stdin=subprocess.PIPE)
+
+
+class Sentinel:
+    """A process that kills this one, with a message, once its Python threads stand still: MLX may hold them for ever.
+
+    MLX's ring was seen to do so when a peer died in the middle of a sum.
+    """
+
+    def __init__(self, deadline_s: float) -> None:
+        message = f"error: this process stood still for {deadline_s:g} s, in MLX: was another of its group lost?\n"
+        command = [sys.executable, "-ISc", _SENTINEL, str(deadline_s), message, str(os.getpid())]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
+        self._closed = threading.Event()
+        threading.Thread(target=self._beat, args=(deadline_s / 5,), name="llama3-mlx sentinel", daemon=True).start()
+
+    def close(self) -> None:
+        """Let the process go."""
+        self._closed.set()
+        self._process.kill()
+        self._process.wait()
+
+    def _beat(self, every_s: float) -> None:
+        assert self._process.stdin is not None, "it has a pipe"
+        while not self._closed.wait(every_s):
+            with suppress(OSError):
+                os.write(self._process.stdin.fileno(), b"1")
+
+
 @contextmanager
 def _watchdog(deadline_s: float, message: str) -> Iterator[None]:
-    command = [sys.executable, "-ISc", _WATCHDOG, str(deadline_s), message, str(os.getpid())]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as watching:
+    with kill_later(deadline_s, message) as watching:
         try:
             yield
         finally:

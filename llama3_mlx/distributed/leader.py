@@ -28,7 +28,7 @@ class Leader:
         """
         self.member, self._deadline_s = member, deadline_s
         self.failure: PeerError | None = None
-        self._listeners: list[Callable[[PeerError], None]] = []
+        self._listeners: list[Callable[[PeerError], object]] = []
         self._channels: dict[int, Channel] = {}
         self.facts: dict[int, JsonObject] = {}
         try:
@@ -48,11 +48,17 @@ class Leader:
         for rank in self._channels:
             self._send(rank, numbers)
 
-    def on_failure(self, listener: Callable[[PeerError], None]) -> None:
+    def on_failure(self, listener: Callable[[PeerError], object]) -> None:
         """Call `listener`, in a thread of the group's, when a follower is gone."""
-        self._listeners.append(listener)
+        # Those who wait for answers come before what ends processes.
+        self._listeners.insert(0, listener)
         if self.failure is not None:
             listener(self.failure)
+
+    def forget(self, listener: Callable[[PeerError], object]) -> None:
+        """Call a listener no more."""
+        if listener in self._listeners:
+            self._listeners.remove(listener)
 
     def explain(self, error: Exception) -> Exception:
         """Return what is behind an error of a forward pass: the follower that is gone, if one is."""
@@ -138,7 +144,7 @@ class Leader:
             return
         told = self._channels[rank[0]].last_words() if rank[0] in self._channels else None
         self.failure = PeerError(f"{self.name(rank[0])} is gone: {told or reason}; start all processes again")
-        for listener in self._listeners:
+        for listener in list(self._listeners):
             listener(self.failure)
 
 

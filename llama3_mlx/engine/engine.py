@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 import mlx.core as mx
 
 from ..device import CRITICAL, NORMAL, back_end, give_back_free_memory, memory_pressure
-from ..errors import EngineClosedError
+from ..errors import EngineClosedError, PeerError
 from ..kv_cache import ModelCache
 from ..model.transformer import LlamaForCausalLM
 from ..prefix_cache.disk_queue import DiskPrefixCache
@@ -51,8 +51,12 @@ class Engine:
         adapters: Adapters | None = None,
         disk: DiskPrefixCache | None = None,
         draft: LlamaForCausalLM | None = None,
+        explain: Callable[[Exception], Exception] = lambda error: error,
     ) -> None:
-        """`make_detokenizer` gets the control tokens to show; `draft` is a smaller model of the same vocabulary."""
+        """`make_detokenizer` gets the control tokens to show; `draft` is a smaller model of the same vocabulary.
+
+        `explain` gets what a step raised and returns what is told to those who wait.
+        """
         self.model, self.settings, self.adapters = model, settings, adapters
         self.counts = Counts()
         self.prefix_cache = PrefixCache(settings.prefix_bytes)
@@ -69,7 +73,7 @@ class Engine:
             # With dynamic RoPE the rotation depends on the longest sequence.
             one_at_a_time=model.config.rope_scaling.rope_type == "dynamic",
         )
-        self._make_detokenizer = make_detokenizer
+        self._make_detokenizer, self._explain = make_detokenizer, explain
         self._thread = EngineThread(self)
         self._checked_pressure_s = 0.0
 
@@ -94,9 +98,21 @@ class Engine:
         """Run `work` on the engine's thread between two steps and return its result."""
         return self._thread.call(work)
 
+    def break_off(self, error: Exception) -> None:
+        """Tell an error to all that wait, from any thread, and take nothing more: the device may never answer."""
+        self._thread.break_off(error)
+        if self._thread.closing:
+            return
+        prefill = self.scheduler.prefill
+        for request in [*self.scheduler.waiting, *([prefill.request] if prefill is not None else [])]:
+            request.fail(error)
+        for sequence in list(self.batch.sequences):
+            sequence.answer.reply.deliver(error)
+
     def close(self) -> None:
         """End what runs, write what is to be kept on disk, and free all arrays. May be called twice."""
-        if self._thread.close():
+        # Where work was broken off, even giving back an array can wait for ever.
+        if self._thread.close() and self._thread.broken is None:
             for name in ("model", "adapters", "speculators", "prefixes", "batch", "scheduler"):
                 self.__dict__.pop(name, None)
 
@@ -147,6 +163,10 @@ class Engine:
 
     def fail(self, error: Exception) -> None:
         """End all that is being prefilled or decoded with an error."""
+        error = self._explain(error)
+        if isinstance(error, PeerError):
+            self.break_off(error)
+            return
         if self.scheduler.prefill is not None:
             self.scheduler.prefill.request.fail(error)
             self.scheduler.prefill = None
@@ -156,12 +176,18 @@ class Engine:
     def shut_down(self) -> None:
         """End everything, write what is to be kept on disk, and free the memory."""
         error = EngineClosedError("the model was closed while this answer was generated")
+        if self._thread.broken is not None:
+            return
         self.fail(error)
         self.scheduler.fail_all(error)
         while self.prefixes.write_one():
             pass
         self.prefix_cache.shrink(0)
-        self.batch.cache.clear()
+        try:
+            self.batch.cache.clear()
+        except PeerError:
+            # Nor would MLX answer.
+            return
         give_back_free_memory()
         # MLX's streams belong to their thread; left to the interpreter's end, their workers would race with it.
         mx.synchronize()
@@ -183,7 +209,10 @@ class Engine:
                 self._join(prefill)
         except Exception as error:
             self.scheduler.prefill = None
+            error = self._explain(error)
             prefill.request.fail(error)
+            if isinstance(error, PeerError):
+                self.break_off(error)
 
     def _join(self, prefill: Prefill) -> None:
         request = prefill.request

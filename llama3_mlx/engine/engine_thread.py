@@ -5,7 +5,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Protocol, TypeVar
 
 from ..device import lowered_cache_limit, wired_memory
@@ -13,6 +13,8 @@ from ..errors import EngineClosedError, ForkError
 from .request import Request
 
 T = TypeVar("T")
+# How often a caller that waits looks whether the work was broken off, and how long a broken thread is waited for.
+_CHECK_S, _BROKEN_S = 0.5, 2.0
 
 
 class StepWork(Protocol):
@@ -44,6 +46,8 @@ class EngineThread:
         self._work = work
         self._inbox: queue.SimpleQueue[Request | Callable[[], None]] = queue.SimpleQueue()
         self.closing = False
+        self.broken: Exception | None = None
+        """What ended all work for good."""
         self._lock, self._pid = threading.Lock(), os.getpid()
         self._thread: threading.Thread | None = None
 
@@ -57,6 +61,8 @@ class EngineThread:
         if os.getpid() != self._pid:
             raise ForkError
         with self._lock:
+            if self.broken is not None:
+                raise self.broken
             if self.closing:
                 raise EngineClosedError
             if self._thread is None:
@@ -77,7 +83,20 @@ class EngineThread:
                 future.set_exception(error)
 
         self.submit(run)
+        while not wait([future], _CHECK_S).done:
+            if self.broken is not None:
+                raise self.broken
         return future.result()
+
+    def break_off(self, error: Exception) -> None:
+        """End all work for good, in any thread: the engine's own may hang in the device."""
+        with self._lock:
+            self.broken = self.broken or error
+            while not self._inbox.empty():
+                item = self._inbox.get()
+                if isinstance(item, Request):
+                    item.fail(error)
+            self._inbox.put(lambda: None)
 
     def close(self) -> bool:
         """End the thread and wait for it; return False in a forked process, whose parent still needs the model."""
@@ -88,13 +107,15 @@ class EngineThread:
             thread, self.closing = self._thread, True
         if thread is not None and thread.is_alive():
             self._inbox.put(lambda: None)
-            thread.join()
+            while thread.is_alive() and self.broken is None:
+                thread.join(_CHECK_S)
+            thread.join(_BROKEN_S)
         return True
 
     def _run(self) -> None:
         with contextlib.ExitStack() as busy:
             awake = False
-            while not self.closing:
+            while not self.closing and self.broken is None:
                 idle = not self._work.has_work()
                 if idle and self._inbox.empty():
                     awake = False
@@ -110,6 +131,9 @@ class EngineThread:
                 except Exception as error:
                     # The thread serves others too: what failed is told to those who wait for it.
                     self._work.fail(error)
+            if self.broken is not None:
+                # Nothing more is asked of MLX, which may never answer; the cache limit stays.
+                busy.pop_all()
         self._receive(wait=False)
         self._work.shut_down()
 

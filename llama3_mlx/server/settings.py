@@ -4,6 +4,8 @@ import ipaddress
 import os
 from dataclasses import dataclass
 
+from ..distributed.membership import membership
+from ..distributed.settings import SPLITS
 from ..errors import RequestError
 from ..settings import setting, validate
 
@@ -32,6 +34,10 @@ class ServerSettings:
         None, "memory for models and their contexts, in GB (default: 75%% of what this machine can use)", low=0.001
     )
     keep_alive_s: float = setting(300.0, "seconds an unused model stays in memory (-1: for ever)", low=-1)
+    nodes: int | None = setting(
+        None, "split each model over so many processes (default: those of mlx.launch, else one)", low=1
+    )
+    split: str = setting("auto", "split heads and columns (tensor) or whole layers (pipeline)", choices=SPLITS)
     max_running: int = setting(16, "requests of one model that run in one batch", low=1, high=256)
     max_queue: int = setting(64, "requests that may wait in the queue; further ones are refused with 429", low=0)
     max_tokens: int | None = setting(None, "maximum tokens of an answer (default: what the context allows)", low=1)
@@ -69,6 +75,17 @@ class ServerSettings:
                 f"listening on {self.host} lets other machines in, so an API key is required: set ${API_KEY_VARIABLE}, "
                 "or keep to the default 127.0.0.1"
             )
+
+        if self.n_nodes > 1 and self.guard is not None:
+            raise RequestError("several nodes hold one model at a time: serve the guard by a server of its own")
+
+    @property
+    def n_nodes(self) -> int:
+        """Over how many processes a model lies."""
+        if self.nodes is not None:
+            return self.nodes
+        member = membership()
+        return 1 if member is None else member.size
 
     @property
     def key(self) -> str | None:

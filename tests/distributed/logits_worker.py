@@ -16,7 +16,7 @@ import mlx.core as mx
 
 from llama3_mlx.checkpoint.folder import ModelFolder
 from llama3_mlx.checkpoint.loading import load_model
-from llama3_mlx.distributed.loading import SplitChoice, lead, load_split_model, release
+from llama3_mlx.distributed.loading import lead, load_split_model, release
 from llama3_mlx.distributed.planning import messages_per_token, share_bytes
 from llama3_mlx.distributed.shares import Split
 from llama3_mlx.errors import RequestError
@@ -32,7 +32,7 @@ LAYERS = {2: 3, 3: 4, 4: 4}
 class Case:
     """One model, split one way."""
 
-    split: SplitChoice
+    split: str
     heads: int
     kv_heads: int
     bits: int | None = None

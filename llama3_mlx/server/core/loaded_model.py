@@ -2,6 +2,9 @@
 
 import asyncio
 import logging
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +14,10 @@ from typing import TypeVar
 
 import anyio.to_thread
 
+from ...distributed.group import kill_later
+from ...distributed.settings import NodeOptions
 from ...engine.reply import Item, Reply
-from ...errors import RequestError
+from ...errors import PeerError, RequestError
 from ...generation.completion import Completion, Piece
 from ...generation.options import GenerationOptions
 from ...library.catalogue import ModelChoice, ModelEntry
@@ -26,6 +31,8 @@ from .events import PromptProgress
 T = TypeVar("T")
 # Prompts that are tokenized and grammars that are compiled at a time, beside the event loop.
 _PREPARING = 4
+# After which a server whose other processes are gone ends in any case.
+_STOP_S = 8.0
 _ENDS_OF_TURN = ("<|eot_id|>", "<|im_end|>")
 
 
@@ -44,8 +51,16 @@ class Submission:
 class ModelRuntime:
     """A loaded model; its engine generates for all its adapters in one batch."""
 
-    def __init__(self, model: ModelEntry, max_running: int, max_queue: int, *, draft: Path | None = None) -> None:
-        self.model, self.draft = model, draft
+    def __init__(
+        self,
+        model: ModelEntry,
+        max_running: int,
+        max_queue: int,
+        *,
+        draft: Path | None = None,
+        nodes: NodeOptions | None = None,
+    ) -> None:
+        self.model, self.draft, self.nodes = model, draft, nodes or NodeOptions()
         self.load_s = 0.0
         self.active = 0
         """Generations that run or wait."""
@@ -58,10 +73,13 @@ class ModelRuntime:
     async def load(self, memory_gb: float) -> None:
         """Load the model, which may take so much memory with its keys and values."""
         began = time.perf_counter()
-        folder, max_sequences = self.model.folder, self.max_running
+        folder, max_sequences, nodes = self.model.folder, self.max_running, self.nodes
         self.llama = await asyncio.to_thread(
-            lambda: Llama.load(folder, max_sequences=max_sequences, memory_gb=memory_gb)
+            lambda: Llama.load(
+                folder, max_sequences=max_sequences, memory_gb=memory_gb, nodes=nodes.nodes, split=nodes.split
+            )
         )
+        self.llama.on_lost(_stop_server)
         self.load_s = time.perf_counter() - began
         for note in self.llama.notes:
             log("contradictory files", level=logging.WARNING, model=folder.name, note=note)
@@ -86,6 +104,15 @@ class ModelRuntime:
             await asyncio.to_thread(self.llama.close)
             self.guard = None
             del self.llama
+
+
+def _stop_server(error: PeerError) -> None:
+    """End the server as a signal does, once those who wait have got the error; at the latest after some seconds."""
+    log("the server ends", level=logging.ERROR, error=str(error))
+    kill_later(_STOP_S, f"error: {error}\n")
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.daemon = True
+    timer.start()
 
 
 class LoadedModel:

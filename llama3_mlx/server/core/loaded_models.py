@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...device import compute_dtype_name, working_memory_bytes
+from ...distributed.settings import NodeOptions
 from ...errors import EngineClosedError
 from ...library.catalogue import Catalogue, ModelChoice, ModelEntry, UnknownModelError
 from ...library.resolver import resolve_model
@@ -150,7 +151,7 @@ class LoadedModels:
             del self.slots[name]
             slot = None
         if slot is None:
-            needed = memory_needed(choice.model)
+            needed = self._needed(choice.model)
             draft = self._drafts.get(name)
             if draft is not None:
                 needed += memory_needed(ModelEntry(draft.name, draft))
@@ -159,12 +160,19 @@ class LoadedModels:
                 slot = self.slots.get(name) or self._start(choice, needed)
         return slot
 
+    def _needed(self, model: ModelEntry) -> int:
+        """Return what a model counts; several nodes hold one at a time, whose share here then counts as everything."""
+        nodes = self._settings.n_nodes
+        needed = memory_needed(model) // nodes
+        return needed if nodes == 1 else max(needed, self.budget_bytes)
+
     def _start(self, choice: ModelChoice, needed: int) -> ModelSlot:
         base = ModelRuntime(
             choice.model,
             self._settings.max_running,
             self._settings.max_queue,
             draft=self._drafts.get(choice.model.name),
+            nodes=NodeOptions(nodes=self._settings.n_nodes, split=self._settings.split),
         )
         loaded = LoadedModel(base, ModelChoice(choice.model))
         slot = ModelSlot(loaded, needed, asyncio.ensure_future(self._load(loaded)))
