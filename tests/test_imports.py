@@ -34,7 +34,7 @@ ROOMS = {
     "checkpoint": "device dtypes errors files json_types model",
     "distributed": "checkpoint device dtypes errors json_types kv_cache model settings version",
     "prefix_cache": "checkpoint errors files kv_cache model",
-    "speculation": "errors generation kv_cache model prefix_cache",
+    "speculation": "checkpoint device dtypes errors generation json_types kv_cache model prefix_cache",
     "tokenizer": "checkpoint errors json_types model",
     "structured": "errors generation json_types schema tokenizer tools",
     "engine": "device errors generation kv_cache model prefix_cache speculation structured tokenizer tools",
@@ -44,7 +44,8 @@ ROOMS = {
     "chat": "checkpoint errors json_types tokenizer",
     "prompts": "chat errors generation json_types tokenizer tools",
     "loader": (
-        "adapters chat checkpoint distributed engine errors json_types kv_cache library model prefix_cache tokenizer"
+        "adapters chat checkpoint distributed engine errors json_types kv_cache library model prefix_cache speculation "
+        "tokenizer"
     ),
     "submission": "engine errors generation loader structured tools",
     "generating": "chat engine errors generation json_types loader prompts submission tools",

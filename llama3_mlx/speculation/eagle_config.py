@@ -85,17 +85,6 @@ class HeadConfig:
         return values
 
 
-def is_head_config(values: JsonMapping) -> bool:
-    """Return whether a config.json is that of an EAGLE-3 draft head."""
-    names = values.get("architectures")
-    stated = [str(name).lower() for name in names] if isinstance(names, list) else []
-    return (
-        values.get("speculators_model_type") == "eagle3"
-        or "draft_vocab_size" in values
-        or any("eagle3" in name for name in stated)
-    )
-
-
 def _whole(values: JsonMapping, name: str, default: int) -> int:
     value = values.get(name)
     value = default if value is None else value

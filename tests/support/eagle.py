@@ -5,15 +5,16 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
+from llama3_mlx.model.transformer import LlamaForCausalLM
 from llama3_mlx.speculation.eagle_config import HeadConfig
 from llama3_mlx.speculation.eagle_head import EagleHead
 
 from .transformers_reference import llama3_rope
 
 
-def head_values(**changes: Any) -> dict[str, Any]:
+def head_values(*, layer: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     """A config.json in the nested form, of a head for the tiny models of `small_config`."""
-    layer = {
+    fields = {
         "model_type": "llama",
         "hidden_size": 64,
         "intermediate_size": 96,
@@ -26,12 +27,13 @@ def head_values(**changes: Any) -> dict[str, Any]:
         "max_position_embeddings": 131072,
         "rope_parameters": llama3_rope(8.0),
         "torch_dtype": "float32",
+        **(layer or {}),
     }
     return {
         "architectures": ["Eagle3Speculator"],
         "speculators_model_type": "eagle3",
         "draft_vocab_size": 256,
-        "transformer_layer_config": layer,
+        "transformer_layer_config": fields,
         **changes,
     }
 
@@ -53,5 +55,33 @@ def random_head(config: HeadConfig, *, seed: int = 0) -> EagleHead:
     head.update(tree_unflatten(drawn))
     if config.draft_vocab_size < config.layer.vocab_size:
         head.map_tokens(mx.arange(config.draft_vocab_size))
+    # Lazy arrays belong to this thread, and the engine has its own.
+    mx.eval(head.parameters(), head.token_ids if head.token_ids is not None else [])
     head.eval()
+    return head
+
+
+def knowing_head(model: LlamaForCausalLM, **changes: Any) -> EagleHead:
+    """A head for a `calm` model that is often right: it says what the model's head says of the last embedding alone.
+
+    Its attention looks at its own position, by rotary distance, and passes the normed embedding on; of the features
+    little comes through.
+    """
+    layer = {"attention_bias": True, "num_key_value_heads": 4}
+    config = head_config(**{"eagle_aux_hidden_state_layer_ids": [0, 2, 4], "layer": layer, **changes})
+    head = random_head(config)
+    block, n, D = head.layers[0], config.draft_vocab_size, config.layer.hidden_size
+    attention, zeros = block.self_attn, mx.zeros((D, D))
+    for projection in (attention.q_proj, attention.k_proj):
+        projection.weight = mx.zeros((D, 2 * D))
+        projection.bias = 12 * mx.ones(D)
+    attention.v_proj.weight = mx.concatenate([mx.eye(D), zeros], axis=1)
+    attention.o_proj.weight = mx.eye(D)
+    attention.v_proj.bias = attention.o_proj.bias = mx.zeros(D)
+    block.input_layernorm.weight = mx.ones(D)
+    block.mlp.down_proj.weight = 0 * block.mlp.down_proj.weight
+    head.fc.weight = 0.02 * head.fc.weight
+    head.norm.weight = model.model.norm.weight
+    head.lm_head.weight = model.lm_head.weight[:n]
+    mx.eval(head.parameters())
     return head
