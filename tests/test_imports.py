@@ -128,8 +128,8 @@ ROOMS = {
     "server.settings": "distributed errors settings",
     "server.http": "errors json_types library server.settings",
     "server.core": (
-        "device distributed engine errors generation json_types library llama model prompts safety safety.guard "
-        "safety.shield server.http server.settings settings structured tokenizer units"
+        "checkpoint device distributed engine errors generation json_types library llama model prompts safety "
+        "safety.guard safety.shield server.http server.settings settings structured tokenizer units"
     ),
     "server.openai": "json_types library safety server.core server.http",
     "server.anthropic": "json_types server.core server.http",

@@ -22,7 +22,7 @@ class FeatureTap:
             self._found[depth].append(h)
 
     def take(self) -> mx.array:
-        """Return the states (B, L, n D) of all positions gathered since the last call, side by side, and forget them."""
+        """Return what was gathered since the last call, (B, L, n D) with the depths side by side, and forget it."""
         found, self._found = self._found, {depth: [] for depth in self.depths}
         parts = [h[0] if len(h) == 1 else mx.concatenate(h, axis=1) for h in (found[depth] for depth in self.depths)]
         return mx.concatenate(parts, axis=-1)

@@ -28,7 +28,7 @@ class ServerSettings:
         None, "model for requests that name none, or one that isn't there (default: the first one, and an error)"
     )
     draft: tuple[str, ...] = setting(
-        (), "smaller model that drafts tokens, as MODEL=DRAFT, or DRAFT for the first model; repeatable"
+        (), "smaller model or EAGLE-3 head that drafts tokens, as MODEL=DRAFT, or DRAFT for the first model; repeatable"
     )
     memory_gb: float | None = setting(
         None, "memory for models and their contexts, in GB (default: 75%% of what this machine can use)", low=0.001

@@ -21,7 +21,7 @@ class Draft:
 
 
 def sample_drafted(logits: mx.array, sampling: Sampling, seed: int, step: int) -> tuple[mx.array, mx.array | None]:
-    """Return a token (1,) int32 by logits (1, V), and the distribution (1, V) that it was drawn from; None if greedy."""
+    """Return a token (1,) int32 by logits (1, V), and the distribution (1, V) it was drawn from; None if greedy."""
     if sampling.greedy:
         return mx.argmax(logits, axis=-1).astype(mx.int32), None
     numbers = uniforms(seed, step)

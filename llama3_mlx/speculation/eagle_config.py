@@ -59,7 +59,9 @@ class HeadConfig:
         depths = self.depths or (2, n_layers // 2, n_layers - 3)
         if not all(0 <= depth <= n_layers for depth in depths):
             shown = ", ".join(map(str, depths))
-            raise ConfigError(f"the draft head reads hidden states at depths {shown}, and the model has {n_layers} layers")
+            raise ConfigError(
+                f"the draft head reads hidden states at depths {shown}, and the model has {n_layers} layers"
+            )
         return depths
 
     @property

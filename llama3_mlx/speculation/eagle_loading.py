@@ -53,7 +53,9 @@ def check_fit(head: HeadConfig, target: ModelConfig, name: str) -> None:
     """Raise RequestError with what doesn't fit between a head and the model that it is to draft for."""
     problems = []
     if head.target_hidden_size != target.hidden_size:
-        problems.append(f"it reads hidden states of {head.target_hidden_size}, and the model's have {target.hidden_size}")
+        problems.append(
+            f"it reads hidden states of {head.target_hidden_size}, and the model's have {target.hidden_size}"
+        )
     if head.layer.vocab_size != target.vocab_size:
         problems.append(f"it is for a vocabulary of {head.layer.vocab_size}, and the model has {target.vocab_size}")
     try:
@@ -148,7 +150,9 @@ def _stored(folder: Path) -> dict[str, mx.array]:
     """Return the tensors of the folder's file or files under their names there."""
     if safetensors_names(folder):
         headers = find_headers(folder, None, lambda _: None)
-        stored = {name: StoredTensor(path, name, info) for path, header in headers.items() for name, info in header.items()}
+        stored = {
+            name: StoredTensor(path, name, info) for path, header in headers.items() for name, info in header.items()
+        }
         return lazy_weights(stored)
     files = sorted(folder.glob("*.bin"))
     if len(files) != 1:

@@ -1,8 +1,12 @@
 """Random EAGLE-3 draft heads, and folders of them in the public forms."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
+import torch
 from mlx.utils import tree_flatten, tree_unflatten
 
 from llama3_mlx.model.transformer import LlamaForCausalLM
@@ -85,3 +89,39 @@ def knowing_head(model: LlamaForCausalLM, **changes: Any) -> EagleHead:
     head.lm_head.weight = model.lm_head.weight[:n]
     mx.eval(head.parameters())
     return head
+
+
+def head_arrays(head: EagleHead) -> dict[str, mx.array]:
+    """The tensors of a head and its two maps, under the names of the nested form."""
+    config = head.config
+    arrays: dict[str, mx.array] = dict(tree_flatten(head.parameters()))
+    if head.token_ids is not None:
+        flags = mx.zeros(config.layer.vocab_size, mx.bool_)
+        flags[head.token_ids] = True
+        arrays["d2t"] = head.token_ids.astype(mx.int64) - mx.arange(config.draft_vocab_size)
+        arrays["t2d"] = flags
+    return arrays
+
+
+def save_head(folder: Path, head: EagleHead, values: dict[str, Any], **changed: mx.array) -> Path:
+    """Write a head as vllm-project/speculators does; `changed` takes the place of tensors with _ for dots."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(values))
+    mx.save_safetensors(str(folder / "model.safetensors"), {**head_arrays(head), **changed}, {"format": "pt"})
+    return folder
+
+
+def save_flat_head(folder: Path, head: EagleHead, values: dict[str, Any]) -> Path:
+    """Write a head as SafeAILab/EAGLE does: a flat config, `midlayer.` names, a state dict by torch.save."""
+    layer = values["transformer_layer_config"]
+    beside = {name: values[name] for name in values if name not in ("transformer_layer_config", "architectures")}
+    beside.pop("speculators_model_type")
+    config = {**layer, **beside, "architectures": ["LlamaForCausalLMEagle3"]}
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    state = {
+        name.replace("layers.0.", "midlayer."): torch.from_numpy(np.array(array))
+        for name, array in head_arrays(head).items()
+    }
+    torch.save(state, folder / "pytorch_model.bin")
+    return folder
