@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import re
 import shutil
 import signal
 import socket
@@ -29,6 +31,8 @@ from .test_group import free_port
 
 # Far more tokens than are generated before the fault comes.
 ENDLESS = ("--max-tokens", "100000", "--temperature", "0", "--no-speculate", "--ignore-eos")
+
+SPLITS = ("tensor", "pipeline")
 
 # What a client gets: the error, or the end of the connection where MLX holds the server's threads.
 ENDED = r"rank 1 .* is gone|[Cc]onnection|peer closed"
@@ -92,6 +96,32 @@ def test_a_follower_that_dies_or_stalls_ends_the_answer(
     assert is_gone(follower)
 
 
+@pytest.mark.parametrize("seed", range(int(os.environ.get("LLAMA3_MLX_TEST_KILLS", "3"))))
+def test_a_rank_killed_at_any_moment_leaves_nothing(small_chat: Path, seed: int) -> None:
+    # From the start of the follower's process on: meeting, joining, loading, reading the prompt, generating.
+    rng = random.Random(seed)
+    command = ("generate", "-m", str(small_chat), "Say 1.", "--nodes", "2", "--split", rng.choice(SPLITS))
+    with start(*command, *ENDLESS) as process:
+        try:
+            end = time.monotonic() + 30
+            while not (found := followers(process.pid)) and time.monotonic() < end:
+                time.sleep(0.01)
+            (follower,) = found
+            time.sleep(rng.uniform(0, 2.5))
+            killed = rng.choice([process.pid, follower])
+            os.kill(killed, signal.SIGKILL)
+            _, told = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert "Traceback" not in told
+    if killed == follower:
+        assert re.search(
+            r"^error: (rank 1 .* (is gone|didn't come)|this process stood still|MLX's ring group)", told, re.M
+        )
+        assert process.returncode in (2, -signal.SIGKILL)
+    assert is_gone(follower)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_the_end_of_the_leader_ends_all(small_chat: Path, number: signal.Signals) -> None:
     with generating(small_chat, "tensor") as (process, follower):
@@ -99,20 +129,6 @@ def test_the_end_of_the_leader_ends_all(small_chat: Path, number: signal.Signals
         process.communicate(timeout=60)
     assert process.returncode == (130 if number == signal.SIGINT else -number)
     assert is_gone(follower)
-
-
-def test_under_a_launcher_only_rank_0_prints(small_chat: Path, tmp_path: Path) -> None:
-    hosts = tmp_path / "hosts.json"
-    hosts.write_text(json.dumps([[f"127.0.0.1:{free_port()}"] for _ in range(2)]))
-    command = ("generate", "-m", str(small_chat), "--raw", "Hello", "--max-tokens", "8", "--temperature", "0")
-    common = {"MLX_HOSTFILE": str(hosts), "LLAMA3_MLX_COORDINATOR": f"127.0.0.1:{free_port()}"}
-    common["LLAMA3_MLX_NODE_TIMEOUT"] = "30"
-    ranks = [start(*command, MLX_RANK=str(rank), **common) for rank in range(2)]
-    (first, first_errors), (second, second_errors) = [process.communicate(timeout=90) for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], first_errors + second_errors
-    assert second == ""
-    alone = start(*command).communicate(timeout=90)
-    assert first == alone[0]
 
 
 def test_a_rank_that_never_comes_is_named(small_chat: Path, tmp_path: Path) -> None:
