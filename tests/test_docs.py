@@ -41,7 +41,7 @@ def commands(path: Path) -> list[list[str]]:
     return [call for call in calls if call and not call[0].startswith("-") and call[0] != "…"]
 
 
-@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", GUIDES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_to_files_and_commands_parse(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     targets = re.findall(r"\]\(([^)#]+)[^)]*\)", text) + re.findall(r'src="([^"]+)"', text)
@@ -54,7 +54,10 @@ def test_links_lead_to_files_and_commands_parse(path: Path) -> None:
 
 
 def test_every_page_is_in_the_index() -> None:
+    """In the index, or in that of its folder."""
     linked = set(re.findall(r"\]\(([^)#]+)", page("index.md")))
+    clients = re.findall(r"\]\(([^)#/:]+\.md)", page("clients/index.md"))
+    linked |= {f"clients/{name}" for name in clients}
     assert {str(path.relative_to(DOCS)) for path in PAGES} - {"index.md"} == linked
 
 
@@ -139,7 +142,7 @@ def defined(path: Path, name: str) -> bool:
     return re.search(rf"^\s*(?:async )?(?:def|class) {name}\b", path.read_text(), re.MULTILINE) is not None
 
 
-@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", GUIDES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_modules_that_a_page_names_exist(path: Path) -> None:
     """In backticks and in the boxes of the diagrams; a box's second line is what it shows of the module."""
     text = path.read_text(encoding="utf-8")

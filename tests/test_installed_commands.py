@@ -74,10 +74,11 @@ def calls(model_folder: str, guard: str, url: str) -> list[list[str]]:
         ["fuse", *model, "-a", "./train", "-o", "./fused"],
         ["guard", "-m", guard, "--guard-version", "3-8b", "Hi"],
         ["cache", "list"],
-        ["completion", "bash"],
+        ["completion", "fish"],
         ["shield", "rewards.py"],
         ["eval", "./rtn", "--tasks", "letters", "--tasks-folder", "tasks", "--limit", "2"],
         ["service", "install", "--print", "--", *model],
+        ["integrations", "services", "--folder", "services"],
     ]
     return made
 

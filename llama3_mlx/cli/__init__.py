@@ -46,6 +46,7 @@ COMMANDS = {
     "completion": ("completion", "print the script that completes commands and flags in a shell"),
     "serve": ("serve", "serve models over OpenAI's, Ollama's and Anthropic's protocols, with a page to chat on"),
     "service": ("service", "have the server run at login: install, remove, status"),
+    "integrations": ("integrations", "write files that let a Mac's applications ask a model: the Services menu"),
 }
 ERROR_CODE, INTERRUPT_CODE = 2, 130
 # Commands whose model may lie on several processes, and what their launchers set; see distributed/membership.py.

@@ -5,7 +5,7 @@ import sys
 
 from ..errors import MissingExtraError
 
-_SHELLS = ("bash", "zsh", "tcsh")
+_SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +19,8 @@ def run(args: argparse.Namespace) -> int:
         import shtab
     except ImportError:
         raise MissingExtraError("completion needs shtab: pip install 'llama3-mlx[completion]'") from None
+    if args.shell not in shtab.SUPPORTED_SHELLS:
+        raise MissingExtraError(f"{args.shell} needs a newer shtab: pip install --upgrade 'llama3-mlx[completion]'")
     from . import make_parser
 
     sys.stdout.write(shtab.complete(make_parser()[0], shell=args.shell) + "\n")

@@ -16,7 +16,7 @@ from ..files import save_text, save_whole
 LABEL = "org.llama3-mlx.serve"
 UNIT = "llama3-mlx.service"
 # What the server's environment decides that a login session doesn't pass on.
-_VARIABLES = ("LLAMA3_MLX_HOME", "HF_HOME", "HF_HUB_OFFLINE", "HF_ENDPOINT", "LLAMA3_MLX_CACHE_GB")
+VARIABLES = ("LLAMA3_MLX_HOME", "HF_HOME", "HF_HUB_OFFLINE", "HF_ENDPOINT", "LLAMA3_MLX_CACHE_GB")
 # The server finishes running answers for 30 seconds after SIGTERM.
 _STOP_SECONDS = 40
 
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 def _install(args: argparse.Namespace) -> int:
     flags = args.flags[1:] if args.flags[:1] == ["--"] else args.flags
     _check(flags)
-    command = [*_program(), "serve", *flags]
+    command = [*program(), "serve", *flags]
     if "--log-format" not in flags:
         command += ["--log-format", "json"]
     path = service_file()
@@ -103,7 +103,7 @@ def agent(command: Sequence[str]) -> bytes:
     values = {
         "Label": LABEL,
         "ProgramArguments": list(command),
-        "EnvironmentVariables": _environment(),
+        "EnvironmentVariables": environment(),
         "RunAtLoad": True,
         # Not after it was told to stop.
         "KeepAlive": {"SuccessfulExit": False},
@@ -117,7 +117,7 @@ def agent(command: Sequence[str]) -> bytes:
 
 def unit(command: Sequence[str]) -> str:
     """Return a systemd unit of the user's. Source: systemd.service(5), for quoting systemd.syntax(7)."""
-    variables = "".join(f"Environment={_quoted(f'{name}={value}')}\n" for name, value in _environment().items())
+    variables = "".join(f"Environment={_quoted(f'{name}={value}')}\n" for name, value in environment().items())
     return (
         "[Unit]\nDescription=llama3-mlx server\n\n"
         f"[Service]\nExecStart={' '.join(map(_quoted, command))}\n{variables}"
@@ -130,8 +130,9 @@ def _quoted(word: str) -> str:
     return f'"{escaped}"' if not word or set(word) & set(" \t\"'\\;") else escaped
 
 
-def _environment() -> dict[str, str]:
-    return {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
+def environment() -> dict[str, str]:
+    """Return the variables of this environment that a program started by the system would lack."""
+    return {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
 
 
 def _check(flags: Sequence[str]) -> None:
@@ -141,7 +142,7 @@ def _check(flags: Sequence[str]) -> None:
     parse(["serve", *flags])
 
 
-def _program() -> list[str]:
+def program() -> list[str]:
     """Return how this very installation is started, independent of the working folder and PATH."""
     script = Path(sys.executable).with_name("llama3-mlx")
     return [str(script)] if script.exists() else [sys.executable, "-m", "llama3_mlx"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -293,3 +294,18 @@ def test_bash_completes_commands_and_flags(tmp_path: Path) -> None:
         ask += '$(complete -p llama3-mlx | sed "s/.*-F \\([^ ]*\\) .*/\\1/"); echo "${COMPREPLY[@]}"'
         result = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
         assert result.stdout.split() == [meant], result.stderr
+
+
+def test_fish_completes_commands_and_flags(tmp_path: Path) -> None:
+    """By fish itself, where it is there; the script is for fish in any case."""
+    folder = tmp_path / "fish" / "completions"
+    folder.mkdir(parents=True)
+    (folder / "llama3-mlx.fish").write_bytes(script := run("completion", "fish").stdout)
+    assert b"complete -c llama3-mlx" in script
+    if shutil.which("fish") is None:
+        pytest.skip("fish isn't installed")
+    environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    for line, meant in (("llama3-mlx conv", "convert"), ("llama3-mlx generate --max-t", "--max-tokens")):
+        ask = ["fish", "-c", f"complete -C '{line}'"]
+        result = subprocess.run(ask, capture_output=True, text=True, check=True, env=environment)
+        assert [shown.split("\t")[0] for shown in result.stdout.splitlines()] == [meant], result.stderr

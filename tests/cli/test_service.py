@@ -25,7 +25,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     monkeypatch.setattr(service, "_quietly", told)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    for name in service._VARIABLES:
+    for name in service.VARIABLES:
         monkeypatch.delenv(name, raising=False)
     return made
 
@@ -45,7 +45,7 @@ def test_a_service_is_installed_shown_and_removed(
     assert main(["service", "install", "--", "-m", "my model", "--port", "8088"]) == 0
     path = service.service_file()
     assert path.is_relative_to(tmp_path)
-    command = [*service._program(), "serve", "-m", "my model", "--port", "8088", "--log-format", "json"]
+    command = [*service.program(), "serve", "-m", "my model", "--port", "8088", "--log-format", "json"]
     if system == "darwin":
         values = plistlib.loads(path.read_bytes())
         assert values["ProgramArguments"] == command

@@ -357,7 +357,8 @@ def test_a_source_without_a_tokenizer_is_noted(source: Path, tmp_path: Path) -> 
 def test_a_dry_run_of_a_70b_needs_its_config_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llama3_mlx.convert.pipeline.BLOCK_VALUES", 1_000_000)
+    # A sample of a 70B takes its time.
+    monkeypatch.setattr("llama3_mlx.convert.forecasting._conversion_seconds", lambda *_: 1.0)
     shape = {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64}
     source = save_tiny(
         tmp_path / "70b", weights={}, num_key_value_heads=8, tie_word_embeddings=False, **{**shape, "head_dim": 128}

@@ -61,7 +61,7 @@ def test_figures_of_groups_and_their_tasks_are_the_harness_own(small_chat: Path,
         results = lm_eval.simple_evaluate(
             model=HarnessModel(llama),
             tasks=["outer"],
-            task_manager=TaskManager(include_path=str(tasks_folder)),
+            task_manager=TaskManager(include_path=str(tasks_folder), include_defaults=False),
             limit=4,
         )
     outer, written = found.outcomes

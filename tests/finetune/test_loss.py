@@ -62,9 +62,13 @@ def test_the_gradients_of_the_chunked_loss_are_those_of_plain_autodiff() -> None
 
 
 def test_a_chunk_of_a_large_vocabulary_fits_its_budget() -> None:
-    assert chunk_size(128256) * 128256 * 4 <= 128 * 2**20
-    assert chunk_size(128256) >= 32
-    assert chunk_size(10**7) == 32
+    assert chunk_size(128256, 2048) * 128256 * 4 <= 128 * 2**20
+    assert chunk_size(128256, 2048) >= 32
+    assert chunk_size(10**7, 2048) == 32
+
+
+def test_a_chunk_of_a_small_vocabulary_is_no_longer_than_a_row() -> None:
+    assert chunk_size(320, 96) == 96
 
 
 def masked_attention(q: mx.array, k: mx.array, v: mx.array, segments: np.ndarray) -> mx.array:

@@ -9,7 +9,7 @@ import pytest
 
 from ..support.server_fixtures import running_server
 
-SECONDS = 60
+SECONDS = 25
 
 
 @pytest.mark.slow

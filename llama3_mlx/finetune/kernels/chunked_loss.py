@@ -19,9 +19,12 @@ from .exponential import exp
 Head = Callable[[Any, mx.array], mx.array]
 
 
-def chunk_size(vocab_size: int) -> int:
-    """Return how many positions a chunk holds: a multiple of 32 whose logits fit its bytes, at least 32."""
-    return max(32, back_end().loss_chunk_bytes // (4 * vocab_size) // 32 * 32)
+def chunk_size(vocab_size: int, row_length: int) -> int:
+    """Return how many positions a chunk holds: a multiple of 32 whose logits fit its bytes, at least 32.
+
+    It is at most a row: batches are filled up to whole chunks, and a small vocabulary's would be mostly filling.
+    """
+    return max(32, min(back_end().loss_chunk_bytes // (4 * vocab_size), row_length) // 32 * 32)
 
 
 def head_function(model: LlamaForCausalLM) -> tuple[Head, Any]:
@@ -64,7 +67,7 @@ def head_loss(
     def rebuilt(arrays: list[mx.array]) -> Any:
         return unflatten(list(zip(names, arrays, strict=True)))
 
-    size = chunk or chunk_size(_vocabulary(head, params, h))
+    size = chunk or chunk_size(_vocabulary(head, params, h), h.shape[0])
 
     @mx.custom_function
     def losses(h: mx.array, targets: mx.array, weights: mx.array, *arrays: mx.array) -> tuple[mx.array, ...]:

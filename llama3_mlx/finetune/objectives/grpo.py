@@ -52,7 +52,7 @@ class Grpo(Objective):
     ) -> None:
         self.questions, self.valid_questions, self.rewards = questions, valid, rewards
         self.tokenizer, self.dialog, self.settings = tokenizer, dialog, settings
-        self.shape, self.keep, self.chunk = shape, keep, chunk_size(vocab_size)
+        self.shape, self.keep, self.chunk = shape, keep, chunk_size(vocab_size, shape.length)
         self.sampling = RolloutOptions(settings.answer_tokens, settings.temperature)
         self.model: LlamaForCausalLM | None = None
         size = settings.batch_size or 1

@@ -63,7 +63,7 @@ class Preference(Objective):
     ) -> None:
         """`shape.batch_size` counts units, which are shared out over the processes."""
         self.units, self.valid_units, self.unit_loss, self.shape, self.keep = units, valid, unit_loss, shape, keep
-        self.chunk = chunk_size(vocab_size)
+        self.chunk = chunk_size(vocab_size, shape.length)
         self.referenced = referenced
         size = shape.batch_size
         self._order = BatchOrder(

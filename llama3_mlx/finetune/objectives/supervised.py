@@ -50,11 +50,11 @@ class Supervised(Objective):
         """`row` is the least length of packed rows; `batch_size` rows are shared out over the processes."""
         self.examples, self.valid_examples, self.test_examples = examples, valid, test
         self.packing, self.keep = packing, keep
-        self.chunk = chunk_size(vocab_size)
         lengths = [example.length for example in (*examples, *valid, *test)]
         self.shape = RowShape(
             batch_size, row_length(max(lengths), sum(lengths), batch_size, row if packing else None), max(lengths)
         )
+        self.chunk = chunk_size(vocab_size, self.shape.length)
         own = [example.length for example in examples]
         self._order = BatchOrder(lambda rng: batch_rows(own, self.shape.length, batch_size, rng, packing=packing), seed)
         self.per_epoch = self._order.per_epoch

@@ -78,7 +78,7 @@ def step_memory(config: ModelConfig, settings: TrainSettings, shape: RowShape, k
     reach = min(shape.length, shape.longest + block)
     scores = 4 * shape.batch_size * config.num_attention_heads * min(block, shape.length) * reach * 4
     backward = tokens * (2 * whole_block if keep == "full" else 3 * F) * size
-    head = device.live_loss_chunks * chunk_size(V) * V * 4
+    head = device.live_loss_chunks * chunk_size(V, shape.length) * V * 4
     unpacked = 0 if device.multiplies_packed or config.quantization is None else (V + F) * D * size
     return StepMemory(
         weight_bytes=weights + unpacked,
