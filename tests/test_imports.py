@@ -144,7 +144,7 @@ ROOMS = {
         "convert.quantization convert.sources convert.targets device distributed dtypes engine errors evaluation files "
         "finetune.best_of finetune.data finetune.distributed finetune.fusing finetune.objectives "
         "finetune.preference finetune.reinforcement finetune.settings finetune.sft finetune.training "
-        "generation json_types kv_cache library llama model prefix_cache safety safety.shield "
+        "generation json_types kv_cache library llama model prefix_cache safety safety.prompt safety.shield "
         "server.running server.settings settings tools units version"
     ),
     "__main__": "cli",
