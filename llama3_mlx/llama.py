@@ -205,6 +205,11 @@ class Llama(GeneratingMethods):
         return self._model
 
     @property
+    def n_nodes(self) -> int:
+        """Over how many processes the model lies."""
+        return 1 if self._group is None else len(self._group.shares)
+
+    @property
     def adapters(self) -> "AdapterSet | None":
         """The set of loaded adapters, None if there are none. Raises EngineClosedError after `close`."""
         if self._model is None:

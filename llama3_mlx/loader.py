@@ -117,15 +117,16 @@ def load_parts(
     Raises ConfigError, CheckpointError, TokenizerError, RequestError, or PeerError of a model on several nodes.
     """
     opened = ModelFolder(folder)
-    tokenizer = load_tokenizer(opened)
     group: Nodes | None = None
     if nodes.nodes > 1:
         if adapters:
             raise RequestError("a model on several nodes takes no adapters: merge one into it with llama3-mlx fuse")
+        # What is wrong with the folder is said before others are waited for.
+        tokenizer = load_tokenizer(opened)
         group = lead(nodes.nodes)
         model: LlamaForCausalLM = load_split_model(opened, group, split=nodes.split, dtype=dtype)
     else:
-        model = load_model(opened, dtype=dtype)
+        model, tokenizer = load_model(opened, dtype=dtype), load_tokenizer(opened)
     dialog = load_dialog(opened, tokenizer)
     paths = dict(adapters)
     return ModelParts(

@@ -1,5 +1,6 @@
 """Fixtures and settings that all tests share."""
 
+import gc
 import os
 import signal
 
@@ -27,6 +28,11 @@ from .support.llama3_tokenizer import save_llama3_tokenizer
 from .support.small_chat import save_small_chat
 from .support.smollm2 import save_smollm2
 from .support.tiny_model import save_tiny
+
+
+def pytest_collection_finish() -> None:
+    """Leave what collecting imported, hundreds of thousands of objects, out of each collection of garbage."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

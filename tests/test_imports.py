@@ -54,7 +54,9 @@ ROOMS = {
     ),
     "applications": "checkpoint device errors library loader model",
     ".": "applications blas engine errors generation kv_cache llama loader structured tools version",
-    "bench": ("blas charts device errors generation json_types kv_cache llama model settings units version"),
+    "bench": (
+        "blas charts device distributed errors generation json_types kv_cache llama model settings units version"
+    ),
     "convert.keywords": "",
     "convert.options": "dtypes errors json_types model settings",
     "convert.plan": "dtypes errors model",

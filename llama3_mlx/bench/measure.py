@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..distributed.settings import NodeOptions
 from ..json_types import JsonObject
 from ..model.config import ModelConfig
 from ..model.memory_estimate import estimate
@@ -15,6 +16,7 @@ from .results import Figure, Results
 from .worker import Worker
 
 Report = Callable[[str], None]
+_ALONE = NodeOptions()
 
 
 @dataclass(frozen=True)
@@ -40,22 +42,28 @@ def measure(
     *,
     dtype: str,
     programs: Sequence[str],
+    nodes: NodeOptions = _ALONE,
     progress: Report = lambda _: None,
 ) -> Results:
-    """Measure a model with one or several programs, interleaved: round by round, run by run, program by program."""
+    """Measure a model with one or several programs, interleaved: round by round, run by run, program by program.
+
+    Over several `nodes`, memory is rank 0's, and its work isn't counted.
+    """
     depths = options.depths(config.max_position_embeddings)
     workloads = [Workload("generate", depth, (1, depth)) for depth in depths]
     workloads += [Workload("batch", size, (size, options.batch_length)) for size in options.sizes()]
     results = Results(str(folder), {**asdict(options), "lengths": list(depths), "dtype": dtype})
+    spread = asdict(nodes) if nodes.nodes > 1 else {}
+    results.settings |= spread
     results.machine = machine_facts()
     needs = estimate(config, dtype)
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(name)) for name in programs]
         for worker in workers:
             progress(f"loading with {worker.name}")
-            loaded = worker.call("load", folder=str(folder), dtype=dtype)
+            loaded = worker.call("load", folder=str(folder), dtype=dtype, **spread)
             worker.call("generate", prompt=random_prompt((options.seed,), 8, config.vocab_size), tokens=2)
-            counted = worker.call("count", depth=depths[-1])
+            counted = {} if spread else worker.call("count", depth=depths[-1])
             results.facts[worker.name] = {
                 **loaded,
                 "kv_bytes_per_token": needs.kv_bytes_per_token,

@@ -17,9 +17,12 @@ from .program import Result, answer_requests
 class Ours:
     """A `Llama` that generates one token per forward pass past stop tokens, without a prefix cache between runs."""
 
-    def load(self, folder: str, dtype: str, cache: dict[str, int] | None = None) -> Result:
+    def load(
+        self, folder: str, dtype: str, cache: dict[str, int] | None = None, nodes: int = 1, split: str = "auto"
+    ) -> Result:
         began = time.perf_counter()
-        self.llama = Llama.load(folder, dtype=dtype, cache=CacheOptions(**(cache or {})), disk_cache=False)
+        options = CacheOptions(**(cache or {}))
+        self.llama = Llama.load(folder, dtype=dtype, cache=options, disk_cache=False, nodes=nodes, split=split)
         parameters = weights(self.llama.model)
         mx.eval(parameters)
         return {

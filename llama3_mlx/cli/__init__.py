@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ..errors import Llama3MLXError
+from ..errors import Llama3MLXError, RequestError
 from ..version import __version__
 from .parser import Parser, take_words, unalias, unknown_command
 from .terminal import prepare_streams, tell
@@ -50,7 +50,8 @@ COMMANDS = {
 }
 ERROR_CODE, INTERRUPT_CODE = 2, 130
 # Commands whose model may lie on several processes, and what their launchers set; see distributed/membership.py.
-_SPLIT_COMMANDS = ("generate", "chat", "serve")
+_SPLIT_COMMANDS = ("generate", "chat", "serve", "bench", "perplexity", "eval")
+_UNSPLIT_COMMANDS = ("run", "guard", "best-of-n")
 _LAUNCHED = {"MLX_RANK", "OMPI_COMM_WORLD_SIZE"}
 
 
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare_streams()
     try:
         args = parse(arguments)
-        if args.command in _SPLIT_COMMANDS and _LAUNCHED & set(os.environ) and (code := _follow()) is not None:
+        if _LAUNCHED & set(os.environ) and (code := _follow(args.command)) is not None:
             return code
         return int(args.run(args))
     except Llama3MLXError as error:
@@ -81,13 +82,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPT_CODE
 
 
-def _follow() -> int | None:
-    """Follow rank 0 if a launcher started this process as another rank; return the exit code, None on rank 0."""
+def _follow(command: str) -> int | None:
+    """Follow rank 0 if a launcher started this process as another rank; return the exit code, None on rank 0.
+
+    Raises PeerError for what the launcher says, RequestError for a command whose model lies on one process.
+    """
+    if command not in (*_SPLIT_COMMANDS, *_UNSPLIT_COMMANDS):
+        return None
     from ..distributed.follower import follow
     from ..distributed.membership import membership
 
     member = membership()
-    return follow(member) if member is not None and member.rank else None
+    if member is None:
+        return None
+    if command in _UNSPLIT_COMMANDS:
+        if member.rank:
+            return ERROR_CODE
+        raise RequestError(f"{command} runs in one process: under a launcher, take one of {', '.join(_SPLIT_COMMANDS)}")
+    return follow(member) if member.rank else None
 
 
 def _leave_nodes() -> None:

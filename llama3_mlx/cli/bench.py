@@ -11,7 +11,7 @@ from ..bench.options import BenchOptions
 from ..dtypes import DTYPES
 from ..errors import RequestError
 from .flags import add_flags, from_flags
-from .model_choice import MODEL_HELP, choose_model
+from .model_choice import MODEL_HELP, add_node_flags, choose_model, node_options
 
 if TYPE_CHECKING:
     from ..bench.results import Results
@@ -38,11 +38,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-o", "--out", metavar="FOLDER", help="with --suite: write suite.json and suite.md here (default: bench-suite)"
     )
     add_flags(parser, BenchOptions, "what to measure, without --suite")
+    add_node_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    options = from_flags(args, BenchOptions)
+    options, nodes = from_flags(args, BenchOptions), node_options(args)
+    if nodes.nodes > 1 and (args.suite or args.compare):
+        raise RequestError("only this program runs over several processes: leave out --suite and --compare")
     if args.plot and Path(args.plot).suffix != ".svg":
         raise RequestError(f"plots are written as SVG: give --plot a name that ends in .svg, not {args.plot!r}")
     if (args.short or args.out) and not args.suite:
@@ -62,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
             config,
             options,
             dtype=dtype,
+            nodes=nodes,
             programs=["llama3-mlx", *([args.compare] if args.compare else [])],
             progress=progress,
         )
@@ -110,7 +114,12 @@ def _print(results: "Results") -> None:
 
     from ..bench.table import header, rows
 
-    table = Table(box=None, pad_edge=False, title=f"{results.model}, {results.settings['dtype']}", title_justify="left")
+    title = f"{results.model}, {results.settings['dtype']}"
+    if results.settings.get("nodes"):
+        title += (
+            f", over {results.settings['nodes']} processes (split: {results.settings['split']}); memory is rank 0's"
+        )
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
     for index, name in enumerate(header(results)):
         table.add_column(name, justify="right" if index else "left", no_wrap=True)
     for row in rows(results):

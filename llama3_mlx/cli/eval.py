@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..dtypes import DTYPES
 from ..evaluation.options import EvalOptions
 from .flags import add_flags, from_flags
-from .model_choice import MODEL_HELP, choose_model, write_notes
+from .model_choice import MODEL_HELP, add_node_flags, choose_model, node_options, write_notes
 
 if TYPE_CHECKING:
     from ..evaluation import Evaluation, Outcome
@@ -41,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_flags(parser, EvalOptions, "tasks")
+    add_node_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,8 +90,17 @@ def _evaluated(
     from ..evaluation import evaluate
     from ..llama import Llama
 
+    nodes = node_options(args)
     with (
-        Llama.load(folder, adapter=adapter, dtype=args.dtype, memory_gb=args.memory_gb, disk_cache=False) as llama,
+        Llama.load(
+            folder,
+            adapter=adapter,
+            dtype=args.dtype,
+            memory_gb=args.memory_gb,
+            disk_cache=False,
+            nodes=nodes.nodes,
+            split=nodes.split,
+        ) as llama,
         _stdout_to_stderr(),
     ):
         write_notes(llama.notes)

@@ -12,14 +12,20 @@ from ..settings import Setting, make, settings_of
 T = TypeVar("T")
 Values = JsonObject
 """Values by name: settings, or an object of JSON."""
+_OWN_NAMES: Mapping[str, str] = {}
 
 
-def add_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup, kind: type, title: str | None = None) -> None:
-    """Add a flag for each setting of the dataclass `kind`: its name with dashes, its type, its help."""
+def add_flags(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+    kind: type,
+    title: str | None = None,
+    names: Mapping[str, str] = _OWN_NAMES,
+) -> None:
+    """Add a flag for each setting of the dataclass `kind`: its name with dashes or that of `names`, type, help."""
     group = parser.add_argument_group(title) if title else parser
     for declared in settings_of(kind).values():
         if declared.flag:
-            _add_flag(group, declared)
+            _add_flag(group, declared, names.get(declared.name) or "--" + declared.name.replace("_", "-"))
 
 
 def given_values(args: argparse.Namespace, kind: type) -> Values:
@@ -34,8 +40,8 @@ def from_flags(args: argparse.Namespace, kind: type[T]) -> T:
     return make(kind, given_values(args, kind))
 
 
-def _add_flag(group: argparse.ArgumentParser | argparse._ArgumentGroup, declared: Setting) -> None:
-    flags = [*([declared.short] if declared.short else []), "--" + declared.name.replace("_", "-")]
+def _add_flag(group: argparse.ArgumentParser | argparse._ArgumentGroup, declared: Setting, name: str) -> None:
+    flags = [*([declared.short] if declared.short else []), name]
     text = declared.help
     if declared.default not in (None, (), "", False, {}) and "default" not in text:
         text += f" (default: {'on' if declared.default is True else declared.default})"

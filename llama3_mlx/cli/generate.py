@@ -6,6 +6,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ..distributed.membership import membership
 from ..errors import RequestError
 from ..generation.options import GenerationOptions
 from ..units import count_text, size_text
@@ -131,16 +132,23 @@ def as_messages(prompt: str, system: str | None) -> list[dict[str, str]]:
 
 
 def read_prompt(flag: str | None, words: list[str]) -> str:
-    """Return the prompt of the command line, with what is piped in behind it; without one, standard input is it."""
+    """Return the prompt of the command line, with what is piped in behind it; without one, standard input is it.
+
+    A launcher's pipe is no part of a prompt that is given.
+    """
     if flag is not None and words:
         raise RequestError("there are two prompts: give one with -p TEXT or as words, not both")
     written = " ".join(words) if words else flag
     if written is None or written == "-":
         if stdin_is_terminal():
             sys.stderr.write("reading the prompt from the terminal; end it with Ctrl-D\n")
+        elif membership() is not None:
+            sys.stderr.write("reading the prompt from standard input, which mlx.launch never ends: give one with -p\n")
         prompt = read_stdin()
     else:
-        prompt = "\n\n".join(text for text in (written, piped_text()) if text.strip()) if written.strip() else ""
+        # mlx.launch gives a pipe that it never closes.
+        piped = piped_text() if membership() is None else ""
+        prompt = "\n\n".join(text for text in (written, piped) if text.strip()) if written.strip() else ""
     if not prompt.strip():
         raise RequestError("the prompt is empty: give one with -p TEXT, as words, or on standard input")
     return prompt

@@ -16,7 +16,7 @@ from ..library.home import EMBEDDED_MODEL, models_folder
 from ..library.hub import HubId
 from ..library.resolver import base_of_adapter, resolve_adapter, resolve_local, resolve_model
 from ..settings import make
-from .flags import add_flags, from_flags, given_values
+from .flags import add_flags, from_flags
 from .terminal import tell
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="keep the prefix cache of long prompts on disk (see llama3-mlx cache)",
     )
     add_flags(group, CacheOptions)
-    add_flags(parser, NodeOptions, "several processes")
+    add_node_flags(parser)
 
 
 def load_llama(args: argparse.Namespace) -> "Llama":
@@ -68,9 +68,18 @@ def load_llama(args: argparse.Namespace) -> "Llama":
     return llama
 
 
-def node_options(args: argparse.Namespace) -> NodeOptions:
-    """Return over which processes the model lies: what the flags say, else all that a launcher started."""
-    given = given_values(args, NodeOptions)
+def add_node_flags(parser: argparse.ArgumentParser, *, split: str = "--split") -> None:
+    """Add --nodes and --split; the latter under another name where a command has its own."""
+    add_flags(parser, NodeOptions, "several processes", {"split": split})
+
+
+def node_options(args: argparse.Namespace, split: str = "split") -> NodeOptions:
+    """Return over which processes the model lies: what the flags say, else all that a launcher started.
+
+    `split` is the name under which `args` has the way of splitting.
+    """
+    found = {"nodes": getattr(args, "nodes", None), "split": getattr(args, split, None)}
+    given = {name: value for name, value in found.items() if value is not None}
     member = membership()
     return make(NodeOptions, {"nodes": member.size, **given} if member is not None else given)
 

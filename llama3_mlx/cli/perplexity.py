@@ -8,15 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..distributed.settings import NodeOptions
 from ..dtypes import DTYPES
 from ..errors import DataError, RequestError
 from ..evaluation.windows import PerplexityOptions
 from .flags import add_flags, from_flags
-from .model_choice import MODEL_HELP, choose_model, write_notes
+from .model_choice import MODEL_HELP, add_node_flags, choose_model, node_options, write_notes
 
 if TYPE_CHECKING:
     from ..evaluation import Comparison, Perplexity, Spread
     from ..llama import Llama
+
+_ALONE = NodeOptions()
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,11 +42,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=DTYPES, help="dtype to compute in (default: what suits the device)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_flags(parser, PerplexityOptions, "windows")
+    add_node_flags(parser, split="--node-split")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    options = from_flags(args, PerplexityOptions)
+    options, nodes = from_flags(args, PerplexityOptions), node_options(args, "node_split")
+    if nodes.nodes > 1 and args.against is not None:
+        raise RequestError("several processes hold one model at a time: leave out --against")
     text = _text(args)
     from ..library.resolver import resolve_adapter
 
@@ -52,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     other = None if args.against is None else choose_model(args.against)
     from ..evaluation import compare_predictions, measure_perplexity
 
-    with _loaded(folder, args.dtype, adapter) as llama, _progress() as progress:
+    with _loaded(folder, args.dtype, adapter, nodes) as llama, _progress() as progress:
         found: Perplexity | Comparison
         if other is None:
             found = measure_perplexity(llama, text, options, progress)
@@ -68,10 +74,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _loaded(folder: Path, dtype: str | None, adapter: Path | None = None) -> "Iterator[Llama]":
+def _loaded(
+    folder: Path, dtype: str | None, adapter: Path | None = None, nodes: NodeOptions = _ALONE
+) -> "Iterator[Llama]":
     from ..llama import Llama
 
-    with Llama.load(folder, dtype=dtype, adapter=adapter, disk_cache=False) as llama:
+    with Llama.load(
+        folder, dtype=dtype, adapter=adapter, disk_cache=False, nodes=nodes.nodes, split=nodes.split
+    ) as llama:
         write_notes(llama.notes)
         yield llama
 

@@ -64,8 +64,13 @@ class Stem:
 
     def set(self, ids: Sequence[int]) -> None:
         """Make these the stem's tokens."""
-        self.trim(next((at for at, (a, b) in enumerate(zip(self.ids, ids, strict=False)) if a != b), len(ids)))
+        self.trim(self.shared(ids))
         self.run(ids[len(self.ids) :], len(ids))
+
+    def shared(self, ids: Sequence[int]) -> int:
+        """Return with how many of its tokens `ids` begin."""
+        pairs = enumerate(zip(self.ids, ids, strict=False))
+        return next((at for at, (a, b) in pairs if a != b), min(len(self.ids), len(ids)))
 
     def trim(self, length: int) -> None:
         """Forget the tokens from `length` on."""

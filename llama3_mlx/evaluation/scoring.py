@@ -52,6 +52,13 @@ def score_continuations(
     max_tokens = max_tokens or back_end().scored_tokens
     scorer = _Scorer(llama, requests, max_tokens, max_keys)
     with bounded_cache():
+        if llama.n_nodes > 1:
+            # The others have caches of whole sequences alone, no rows over a stem.
+            for number in sorted(range(len(requests)), key=lambda number: requests[number].context):
+                scorer.add_alone(number)
+                if progress is not None:
+                    progress(1)
+            return scorer.scores()
         for cluster in make_clusters(make_rows(requests)):
             for rows in batches(cluster, max_tokens, max_keys):
                 scorer.add(rows, cluster.stem)
@@ -82,6 +89,19 @@ class _Scorer:
     def add(self, rows: Sequence[Row], stem: int) -> None:
         """Run rows that share `stem` tokens."""
         self._llama.compute(lambda model: self._run(model, rows, stem))
+
+    def add_alone(self, number: int) -> None:
+        """Run a request by itself; what it shares with the one before isn't run again."""
+
+        def run(model: LlamaForCausalLM) -> None:
+            request = self._requests[number]
+            ids, first = (*request.context, *request.tokens[:-1]), len(request.context) - 1
+            shared = min(self._stem.shared(ids), first)
+            self._stem.trim(shared)
+            h = self._stem.run(ids[shared:], first - shared)[None]
+            self._score(model, h, ((0, at, token, number) for at, token in enumerate(request.tokens)))
+
+        self._llama.compute(run)
 
     def _run(self, model: LlamaForCausalLM, rows: Sequence[Row], stem: int) -> None:
         self._stem.set(rows[0].ids[:stem])

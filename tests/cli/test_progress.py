@@ -51,11 +51,11 @@ class Recorder:
         self.phases.append((name, done, total))
 
 
-def test_a_calibration_tells_its_layers_from_none_to_all(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_calibration_tells_its_layers_from_none_to_all(small_chat: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("The quick brown fox jumps over the lazy dog. " * 400)
     progress = Recorder()
-    convert(tiny_folder, tmp_path / "out", bits=4, group_size=32, calibration=text, progress=progress)
+    convert(small_chat, tmp_path / "out", bits=4, group_size=32, calibration=text, progress=progress)
     # Two layers of seven matrices; those of one input are told together.
     told = [(done, total) for name, done, total in progress.phases if name == "calibrating matrices"]
     assert sorted({done for done, _ in told}) == [0, 3, 4, 6, 7, 10, 11, 13, 14]
@@ -63,10 +63,10 @@ def test_a_calibration_tells_its_layers_from_none_to_all(tiny_folder: Path, tmp_
     assert {total for _, total in told} == {14}
 
 
-def test_no_part_of_a_calibration_is_untold(tiny_folder: Path, tmp_path: Path) -> None:
+def test_no_part_of_a_calibration_is_untold(small_chat: Path, tmp_path: Path) -> None:
     """Of a tied model of two layers, at the end both models' layers, which are measured."""
     progress = Recorder()
-    convert(tiny_folder, tmp_path / "out", bits=4, group_size=32, quality="calibrated", progress=progress)
+    convert(small_chat, tmp_path / "out", bits=4, group_size=32, quality="calibrated", progress=progress)
     ends = {name: (done, total) for name, done, total in progress.phases}
     assert ends.pop("measuring the result against its source") == (4, 4)
     assert all(done == total for done, total in ends.values())

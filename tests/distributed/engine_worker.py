@@ -11,6 +11,10 @@ from typing import Any
 
 from llama3_mlx import Llama
 from llama3_mlx.engine.reply import Stream
+from llama3_mlx.evaluation.perplexity import measure_perplexity
+from llama3_mlx.evaluation.scoring import score_continuations
+from llama3_mlx.evaluation.sharing import Continuation
+from llama3_mlx.evaluation.windows import PerplexityOptions
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 99}}, "required": ["n"]}
 
@@ -59,25 +63,38 @@ def answers(llama: Llama, asked: list[dict[str, Any]]) -> list[list[int] | str |
     return found
 
 
+def measured(llama: Llama) -> list[float]:
+    """Return the perplexity of a text, and log-likelihoods of continuations that share contexts and beginnings."""
+    text = "The quick brown fox jumps over the lazy dog. " * 6
+    contexts = [tuple(llama.tokenizer.encode(text[:at])) for at in (5, 90, 90, 100)]
+    asked = [Continuation(ids, ids[at : at + 3]) for at, ids in enumerate(contexts)]
+    scores = score_continuations(llama, asked)
+    perplexity = measure_perplexity(llama, text, PerplexityOptions(length=64)).perplexity
+    return [perplexity.value, *(score.logprob for score in scores), *(float(score.is_greedy) for score in scores)]
+
+
 def main() -> None:
     size, split, folder, count = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
     asked = requests(count)
-    greedy: dict[str, Any] = {"max_tokens": 16, "temperature": 0}
+    greedy: dict[str, Any] = {"max_tokens": 8, "temperature": 0}
     with Llama.load(folder, dtype="float32") as one:
         expected = answers(one, asked)
         text = one.generate("The capital of France is", **greedy).text
+        expected_figures = measured(one) if asked else []
+    result: dict[str, Any] = {}
     with Llama.load(folder, dtype="float32", nodes=size, split=split) as llama:
+        result["texts"] = [llama.generate("The capital of France is", **greedy).text, text]
+        if not asked:
+            json.dump(result, sys.stdout)
+            return
+        result["texts"].append(llama.generate("The capital of France is", **greedy).text)
         found = answers(llama, asked)
-        ours = llama.generate("The capital of France is", **greedy)
-        again = llama.generate("The capital of France is", **greedy)
         cached = llama.generate("The capital of France is" + "x" * 300, max_tokens=1, temperature=0)
         reused = llama.generate("The capital of France is" + "x" * 300 + "y", max_tokens=1, temperature=0)
+        result["measured"] = list(zip(measured(llama), expected_figures, strict=True))
     differing = [at for at, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b]
-    result = {
-        "differing": [(asked[at], found[at], expected[at]) for at in differing],
-        "texts": [ours.text, again.text, text],
-        "cached": [cached.cached_tokens, reused.cached_tokens],
-    }
+    result["differing"] = [(asked[at], found[at], expected[at]) for at in differing]
+    result["cached"] = [cached.cached_tokens, reused.cached_tokens]
     json.dump(result, sys.stdout)
 
 

@@ -101,20 +101,6 @@ def test_the_end_of_the_leader_ends_all(small_chat: Path, number: signal.Signals
     assert is_gone(follower)
 
 
-def test_under_a_launcher_only_rank_0_prints(small_chat: Path, tmp_path: Path) -> None:
-    hosts = tmp_path / "hosts.json"
-    hosts.write_text(json.dumps([[f"127.0.0.1:{free_port()}"] for _ in range(2)]))
-    command = ("generate", "-m", str(small_chat), "--raw", "Hello", "--max-tokens", "8", "--temperature", "0")
-    common = {"MLX_HOSTFILE": str(hosts), "LLAMA3_MLX_COORDINATOR": f"127.0.0.1:{free_port()}"}
-    common["LLAMA3_MLX_NODE_TIMEOUT"] = "30"
-    ranks = [start(*command, MLX_RANK=str(rank), **common) for rank in range(2)]
-    (first, first_errors), (second, second_errors) = [process.communicate(timeout=90) for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], first_errors + second_errors
-    assert second == ""
-    alone = start(*command).communicate(timeout=90)
-    assert first == alone[0]
-
-
 def test_a_rank_that_never_comes_is_named(small_chat: Path, tmp_path: Path) -> None:
     hosts = tmp_path / "hosts.json"
     hosts.write_text('[["127.0.0.1:1"], ["10.255.255.1:5001"]]')

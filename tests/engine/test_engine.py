@@ -17,10 +17,10 @@ from transformers import LlamaForCausalLM as ReferenceLlama
 from llama3_mlx import CacheOptions, EngineClosedError, Llama, MemoryLimitError, RequestError, device
 
 from ..adapters.test_adapters import random_adapter
-from ..support.byte_llama import END, byte_llama, byte_model
+from ..support.byte_llama import END, SCOPE, byte_llama, byte_model
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope=SCOPE)
 def llama() -> Iterator[Llama]:
     with byte_llama() as loaded:
         yield loaded

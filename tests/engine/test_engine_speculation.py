@@ -12,10 +12,10 @@ from llama3_mlx.generation.sampling import Sampling, probabilities
 from llama3_mlx.model.transformer import LlamaForCausalLM
 from llama3_mlx.speculation import Costs
 
-from ..support.byte_llama import byte_llama, byte_model, calm
+from ..support.byte_llama import SCOPE, byte_llama, byte_model, calm
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope=SCOPE)
 def drafting() -> Any:
     """A model and one that is nearly the same: its drafts are often right, and sometimes not."""
     with byte_llama(small(), draft=calm(small(), 0.95)) as llama:

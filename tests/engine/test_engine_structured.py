@@ -9,7 +9,7 @@ import pytest
 
 from llama3_mlx import Llama, RequestError
 
-from ..support.byte_llama import byte_llama
+from ..support.byte_llama import SCOPE, byte_llama
 
 
 @dataclass
@@ -28,7 +28,7 @@ SCHEMA = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope=SCOPE)
 def llama() -> Any:
     with byte_llama() as loaded:
         yield loaded
