@@ -1,0 +1,13 @@
+"""One idea a file, each run as `python -m examples.recipes.NAME`. docs/recipes.md lists them."""
+
+import argparse
+
+# What scripts/demo makes: small enough for any machine, too small for good answers.
+SMALL = "SmolLM2-135M-Instruct-4bit"
+
+
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the flag that all recipes have, whose help is the recipe's docstring."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=SMALL, help="folder, name or Hub id (%(default)s)")
+    return parser
