@@ -128,7 +128,7 @@ ROOMS = {
     "server.http": "errors json_types library server.settings",
     "server.core": (
         "device distributed engine errors generation json_types library llama model prompts safety safety.guard "
-        "safety.shield server.http server.settings settings structured tokenizer units"
+        "safety.shield server.http server.settings settings structured tokenizer tools units"
     ),
     "server.openai": "json_types library safety server.core server.http",
     "server.anthropic": "json_types server.core server.http",
