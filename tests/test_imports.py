@@ -128,7 +128,7 @@ ROOMS = {
     "server.http": "errors json_types library server.settings",
     "server.core": (
         "device distributed engine errors generation json_types library llama model prompts safety safety.guard "
-        "safety.shield server.http server.settings settings structured tokenizer units"
+        "safety.shield server.http server.settings settings structured tokenizer tools units"
     ),
     "server.openai": "json_types library safety server.core server.http",
     "server.anthropic": "json_types server.core server.http",
@@ -146,7 +146,7 @@ ROOMS = {
         "convert.quantization convert.sources convert.targets device distributed dtypes engine errors evaluation files "
         "finetune.best_of finetune.data finetune.distributed finetune.fusing finetune.objectives "
         "finetune.preference finetune.reinforcement finetune.settings finetune.sft finetune.training "
-        "generation json_types kv_cache library llama model prefix_cache safety safety.shield "
+        "generation json_types kv_cache library llama model prefix_cache safety safety.prompt safety.shield "
         "server.running server.settings settings tools units version"
     ),
     "__main__": "cli",

@@ -56,7 +56,7 @@ class ServerSettings:
     )
     guard_on: str = setting("both", "what the guard judges: input, output or both", choices=GUARDED)
     guard_every: int = setting(
-        200, "characters of a streamed answer that are held back until the guard has judged them", low=1
+        200, "characters of a streamed answer from one judgement to the next, and that follow what is passed on", low=1
     )
     shield: str | None = setting(
         None,
