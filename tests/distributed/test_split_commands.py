@@ -80,7 +80,11 @@ def test_perplexity_and_bench_run_over_nodes(small_chat: Path) -> None:
     short = ("--lengths", "8", "--tokens", "2", "--batch", "0", "--rounds", "1", "--json", "-")
     found: dict[str, Any] = json.loads(printed("bench", str(small_chat), *short, "--nodes", "2", "--split", "tensor"))
     assert (found["settings"]["nodes"], found["settings"]["split"]) == (2, "tensor")
-    for refused in (("bench", str(small_chat), "--suite"), ("perplexity", str(small_chat), "--against", "x")):
+    for refused in (
+        ("bench", str(small_chat), "--suite"),
+        ("perplexity", str(small_chat), "--against", "x"),
+        ("serve", "-m", str(small_chat), "--adapter", "a=x"),
+    ):
         process = start(*refused, "--nodes", "2")
         assert "leave out --" in process.communicate(timeout=60)[1]
         assert process.returncode == 2
