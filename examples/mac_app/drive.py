@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from llama3_mlx.kv_cache import ModelCache
 from llama3_mlx.kv_cache.step import Mask
+from llama3_mlx.model.feature_tap import FeatureTap
 from llama3_mlx.model.transformer import LlamaForCausalLM
 
 from .llama_desk.app import LlamaDesk
@@ -55,11 +56,16 @@ class Drive:
         call, measured, loop_thread = LlamaForCausalLM.hidden, self.measured, self._loop_thread
 
         def counted(
-            self: LlamaForCausalLM, tokens: "mx.array", cache: ModelCache | None = None, mask: Mask = "causal"
+            self: LlamaForCausalLM,
+            tokens: "mx.array",
+            cache: ModelCache | None = None,
+            mask: Mask = "causal",
+            *,
+            tap: FeatureTap | None = None,
         ) -> "mx.array":
             measured.model_calls += 1
             measured.model_calls_on_loop += threading.get_ident() == loop_thread
-            return call(self, tokens, cache, mask)
+            return call(self, tokens, cache, mask, tap=tap)
 
         LlamaForCausalLM.hidden = counted  # type: ignore[method-assign]
 
