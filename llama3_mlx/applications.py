@@ -127,7 +127,7 @@ def go_offline() -> None:
     constants.HF_HUB_OFFLINE = True
 
 
-def watch_memory(callback: Callable[[str], None], *, every_s: float = 1.0) -> Callable[[], None]:
+def watch_memory(callback: Callable[[str], object], *, every_s: float = 1.0) -> Callable[[], None]:
     """Call back with `normal`, `warning` or `critical` whenever the system's memory pressure becomes another.
 
     The engine itself gives back what it can under pressure; an application may close a model or tell its user. The

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -215,7 +215,9 @@ def lowered_cache_limit() -> Iterator[None]:
         with _BOUND.lock:
             _BOUND.holders -= 1
             if not _BOUND.holders:
-                mx.set_cache_limit(_BOUND.before)
+                # MLX may raise here what a lost peer of its group has left; then the process is about to end.
+                with suppress(RuntimeError):
+                    mx.set_cache_limit(_BOUND.before)
 
 
 @contextmanager

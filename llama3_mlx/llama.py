@@ -19,7 +19,7 @@ from .generation.limits import check_fits
 from .generation.options import GenerationOptions
 from .json_types import JsonMapping
 from .kv_cache import CacheOptions
-from .library.resolver import resolve_adapter, resolve_model
+from .library.resolver import resolve_adapter, resolve_draft, resolve_model
 from .loader import LoadCallback, LoadProgress, ModelParts, ProgressCallback, downloaded, load_parts
 from .model.transformer import LlamaForCausalLM
 from .prompts import PromptBuilder
@@ -94,7 +94,7 @@ class Llama(GeneratingMethods):
             adapters: Adapters by name, for answers that ask for them.
             dtype: float32, float16 or bfloat16; by default what suits the device.
             cache: The kind of KV cache.
-            draft: A smaller model of the same tokenizer that drafts tokens for this one.
+            draft: What drafts tokens for this model: a smaller one of the same tokenizer, or an EAGLE-3 draft head.
             disk_cache: Whether long prompts are kept for later processes, up to `LLAMA3_MLX_CACHE_GB`.
             memory_gb: A bound on weights and KV cache together; by default what the device can use.
             max_sequences: How many answers are generated at once; others wait.
@@ -110,7 +110,7 @@ class Llama(GeneratingMethods):
         """
         options = NodeOptions(nodes=nodes, split=split)
         folder = downloaded(resolve_model, path_or_id, progress)
-        draft_folder = None if draft is None else downloaded(resolve_model, draft, progress)
+        draft_folder = None if draft is None else downloaded(resolve_draft, draft, progress)
         named = {**({DEFAULT_ADAPTER: adapter} if adapter is not None else {}), **(adapters or {})}
         paths = {name: downloaded(resolve_adapter, path, progress) for name, path in named.items()}
         total = sum(path.stat().st_size for path in folder.glob("*.safetensors"))

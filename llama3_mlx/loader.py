@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten
 from .chat.dialog import Dialog, load_dialog
 from .checkpoint.folder import ModelFolder
 from .checkpoint.loading import load_model
+from .checkpoint.recognition import is_draft_head
 from .distributed.loading import Nodes, lead, load_split_model
 from .distributed.settings import NodeOptions
 from .engine.settings import EngineSettings
@@ -24,6 +25,8 @@ from .model.memory_estimate import RESERVE
 from .model.transformer import LlamaForCausalLM
 from .prefix_cache.disk import BlockStore, model_fingerprint
 from .prefix_cache.disk_queue import DiskPrefixCache
+from .speculation.eagle_head import EagleHead
+from .speculation.eagle_loading import load_head
 from .tokenizer.loading import load_tokenizer
 from .tokenizer.tokenizer import Tokenizer
 
@@ -59,7 +62,7 @@ class ModelParts:
     dialog: Dialog | None = None
     cache: CacheOptions = field(default_factory=CacheOptions)
     adapters: "AdapterSet | None" = None
-    draft: LlamaForCausalLM | None = None
+    draft: LlamaForCausalLM | EagleHead | None = None
     disk: DiskPrefixCache | None = None
     adapter_paths: dict[str, Path] = field(default_factory=dict)
     """Shared with the fingerprints of the prefix cache on disk, which need the files of later adapters too."""
@@ -123,6 +126,8 @@ def load_parts(
             raise RequestError("a model on several nodes takes no adapters: merge one into it with llama3-mlx fuse")
         # What is wrong with the folder is said before others are waited for.
         tokenizer = load_tokenizer(opened)
+        if draft is not None and is_draft_head(load_json_object(draft / "config.json")):
+            raise RequestError("a model on several nodes takes no draft head: give a smaller model as draft, or none")
         group = lead(nodes.nodes)
         model: LlamaForCausalLM = load_split_model(opened, group, split=nodes.split, dtype=dtype)
     else:
@@ -136,7 +141,7 @@ def load_parts(
         dialog=dialog,
         cache=cache,
         adapters=_load_adapters(model, paths) if paths else None,
-        draft=None if draft is None else load_draft(draft, tokenizer, dtype),
+        draft=None if draft is None else load_draft(draft, model, tokenizer, dtype),
         disk=_disk_prefix_cache(folder, model, paths, cache) if disk_cache and group is None else None,
         adapter_paths=paths,
         group=group,
@@ -144,8 +149,12 @@ def load_parts(
     )
 
 
-def load_draft(folder: Path, tokenizer: Tokenizer, dtype: str | None) -> LlamaForCausalLM:
-    """Load the model that drafts; raises RequestError if its tokens aren't the other's."""
+def load_draft(
+    folder: Path, model: LlamaForCausalLM, tokenizer: Tokenizer, dtype: str | None
+) -> LlamaForCausalLM | EagleHead:
+    """Load what drafts for the model, a smaller model or a draft head; raises RequestError if it doesn't fit."""
+    if is_draft_head(load_json_object(folder / "config.json")):
+        return load_head(folder, model.config, dtype=dtype)
     sample = "The quick brown fox, 12345 äöü: def f(x):\n\treturn x  # 你好"
     theirs = load_tokenizer(folder)
     if theirs.vocab_size != tokenizer.vocab_size or theirs.encode(sample) != tokenizer.encode(sample):

@@ -34,7 +34,7 @@ ROOMS = {
     "checkpoint": "device dtypes errors files json_types model",
     "distributed": "checkpoint device dtypes errors json_types kv_cache model settings version",
     "prefix_cache": "checkpoint errors files kv_cache model",
-    "speculation": "errors generation kv_cache model prefix_cache",
+    "speculation": "checkpoint device dtypes errors generation json_types kv_cache model prefix_cache",
     "tokenizer": "checkpoint errors json_types model",
     "structured": "errors generation json_types schema tokenizer tools",
     "engine": "device errors generation kv_cache model prefix_cache speculation structured tokenizer tools",
@@ -44,7 +44,8 @@ ROOMS = {
     "chat": "checkpoint errors json_types tokenizer",
     "prompts": "chat errors generation json_types tokenizer tools",
     "loader": (
-        "adapters chat checkpoint distributed engine errors json_types kv_cache library model prefix_cache tokenizer"
+        "adapters chat checkpoint distributed engine errors json_types kv_cache library model prefix_cache speculation "
+        "tokenizer"
     ),
     "submission": "engine errors generation loader structured tools",
     "generating": "chat engine errors generation json_types loader prompts submission tools",
@@ -127,8 +128,8 @@ ROOMS = {
     "server.settings": "distributed errors settings",
     "server.http": "errors json_types library server.settings",
     "server.core": (
-        "device distributed engine errors generation json_types library llama model prompts safety safety.guard "
-        "safety.shield server.http server.settings settings structured tokenizer units"
+        "checkpoint device distributed engine errors generation json_types library llama model prompts safety "
+        "safety.guard safety.shield server.http server.settings settings structured tokenizer tools units"
     ),
     "server.openai": "json_types library safety server.core server.http",
     "server.anthropic": "json_types server.core server.http",
@@ -146,7 +147,7 @@ ROOMS = {
         "convert.quantization convert.sources convert.targets device distributed dtypes engine errors evaluation files "
         "finetune.best_of finetune.data finetune.distributed finetune.fusing finetune.objectives "
         "finetune.preference finetune.reinforcement finetune.settings finetune.sft finetune.training "
-        "generation json_types kv_cache library llama model prefix_cache safety safety.shield "
+        "generation json_types kv_cache library llama model prefix_cache safety safety.prompt safety.shield "
         "server.running server.settings settings tools units version"
     ),
     "__main__": "cli",

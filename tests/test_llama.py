@@ -46,17 +46,16 @@ def reference(smollm2_folder: Path) -> Any:
     return model
 
 
-@pytest.mark.parametrize("prompt", PROMPTS)
-def test_64_greedy_tokens_equal_transformers(smollm2: Llama, reference: Any, prompt: str) -> None:
+def test_64_greedy_tokens_equal_transformers(smollm2: Llama, reference: Any) -> None:
     """One pass of the reference over prompt and text shows each of its greedy choices."""
-    ids = smollm2.tokenizer.encode(prompt)
-    completion = smollm2.generate(prompt, max_tokens=64, temperature=0)
-    written = list(completion.token_ids)
-    with torch.no_grad():
-        choices = reference(torch.tensor([ids + written])).logits[0, len(ids) - 1 :].argmax(dim=-1).tolist()
-    assert written == choices[: len(written)]
-    assert completion.finish_reason == ("length" if len(written) == 64 else "stop")
-    assert completion.finish_reason == "length" or choices[-1] in smollm2.stop_ids
+    completions = smollm2.generate_batch(PROMPTS, max_tokens=64, temperature=0)
+    for prompt, completion in zip(PROMPTS, completions, strict=True):
+        ids, written = smollm2.tokenizer.encode(prompt), list(completion.token_ids)
+        with torch.no_grad():
+            choices = reference(torch.tensor([ids + written])).logits[0, len(ids) - 1 :].argmax(dim=-1).tolist()
+        assert written == choices[: len(written)], prompt
+        assert completion.finish_reason == ("length" if len(written) == 64 else "stop")
+        assert completion.finish_reason == "length" or choices[-1] in smollm2.stop_ids
 
 
 def test_logits_equal_transformers(smollm2: Llama, reference: Any) -> None:
@@ -203,7 +202,7 @@ def test_everything_public_of_a_closed_model_works_or_says_that_it_is_closed(tin
         "work": lambda model: model.config,
         "path_or_id": tiny_folder, "path": tiny_folder, "name": "other", "prompt": [5, 6], "prompts": [[5, 6]], "n": 2,
         "token_ids": [5, 6], "messages": [{"role": "user", "content": "Hi"}], "tools": [], "memory_gb": 1.0,
-        "options": [GenerationOptions()], "replies": [Reply(lambda item: None)],
+        "options": [GenerationOptions()], "replies": [Reply(lambda item: None)], "listener": print,
     }  # fmt: skip
     llama.close()
     closed = set()

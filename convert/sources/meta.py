@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ...checkpoint.model_files import LICENCES, copy_files
+from ...checkpoint.torch_file import TorchFile
 from ...dtypes import CONFIG_NAMES
 from ...errors import CheckpointError
 from ...files import printable
@@ -23,7 +24,6 @@ from .rotary_rows import read_halves
 from .side_files import generation_config, write_json
 from .source import Fingerprint, TensorRef, file_facts
 from .tokenizer_json import save_tokenizer_json
-from .torch_file import TorchFile
 
 _LAYER_NAMES = {
     "attention.wq": "self_attn.q_proj",

@@ -16,7 +16,7 @@ from ..model.parameters import check_tensors, stored_tensors
 from ..model.quantization import Scheme
 from .decisions import check_dtypes, module_schemes, with_dtype, with_head, with_quantization
 from .reader import CheckpointReader, StoredTensor
-from .recognition import foreign_quantization, other_folder, other_tensors
+from .recognition import DRAFT_HEAD, foreign_quantization, is_draft_head, other_folder, other_tensors
 from .safetensors_files import TensorInfo
 from .tensor_names import EMBEDDING, HEAD, model_names
 from .weight_files import INDEX_NAME, SINGLE_NAME, checked_weight_map, find_headers, safetensors_names
@@ -66,6 +66,8 @@ class ModelFolder:
             raise ConfigError(
                 other_folder(self.path) or f"{self.path} has no config.json: is it the folder of a model?"
             )
+        if is_draft_head(values):
+            raise ConfigError(f"{self.path} is {DRAFT_HEAD}")
         entry = values.get("quantization_config")
         if self.has_weights and isinstance(entry, Mapping) and entry.get("quant_method"):
             kind = foreign_quantization({name: tensor.info for name, tensor in self.found.items()})

@@ -33,7 +33,7 @@ def load_model(folder: Path | ModelFolder, *, dtype: str | None = None, join: bo
     """
     opened = ModelFolder.of(folder)
     config = opened.config
-    weights = _lazy_weights(opened.tensors)
+    weights = lazy_weights(opened.tensors)
     model = make_model(config, opened.schemes)
     stored = DTYPES[config.dtype or "float16"]
     chosen = compute_dtype(dtype, stored, _fits_float16(weights) if dtype is None else True)
@@ -63,7 +63,7 @@ def make_model(config: ModelConfig, schemes: Mapping[str, Scheme]) -> LlamaForCa
     return model
 
 
-def _lazy_weights(tensors: Mapping[str, StoredTensor]) -> dict[str, mx.array]:
+def lazy_weights(tensors: Mapping[str, StoredTensor]) -> dict[str, mx.array]:
     """Return the tensors, not evaluated."""
     files: dict[Path, dict[str, mx.array]] = {}
     paths = dict.fromkeys(tensor.path for tensor in tensors.values())

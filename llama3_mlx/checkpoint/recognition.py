@@ -3,8 +3,12 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ..json_types import JsonMapping
 from .safetensors_files import TensorInfo
 
+DRAFT_HEAD = (
+    "a draft head (EAGLE) for another model, which can't generate by itself: take that model, and this as its --draft"
+)
 _PACKED_SUFFIXES = {
     ".qweight": "GPTQ or AWQ",
     ".weight_packed": "compressed-tensors",
@@ -52,8 +56,19 @@ def other_tensors(names: Iterable[str]) -> str | None:
     if any(name.endswith("attention.wq.weight") for name in found):
         return "the tensors have Meta's names: convert the folder of Meta's own files (consolidated.*.pth) instead"
     if "fc.weight" in found and not any(name.startswith("model.layers.1.") for name in found):
-        return "the weights are a draft head (EAGLE) for another model, which can't generate by itself: take that model"
+        return f"the weights are {DRAFT_HEAD}"
     return None
+
+
+def is_draft_head(values: JsonMapping) -> bool:
+    """Return whether a config.json is that of an EAGLE-3 draft head, in any of its public forms."""
+    names = values.get("architectures")
+    stated = [str(name).lower() for name in names] if isinstance(names, list) else []
+    return (
+        values.get("speculators_model_type") == "eagle3"
+        or "draft_vocab_size" in values
+        or any("eagle3" in name for name in stated)
+    )
 
 
 def foreign_quantization(tensors: Mapping[str, TensorInfo]) -> str | None:

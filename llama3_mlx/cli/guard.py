@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import DataError
+from ..errors import DataError, DialogError, RequestError
 from ..json_types import JsonMapping
 from .model_choice import MODEL_HELP, choose_model, write_notes
 
 if TYPE_CHECKING:
     from ..safety import Verdict
+    from ..safety.prompt import Role
 
 UNSAFE_CODE = 1
 
@@ -40,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Judge everything in its order."""
-    dialogs = list(_dialogs(args))
+    dialogs = _dialogs(args)
     from ..safety import Guard
 
     flagged = 0
@@ -57,20 +58,41 @@ def run(args: argparse.Namespace) -> int:
     return UNSAFE_CODE if flagged else 0
 
 
-def _dialogs(args: argparse.Namespace) -> Iterator[Sequence[JsonMapping]]:
+def _dialogs(args: argparse.Namespace) -> list[Sequence[JsonMapping]]:
+    """Return what is to be judged, after all of it has been read; raises where some of it can't be judged."""
     if args.data is not None:
-        for number, line in enumerate(args.data.read_text(encoding="utf-8").splitlines(), start=1):
-            if line.strip():
-                yield _record(f"{args.data}, line {number}", line)
-        return
-    lines = args.text or (line.strip() for line in sys.stdin)
-    yield from ([{"role": "user", "content": line}] for line in lines if line)
+        found = list(_records(args.data, args.role))
+    else:
+        lines = args.text or (line.strip() for line in sys.stdin)
+        found = [[{"role": "user", "content": line}] for line in lines if line.strip()]
+    if not found:
+        raise RequestError("there is nothing to judge: give texts, --data FILE or lines on standard input")
+    return found
+
+
+def _records(path: Path, role: "Role | None") -> Iterator[Sequence[JsonMapping]]:
+    from ..safety.prompt import turns_of
+
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8: byte {error.start} can't be read") from None
+    # Not splitlines: JSON strings may hold the other line separators of Unicode.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            messages = _record(where, line)
+            try:
+                turns_of(messages, role)
+            except (DialogError, RequestError) as error:
+                raise DataError(f"{where}: {error}") from None
+            yield messages
 
 
 def _record(where: str, line: str) -> Sequence[JsonMapping]:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not valid JSON: {error}") from None
     if isinstance(value, dict) and isinstance(value.get("text"), str):
         return [{"role": "user", "content": value["text"]}]

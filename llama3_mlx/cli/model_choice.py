@@ -32,7 +32,9 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Add what chooses and loads a model: -m, --adapter, --draft, --dtype, memory and KV cache."""
     parser.add_argument("-m", "--model", metavar="MODEL", help=f"{MODEL_HELP} (default: ${VARIABLE}, see README)")
     parser.add_argument("--adapter", metavar="ADAPTER", help="LoRA adapter to apply: folder, name or Hub id")
-    parser.add_argument("--draft", metavar="MODEL", help="smaller model of the same tokenizer that drafts tokens")
+    parser.add_argument(
+        "--draft", metavar="MODEL", help="smaller model of the same tokenizer, or EAGLE-3 head, that drafts tokens"
+    )
     parser.add_argument("--dtype", choices=DTYPES, help="dtype to compute in (default: what suits the device)")
     group = parser.add_argument_group("memory")
     group.add_argument("--memory-gb", type=float, metavar="X", help="memory limit for weights and KV cache")

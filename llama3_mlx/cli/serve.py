@@ -43,6 +43,10 @@ def run(args: argparse.Namespace) -> int:
     missing = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingExtraError(f"serve needs {' and '.join(missing)}: pip install 'llama3-mlx[server]'")
+    if settings.n_nodes > 1 and args.adapter:
+        raise RequestError(
+            "a model on several nodes takes no adapters: leave out --adapter, or merge one into it with llama3-mlx fuse"
+        )
     models = _by_name("model", [_named(choice, choose_model(choice)) for choice in _requested(args)])
     adapters = _by_name("adapter", [_adapter(text) for text in args.adapter])
     for folder in models.values():

@@ -39,6 +39,10 @@ class Leader:
             self.tell({"do": "join"})
             self.group: mx.distributed.Group = join_group(member, 2 * deadline_s)
             self.answers(2 * deadline_s)
+        except PeerError as error:
+            self.close()
+            # A follower that ended meanwhile isn't one that can't be reached.
+            raise self.failure or error from None
         except BaseException:
             self.close()
             raise

@@ -14,6 +14,7 @@ from ..model.config import ModelConfig
 from .exchange import make_exchange
 from .fingerprint import fingerprint
 from .group import Sentinel
+from .launcher import end_with_launcher
 from .leader import Leader
 from .local_nodes import LocalNodes
 from .membership import Membership, deadline_s, membership
@@ -105,6 +106,7 @@ def _join(size: int) -> Nodes:
         raise RequestError(
             f"rank {member.rank} of the launcher's {member.size} asked for {size} nodes: rank 0 asks, for all of them"
         )
+    end_with_launcher()
     return Nodes(Leader(member, deadline_s()), None, Sentinel(2 * deadline_s()))
 
 

@@ -52,8 +52,9 @@ def load_share(folder: Path | ModelFolder, share: Share, dtype: str) -> LlamaFor
         mx.eval([array for _, array in weights])
         model.load_weights(weights, strict=False)
         found |= {name for name, _ in weights}
-    held: list[tuple[str, mx.array]] = tree_flatten(model.parameters())  # type: ignore[assignment]
-    missing = {name for name, _ in held} - found
+    # Names alone are kept: an array that is held here couldn't be freed when it is joined with others.
+    del weights, array
+    missing = set(dict(tree_flatten(model.parameters(), destination={}))) - found
     assert not missing, f"the share lacks {sorted(missing)[:5]}"
     join_projections(model)
     unpack_products(model)

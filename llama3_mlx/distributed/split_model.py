@@ -9,6 +9,7 @@ from ..errors import RequestError
 from ..kv_cache import CacheOptions, ModelCache
 from ..kv_cache.step import Mask, Step
 from ..model.config import ModelConfig
+from ..model.feature_tap import FeatureTap
 from ..model.transformer import Attends, LlamaForCausalLM, Rope
 from .exchange import Exchange
 from .mirrored_cache import Mirror, MirroredCache, repeat
@@ -36,7 +37,14 @@ class LeaderLlama(LlamaForCausalLM):
         """Return an empty cache of this process's share, which stands for the caches of all."""
         return self._mirror.new(self._share_cache(options))
 
-    def hidden(self, tokens: mx.array, cache: ModelCache | None = None, mask: Mask = "causal") -> mx.array:
+    def hidden(
+        self,
+        tokens: mx.array,
+        cache: ModelCache | None = None,
+        mask: Mask = "causal",
+        *,
+        tap: FeatureTap | None = None,
+    ) -> mx.array:
         """Return the normed hidden states (B, L, D) of token ids (B, L), computed by all processes."""
         if cache is None and not (isinstance(mask, str) and mask == "causal"):
             raise RequestError("a model on several nodes attends causally: give no mask of your own")
@@ -45,12 +53,20 @@ class LeaderLlama(LlamaForCausalLM):
             number = cache.number if isinstance(cache, MirroredCache) else 0
             self._mirror.order(Order.RUN, number, *tokens.shape)
             self._announced = True
-        h = super().hidden(tokens, cache, mask)
+        h = super().hidden(tokens, cache, mask, tap=tap)
         mx.async_eval(h, [] if cache is None else cache.arrays)
         return h
 
-    def run(self, tokens: mx.array, rope: Rope, step: Step | Mask, caches: Sequence[Attends | None]) -> mx.array:
+    def run(
+        self,
+        tokens: mx.array,
+        rope: Rope,
+        step: Step | Mask,
+        caches: Sequence[Attends | None],
+        tap: FeatureTap | None = None,
+    ) -> mx.array:
         """Return the normed hidden states (B, L, D) of a pass that `hidden` has announced."""
+        assert tap is None, "hidden states between the layers lie on several processes"
         if not self._announced:
             raise RequestError("a model on several nodes runs with its own KV caches alone")
         self._announced = False

@@ -13,8 +13,9 @@ import mlx.core as mx
 
 from ..generation.completion import TokenLogprob
 from ..kv_cache import CacheOptions, ModelCache
+from ..model.feature_tap import FeatureTap
 from ..model.transformer import LlamaForCausalLM
-from ..speculation.speculators import Draft
+from ..speculation.draft import Draft
 from .sequence import DecodingSequence
 from .speculative_step import Verified, draft_inputs, drafting_pays, make_drafts, real_positions, verify_drafts
 from .token_choice import LogprobArrays, SampledTokens, choose_tokens
@@ -32,9 +33,13 @@ class Batch:
         options: CacheOptions,
         select: Callable[[Sequence[str | None]], None],
         on_finish: Callable[[DecodingSequence, Callable[[], ModelCache]], None],
+        tap: FeatureTap | None = None,
     ) -> None:
-        """`select` applies an adapter to each sequence; `on_finish` gets a finished one and what copies its cache."""
-        self.model, self.cache = model, model.make_cache(options)
+        """`select` applies an adapter to each sequence; `on_finish` gets a finished one and what copies its cache.
+
+        `tap` gathers the hidden states that the sequences' speculators watch.
+        """
+        self.model, self.cache, self._tap = model, model.make_cache(options), tap
         self.sequences: list[DecodingSequence] = []
         self._select, self._on_finish = select, on_finish
         self._latest: SampledTokens | None = None
@@ -73,7 +78,9 @@ class Batch:
         self._select([sequence.request.adapter for sequence in self.sequences])
         for sequence in self.sequences:
             sequence.forward_passes += 1
-        return self.model.head(self.model.hidden(self._latest.tokens[:, None], self.cache)[:, -1])
+        h = self.model.hidden(self._latest.tokens[:, None], self.cache, tap=self._tap)
+        self._watch([1] * len(self.sequences))
+        return self.model.head(h[:, -1])
 
     def sample(self, logits: mx.array | None) -> None:
         """Sample the next tokens on the device, and give the sequences those before, which the host can read now."""
@@ -109,6 +116,7 @@ class Batch:
             return False
         lengths = list(self.cache.lengths)
         verified = verify_drafts(self.sequences, drafts, self._run_drafts(drafts))
+        self._watch([1 + outcome.accepted for outcome in verified])
         for index, (sequence, draft, outcome) in enumerate(zip(self.sequences, drafts, verified, strict=True)):
             # The pass has cached every drafted position; rejected ones must not be attended to. What stays is the
             # token before the draft and the accepted part of it: the last new token is the next pass's input.
@@ -142,8 +150,17 @@ class Batch:
         """Run the latest tokens and the drafts; return the logits (N, V) of all positions that aren't padding."""
         tokens = draft_inputs(self.sequences, drafts)
         self._select([sequence.request.adapter for sequence in self.sequences])
-        h = self.model.hidden(tokens, self.cache)
+        h = self.model.hidden(tokens, self.cache, tap=self._tap)
         return self.model.head(h.reshape(-1, h.shape[-1])[real_positions(drafts, tokens.shape[1])])
+
+    def _watch(self, counts: Sequence[int]) -> None:
+        """Give each sequence's speculator the hidden states of its first positions of the pass, as many as count."""
+        if self._tap is None:
+            return
+        states = self._tap.take()
+        for index, (sequence, n) in enumerate(zip(self.sequences, counts, strict=True)):
+            if sequence.speculator is not None:
+                sequence.speculator.watch(states[index : index + 1, :n])
 
     def _max_draft(self) -> int:
         """Return how many tokens each sequence may draft: few in a large batch, none where a window is full."""

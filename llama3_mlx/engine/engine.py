@@ -13,6 +13,8 @@ from ..kv_cache import ModelCache
 from ..model.transformer import LlamaForCausalLM
 from ..prefix_cache.disk_queue import DiskPrefixCache
 from ..prefix_cache.memory import PrefixCache
+from ..speculation.eagle_head import EagleHead
+from ..speculation.eagle_speculator import EagleSpeculator
 from ..speculation.speculators import Speculators
 from ..tokenizer.detokenizer import Detokenizer
 from .batch import Batch
@@ -50,10 +52,11 @@ class Engine:
         *,
         adapters: Adapters | None = None,
         disk: DiskPrefixCache | None = None,
-        draft: LlamaForCausalLM | None = None,
+        draft: LlamaForCausalLM | EagleHead | None = None,
         explain: Callable[[Exception], Exception] = lambda error: error,
     ) -> None:
-        """`make_detokenizer` gets the control tokens to show; `draft` is a smaller model of the same vocabulary.
+        """`make_detokenizer` gets the control tokens to show; `draft` is a smaller model of the same vocabulary, or a
+        draft head.
 
         `explain` gets what a step raised and returns what is told to those who wait.
         """
@@ -62,7 +65,7 @@ class Engine:
         self.prefix_cache = PrefixCache(settings.prefix_bytes)
         self.prefixes = PrefixReuse(self.prefix_cache, disk)
         self.speculators = Speculators(model, draft, cheap_verification=back_end().cheap_verification)
-        self.batch = Batch(model, settings.cache, self._select, self._keep)
+        self.batch = Batch(model, settings.cache, self._select, self._keep, self.speculators.tap)
         self.scheduler = Scheduler(
             settings,
             self.batch,
@@ -197,7 +200,9 @@ class Engine:
         if not self.batch.sequences:
             mx.reset_peak_memory()
         cache = self.prefixes.find(request, self.batch) or self.model.make_cache(self.settings.cache)
-        return Prefill(self.model, request, cache)
+        speculates = request.resumed is None and any(may_speculate(answer.options) for answer in request.answers)
+        watcher = self.speculators.watcher(request.prompt, sum(cache.lengths)) if speculates else None
+        return Prefill(self.model, request, cache, tap=self.speculators.tap, watcher=watcher)
 
     def _run_chunk(self, prefill: Prefill, n: int) -> None:
         """Run the next tokens of a prompt; at its end its sequences join the batch."""
@@ -220,7 +225,7 @@ class Engine:
             self.batch.resume(request.resumed, prefill.cache)
             return
         logits = prefill.logits()
-        sequences, finite = self._make_sequences(request), mx.isfinite(logits).all()
+        sequences, finite = self._make_sequences(request, prefill.watcher), mx.isfinite(logits).all()
         for sequence in sequences:
             sequence.cached_tokens, sequence.prefill_began_s = prefill.cached_tokens, prefill.began_s
             sequence.finite = finite
@@ -235,7 +240,7 @@ class Engine:
         if sequences:
             self.batch.add(sequences, prefill.cache, logits)
 
-    def _make_sequences(self, request: Request) -> list[DecodingSequence]:
+    def _make_sequences(self, request: Request, watcher: EagleSpeculator | None = None) -> list[DecodingSequence]:
         if request.resumed is not None:
             return [request.resumed]
         make, n_vocab = self._make_detokenizer, self.model.config.vocab_size
@@ -246,7 +251,7 @@ class Engine:
                 self.settings,
                 n_vocab=n_vocab,
                 detokenizer=make(answer.shown),
-                speculator=self.speculators.make(request.prompt) if may_speculate(answer.options) else None,
+                speculator=self.speculators.make(request.prompt, watcher) if may_speculate(answer.options) else None,
             )
             for answer in request.answers
         ]

@@ -120,7 +120,10 @@ class EngineThread:
                 if idle and self._inbox.empty():
                     awake = False
                     busy.close()
-                    self._work.rest(lambda: self._inbox.empty() and not self.closing)
+                    try:
+                        self._work.rest(lambda: self._inbox.empty() and not self.closing)
+                    except Exception as error:
+                        self._work.fail(error)
                 self._receive(wait=idle)
                 if not awake and self._work.has_work():
                     awake = True

@@ -7,7 +7,9 @@ import mlx.core as mx
 
 from ..generation.completion import TokenLogprob
 from ..kv_cache import ModelCache
+from ..model.feature_tap import FeatureTap
 from ..model.transformer import LlamaForCausalLM
+from ..speculation.eagle_speculator import EagleSpeculator
 from .request import Request
 from .token_choice import LogprobArrays
 
@@ -18,8 +20,18 @@ _HEAD_CHUNK = 64
 class Prefill:
     """The prompt of one request, whose first tokens may be in a cache already."""
 
-    def __init__(self, model: LlamaForCausalLM, request: Request, cache: ModelCache) -> None:
+    def __init__(
+        self,
+        model: LlamaForCausalLM,
+        request: Request,
+        cache: ModelCache,
+        *,
+        tap: FeatureTap | None = None,
+        watcher: EagleSpeculator | None = None,
+    ) -> None:
+        """`watcher` is given the hidden states that `tap` gathers, for the speculators of the answers."""
         self.model, self.request, self.cache = model, request, cache
+        self._tap, self.watcher = tap if watcher is not None else None, watcher
         self.cached_tokens = self.done = cache.lengths[0] if cache.lengths else 0
         self.began_s = time.perf_counter()
         self._n_logprobs: int | None = None
@@ -37,7 +49,9 @@ class Prefill:
     def advance(self, n: int, *, wait: bool) -> None:
         """Run up to `n` more tokens; with `wait`, until they are computed."""
         stop = min(self.done + n, len(self.request.prompt))
-        h = self.model.hidden(mx.array([self.request.prompt[self.done : stop]], mx.int32), self.cache)
+        h = self.model.hidden(mx.array([self.request.prompt[self.done : stop]], mx.int32), self.cache, tap=self._tap)
+        if self._tap is not None and self.watcher is not None:
+            self.watcher.watch(self._tap.take())
         if self._n_logprobs is not None:
             self._score(h[0], self.done, self._n_logprobs)
         if stop == len(self.request.prompt):

@@ -147,6 +147,7 @@ class DecodingSequence:
     def completion(self) -> Completion:
         """Return the answer so far."""
         text, n_generated = self.text, len(self.tokens)
+        cut = text.take_cut_call() if self.finish_reason not in (None, "stop") else None
         prompt_s = text.first_s - self.prefill_began_s
         n_run = len(self.request.prompt) - self.cached_tokens
         return Completion(
@@ -164,6 +165,7 @@ class DecodingSequence:
             passes=self.forward_passes,
             first_token_s=text.first_s - self.request.began_s if text.first_s else 0.0,
             stop_token=self.stop_token,
+            unfinished_call=cut,
         )
 
     def _rate(self, n_generated: int) -> float:

@@ -11,8 +11,8 @@ import mlx.core as mx
 import numpy as np
 
 from ..generation.sampling import probabilities, uniforms
+from ..speculation.draft import Draft
 from ..speculation.rejection_sampling import accept_sampled
-from ..speculation.speculators import Draft
 from .sequence import DecodingSequence
 from .token_choice import LogprobArrays, SampledTokens, SamplingPosition, choose_tokens, process_logits, token_logprobs
 

@@ -9,6 +9,7 @@ from ..tokenizer.detokenizer import Detokenizer
 from ..tools.call import ToolCall
 from ..tools.functions import tool_name
 from ..tools.parser import ToolCallStream
+from ..tools.unfinished import UnfinishedCall, cut_call
 from .reply import Reply
 
 
@@ -22,8 +23,11 @@ class TextStream:
         """When the first and the latest token came, by `time.perf_counter`; 0 before the first."""
         self._reply, self._detokenizer, self._stops = reply, detokenizer, StopTexts(options.stop)
         self._parser: ToolCallStream | None = None
+        self._names = [tool_name(tool) for tool in options.tools]
         if options.calls_tools:
-            self._parser = ToolCallStream([tool_name(tool) for tool in options.tools])
+            self._parser = ToolCallStream(self._names)
+        self._may_answer = options.schema is not None
+        self._pending = ""
         self._parts: list[str] = []
         self._new_text = ""
         self._new_tokens: list[int] = []
@@ -38,6 +42,14 @@ class TextStream:
     def stopped(self) -> bool:
         """Whether a stop string has come."""
         return self._stops.found is not None
+
+    def take_cut_call(self) -> UnfinishedCall | None:
+        """Take the call that a limit cut off out of the text, and return it; None where the text ends otherwise."""
+        must_call = bool(self.tool_calls) or not self._may_answer
+        call = cut_call(self._pending, self._names, must_call=must_call)
+        if call is not None and self._parts:
+            self._parts[-1] = self._parts[-1].removesuffix(self._pending)
+        return call
 
     def tick(self) -> None:
         """Note the time of a token."""
@@ -71,7 +83,10 @@ class TextStream:
     def _deliver(self, text: str, *, last: bool = False) -> None:
         calls: tuple[ToolCall, ...] = ()
         if self._parser is not None:
-            parts = [*self._parser.add(text), *(self._parser.finish() if last else ())]
+            parts = self._parser.add(text)
+            if last:
+                self._pending = self._parser.pending
+                parts += self._parser.finish()
             text = "".join(part for part in parts if isinstance(part, str))
             calls = tuple(part for part in parts if isinstance(part, ToolCall))
         if not text and not calls and not (last and self._new_tokens):

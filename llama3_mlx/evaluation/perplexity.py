@@ -14,7 +14,7 @@ import numpy as np
 
 from ..device import back_end, bounded_cache
 from ..divergence import kl_divergence, log_probabilities, same_top, token_logprobs
-from ..errors import RequestError
+from ..errors import CheckpointError, RequestError
 from ..generation.limits import check_fits
 from ..json_types import JsonObject
 from ..llama import Llama
@@ -83,6 +83,7 @@ def measure_perplexity(
 
     Raises:
         RequestError: The text is too short, or a window doesn't fit the model's context.
+        CheckpointError: The model's predictions are not finite.
     """
     cut = _windows(llama, text, options or PerplexityOptions())
     losses = []
@@ -92,6 +93,7 @@ def measure_perplexity(
             for part, targets in _parts(llama, batch):
                 losses.append(-np.array(token_logprobs(_logprobs(llama, hidden, part), targets), np.float64))
     each = np.concatenate(losses)
+    _check_finite(llama, each)
     return Perplexity(mean(each).exp(), len(each), len(cut))
 
 
@@ -106,6 +108,7 @@ def compare_predictions(
 
     Raises:
         RequestError: As `measure_perplexity`, and where the two models' tokens differ.
+        CheckpointError: A model's predictions are not finite.
     """
     cut = _windows(llama, text, options or PerplexityOptions())
     if _windows(base, text, options or PerplexityOptions()) != cut or base.config.vocab_size != llama.config.vocab_size:
@@ -122,7 +125,16 @@ def compare_predictions(
                 figures = (kl_divergence(p, q), same_top(p, q), token_logprobs(p, targets), token_logprobs(q, targets))
                 rows.append(np.stack([np.array(each, np.float64) for each in figures]))
     kl, agreed, base_logprobs, logprobs = np.concatenate(rows, axis=1)
+    _check_finite(base, base_logprobs)
+    _check_finite(llama, logprobs)
     return _comparison(kl, agreed, base_logprobs, logprobs, len(cut))
+
+
+def _check_finite(llama: Llama, logprobs: Array) -> None:
+    if not np.isfinite(logprobs).all():
+        raise CheckpointError(
+            f"the predictions of {llama.folder.name} are not finite: its weights are damaged or overflow the dtype"
+        )
 
 
 def _comparison(kl: Array, agreed: Array, base_logprobs: Array, logprobs: Array, n_windows: int) -> Comparison:

@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..device import back_end, bounded_cache
+from ..errors import CheckpointError
 from ..llama import Llama
 from ..model.transformer import LlamaForCausalLM
 from .branches import RowLayer, Stem, run_leaves, run_rows
@@ -44,6 +45,9 @@ def score_continuations(
         progress: Called with the number of requests that each batch has scored.
         max_tokens: New tokens of a forward pass, padding included; by default what suits the device.
         max_keys: Key positions of all its rows together.
+
+    Raises:
+        CheckpointError: The model's predictions are not finite.
     """
     max_tokens = max_tokens or back_end().scored_tokens
     scorer = _Scorer(llama, requests, max_tokens, max_keys)
@@ -74,7 +78,12 @@ class _Scorer:
         self._greedy = np.ones(len(requests), bool)
 
     def scores(self) -> list[Score]:
-        """Return what all batches gave."""
+        """Return what all batches gave; raises CheckpointError where it is no number."""
+        if not np.isfinite(self._sums).all():
+            raise CheckpointError(
+                f"the predictions of {self._llama.folder.name} are not finite: its weights are damaged or overflow the "
+                "dtype"
+            )
         return [Score(float(total), bool(greedy)) for total, greedy in zip(self._sums, self._greedy, strict=True)]
 
     def add(self, rows: Sequence[Row], stem: int) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal
 
 from ..tools.call import ToolCall
+from ..tools.unfinished import UnfinishedCall
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -67,3 +68,5 @@ class Completion(Generic[Parsed_co]):
     first_token_s: float = 0.0
     stop_token: int | None = None
     """The token of the model's own that ended the answer."""
+    unfinished_call: UnfinishedCall | None = None
+    """The tool call within which a limit ended the answer; `text` leaves it out, pieces have it as text."""

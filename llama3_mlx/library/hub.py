@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Self
 
 from ..checkpoint.model_files import SIDE_FILES
+from ..checkpoint.recognition import is_draft_head
 from ..errors import HubError
 from ..json_types import JsonObject
+from ..model.config import load_json_object
 from .downloads import Report, StoppedError, bar_class, interruptible
 from .hub_errors import as_hub_error
 
@@ -96,6 +98,15 @@ def download_model(hub_id: HubId, *, report: Report | None = None, stop: threadi
 def download_config(hub_id: HubId) -> Path:
     """Return the folder of a model on the Hub of which nothing but its config.json is sure to be there."""
     return _with_config(hub_id, download(hub_id, ("config.json",)))
+
+
+def download_draft(hub_id: HubId, *, report: Report | None = None) -> Path:
+    """Return the folder of a model or a draft head on the Hub; PyTorch weights only of a head that has no others."""
+    config = load_json_object(download_config(hub_id) / "config.json")
+    folder = download_model(hub_id, report=report)
+    if not is_draft_head(config) or any(folder.glob("*.safetensors")):
+        return folder
+    return download(hub_id, ("config.json", "*.bin"), report=report)
 
 
 def cached_model(hub_id: HubId) -> Path | None:

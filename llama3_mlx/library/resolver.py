@@ -13,7 +13,7 @@ from ..errors import AdapterError, CheckpointError, HubError
 from .catalogue import DEFAULT_TAG, Catalogue
 from .downloads import Report
 from .home import adapters_folder, models_folder
-from .hub import ADAPTER_FILES, HubId, cached_model, download, download_config, download_model
+from .hub import ADAPTER_FILES, HubId, cached_model, download, download_config, download_draft, download_model
 
 _ADAPTER_CONFIG = "adapter_config.json"
 # Names that Ollama's users type, and the same model in MLX's format.
@@ -39,6 +39,12 @@ def resolve_model(name: str | Path, *, report: Report | None = None, stop: threa
     """
     found = _here_or_hub(name)
     return found if isinstance(found, Path) else download_model(found, report=report, stop=stop)
+
+
+def resolve_draft(name: str | Path, *, report: Report | None = None) -> Path:
+    """Return the folder of what drafts for a model: of a smaller model or of a draft head, as `resolve_model` does."""
+    found = _here_or_hub(name)
+    return found if isinstance(found, Path) else download_draft(found, report=report)
 
 
 def resolve_config(name: str | Path) -> Path:

@@ -44,8 +44,15 @@ def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 def stored_tensors(config: ModelConfig, schemes: Mapping[str, Scheme]) -> dict[str, tuple[int, ...]]:
     """Return name and shape of every tensor when the modules at the paths of `schemes` are quantized."""
+    return quantized_shapes(expected_tensors(config), schemes)
+
+
+def quantized_shapes(
+    unquantized: Mapping[str, tuple[int, ...]], schemes: Mapping[str, Scheme]
+) -> dict[str, tuple[int, ...]]:
+    """Return what becomes of unquantized tensors when the modules at the paths of `schemes` are quantized."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, shape in expected_tensors(config).items():
+    for name, shape in unquantized.items():
         path = name.removesuffix(".weight")
         scheme = schemes.get(path) if path != name else None
         if scheme is None:

@@ -25,6 +25,7 @@ from ..kv_cache import CacheOptions, ModelCache, make_cache
 from ..kv_cache.step import Mask, Step
 from .channel_scales import ChannelScales
 from .config import ModelConfig
+from .feature_tap import FeatureTap
 from .rope import dynamic_periods, rope_periods
 
 
@@ -75,15 +76,16 @@ class Attention(nn.Module):
     Either `q_proj`, `k_proj`, `v_proj` are there, or `qkv_proj` in their place (see fused_projections.py).
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, n_inputs: int | None = None) -> None:
+        """`n_inputs` is the width of what queries, keys and values are projected from, by default the hidden size."""
         super().__init__()
         self.n_heads, self.n_kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = config.head_dim
         self.scale = config.head_dim**-0.5
-        bias = config.attention_bias
-        self.q_proj = nn.Linear(config.hidden_size, self.n_heads * self.head_dim, bias=bias)
-        self.k_proj = nn.Linear(config.hidden_size, self.n_kv_heads * self.head_dim, bias=bias)
-        self.v_proj = nn.Linear(config.hidden_size, self.n_kv_heads * self.head_dim, bias=bias)
+        bias, n_inputs = config.attention_bias, n_inputs or config.hidden_size
+        self.q_proj = nn.Linear(n_inputs, self.n_heads * self.head_dim, bias=bias)
+        self.k_proj = nn.Linear(n_inputs, self.n_kv_heads * self.head_dim, bias=bias)
+        self.v_proj = nn.Linear(n_inputs, self.n_kv_heads * self.head_dim, bias=bias)
         self.o_proj = nn.Linear(self.n_heads * self.head_dim, config.hidden_size, bias=bias)
 
     def rotated_qkv(self, x: mx.array, rope: Rope, offset: int | mx.array) -> tuple[mx.array, mx.array, mx.array]:
@@ -174,28 +176,47 @@ class LlamaForCausalLM(nn.Module):
         config = self.config
         return make_cache(config.num_hidden_layers, options, head_dim=config.head_dim, rotate=self.rope)
 
-    def hidden(self, tokens: mx.array, cache: ModelCache | None = None, mask: Mask = "causal") -> mx.array:
+    def hidden(
+        self,
+        tokens: mx.array,
+        cache: ModelCache | None = None,
+        mask: Mask = "causal",
+        *,
+        tap: FeatureTap | None = None,
+    ) -> mx.array:
         """Return the normed hidden states (B, L, D) of token ids (B, L).
 
         With a KV cache they continue its sequences and are appended to them. Without one the mask is `mask`: "causal",
-        or an array that broadcasts to (B, H, L, L), boolean (true: attend) or additive.
+        or an array that broadcasts to (B, H, L, L), boolean (true: attend) or additive. `tap` gets the hidden states
+        between the layers that it wants.
         """
         if cache is None:
-            return self.run(tokens, self.rope.for_length(tokens.shape[1]), mask, [None] * len(self.model.layers))
+            return self.run(tokens, self.rope.for_length(tokens.shape[1]), mask, [None] * len(self.model.layers), tap)
         max_step = cache.max_step()
         if max_step is not None and tokens.shape[1] > max_step:
-            first = self.hidden(tokens[:, :max_step], cache)
-            return mx.concatenate([first, self.hidden(tokens[:, max_step:], cache)], axis=1)
+            first = self.hidden(tokens[:, :max_step], cache, tap=tap)
+            return mx.concatenate([first, self.hidden(tokens[:, max_step:], cache, tap=tap)], axis=1)
         step = cache.step(*tokens.shape)
-        h = self.run(tokens, self.rope.for_length(step.last + 1), step, cache.layers)
+        h = self.run(tokens, self.rope.for_length(step.last + 1), step, cache.layers, tap)
         cache.advance(tokens.shape[1])
         return h
 
-    def run(self, tokens: mx.array, rope: Rope, step: Step | Mask, caches: Sequence[Attends | None]) -> mx.array:
+    def run(
+        self,
+        tokens: mx.array,
+        rope: Rope,
+        step: Step | Mask,
+        caches: Sequence[Attends | None],
+        tap: FeatureTap | None = None,
+    ) -> mx.array:
         """Return the normed hidden states (B, L, D); each layer attends by what `caches` has for it."""
         h = self.model.embed_tokens(tokens)
-        for layer, cache in zip(self.model.layers, caches, strict=True):
+        for index, (layer, cache) in enumerate(zip(self.model.layers, caches, strict=True)):
+            if tap is not None:
+                tap.gather(index, h)
             h = layer(h, rope, step, cache)
+        if tap is not None:
+            tap.gather(len(self.model.layers), h)
         return self.model.norm(h)
 
     def head(self, h: mx.array) -> mx.array:

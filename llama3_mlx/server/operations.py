@@ -53,12 +53,13 @@ def status(request: Request) -> JsonObject:
 
 @router.get("/status/models")
 def model_status(request: Request) -> JsonObject:
-    """Say what each model is, what it needs in memory, which adapters fit it and whether it is loaded."""
+    """Say what each model is, what it needs in memory, which adapters fit it, whether it is loaded, and who guards."""
     server: Server = request.app.state.server
     catalogue, slots = server.models.catalogue, server.models.slots
     return {
         "manage": server.settings.manage,
         "budget_bytes": server.models.budget_bytes,
+        "guard": None if server.models.guard is None else server.models.guard.name,
         "models": [
             {**_facts(model), "adapters": list(catalogue.adapters(model)), **_slot_status(slots.get(name))}
             for name, model in catalogue.models().items()

@@ -28,7 +28,7 @@ class ServerSettings:
         None, "model for requests that name none, or one that isn't there (default: the first one, and an error)"
     )
     draft: tuple[str, ...] = setting(
-        (), "smaller model that drafts tokens, as MODEL=DRAFT, or DRAFT for the first model; repeatable"
+        (), "smaller model or EAGLE-3 head that drafts tokens, as MODEL=DRAFT, or DRAFT for the first model; repeatable"
     )
     memory_gb: float | None = setting(
         None, "memory for models and their contexts, in GB (default: 75%% of what this machine can use)", low=0.001
@@ -56,7 +56,7 @@ class ServerSettings:
     )
     guard_on: str = setting("both", "what the guard judges: input, output or both", choices=GUARDED)
     guard_every: int = setting(
-        200, "characters of a streamed answer that are held back until the guard has judged them", low=1
+        200, "characters of a streamed answer from one judgement to the next, and that follow what is passed on", low=1
     )
     shield: str | None = setting(
         None,

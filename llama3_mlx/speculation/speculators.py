@@ -1,19 +1,23 @@
-"""What drafts the tokens of one sequence: prompt lookup in its text so far, or a smaller model."""
+"""What drafts the tokens of one sequence: prompt lookup in its text so far, a smaller model, or a draft head."""
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol, cast
 
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from ..generation.sampling import Sampling, pick, probabilities, uniforms
+from ..generation.sampling import Sampling
 from ..kv_cache import ModelCache
+from ..model.feature_tap import FeatureTap
 from ..model.transformer import LlamaForCausalLM
 from ..prefix_cache.memory import common_length
+from .draft import Draft, sample_drafted
 from .draft_length import Costs, DraftLength
+from .eagle_head import EagleHead
+from .eagle_speculator import EagleSpeculator
 from .lookup_drafter import LookupDrafter
 
 _PREFILL_CHUNK = 2048
@@ -45,18 +49,6 @@ def verify_cost(model: LlamaForCausalLM) -> float:
     return min(1.0, max(GPU_COSTS.verify, (best[1] / best[0] - 1) / more))
 
 
-@dataclass(frozen=True)
-class Draft:
-    """Tokens that may come next, and the distributions (n, V) they were sampled from where they were sampled."""
-
-    tokens: Sequence[int] = ()
-    proposal: mx.array | None = None
-
-    def cut(self, n: int) -> "Draft":
-        """Return the first `n` tokens of it."""
-        return Draft(self.tokens[:n], None if self.proposal is None else self.proposal[:n])
-
-
 class Speculator(Protocol):
     """Drafts the tokens of one sequence."""
 
@@ -71,6 +63,9 @@ class Speculator(Protocol):
 
     def record(self, drafted: int, accepted: int) -> None:
         """Record how many of the drafted tokens were accepted."""
+
+    def watch(self, states: mx.array) -> None:
+        """Take the tapped hidden states (1, n, width) of the next positions that the model has run."""
 
 
 class LookupSpeculator:
@@ -96,6 +91,9 @@ class LookupSpeculator:
     def record(self, drafted: int, accepted: int) -> None:
         """Nothing: the drafter has seen it."""
 
+    def watch(self, states: mx.array) -> None:
+        """Nothing: drafts follow from the tokens alone."""
+
 
 class ModelSpeculator:
     """Drafts with a smaller model of the same vocabulary."""
@@ -117,16 +115,12 @@ class ModelSpeculator:
             return Draft()
         logits, sampled, proposals = self._catch_up(), [], []
         for index in range(n):
-            if sampling.greedy:
-                token = mx.argmax(logits, axis=-1)
-            else:
-                numbers = uniforms(seed, step + index)
-                proposal = probabilities(sampling, logits, mx.array([numbers], mx.float32))
-                token = pick(proposal, mx.array([[numbers[3]]], mx.float32))
+            token, proposal = sample_drafted(logits, sampling, seed, step + index)
+            sampled.append(token)
+            if proposal is not None:
                 proposals.append(proposal)
-            sampled.append(token.astype(mx.int32))
             if index + 1 < n:
-                logits = self._model.head(self._model.hidden(sampled[-1][:, None], self._cache)[:, -1])
+                logits = self._model.head(self._model.hidden(token[:, None], self._cache)[:, -1])
         tokens = cast(list[int], mx.concatenate(sampled).tolist())
         self._cached += tokens[:-1]
         return Draft(tokens, mx.concatenate(proposals) if proposals else None)
@@ -153,19 +147,42 @@ class ModelSpeculator:
         """Adapt the length of drafts."""
         self._length.record(drafted, accepted)
 
+    def watch(self, states: mx.array) -> None:
+        """Nothing: drafts follow from the tokens alone."""
+
 
 class Speculators:
-    """Makes the speculator of each sequence: by the draft model if there is one, else by prompt lookup."""
+    """Makes the speculator of each sequence: by the draft model or head if there is one, else by prompt lookup."""
 
-    def __init__(self, model: LlamaForCausalLM, draft: LlamaForCausalLM | None, *, cheap_verification: bool) -> None:
+    def __init__(
+        self, model: LlamaForCausalLM, draft: LlamaForCausalLM | EagleHead | None, *, cheap_verification: bool
+    ) -> None:
         self._model, self._draft = model, draft
         self.draft_costs = GPU_COSTS if cheap_verification else CPU_COSTS
         if draft is not None:
-            self.draft_costs = replace(self.draft_costs, draft=_weight_bytes(draft) / max(1, _weight_bytes(model)))
+            self.draft_costs = replace(self.draft_costs, draft=_step_bytes(draft) / max(1, _step_bytes(model)))
+        self.tap: FeatureTap | None = None
+        """What the model's passes must be run with; None where no hidden states are needed."""
+        if isinstance(draft, EagleHead):
+            self.tap = FeatureTap(draft.config.depths_in(model.config.num_hidden_layers))
         self._verify_cost: float | None = None
 
-    def make(self, prompt: Sequence[int]) -> Speculator:
-        """Return the speculator of a sequence that begins with `prompt`; on the first call measures its cost."""
+    def watcher(self, prompt: Sequence[int], start: int) -> EagleSpeculator | None:
+        """Return what watches the hidden states of a prompt from position `start` on; None where none are needed."""
+        if not isinstance(self._draft, EagleHead):
+            return None
+        return EagleSpeculator(self._draft, self._model.model.embed_tokens, prompt, start, self.draft_costs)
+
+    def make(self, prompt: Sequence[int], watcher: EagleSpeculator | None = None) -> Speculator:
+        """Return the speculator of a sequence that begins with `prompt`; on the first call measures its cost.
+
+        `watcher` has watched the prompt, where hidden states are needed.
+        """
+        if watcher is not None:
+            return watcher.copy()
+        if isinstance(self._draft, EagleHead):
+            # Of an answer that ended before its prompt was run.
+            return EagleSpeculator(self._draft, self._model.model.embed_tokens, prompt, len(prompt), self.draft_costs)
         if self._draft is not None:
             return ModelSpeculator(self._draft, prompt, self.draft_costs)
         if self._verify_cost is None:
@@ -173,5 +190,8 @@ class Speculators:
         return LookupSpeculator(prompt, self._verify_cost)
 
 
-def _weight_bytes(model: LlamaForCausalLM) -> int:
-    return sum(array.nbytes for _, array in cast(list[tuple[str, mx.array]], tree_flatten(model.parameters())))
+def _step_bytes(model: LlamaForCausalLM | EagleHead) -> int:
+    """Return the bytes of weights that a step reads: all but an embedding of which it reads one row."""
+    weights = cast(list[tuple[str, mx.array]], tree_flatten(model.parameters()))
+    tied = isinstance(model, LlamaForCausalLM) and "lm_head" not in model
+    return sum(array.nbytes for name, array in weights if tied or "embed_tokens." not in name)

@@ -19,6 +19,8 @@ def explained(message: str) -> str:
     if unsatisfiable:
         detail = _DETAIL.match(unsatisfiable[1])
         return f"nothing fits it{': ' + detail[1].replace(' is unsatisfiable', ' can have no value') if detail else ''}"
+    if "too many expressions constructed" in said:
+        return "it is too large to be followed: smaller counts of repetitions, or fewer alternatives, take less room"
     gbnf = _GBNF.match(said)
     if gbnf:
         return _short(gbnf[1].partition(", '")[0])

@@ -63,6 +63,11 @@ class ToolCallStream:
         self._tagged = False
         self._called = False
 
+    @property
+    def pending(self) -> str:
+        """The text that may yet become a call; empty within other text."""
+        return self._held if self._at_start else ""
+
     def add(self, text: str) -> list[str | ToolCall]:
         """Take new text and return what has become certain."""
         self._held += text

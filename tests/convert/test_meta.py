@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from llama3_mlx import CheckpointError, Llama, Llama3MLXError, TokenizerError
+from llama3_mlx.checkpoint.torch_file import TorchFile
 from llama3_mlx.convert import convert
-from llama3_mlx.convert.sources.torch_file import TorchFile
 
 from ..support.llama3_tokenizer import meta_tokenizer
 from ..support.meta_checkpoint import save_meta

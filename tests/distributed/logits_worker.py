@@ -26,6 +26,7 @@ from llama3_mlx.model.transformer import LlamaForCausalLM
 from ..support.tiny_model import CONFIG, save_tiny, tiny_weights
 
 LAYERS = {2: 3, 3: 4, 4: 4}
+PROMPT = [5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def save(folder: Path, case: Case, layers: int) -> Path:
 
 def steps(model: LlamaForCausalLM, options: CacheOptions) -> list[mx.array]:
     """Return logits without a cache, of prompts of two lengths, and of a batch that they join and leave."""
-    tokens = mx.array([[5, 6, 7, 8, 9, 10, 11, 12, 13, 14]])
+    tokens = mx.array([PROMPT])
     found = [] if model.config.rope_scaling.rope_type == "dynamic" else [model(tokens)]
     batch = model.make_cache(options)
     for length in (10, 6, 3):
@@ -126,7 +127,7 @@ def main() -> None:
     nodes = lead(size)
     results: dict[str, Any] = {}
     for number, case in enumerate(cases(size)):
-        path = save(folder / str(number), case, LAYERS[size])
+        path = save(folder / str(number), case, 2 if case.split == "tensor" else LAYERS[size])
         model = load_split_model(ModelFolder(path), nodes, split=case.split, dtype="float32")
         ours, theirs = steps(model, case.cache), steps(load_model(path, dtype="float32"), case.cache)
         differences = [float(mx.abs(one - other).max()) for one, other in zip(ours, theirs, strict=True)]
@@ -137,6 +138,8 @@ def main() -> None:
         expected = messages_per_token(model.config, split, size) // (size if split == "pipeline" else 1)
         results[str(case)] = {
             "difference": max(differences),
+            "logits": ours[0][0].tolist() if size == 2 and case.bits is None and case.split == "tensor" else None,
+            "folder": str(path),
             "limit": 1e-5 if case.bits is None and case.cache.kv_bits is None else 1e-3,
             "messages": [messages, expected],
             "bytes": [sent, expected * model.config.hidden_size * 4],
@@ -164,10 +167,11 @@ def arrays(tree: Any) -> Iterator[mx.array]:
 def refusal(nodes: Any, folder: Path) -> str:
     """Return what is said of heads that can't be shared out."""
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "num_attention_heads": 1, "num_key_value_heads": 1}))
-    (folder / "model.safetensors").unlink()
+    other = folder.with_name("refused")
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps({**config, "num_attention_heads": 1, "num_key_value_heads": 1}))
     try:
-        load_split_model(ModelFolder(folder), nodes, split="tensor", dtype="float32")
+        load_split_model(ModelFolder(other), nodes, split="tensor", dtype="float32")
     except RequestError as error:
         return str(error)
     return ""

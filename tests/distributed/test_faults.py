@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import re
 import shutil
 import signal
 import socket
@@ -29,6 +31,8 @@ from .test_group import free_port
 
 # Far more tokens than are generated before the fault comes.
 ENDLESS = ("--max-tokens", "100000", "--temperature", "0", "--no-speculate", "--ignore-eos")
+
+SPLITS = ("tensor", "pipeline")
 
 # What a client gets: the error, or the end of the connection where MLX holds the server's threads.
 ENDED = r"rank 1 .* is gone|[Cc]onnection|peer closed"
@@ -89,6 +93,32 @@ def test_a_follower_that_dies_or_stalls_ends_the_answer(
         assert process.returncode == 2
         assert line.startswith("error: rank 1 (127.0.0.1:")
         assert reason in line
+    assert is_gone(follower)
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("LLAMA3_MLX_TEST_KILLS", "2"))))
+def test_a_rank_killed_at_any_moment_leaves_nothing(small_chat: Path, seed: int) -> None:
+    # From the start of the follower's process on: meeting, joining, loading, reading the prompt, generating.
+    rng = random.Random(seed)
+    command = ("generate", "-m", str(small_chat), "Say 1.", "--nodes", "2", "--split", rng.choice(SPLITS))
+    with start(*command, *ENDLESS) as process:
+        try:
+            end = time.monotonic() + 30
+            while not (found := followers(process.pid)) and time.monotonic() < end:
+                time.sleep(0.01)
+            (follower,) = found
+            time.sleep(rng.uniform(0, 2.5))
+            killed = rng.choice([process.pid, follower])
+            os.kill(killed, signal.SIGKILL)
+            _, told = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert "Traceback" not in told
+    if killed == follower:
+        assert re.search(
+            r"^error: (rank 1 .* (is gone|didn't come)|this process stood still|MLX's ring group)", told, re.M
+        )
+        assert process.returncode in (2, -signal.SIGKILL)
     assert is_gone(follower)
 
 

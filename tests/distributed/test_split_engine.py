@@ -16,10 +16,9 @@ ROOT = Path(__file__).parents[2]
 # The engine's tests that take a second or less. Those of adapters, which are refused, and of two models aren't among
 # them.
 ENGINE_TESTS = {
-    "tensor": "different_settings or samples_share or batch_keeps or reuses_it or reused_by or shared_with or "
-    "cancelled or dropped or time_limit or priority or event_loops or logprobs_are_those or cached_prefixes or "
-    "own_sequence",
-    "pipeline": "different_settings or reuses_it or shared_with or cancelled or priority or form_goes",
+    "tensor": "samples_share or batch_keeps or reuses_it or reused_by or shared_with or cancelled or dropped "
+    "or time_limit or logprobs_are_those or own_sequence",
+    "pipeline": "different_settings or reuses_it or priority or form_goes",
 }
 
 

@@ -150,3 +150,28 @@ def test_what_a_model_says_wrongly_is_told_to_it_and_what_a_tool_raises_comes_th
 
     with pytest.raises(KeyError):
         tiny.run_tools(messages, [broken], tool_choice="required", parallel_calls=False, max_tokens=300)
+
+
+@pytest.mark.parametrize("regex", ["a{99999999}", "(a{1000}){1000}"])
+def test_what_is_too_large_to_be_followed_says_so(llama: Llama, regex: str) -> None:
+    """In words of ours: the library's are "too many expressions constructed"."""
+    with pytest.raises(RequestError, match="too large to be followed: smaller counts of repetitions"):
+        llama.generate("x", regex=regex, max_tokens=3)
+
+
+def test_a_call_that_a_limit_cuts_off_is_no_text(llama: Llama) -> None:
+    """The reference is what the tokens say: the whole calls, then the beginning of one."""
+    settings: dict[str, Any] = {"tools": [weather], "tool_choice": "required", "temperature": 1.0, "seed": 3}
+    whole = llama.generate("Weather?", max_tokens=400, **settings)
+    calls = [json.dumps({"name": call.name, "parameters": dict(call.arguments)}) for call in whole.tool_calls]
+    assert calls
+    for limit in range(1, len(whole.token_ids)):
+        done = llama.generate("Weather?", max_tokens=limit, **settings)
+        written = llama.tokenizer.decode(list(done.token_ids))
+        assert done.finish_reason == "length"
+        assert done.text == ""
+        if len(done.tool_calls) < len(calls):
+            assert done.unfinished_call is not None or written.rstrip("\r\n\t ;,").endswith("}")
+        if done.unfinished_call is not None:
+            assert written.endswith(done.unfinished_call.arguments_json)
+            assert done.unfinished_call.name in ("", "weather")

@@ -10,12 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llama3_mlx import Llama
 from llama3_mlx.cli import main
-from llama3_mlx.errors import RequestError
+from llama3_mlx.errors import CheckpointError, RequestError
 from llama3_mlx.evaluation import PerplexityOptions, compare_predictions, measure_perplexity
+from llama3_mlx.evaluation.scoring import score_continuations
+from llama3_mlx.evaluation.sharing import Continuation
 from llama3_mlx.evaluation.windows import windows
 
 from ..support.small_chat import BOS, save_small_chat
@@ -189,3 +192,19 @@ def test_models_of_other_tokens_are_refused(small_chat: Path, tiny_folder: Path)
 def test_an_empty_text_is_refused(small_chat: Path) -> None:
     with Llama.load(small_chat) as llama, pytest.raises(RequestError, match="nothing to predict"):
         measure_perplexity(llama, "")
+
+
+def test_weights_that_are_no_numbers_are_an_error(small_chat: Path, tmp_path: Path) -> None:
+    """Not a perplexity of nan, nor an accuracy of the first choices."""
+    weights = load_file(small_chat / "model.safetensors")
+    name = next(name for name in weights if "q_proj" in name)
+    broken = save_small_chat(tmp_path / "broken", weights={**weights, name: weights[name] * np.nan})
+    with Llama.load(broken) as llama, Llama.load(small_chat) as whole:
+        for measure in (
+            lambda: measure_perplexity(llama, TEXT),
+            lambda: compare_predictions(whole, llama, TEXT),
+            lambda: compare_predictions(llama, whole, TEXT),
+            lambda: score_continuations(llama, [Continuation((1, 2), (3,))]),
+        ):
+            with pytest.raises(CheckpointError, match="the predictions of broken are not finite"):
+                measure()

@@ -506,3 +506,20 @@ def test_a_process_without_a_share_of_a_batch_changes_nothing(tiny_folder: Path,
     dpo(tiny_folder, data, tmp_path / "one", **settings)
     in_two_processes(tmp_path / "run.py", str(tiny_folder), str(data), str(tmp_path / "two"), json.dumps(settings))
     same_curves(tmp_path / "one", tmp_path / "two")
+
+
+def test_who_stops_before_the_first_step_waits_for_no_sample_answers(
+    tiny_folder: Path, dialogs: Path, tmp_path: Path
+) -> None:
+    """The reference is a run that nobody stops: resumed, the other one has its answers from before training."""
+    settings = TrainSettings(**{**SHORT_RUN, "steps": 2, "samples": 1, "sample_tokens": 4})
+    train(tiny_folder, dialogs, tmp_path / "whole", settings)
+    event = threading.Event()
+    event.set()
+    stopped = train(tiny_folder, dialogs, tmp_path / "stopped", settings, cancel=event)
+    assert (stopped.ended, stopped.steps) == ("cancelled", 0)
+    assert not (tmp_path / "stopped" / "before.json").exists()
+    resume(tmp_path / "stopped")
+    whole, resumed = (json.loads((tmp_path / name / "before.json").read_text()) for name in ("whole", "stopped"))
+    assert resumed == whole
+    assert any(whole)

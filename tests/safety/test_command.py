@@ -50,6 +50,11 @@ def test_texts_and_dialogs_get_a_line_each_with_the_scores_of_the_api(
     [
         ("{", "line 1 is not valid JSON"),
         ('{"prompt": "x"}', 'line 1 must be {"messages": […]}, a list of messages or {"text": …}'),
+        ("[" * 100_000, "line 1 is not valid JSON"),
+        ('{"text": "a"}\n[]', "line 2: the dialog is empty"),
+        ('{"text": "a"}\n[1]', "line 2: message 0 must be an object, not 1"),
+        ("\n", "there is nothing to judge"),
+        ("", "there is nothing to judge"),
     ],
 )
 def test_bad_records_are_one_line(
@@ -65,3 +70,25 @@ def test_bad_records_are_one_line(
     assert words in error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+
+
+def test_what_windows_writes_is_read_and_other_bytes_are_refused(
+    untied_folder: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A byte order mark and CRLF; JSON strings with U+2028, which ends no line."""
+    records, model = tmp_path / "texts.jsonl", ["-m", str(untied_folder)]
+    records.write_bytes('\ufeff{"text": "Hi there"}\r\n{"text": "Hi\u2028there"}\r\n'.encode())
+    _, lines, _ = judged(capsys, *model, "--data", str(records), "--json")
+    with Guard.load(untied_folder, version="3-8b") as guard:
+        expected = [guard.check_text(text).score for text in ("Hi there", "Hi\u2028there")]
+    assert [json.loads(line)["score"] for line in lines] == pytest.approx(expected, abs=1e-5)
+    records.write_bytes(b'{"text": "caf\xe9"}')
+    code, lines, error = judged(capsys, *model, "--data", str(records))
+    assert (code, lines, error) == (2, [], f"error: {records} is not UTF-8: byte 13 can't be read\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO(" \n"))
+    code, lines, error = judged(capsys, *model)
+    assert (code, lines) == (2, [])
+    assert "there is nothing to judge" in error

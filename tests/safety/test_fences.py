@@ -18,6 +18,12 @@ from llama3_mlx.safety.shield.fences import fences_of, may_open
         ("```{.rust .x}\nx\n```", [(1, "rust", "x\n")]),
         ("``` a`b\nx\n", []),
         ("``x``\n", []),
+        # Reference: examples 136 and 228 of the specification, and what a fence in a quote in a quote holds.
+        ("```\naaa\n    ```\n```\n", [(1, None, "aaa\n    ```\n")]),
+        (">```py\n>x\n>```\n", [(1, "py", "x\n")]),
+        ("> > ```py\n> > x\n> > ```\nb\n", [(1, "py", "x\n")]),
+        ("> - ```py\n>   x\n>   ```\nb\n", [(1, "py", "  x\n")]),
+        ("   ```\n   x\n  ```\nb", [(1, None, "x\n")]),
         ("", []),
     ],
 )
@@ -25,7 +31,9 @@ def test_blocks_are_found(text: str, expected: list[tuple[int, str | None, str]]
     assert [(fence.line, fence.language, fence.code) for fence in fences_of(text)] == expected
 
 
-@pytest.mark.parametrize("beginning", ["", "  ", "`", "``", "```", "```py", "~~", "> ``", "- ", "1", "1.", "1. `", ">"])
+@pytest.mark.parametrize(
+    "beginning", ["", "  ", "`", "``", "```", "```py", "~~", "> ``", "- ", "1", "1.", "1. `", ">", ">`", ">>~~"]
+)
 def test_a_line_that_may_open_a_block_is_known(beginning: str) -> None:
     assert may_open(beginning)
 

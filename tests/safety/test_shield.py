@@ -265,3 +265,20 @@ def test_files_are_scanned_by_their_suffix_and_markdown_by_its_fences(tmp_path: 
     ]
     with pytest.raises(DataError, match="can't read"):
         Shield().scan_file(tmp_path / "none.py")
+
+
+@pytest.mark.parametrize(
+    ("language", "code", "status", "line"),
+    [
+        ("markdown", "# Do\n\n```python\nimport os\nos.system(input())\n```\n", "insecure", 5),
+        ("markdown", "# Do\n\n```python\nx = 1\n```\n", "clean", None),
+        ("markdown", "# Do\n\n```zig\nx = 1\n```\n", "unknown", None),
+        ("markdown", "# Do\n", "unknown", None),
+        (None, "```python\nimport os\nos.system(input())\n", "insecure", 3),
+        ("text", "```python\nx = 1\n", "unknown", None),
+    ],
+)
+def test_blocks_within_a_block_are_scanned(language: str | None, code: str, status: str, line: int | None) -> None:
+    scan = Shield().scan(code, language)
+    assert scan.status == status
+    assert [finding.line for finding in scan.findings] == ([] if line is None else [line])

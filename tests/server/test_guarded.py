@@ -7,7 +7,7 @@ import json
 import random
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,13 @@ import openai
 import pytest
 
 from llama3_mlx.errors import RequestError
+from llama3_mlx.generation.completion import Completion
 from llama3_mlx.generation.options import GenerationOptions
 from llama3_mlx.library.catalogue import Catalogue
 from llama3_mlx.safety import Category, Verdict
 from llama3_mlx.safety.prompt import turns_of
+from llama3_mlx.server.core import answering
+from llama3_mlx.server.core.events import AnswerEnd, Event, LogprobEntry, TextDelta
 from llama3_mlx.server.core.loaded_model import LoadedModel
 from llama3_mlx.server.running import make_server
 from llama3_mlx.server.settings import ServerSettings
@@ -201,6 +204,78 @@ def test_nothing_unsafe_leaves_and_all_else_is_unchanged(
     }
     assert checked["input", "unsafe"] + checked["output", "unsafe"] == refused
     assert "llama3_mlx_guard_wait_seconds_count 200" in metrics
+
+
+def streamed_text(path: str, body: str) -> str:
+    """Return the text of an answer's deltas, and of the tokens whose log-probabilities came, where they are more."""
+    said, tokens = "", b""
+    for line in body.splitlines():
+        if not line.startswith(("data: {", "{")):
+            continue
+        event = json.loads(line.removeprefix("data: "))
+        if path == "/api/chat":
+            said += event.get("message", {}).get("content", "")
+        elif path == "/v1/messages":
+            said += event.get("delta", {}).get("text", "")
+        elif path == "/v1/responses":
+            said += event["delta"] if event["type"] == "response.output_text.delta" else ""
+        else:
+            for choice in event["choices"]:
+                said += choice["delta"].get("content") or ""
+                for entry in (choice.get("logprobs") or {}).get("content") or []:
+                    tokens += bytes(entry["bytes"])
+    return max(said, tokens.decode("utf-8", "ignore"), key=len)
+
+
+@pytest.mark.parametrize("every", [1, 7, 20])
+def test_no_beginning_of_an_unsafe_word_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+    stub: StubGuard,
+    tiny_folder: Path,
+    guard_folder: Path,  # noqa: F811
+    every: int,
+) -> None:
+    """Wherever the word stands, what leaves ends before it; the reference is the text in front of it."""
+    fronts = ["tea " * 20 + "x" * shift + " " for shift in range(8)]
+    with scripted_server(
+        monkeypatch,
+        {"tiny": tiny_folder},
+        lambda prompt, _: fronts[int(re.findall(r"number (\d+)", prompt)[-1])] + "anthrax then " + "tea " * 30,
+        guard=str(guard_folder),
+        guard_every=every,
+    ) as (server, _):
+        for number in range(4 * len(fronts)):
+            path, body = request_of(number % 4, [{"role": "user", "content": f"number {number // 4}"}])
+            body |= {"stream": True} | ({"logprobs": True} if path == "/v1/chat/completions" else {})
+            sent = streamed_text(path, server.post(path, {"model": "tiny", **body}).text)
+            assert fronts[number // 4].startswith(sent)
+            # Nor is everything held back to the end.
+            assert len(sent) > 20
+
+
+def test_a_stop_string_that_log_probabilities_show_is_judged(
+    monkeypatch: pytest.MonkeyPatch,
+    stub: StubGuard,
+    tiny_folder: Path,
+    guard_folder: Path,  # noqa: F811
+) -> None:
+    """Its tokens come with their log-probabilities, though it is no part of the text."""
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "stop": ["ricin"], "logprobs": True}
+    with running_server({"tiny": tiny_folder}, guard=str(guard_folder), guard_every=5) as server:
+        events: list[Event] = [
+            TextDelta(0, "make ", tuple(LogprobEntry(1, data, -1.0) for data in (b"make ", b"ri", b"cin"))),
+            AnswerEnd(0, "stop", Completion("make ", (), "stop", 1, 0, 0.0, 0.0, 0), stop_text="ricin"),
+        ]
+
+        async def replies(*_: object) -> AsyncIterator[Event]:
+            for event in events:
+                yield event
+
+        monkeypatch.setattr(answering, "as_events", replies)
+        for stream in (False, True):
+            text = server.post("/v1/chat/completions", {**body, "stream": stream}).text
+            assert "content_filter" in text
+            assert "cin" not in text
 
 
 def find(start: str, unsafe: bool) -> int:

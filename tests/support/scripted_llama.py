@@ -19,6 +19,7 @@ from llama3_mlx.structured.constraint import ConstraintCompiler
 from llama3_mlx.tools.call import ToolCall
 from llama3_mlx.tools.functions import tool_name
 from llama3_mlx.tools.parser import ToolCallStream
+from llama3_mlx.tools.unfinished import cut_call
 
 from .server_fixtures import Running, running_server
 
@@ -64,17 +65,23 @@ def pieces_of(
     if options.calls_tools:
         calls = ToolCallStream([tool_name(tool) for tool in options.tools])
     said: list[str] = []
+    pending = ""
     called: list[ToolCall] = []
     for position, token in enumerate(tokens):
         last = position == len(tokens) - 1
         text = detokenizer.add(token) + (detokenizer.finish() if last else "")
         parts: list[str | ToolCall] = [text]
         if calls is not None:
-            parts = [*calls.add(text), *(calls.finish() if last else ())]
+            parts = calls.add(text)
+            if last:
+                pending = calls.pending
+                parts += calls.finish()
         said += [part for part in parts if isinstance(part, str)]
         whole = tuple(part for part in parts if isinstance(part, ToolCall))
         called += whole
         yield Piece("".join(part for part in parts if isinstance(part, str)), (token,), (), whole)
+    names = [tool_name(tool) for tool in options.tools]
+    unfinished = cut_call(pending, names, must_call=bool(called) or options.schema is None)
     yield Completion(
         text="".join(said),
         token_ids=tuple(tokens),
@@ -85,6 +92,7 @@ def pieces_of(
         tokens_per_second=1.0,
         peak_memory_bytes=0,
         tool_calls=tuple(called),
+        unfinished_call=unfinished if cut else None,
     )
 
 

@@ -215,3 +215,19 @@ def test_a_message_with_calls_has_openais_shape() -> None:
         "content": "",
         "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}],
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "pending"),
+    [
+        ('{"name": "f", "par', '{"name": "f", "par'),
+        ("if (x) {", ""),
+        ('Well: {"name": "f"', ""),
+        ('{"name": "f", "parameters": {}}; {"na', '; {"na'),
+    ],
+)
+def test_what_may_become_a_call_is_told_from_other_text(text: str, pending: str) -> None:
+    stream = ToolCallStream(["f"])
+    for character in text:
+        stream.add(character)
+    assert stream.pending == pending

@@ -1,7 +1,7 @@
 """What a run shows at its end: answers before and after, the report."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from ...files import disk_errors, save_json
@@ -22,14 +22,21 @@ class Before:
     answers: Sequence[str]
 
 
-def samples_before(job: TrainingJob, model: LlamaForCausalLM, text: TextSide, shown: Sequence[Example]) -> Before:
-    """Return the answers of the model as training found it: a resumed run has them in a file."""
+def samples_before(
+    job: TrainingJob, model: LlamaForCausalLM, text: TextSide, shown: Sequence[Example], cancelled: Callable[[], bool]
+) -> Before:
+    """Return the answers of the model as training found it: a resumed run has them in a file.
+
+    Who stops the run meanwhile doesn't wait for the rest of them: it has none, which a resumed run makes up for.
+    """
     probes = make_probes(shown, text.tokenizer, job.settings.samples)
     path = job.out / BEFORE
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
         return Before(probes, found if len(found) == len(probes) else [""] * len(probes))
-    made = answers(model, probes, text.tokenizer, text.tokenizer.stop_ids, job.settings.sample_tokens)
+    made = answers(model, probes, text.tokenizer, text.tokenizer.stop_ids, job.settings.sample_tokens, cancelled)
+    if len(made) < len(probes):
+        return Before(probes, [""] * len(probes))
     if made:
         with disk_errors(job.out):
             save_json(path, made)

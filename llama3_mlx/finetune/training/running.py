@@ -76,7 +76,7 @@ def _train(job: TrainingJob, text: TextSide, prepared: Prepared, trainer: Traine
     samples = bool(first and prepared.shown and job.settings.samples)
     if samples:
         _announce(trainer, "generating sample answers before training")
-    before = samples_before(job, trainer.model, text, prepared.shown if first else ())
+    before = samples_before(job, trainer.model, text, prepared.shown if first else (), trainer.hooks.cancelled)
     ended = _run(trainer, job.out)
     if ended != "cancelled":
         _announce(trainer, "testing and generating sample answers" if samples else "testing")

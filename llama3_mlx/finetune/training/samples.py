@@ -1,6 +1,6 @@
 """Answers of a model to some of its examples, before and after training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,11 +48,17 @@ def shown_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 
 
 def answers(
-    model: LlamaForCausalLM, probes: Sequence[Probe], tokenizer: Tokenizer, stop_ids: Sequence[int], max_tokens: int
+    model: LlamaForCausalLM,
+    probes: Sequence[Probe],
+    tokenizer: Tokenizer,
+    stop_ids: Sequence[int],
+    max_tokens: int,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> list[str]:
-    """Return the model's most likely answer to each prompt."""
+    """Return the model's most likely answer to each prompt; after `cancelled` no more of them."""
     training = model.training
     model.eval()
-    made = [draw_rollouts(model, probe.prompt, 1, RolloutOptions(max_tokens, 0), stop_ids, 0)[0] for probe in probes]
+    options = RolloutOptions(max_tokens, 0)
+    made = [draw_rollouts(model, probe.prompt, 1, options, stop_ids, 0)[0] for probe in probes if not cancelled()]
     model.train(training)
     return [tokenizer.decode(answer.ids, control=False) for answer in made]

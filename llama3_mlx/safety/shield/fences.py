@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_OPENING = re.compile(r"(?P<indent>[ \t]*(?:(?:>|[-*+]|\d{1,9}[.)])[ \t]+)*)(?P<fence>`{3,}|~{3,})(?P<info>.*)\Z", re.S)
+_OPENING = re.compile(
+    r"(?P<indent>[ \t]*(?:(?:>[ \t]*|(?:[-*+]|\d{1,9}[.)])[ \t]+))*)(?P<fence>`{3,}|~{3,})(?P<info>.*)\Z", re.S
+)
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,17 @@ class Opening:
 
     def closes(self, line: str) -> bool:
         """Say whether a line closes the block."""
-        rest = line.strip().lstrip("> \t")
-        return len(rest) >= len(self.fence) and rest == self.fence[0] * len(rest)
+        rest = self.content(line).rstrip(" \t\r\n")
+        fence = rest.lstrip(" ")
+        # By four spaces more than its block a line is indented as code, whatever it holds.
+        is_code = len(rest) - len(fence) > 3
+        return not is_code and len(fence) >= len(self.fence) and fence == self.fence[0] * len(fence)
 
     def content(self, line: str) -> str:
         """Return a line of the block without what indents all of it."""
-        if ">" in self.indent:
-            return re.sub(r"^[ \t]*>[ \t]?", "", line)
+        depth = self.indent.count(">")
+        if depth:
+            return re.sub(rf"^(?:[ \t]*>[ \t]?){{1,{depth}}}", "", line)
         room = len(self.indent)
         return line[:room].lstrip(" \t") + line[room:]
 
@@ -53,7 +59,7 @@ def opening_of(line: str) -> Opening | None:
 
 def may_open(beginning: str) -> bool:
     """Say whether a line that begins so may still open a block."""
-    rest = re.sub(r"^[ \t]*(?:(?:>|[-*+]|\d{1,9}[.)])(?:[ \t]+|\Z))*", "", beginning)
+    rest = re.sub(r"^[ \t]*(?:>[ \t]*|(?:[-*+]|\d{1,9}[.)])(?:[ \t]+|\Z))*", "", beginning)
     return rest[:3] in ("", "`", "``", "```", "~", "~~", "~~~") or bool(re.fullmatch(r"\d{1,9}[.)]?", rest))
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -33,14 +34,26 @@ class Shield:
         if not code.strip():
             return Scan("clean", known or language)
         if known is None:
-            reason = f"there are no rules for {language[:40]}" if language else "its language isn't named"
-            return self._judged(language, [Report(tuple(known_keys(code)), f"not checked: {reason}")])
+            return self._scan_other(code, language)
         reports = [_structural(known).scan(code)]
         if known == "python":
             reports.insert(0, _bandit().scan(code))
         if self._semgrep is not None:
             reports.append(self._semgrep.scan(code, known))
         return self._judged(known, reports)
+
+    def _scan_other(self, code: str, language: str | None) -> Scan:
+        """Scan what has no rules: for keys, and the blocks of code that it may hold itself, as Markdown does."""
+        reason = f"there are no rules for {language[:40]}" if language else "its language isn't named"
+        reports = [Report(tuple(known_keys(code)), f"not checked: {reason}")]
+        blocks = self.scan_fenced(code)
+        for fence, scan in blocks:
+            moved = tuple(replace(finding, line=finding.line + fence.line) for finding in scan.findings)
+            reports.append(Report(moved, scan.reason))
+        # Of Markdown, the blocks are all the code.
+        if blocks and (language or "").lower() in MARKDOWN:
+            reports[0] = Report(reports[0].findings)
+        return self._judged(language, reports)
 
     def scan_fenced(self, text: str) -> list[tuple[Fence, Scan]]:
         """Scan each fenced block of code of a Markdown text, in the language that its fence names."""

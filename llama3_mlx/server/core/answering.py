@@ -7,12 +7,12 @@ from ...generation.completion import Completion, TokenLogprob
 from ...generation.options import GenerationOptions
 from ...json_types import JsonMapping
 from ...tokenizer.tokenizer import Tokenizer
+from ...tools.unfinished import may_begin_call
 from ..settings import ServerSettings
 from .code_shield import shielded
 from .content_guard import ContentGuard
 from .events import AnswerEnd, Event, LogprobEntry, PromptProgress, Reason, TextDelta, ToolCallEvent, as_json
 from .loaded_model import LoadedModel, Replies, Submission
-from .partial_calls import UnfinishedCall, may_begin_call, unfinished_call
 from .request_context import RequestContext
 
 Dialog = Sequence[JsonMapping]
@@ -67,7 +67,7 @@ async def as_events(replies: Replies, submissions: Sequence[Submission], loaded:
         before, held[index] = held[index], None
         submission = submissions[index]
         if isinstance(item, Completion):
-            call = _cut_off(before, item, submission, called=bool(called[index]))
+            call = item.unfinished_call
             if before is not None and (call is None or before.logprobs):
                 yield TextDelta(index, "" if call else before.text, before.logprobs)
             if call is not None and call.name:
@@ -87,19 +87,6 @@ async def as_events(replies: Replies, submissions: Sequence[Submission], loaded:
         for tool_call in item.tool_calls:
             yield ToolCallEvent(index, called[index], tool_call.name, as_json(tool_call.arguments))
             called[index] += 1
-
-
-def _cut_off(
-    last: TextDelta | None, done: Completion, submission: Submission, *, called: bool
-) -> UnfinishedCall | None:
-    """Return the call that the last text of an answer begins, if a limit ended the answer within it."""
-    if last is None or done.finish_reason == "stop":
-        return None
-    call = unfinished_call(last.text)
-    if call is None or (not call.name and not called and submission.options.schema is not None):
-        return None
-    names = [tool["function"]["name"] for tool in submission.options.tools]
-    return call if not call.name or call.name in names else None
 
 
 def logprob_entry(entry: TokenLogprob, tokenizer: Tokenizer) -> LogprobEntry:

@@ -1,7 +1,8 @@
 """A Llama Guard before and after answers: nothing of an answer is passed on before it has been judged."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...errors import Llama3MLXError, RequestError, StructureError
@@ -9,10 +10,12 @@ from ...json_types import JsonMapping
 from ...safety import Verdict
 from ..http.errors import ApiError
 from ..http.metrics import Metrics
-from .events import AnswerEnd, CollectedAnswer, Event, PromptProgress, TextDelta
+from .events import AnswerEnd, CollectedAnswer, Event, PromptProgress, TextDelta, ToolCallEvent
 from .loaded_model import LoadedModel
 
 Cancel = Callable[[int], None]
+# A word that isn't whole yet can't be judged: what has just come is judged once more with what follows it.
+_LEAST_HELD = 32
 
 
 class ContentGuard:
@@ -39,9 +42,11 @@ class ContentGuard:
     async def guarded(self, events: AsyncIterator[Event], cancel: Cancel, every: int | None) -> AsyncIterator[Event]:
         """Pass on the events that have been judged; an unsafe answer ends where it last was safe.
 
-        An answer is judged whenever `every` more characters have come, and at its end; with None only there.
+        An answer is judged whenever `every` more characters have come, and at its end; with None only there. Until its
+        end, what is passed on has been judged together with at least as many characters (and 32) that follow it.
         """
         answers = [_Answer(dialog) for dialog in self._dialogs]
+        ahead = max(every or 0, _LEAST_HELD)
         async for event in _without_quotes(events):
             answer = answers[event.choice]
             if isinstance(event, PromptProgress):
@@ -49,10 +54,11 @@ class ContentGuard:
                 continue
             if answer.refusal is None:
                 answer.add(event)
-                if isinstance(event, AnswerEnd) or (every is not None and answer.waiting >= every):
+                is_end = isinstance(event, AnswerEnd)
+                if is_end or (every is not None and answer.waiting >= every):
                     answer.refusal = await self._refuse_output(answer)
                     if answer.refusal is None:
-                        for held in answer.release():
+                        for held in answer.release(0 if is_end else ahead):
                             yield held
                         continue
                     cancel(event.choice)
@@ -121,26 +127,34 @@ class _Dialog:
 
 @dataclass
 class _Answer:
-    """An answer as far as it has come, with the events of it that have not been judged."""
+    """An answer as far as it has come, with the events of it that have not been passed on.
+
+    `held` has each event with the characters of the answer up to its end; `waiting` counts those not judged yet.
+    """
 
     dialog: _Dialog
     whole: CollectedAnswer = field(default_factory=CollectedAnswer)
-    held: list[Event] = field(default_factory=list)
+    held: deque[tuple[int, Event]] = field(default_factory=deque)
+    come: int = 0
     waiting: int = 0
     refusal: str | None = None
 
     def add(self, event: Event) -> None:
         self.whole.add(event)
-        self.held.append(event)
-        self.waiting += len(event.text) if isinstance(event, TextDelta) else 0
+        new = _length(event)
+        self.come += new
+        self.waiting += new
+        self.held.append((self.come, event))
 
-    def release(self) -> list[Event]:
-        released, self.held, self.waiting = self.held, [], 0
-        return released
+    def release(self, ahead: int) -> Iterator[Event]:
+        """Yield the events that `ahead` characters follow, after all have been judged; with 0 all of them."""
+        self.waiting = 0
+        while self.held and self.held[0][0] <= self.come - ahead:
+            yield self.held.popleft()[1]
 
     def messages(self) -> Sequence[JsonMapping]:
         """Return the dialog with the answer behind the beginning that the request gave; nothing if it has no text."""
-        parts = [*(_text(message) for message in self.dialog.begun), self.whole.text]
+        parts = [*(_text(message) for message in self.dialog.begun), self._text()]
         parts += [f"{call.name} {call.arguments_json}" for call in self.whole.calls if call.arguments is None]
         calls = [
             {"id": call.id, "function": {"name": call.name, "arguments": call.arguments}}
@@ -149,6 +163,19 @@ class _Answer:
         ]
         said = {"role": "assistant", "content": "".join(parts), **({"tool_calls": calls} if calls else {})}
         return self.dialog.with_answer([said]) if _has_text([said]) else ()
+
+    def _text(self) -> str:
+        """Return the text, with what tokens show beyond it: those of a stop string come with log-probabilities."""
+        text = self.whole.text
+        tokens = b"".join(entry.data for entry in self.whole.logprobs).decode("utf-8", "ignore")
+        return tokens if tokens.startswith(text) else text
+
+
+def _length(event: Event) -> int:
+    """Return how many characters an event shows: of its text or its call, or of its tokens if they are more."""
+    if isinstance(event, TextDelta):
+        return max(len(event.text), sum(len(entry.text) for entry in event.logprobs))
+    return len(event.name) + len(event.arguments_json) if isinstance(event, ToolCallEvent) else 0
 
 
 async def _without_quotes(events: AsyncIterator[Event]) -> AsyncIterator[Event]:

@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...checkpoint.recognition import is_draft_head
 from ...device import compute_dtype_name, working_memory_bytes
 from ...distributed.settings import NodeOptions
 from ...errors import EngineClosedError
 from ...library.catalogue import Catalogue, ModelChoice, ModelEntry, UnknownModelError
-from ...library.resolver import resolve_model
+from ...library.resolver import resolve_draft, resolve_model
+from ...model.config import load_json_object
 from ...model.memory_estimate import estimate
 from ...safety.guard import check_guard
 from ...units import size_text
@@ -116,7 +118,7 @@ class LoadedModels:
         """Read MODEL=DRAFT, or DRAFT for the first model, as the model's name and the draft's folder."""
         name, found, draft = text.partition("=")
         model = self.catalogue.choose(name if found else self._settings.default_model).model.name
-        return model, resolve_model(draft if found else text)
+        return model, resolve_draft(draft if found else text)
 
     async def unload(self, name: str) -> bool:
         """Take a model out of memory if nobody uses it; return whether it was there and is gone."""
@@ -154,7 +156,7 @@ class LoadedModels:
             needed = self._needed(choice.model)
             draft = self._drafts.get(name)
             if draft is not None:
-                needed += memory_needed(ModelEntry(draft.name, draft))
+                needed += _draft_memory(draft)
             async with self._making_room:
                 await self._make_room(name, needed)
                 slot = self.slots.get(name) or self._start(choice, needed)
@@ -255,6 +257,14 @@ def _guard_choice(text: str, catalogue: Catalogue) -> ModelChoice:
     check_guard(folder)
     served = (model for model in catalogue.models().values() if model.folder.resolve() == folder.resolve())
     return ModelChoice(next(served, None) or ModelEntry(f"{folder.name} (guard)", folder))
+
+
+def _draft_memory(folder: Path) -> int:
+    """Return the bytes that a draft model counts with, or a draft head, whose cache is next to nothing."""
+    if is_draft_head(load_json_object(folder / "config.json")):
+        files = list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
+        return sum(path.stat().st_size for path in files)
+    return memory_needed(ModelEntry(folder.name, folder))
 
 
 def memory_needed(model: ModelEntry) -> int:

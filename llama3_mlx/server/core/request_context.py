@@ -75,6 +75,14 @@ class RequestContext:
         self.log_values(model=self.loaded.choice.name)
         return self.loaded
 
+    async def use_guard(self) -> LoadedModel:
+        """Return the server's guard, loaded, for as long as this request lasts; the server must have one."""
+        loaded = await self.stack.enter_async_context(self.server.models.use_guard())
+        assert loaded is not None, "the server has a guard"
+        self.loaded = loaded
+        self.log_values(model=loaded.choice.name)
+        return loaded
+
     @property
     def elapsed_s(self) -> float:
         """Seconds since the request came."""

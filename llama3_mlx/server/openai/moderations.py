@@ -1,6 +1,7 @@
 """POST /v1/moderations, by a Llama Guard. Source: https://platform.openai.com/docs/api-reference/moderations.
 
-The categories are the guard's own, by their titles; OpenAI's are those of its model.
+The categories are the guard's own, by their titles; OpenAI's are those of its model. A server with a guard judges with
+that where a request names no model, or one of OpenAI's, whose clients do so by default.
 """
 
 import asyncio
@@ -16,6 +17,8 @@ from .schema import ModerationRequest
 
 router = APIRouter(tags=["OpenAI"])
 _MAX_INPUTS = 256
+# Source: https://platform.openai.com/docs/api-reference/moderations/create.
+_OPENAI_MODELS = ("omni-moderation-", "text-moderation-")
 
 
 @router.post("/v1/moderations")
@@ -24,7 +27,11 @@ async def moderations(body: ModerationRequest, request: Request) -> Response:
     texts = _texts(body)
     async with RequestContext(request) as context:
         context.ignore(body.ignored())
-        loaded = await context.use(body.model, body.keep_alive)
+        own = context.server.models.guard
+        if own is not None and (body.model in (None, own.name) or str(body.model).startswith(_OPENAI_MODELS)):
+            loaded = await context.use_guard()
+        else:
+            loaded = await context.use(body.model, body.keep_alive)
         loaded.check_room(len(texts))
         guard = loaded.as_guard()
         verdicts = [await context.unless_gone(asyncio.to_thread(guard.check_text, text)) for text in texts]

@@ -47,6 +47,12 @@ export const loadModel = (model) => post("/api/generate", { model, stream: false
 export const unloadModel = (model) => post("/api/generate", { model, keep_alive: 0, stream: false });
 export const deleteModel = (model) => call("/api/delete", { method: "DELETE", body: JSON.stringify({ model }) });
 
+/** Return what the server's guard says of a text: `flagged`, `categories` and `category_scores` by their titles. */
+export const moderate = async (input) => {
+  const { model, results: [result] } = await json(post("/v1/moderations", { input }));
+  return { model, ...result };
+};
+
 /** Yield the chunks of a streamed chat. `accepted` is called when the server has begun to answer. */
 export async function* streamChat(body, signal, accepted) {
   const request = { ...body, stream: true, stream_options: { include_usage: true }, return_progress: true };

@@ -1,6 +1,6 @@
 // The chat page: joins what is kept, the server and what is on screen.
 
-import { readStatus } from "./api.js";
+import { moderate, readStatus } from "./api.js";
 import { Dialog } from "./chat/dialog.js";
 import { Runs } from "./chat/runs.js";
 import { $, copyText, icon, saveFile } from "./lib/dom.js";
@@ -25,7 +25,7 @@ const runs = new Runs(store);
 const models = new Models(() => picker.draw());
 const picker = new Picker(store, models, () => draw());
 const dialog = new Dialog(store, runs, (name) => picker.known(name));
-const thread = new Thread(runs, actOnMessage);
+const thread = new Thread(runs, actOnMessage, () => Boolean(models.guard));
 const sidebar = new Sidebar(store, runs, actOnConversation);
 const drawer = new Drawer();
 const composer = new Composer({ send, editLast });
@@ -90,12 +90,26 @@ function actOnMessage(name, message, value) {
     again: () => dialog.again(tree, message),
     continue: () => dialog.goOn(tree, message),
     edit: () => { runs.stop(store.currentId); dialog.edit(tree, message, value); composer.field.focus(); },
+    judge: () => judge(message),
     results: () => dialog.giveResults(tree, message, value),
     choose: () => { tree.choose(value); store.keep(tree.conversation); },
     keep: () => { tree.choose(message); for (const other of tree.pair(message)) { delete other.pair; store.keep(tree.conversation, [other]); } composer.field.focus(); },
   };
   document.querySelector(".message.editing")?.classList.remove("editing");
   acts[name]();
+  draw();
+}
+
+/** Have the guard judge a message, by itself and as the words of a user. */
+async function judge(message) {
+  const owner = tree;
+  try {
+    message.judged = await moderate(message.content);
+    await store.keep(owner.conversation, [message]);
+    announce(message.judged.flagged ? "The guard finds this message unsafe." : "The guard finds nothing unsafe.");
+  } catch (error) {
+    notify(error.message);
+  }
   draw();
 }
 

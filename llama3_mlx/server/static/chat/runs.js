@@ -38,7 +38,7 @@ export class Runs extends EventTarget {
       tree, message, stopper: new AbortController(), began: performance.now(), first: 0, pieces: 0, base: message.content,
       stage: { kind: "sending" }, kept: 0, inDatabase: message.content.length,
     };
-    for (const name of ["error", "code", "reason", "stats", "refusal", "notes"]) delete message[name];
+    for (const name of ["error", "code", "reason", "stats", "refusal", "notes", "judged"]) delete message[name];
     Object.assign(message, { state: "writing", created: Date.now() });
     this.running.set(message.id, run);
     keepWriting(message);

@@ -5,6 +5,7 @@ import { counted, timeNode } from "../lib/words.js";
 import { describe } from "../chat/attachments.js";
 import { renderMarkdown } from "../rich/markdown.js";
 import { callList } from "./calls.js";
+import { judgement, verdict } from "./verdicts.js";
 
 const NAMES = { user: "You", tool: "Tool result" };
 const REASONS = { length: "cut at the token limit", content_filter: "ended by the guard" };
@@ -64,19 +65,12 @@ function notes(message, view) {
   if (message.role === "assistant" && message.json && message.content) nodes.push(element("p", "note", "JSON that follows the schema of this conversation"));
   if (message.calls?.length) nodes.push(callList(message, view));
   if (message.reason === "content_filter" || message.refusal) nodes.push(verdict(message));
+  if (message.judged) nodes.push(judgement(message.judged));
   for (const note of message.notes ?? []) nodes.push(element("p", "note", note));
   if (message.error) nodes.push(element("p", "error", message.error));
   const nothing = !message.content && !message.calls?.length && !message.error && message.reason !== "content_filter";
   if (nothing && !view.run && message.role === "assistant") nodes.push(element("p", "note", message.state === "done" ? "The model wrote nothing." : "Nothing was written yet."));
   return nodes;
-}
-
-/** Return what the server's guard said. */
-function verdict({ content, refusal }) {
-  const box = element("div", "guard");
-  box.append(element("strong", "", content ? "The server's guard ended this answer." : "The server's guard let no answer through."));
-  if (refusal) box.append(` ${refusal}`);
-  return box;
 }
 
 function tools(node, message, view) {
@@ -92,6 +86,7 @@ function tools(node, message, view) {
     const copy = button("Copy", "copy");
     copyOnClick(copy, () => message.content);
     row.append(copy);
+    if (view.canJudge && message.content.trim()) row.append(button("Judge", "judge", () => act("judge"), { label: "Have the server's guard judge this message" }));
   }
   if (message.role === "assistant" && !view.busy) {
     const failed = message.error || (!message.content && !message.calls?.length);

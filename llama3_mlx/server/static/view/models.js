@@ -9,6 +9,7 @@ const REFRESH_MS = 2000;
 
 export class Models {
   list = [];
+  guard = null;
   pulling = null;
   busy = new Map();
 
@@ -36,9 +37,10 @@ export class Models {
 
   async refresh() {
     const before = this.names.join("\n");
-    const { models, manage, budget_bytes: budget } = await readModels();
-    Object.assign(this, { list: models, manage, budget });
-    if (this.names.join("\n") !== before) this.changed();
+    const guarded = this.guard;
+    const { models, manage, budget_bytes: budget, guard } = await readModels();
+    Object.assign(this, { list: models, manage, budget, guard });
+    if (this.names.join("\n") !== before || this.guard !== guarded) this.changed();
     if ($("models").open) this.draw();
   }
 
@@ -57,6 +59,7 @@ export class Models {
     $("models-note").textContent = this.list.length
       ? `${size(used || 1)} of ${size(this.budget)} for models are taken. A model is loaded when it is first asked, and unloaded when it is long unused.`
       : "There is no model yet.";
+    if (this.guard) $("models-note").append(` ${this.guard} judges questions and answers.`);
     $("pull").hidden = !this.manage;
     const key = JSON.stringify([this.list, this.manage, [...this.busy]]);
     if (key === this.drawn) return;

@@ -7,8 +7,10 @@ import { drawMessage, showText } from "./message.js";
 const FIRST = 10, MORE = 40;
 
 export class Thread {
-  constructor(runs, act) {
+  /** `hasGuard()` says whether the server can judge a message. */
+  constructor(runs, act, hasGuard) {
     this.runs = runs;
+    this.hasGuard = hasGuard;
     this.act = act;
     this.hidden = 0;
     this.nodes = new Map();
@@ -67,9 +69,9 @@ export class Thread {
   nodeOf(message, busy, isLast, pair) {
     const versions = this.tree.versions(message);
     const run = this.runs.running.get(message.id) ?? (message.state === "writing" ? { elsewhere: true } : null);
-    const view = { versions, at: versions.indexOf(message), isLast, inPair: Boolean(pair), isPair: Boolean(pair) && !busy, run, busy, act: this.act };
-    const { content, state, error, calls, reason, refusal, stats } = message;
-    const key = JSON.stringify([run && !run.elsewhere ? "" : content, state, error, calls, reason, refusal, stats, versions.length, view.at, isLast, view.inPair, busy, Boolean(run)]);
+    const view = { versions, at: versions.indexOf(message), isLast, inPair: Boolean(pair), isPair: Boolean(pair) && !busy, run, busy, act: this.act, canJudge: this.hasGuard() };
+    const { content, state, error, calls, reason, refusal, stats, judged } = message;
+    const key = JSON.stringify([run && !run.elsewhere ? "" : content, state, error, calls, reason, refusal, stats, judged, view.canJudge, versions.length, view.at, isLast, view.inPair, busy, Boolean(run)]);
     const known = this.nodes.get(message.id);
     if (known?.key === key) return known.node;
     if (known?.node.classList.contains("editing")) return known.node;

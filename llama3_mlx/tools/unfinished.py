@@ -1,6 +1,7 @@
 """A tool call that a limit cut off: its name, and its arguments as far as they came."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 # Source: https://www.llama.com/docs/model-cards-and-prompt-formats/llama3_1 (JSON based tool calling).
@@ -34,3 +35,14 @@ def unfinished_call(text: str) -> UnfinishedCall | None:
         return UnfinishedCall("", "") if is_cut else None
     arguments = _ARGUMENTS.match(body, name.end())
     return UnfinishedCall(name[1], body[arguments.end() :] if arguments else "")
+
+
+def cut_call(text: str, names: Collection[str], *, must_call: bool) -> UnfinishedCall | None:
+    """Return the call of one of the tools that the last text of an answer begins, which a limit ended there.
+
+    Without `must_call` it needs a name to be one: the answer could be an object of JSON, too.
+    """
+    call = unfinished_call(text)
+    if call is None or not (call.name in names if call.name else must_call):
+        return None
+    return call

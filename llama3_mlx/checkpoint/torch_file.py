@@ -19,11 +19,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ...checkpoint.safetensors_files import TensorInfo, read_rows
-from ...dtypes import STORED_DTYPES
-from ...errors import CheckpointError
+from ..dtypes import STORED_DTYPES
+from ..errors import CheckpointError
+from .safetensors_files import TensorInfo, read_rows
 
-_STORAGES = {"HalfStorage": "F16", "BFloat16Storage": "BF16", "FloatStorage": "F32"}
+_FLOATS = {"HalfStorage": "F16", "BFloat16Storage": "BF16", "FloatStorage": "F32"}
+# Booleans are bytes of 0 or 1.
+_BUFFERS = {"LongStorage": "I64", "BoolStorage": "U8"}
 # A state dict of a thousand tensors takes 150 KB.
 _MAX_PICKLE_BYTES = 16_000_000
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
@@ -55,8 +57,10 @@ class _Tensor:
 class TorchFile:
     """The tensors of one file by name. Raises CheckpointError if it is damaged or holds anything else."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, buffers: bool = False) -> None:
+        """With `buffers`, tensors of int64 and bool are read beside the floating-point ones."""
         self.path = path
+        self._storages = _FLOATS | (_BUFFERS if buffers else {})
         try:
             self._file = os.open(path, os.O_RDONLY)
         except OSError as error:
@@ -100,7 +104,7 @@ class TorchFile:
             self._fail("its values are big-endian")
         if entries[main[0]].file_size > _MAX_PICKLE_BYTES:
             self._fail(f"data.pkl of {entries[main[0]].file_size} bytes is not a state dict")
-        tensors = _unpickle(archive.read(main[0]), self.path)
+        tensors = _unpickle(archive.read(main[0]), self.path, self._storages)
         return {name: self._info(name, tensor, entries, folder) for name, tensor in tensors.items()}
 
     def _info(self, name: str, tensor: _Tensor, entries: Mapping[str, zipfile.ZipInfo], folder: str) -> TensorInfo:
@@ -131,9 +135,9 @@ def _data_start(file: int, entry: zipfile.ZipInfo) -> int | None:
     return entry.header_offset + _LOCAL_HEADER.size + name_length + extra_length if mark == b"PK\3\4" else None
 
 
-def _unpickle(data: bytes, path: Path) -> dict[str, _Tensor]:
+def _unpickle(data: bytes, path: Path, storages: Mapping[str, str]) -> dict[str, _Tensor]:
     try:
-        value = _StateDictUnpickler(io.BytesIO(data)).load()
+        value = _StateDictUnpickler(data, storages).load()
     except _Refused as error:
         raise CheckpointError(
             f"{path} is refused: its pickle asks for {error}, which a state dict doesn't need and which could run "
@@ -164,13 +168,17 @@ def _one_line(error: Exception) -> str:
 class _StateDictUnpickler(pickle.Unpickler):
     """Builds descriptions of tensors. Every global comes from `find_class`, which returns none of torch's own."""
 
+    def __init__(self, data: bytes, storages: Mapping[str, str]) -> None:
+        super().__init__(io.BytesIO(data))
+        self._storages = storages
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _rebuild
-        if module == "torch" and name in _STORAGES:
-            return _StorageType(_STORAGES[name])
+        if module == "torch" and name in self._storages:
+            return _StorageType(self._storages[name])
         raise _Refused(f"{module}.{name}" if f"{module}{name}".isprintable() else repr(f"{module}.{name}"))
 
     def persistent_load(self, pid: Any) -> _Storage:

@@ -1,0 +1,1 @@
+"""Llama Desk: conversations with a model on this machine, in a window."""

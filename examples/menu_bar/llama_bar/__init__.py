@@ -1,0 +1,1 @@
+"""Llama Bar: what was copied goes to a model on this machine, and the answer can be pasted."""
