@@ -57,7 +57,8 @@ def summarize(llama: Llama, text: str, *, part: int = 400, max_tokens: int = 120
     """Return the summary, and the notes that it was made from; notes that are too long are summarized in their turn."""
     notes = [note(llama, each, max_tokens) for each in parts_of(llama, text, part)]
     joint = "\n\n".join(f"{each.summary}\n{each.figures}" for each in notes)
-    if len(notes) > 1 and part < len(llama.tokenizer.encode(joint)) < len(llama.tokenizer.encode(text)):
+    # Notes that are hardly shorter than what they are on would be summarized over and over.
+    if len(notes) > 1 and part < len(llama.tokenizer.encode(joint)) < 0.7 * len(llama.tokenizer.encode(text)):
         return summarize(llama, joint, part=part, max_tokens=max_tokens)[0], notes
     question = f"{joint}\n\nThese are notes on a document. Write a summary of it in one paragraph."
     done = llama.chat([{"role": "user", "content": question}], max_tokens=2 * max_tokens, temperature=0)
