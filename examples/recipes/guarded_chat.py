@@ -9,7 +9,7 @@ unfinished, which the shield calls unknown; an 8B with Llama Guard 3 1B beside i
 import sys
 from dataclasses import dataclass
 
-from examples.recipes import arguments
+from examples.recipes import arguments, messages
 from llama3_mlx import Llama
 from llama3_mlx.safety import Guard
 from llama3_mlx.safety.shield import Shield
@@ -57,7 +57,7 @@ def main() -> None:
     args = parser.parse_args()
     guard, shield, dialog = Guard.load(args.guard) if args.guard else None, Shield(), list[dict[str, str]]()
     with Llama.load(args.model) as llama:
-        while text := input("> ").strip():
+        for text in messages():
             turn = say(llama, dialog, text, guard=guard, shield=shield)
             print(turn.text)
             for warning in turn.warnings:

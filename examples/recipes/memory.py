@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from examples.recipes import arguments
+from examples.recipes import arguments, messages
 from llama3_mlx import Llama
 
 NOTE = "List new facts about the user that the last message states, each in a few words. None is the usual case."
@@ -82,7 +82,7 @@ def main() -> None:
     args = parser.parse_args()
     with Llama.load(args.model) as llama:
         chat = Chat(llama, Memory.load(args.file.expanduser()))
-        while text := input("> ").strip():
+        for text in messages():
             print(chat.say(text))
 
 
