@@ -11,10 +11,11 @@ from ..checkpoint.folder import load_config
 from ..errors import ConversionError
 from ..files import printable
 from ..model.channel_scales import ChannelScales, load_scales, lost_scales
+from .draft_head import convert_head
 from .forecasting import Forecast, forecast
 from .hints import conversion_hints
 from .keywords import ConversionKeywords
-from .opening import open_source, outline_source
+from .opening import find_draft_head, open_source, outline_source
 from .options import ConversionOptions, make_conversion_options
 from .phases import MEASURING, phase_of
 from .pipeline import ConversionReport, Progress, run
@@ -43,7 +44,8 @@ def convert(
     An interrupted run is resumed when it is called again with the same arguments.
 
     Args:
-        source: Folder or Hub id of Hugging Face safetensors, folder of Meta's own files, or GGUF file.
+        source: Folder or Hub id of Hugging Face safetensors or of an EAGLE-3 draft head, folder of Meta's own files, or
+            GGUF file.
         dest: Folder or .gguf file to write. A link is followed: the result takes the place of what it points to.
         force: Replace what is at `dest` once the conversion is done.
         verify: Re-read the result before it takes its place: checksums, and each tensor's error.
@@ -64,6 +66,13 @@ def convert(
     report_folder = _report_folder(report_to)
     if upload_to is not None:
         check_login(upload_to)
+    head = find_draft_head(source, progress=progress is not None)
+    if head is not None:
+        if verify or report_to is not None or upload_to is not None:
+            raise ConversionError(f"{head} is a draft head: verify, report and upload are for models")
+        check_destination(place, head, force=force)
+        report = convert_head(head, place, options, source=str(source))
+        return replace(report, path=Path(dest).expanduser().absolute())
     opened = open_source(source, progress=progress is not None)
     try:
         check_destination(place, opened.location, force=force, single_file=kind == "gguf")

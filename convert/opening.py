@@ -4,11 +4,13 @@ import shlex
 from pathlib import Path
 
 from ..checkpoint.folder import ModelFolder
+from ..checkpoint.recognition import is_draft_head
 from ..checkpoint.weight_files import safetensors_names
 from ..errors import CheckpointError
 from ..library.download_bar import download_bar
 from ..library.hub import HubId, is_id
-from ..library.resolver import resolve_config, resolve_model
+from ..library.resolver import resolve_config, resolve_draft, resolve_model
+from ..model.config import load_json_object
 from .sources.source import Source
 
 _GGUF_MAGIC = b"GGUF"
@@ -34,6 +36,20 @@ def open_source(source: str | Path, *, progress: bool = False) -> Source:
         return _open_folder(resolve_model(source))
     with download_bar(str(source)) as report:
         return _open_folder(resolve_model(source, report=report))
+
+
+def find_draft_head(source: str | Path, *, progress: bool = False) -> Path | None:
+    """Return the folder of a draft head at a path or Hub id, None for anything else."""
+    _refuse_missing(source)
+    if Path(source).expanduser().is_file():
+        return None
+    path = resolve_config(source) / "config.json"
+    if not path.exists() or not is_draft_head(load_json_object(path)):
+        return None
+    if not progress:
+        return resolve_draft(source)
+    with download_bar(str(source)) as report:
+        return resolve_draft(source, report=report)
 
 
 def outline_source(source: str | Path) -> Source:

@@ -72,21 +72,22 @@ ROOMS = {
         "model units version"
     ),
     "convert.pipeline": "checkpoint convert.phases convert.sources convert.targets errors files",
+    "convert.draft_head": "checkpoint convert.options convert.pipeline dtypes errors files model speculation",
     "convert.forecasting": "convert.pipeline convert.sources convert.targets",
     "convert.gguf": (
         "chat checkpoint convert.quantization convert.sources convert.targets dtypes errors files json_types "
         "model tokenizer version"
     ),
     "convert.hints": "convert.options convert.sources convert.targets model",
-    "convert.opening": "checkpoint convert.gguf convert.sources errors library",
+    "convert.opening": "checkpoint convert.gguf convert.sources errors library model",
     "convert.target_choice": (
         "convert.gguf convert.options convert.phases convert.plan convert.quantization convert.sources "
         "convert.targets dtypes errors model"
     ),
     "convert.api": (
-        "checkpoint convert.forecasting convert.hints convert.keywords convert.opening convert.options "
-        "convert.phases convert.pipeline convert.plan convert.quantization convert.sources convert.target_choice "
-        "convert.targets errors files model"
+        "checkpoint convert.draft_head convert.forecasting convert.hints convert.keywords convert.opening "
+        "convert.options convert.phases convert.pipeline convert.plan convert.quantization convert.sources "
+        "convert.target_choice convert.targets errors files model"
     ),
     "convert": "convert.api convert.forecasting convert.options convert.pipeline convert.targets",
     "finetune.distributed": "trees",
@@ -148,7 +149,7 @@ ROOMS = {
         "finetune.best_of finetune.data finetune.distributed finetune.fusing finetune.objectives "
         "finetune.preference finetune.reinforcement finetune.settings finetune.sft finetune.training "
         "generation json_types kv_cache library llama model prefix_cache safety safety.prompt safety.shield "
-        "server.running server.settings settings tools units version"
+        "server.running server.settings settings speculation tools units version"
     ),
     "__main__": "cli",
     "lm_eval": "errors evaluation",

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `convert`."""
     parser.add_argument(
-        "source", metavar="SOURCE", help="model: folder, name, Hub id, folder of Meta's .pth files, or .gguf file"
+        "source",
+        metavar="SOURCE",
+        help="model or EAGLE-3 head: folder, name, Hub id, folder of Meta's .pth files, or .gguf file",
     )
     parser.add_argument(
         "dest",

@@ -7,14 +7,16 @@ from pathlib import Path
 
 from ..blas import blas_description
 from ..checkpoint.folder import ModelFolder
+from ..checkpoint.recognition import is_draft_head
 from ..device import compute_dtype_name, device_info, working_memory_bytes
 from ..library.catalogue import ModelEntry
-from ..model.config import ModelConfig
+from ..model.config import ModelConfig, load_json_object
 from ..model.memory_estimate import Needs, estimate
 from ..model.quantization import Quantization, Scheme
 from ..model.unpacked import products_description
 from ..units import size_text
 from .flags import Values, positive
+from .head_info import describe_head, print_head
 from .model_choice import MODEL_HELP, choose_model, write_notes
 from .terminal import show, tell
 
@@ -33,6 +35,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the model's facts."""
     folder = choose_model(args.model or args.named)
+    if (folder / "config.json").exists() and is_draft_head(load_json_object(folder / "config.json")):
+        head = describe_head(folder)
+        if args.json:
+            sys.stdout.write(json.dumps(head, indent=2) + "\n")
+        else:
+            print_head(head)
+        return 0
     facts = describe(folder, args.context)
     if args.context and args.context > facts["context"]:
         tell(f"note: {args.context:,} tokens are beyond the model's context of {facts['context']:,}")

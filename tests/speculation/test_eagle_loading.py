@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 
-from llama3_mlx import ConfigError, Llama, Llama3MLXError
+from llama3_mlx import ConfigError, ConversionError, Llama, Llama3MLXError
 from llama3_mlx.checkpoint.folder import load_config
+from llama3_mlx.cli import main
+from llama3_mlx.convert import convert
 from llama3_mlx.model.config import ModelConfig
 from llama3_mlx.speculation.eagle_config import HeadConfig
 from llama3_mlx.speculation.eagle_head import EagleHead
@@ -65,6 +68,40 @@ def test_a_head_given_as_the_model_is_named_as_one(tmp_path: Path) -> None:
     values = head_values()
     with pytest.raises(ConfigError, match="is a draft head"):
         load_config(save_flat_head(tmp_path / "head", scattered_head(values), values))
+
+
+@pytest.mark.parametrize("save", [save_head, save_flat_head])
+def test_a_converted_head_is_the_same_head(tmp_path: Path, save: Callable[..., Path]) -> None:
+    values = head_values(**DEPTHS)
+    head = scattered_head(values)
+    source = save(tmp_path / "head", head, values)
+    convert(source, tmp_path / "plain")
+    assert np.array_equal(logits(load_head(tmp_path / "plain", target())), logits(head))
+    for bits, error in ((8, 0.02), (4, 0.3)):
+        report = convert(source, tmp_path / f"q{bits}", bits=bits, group_size=32)
+        packed = load_head(tmp_path / f"q{bits}", target())
+        finite = np.isfinite(logits(head))
+        difference = np.abs(logits(packed)[finite] - logits(head)[finite])
+        assert isinstance(packed.fc, nn.QuantizedLinear)
+        assert packed.fc.bits == bits
+        assert difference.mean() < error
+        # MLX's own: a 16-bit scale and bias for each group of 32.
+        assert bits + 1 <= report.bits_per_weight < bits + 3
+    with pytest.raises(ConversionError, match="quantized already"):
+        convert(tmp_path / "q8", tmp_path / "again", bits=4)
+    with pytest.raises(ConversionError, match="leave out quality"):
+        convert(source, tmp_path / "again", bits=4, quality="rtn")
+
+
+def test_info_shows_a_head(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = head_values(**DEPTHS, speculators_config={"verifier": {"name_or_path": "owner/model"}})
+    folder = save_head(tmp_path / "head", scattered_head(values), values)
+    assert main(["info", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "owner/model" in shown
+    assert "256 tokens" in shown
+    assert main(["info", "--json", str(folder)]) == 0
+    assert json.loads(capsys.readouterr().out)["target_depths"] == [0, 1, 2]
 
 
 class Code:
