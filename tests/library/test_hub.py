@@ -19,7 +19,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from llama3_mlx import CheckpointError
 from llama3_mlx.library.resolver import resolve_model
+from llama3_mlx.speculation.eagle_config import HeadConfig
 
+from ..support.eagle import head_values, random_head, save_flat_head
 from ..support.fake_hub import FakeHub, running_hub
 from ..support.tiny_model import save_tiny
 
@@ -81,6 +83,18 @@ def test_a_hub_id_is_downloaded_with_only_the_files_needed(
     result = run_command(tmp_path, address, "info", "owner/name@main", "--json", offline=True)
     assert json.loads(result.stdout)["architecture"]["layers"] == 2, result.stderr
     assert fake.fetched == [], "the cache serves what it has"
+
+
+def test_a_draft_head_is_downloaded_with_its_pytorch_weights(hub: tuple[FakeHub, str], tmp_path: Path) -> None:
+    fake, address = hub
+    values = head_values()
+    fake.repositories["owner/head"] = save_flat_head(
+        tmp_path / "head", random_head(HeadConfig.from_dict(values)), values
+    )
+    result = run_command(tmp_path, address, "convert", "owner/head", str(tmp_path / "out"), "--bits", "8")
+    assert result.returncode == 0, result.stderr
+    assert {name for name, _ in fake.fetched} == {"config.json", "pytorch_model.bin"}
+    assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 LOADING = """
