@@ -3,6 +3,7 @@
 Files come through huggingface_hub, which resumes, checks and caches them.
 """
 
+import logging
 import re
 import threading
 import time
@@ -69,6 +70,8 @@ def download(
     """
     from huggingface_hub import constants, snapshot_download
 
+    # That nothing matched is told by an error of ours.
+    logging.getLogger(snapshot_download.__module__).setLevel(logging.ERROR)
     offline = local_only or constants.HF_HUB_OFFLINE
     arguments: JsonObject = {
         "repo_id": hub_id.repository,
