@@ -1,18 +1,16 @@
 """EAGLE-3 drafts in the engine: the text is that of plain decoding, or drawn from the same distribution."""
 
-from collections import Counter
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 import pytest
 
 from llama3_mlx import CacheOptions, Llama
-from llama3_mlx.generation.sampling import Sampling, probabilities
 from llama3_mlx.model.transformer import LlamaForCausalLM
 from llama3_mlx.speculation import Costs
 
 from ..support.byte_llama import byte_llama, byte_model, calm
+from ..support.drafted_distribution import check_distribution
 from ..support.eagle import knowing_head
 
 PLAIN: dict[str, Any] = {"max_tokens": 50, "temperature": 0, "ignore_eos": True}
@@ -144,33 +142,3 @@ def test_10000_samples_have_the_models_distribution() -> None:
     with byte_llama(model, draft=head) as llama:
         llama.engine.speculators.draft_costs = Costs(verify=0.01, draft=0.005)
         check_distribution(llama)
-
-
-def check_distribution(drafting: Llama) -> None:
-    settings = Sampling(temperature=1.0, top_k=4)
-    prompt = [10, 20, 30, 40, 50]
-
-    def distribution(tokens: list[int]) -> np.ndarray:
-        logits = drafting.logits(tokens)[-1:]
-        return np.array(probabilities(settings, logits, mx.zeros((1, 4))))[0].astype(np.float64)
-
-    first = distribution(prompt)
-    expected = {
-        (int(a), int(b)): first[a] * second[b]
-        for a in np.flatnonzero(first)
-        for second in [distribution([*prompt, int(a)])]
-        for b in np.flatnonzero(second)
-    }
-    drafted: Counter[tuple[int, ...]] = Counter()
-    passes = 0
-    for seed in range(0, 10000, 500):
-        done = drafting.samples(prompt, 500, max_tokens=3, temperature=1.0, top_k=4, seed=seed, ignore_eos=True)
-        drafted.update(each.token_ids[:2] for each in done)
-        passes += sum(each.passes for each in done)
-    assert sum(drafted.values()) == 10000
-    assert passes < 2 * 10000
-    assert set(drafted) <= set(expected)
-    counted = [(drafted[pair], 10000 * p) for pair, p in expected.items() if p > 1e-3]
-    statistic, degrees = sum((found - due) ** 2 / due for found, due in counted), len(counted) - 1
-    # The 99.9% point of chi-square for large degrees of freedom (Wilson and Hilferty 1931).
-    assert statistic < degrees * (1 - 2 / (9 * degrees) + 3.09 * np.sqrt(2 / (9 * degrees))) ** 3

@@ -1,18 +1,16 @@
 """Speculation in the engine: the text is that of plain decoding, or drawn from the same distribution."""
 
-from collections import Counter
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 import pytest
 
 from llama3_mlx import CacheOptions, Llama, RequestError
-from llama3_mlx.generation.sampling import Sampling, probabilities
 from llama3_mlx.model.transformer import LlamaForCausalLM
 from llama3_mlx.speculation import Costs
 
 from ..support.byte_llama import SCOPE, byte_llama, byte_model, calm
+from ..support.drafted_distribution import check_distribution
 
 
 @pytest.fixture(scope=SCOPE)
@@ -76,34 +74,7 @@ def test_a_draft_model_leaves_texts_as_they_are(drafting: Llama) -> None:
 
 def test_10000_samples_with_a_draft_model_have_the_models_distribution(drafting: Llama) -> None:
     """Chi-square of the second token, which is the first that is drafted, against the distribution worked out whole."""
-    settings = Sampling(temperature=1.0, top_k=4)
-    prompt = [10, 20, 30, 40, 50]
-
-    def distribution(tokens: list[int]) -> np.ndarray:
-        logits = drafting.logits(tokens)[-1:]
-        return np.array(probabilities(settings, logits, mx.zeros((1, 4))))[0].astype(np.float64)
-
-    first = distribution(prompt)
-    expected = {
-        (int(a), int(b)): first[a] * second[b]
-        for a in np.flatnonzero(first)
-        for second in [distribution([*prompt, int(a)])]
-        for b in np.flatnonzero(second)
-    }
-    drafted: Counter[tuple[int, ...]] = Counter()
-    passes = 0
-    for seed in range(0, 10000, 500):
-        done = drafting.samples(prompt, 500, max_tokens=3, temperature=1.0, top_k=4, seed=seed, ignore_eos=True)
-        drafted.update(each.token_ids[:2] for each in done)
-        passes += sum(each.passes for each in done)
-    assert sum(drafted.values()) == 10000
-    assert passes < 2 * 10000
-    assert set(drafted) <= set(expected)
-    statistic = sum((drafted[pair] - 10000 * p) ** 2 / (10000 * p) for pair, p in expected.items() if p > 1e-3)
-    degrees = sum(p > 1e-3 for p in expected.values()) - 1
-    # The 99.9% point of chi-square for large degrees of freedom (Wilson and Hilferty 1931).
-    limit = degrees * (1 - 2 / (9 * degrees) + 3.09 * np.sqrt(2 / (9 * degrees))) ** 3
-    assert statistic < limit
+    check_distribution(drafting)
 
 
 @pytest.mark.parametrize("kind", [CacheOptions(kv_bits=8, kv_start=32), CacheOptions(window=64)])
