@@ -8,6 +8,7 @@ import numpy as np
 from llama3_mlx.convert.plan import make_plan
 from llama3_mlx.convert.targets.layout import safetensors_index, safetensors_layout
 from llama3_mlx.model.config import ModelConfig
+from llama3_mlx.model.quantization import Quantization, Scheme
 from tests.support.llama3_tokenizer import save_llama3_tokenizer
 
 SHAPES = {
@@ -38,13 +39,18 @@ def make_config(size: str) -> dict[str, object]:
     }
 
 
-def make_model(folder: Path, size: str) -> Path:
-    """Write config, tokenizer and bfloat16 weights in shards of 5 GB, unless they are there."""
+def make_model(folder: Path, size: str, bits: int | None = None) -> Path:
+    """Write config, tokenizer and weights in shards of 5 GB, unless they are there.
+
+    The weights are bfloat16, or packed in `bits`.
+    """
     if (folder / "model.safetensors.index.json").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     values = make_config(size)
-    plan = make_plan(ModelConfig.from_dict(values), None, "BF16")
+    plan = make_plan(ModelConfig.from_dict(values), Quantization(Scheme(bits)) if bits else None, "BF16")
+    if plan.quantization is not None:
+        values["quantization"] = plan.quantization.to_dict()
     normal = np.random.default_rng(0).normal(0, 0.02, _TILE).astype(np.float32)
     tile = normal.view(np.uint16)[1::2].tobytes()
     for name, tensors in plan.shards.items():

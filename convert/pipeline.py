@@ -13,7 +13,7 @@ import numpy as np
 
 from ..checkpoint.safetensors_files import as_mlx
 from ..errors import CheckpointError, ConversionError, TokenizerError
-from ..files import fsync_folder, take_place
+from ..files import fsync_folder, is_full, take_place
 from .phases import MEASURING
 from .sources.source import Source, TensorRef, damage, is_finite
 from .targets.destination import check_destination, check_space, partial_folder
@@ -107,6 +107,10 @@ def run(
     except (CheckpointError, TokenizerError, ValueRangeError):
         # Nothing that comes out of a damaged source, or in a dtype that doesn't fit, can be resumed.
         shutil.rmtree(partial, ignore_errors=True)
+        raise
+    except OSError as error:
+        if is_full(error):
+            raise writer.failure(error) from None
         raise
     finally:
         writer.close()

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from examples.recipes import described
 from llama3_mlx.errors import MissingExtraError
 from llama3_mlx.safety.shield import Shield
 
@@ -100,12 +101,14 @@ def make_shield() -> Shield:
 def read_answers(path: Path) -> list[dict[str, Any]]:
     """Return the answers that a benchmark has written; ends the program with one line where they can't be read."""
     try:
-        answers = json.loads(path.read_text(encoding="utf-8"))
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {path} can't be read: {error}") from None
-    if not isinstance(answers, list) or not all(
-        isinstance(a, dict) and {"response", "language"} <= set(a) for a in answers
-    ):
+    try:
+        answers: list[dict[str, Any]] = [dict(each) for each in found]
+    except (TypeError, ValueError):
+        answers = [{}]
+    if not all({"response", "language"} <= answer.keys() for answer in answers):
         raise SystemExit(f"error: {path} has no answers of instruct or autocomplete: response and language are missing")
     return answers
 
@@ -141,7 +144,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=described(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("checkout", type=Path, nargs="?", metavar="CHECKOUT")
     parser.add_argument("--model", help="the model's name at the server")
     parser.add_argument("--url", default="http://127.0.0.1:8080/v1", help="the server (%(default)s)")

@@ -15,7 +15,7 @@ from typing import Any
 
 from examples.notes import HELD_OUT_WORDINGS, WORDINGS, dialogs
 from llama3_mlx import Llama
-from llama3_mlx.finetune import train
+from llama3_mlx.finetune import TrainSettings, train
 
 
 def answers(llama: Llama, examples: Sequence[dict[str, Any]]) -> list[str]:
@@ -46,8 +46,8 @@ def run(model: Path, out: Path, *, count: int = 300, held_out: int = 60, **setti
     tested = dialogs(held_out, 1, WORDINGS + HELD_OUT_WORDINGS)
     with Llama.load(model, max_sequences=64) as llama:
         before = exact_share(answers(llama, tested), tested)
-    chosen = {"learning_rate": 1e-3, "row_length": 512, "batch_size": 2, "epochs": 1, "samples": 0}
-    train(model, data, out / "adapter", **{**chosen, **settings})
+    chosen = TrainSettings(learning_rate=1e-3, row_length=512, batch_size=2, epochs=1, samples=0)
+    train(model, data, out / "adapter", chosen.with_values(**settings))
     with Llama.load(model, adapter=out / "adapter", max_sequences=64) as llama:
         texts = answers(llama, tested)
     (out / "answers.json").write_text(json.dumps(texts, indent=1))

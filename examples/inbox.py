@@ -30,7 +30,7 @@ class Sorted:
 def sort_mails(llama: Llama, mails: Sequence[str]) -> list[Sorted | None]:
     """Sort all mails in one batch; None where an answer was cut off."""
     dialogs = [[{"role": "user", "content": f"Sort this mail:\n\n{mail}"}] for mail in mails]
-    return [done.parsed for done in llama.generate_batch(dialogs, schema=Sorted, max_tokens=200, temperature=0)]
+    return [done.parsed for done in llama.generate_batch(dialogs, schema=Sorted, max_tokens=500, temperature=0)]
 
 
 async def answer(llama: Llama, mail: str, *, longest: int) -> str:

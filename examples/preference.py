@@ -36,7 +36,7 @@ DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sun
 def pairs(count: int, seed: int, places: list[str]) -> list[dict[str, str]]:
     """Return questions about places with a preferred and a rejected answer."""
     rng = random.Random(seed)
-    made = []
+    made: list[dict[str, str]] = []
     for _ in range(count):
         day = rng.choice(DAYS)
         made.append(

@@ -39,7 +39,8 @@ class Tour:
         with Llama.load(self.model) as llama:
             self.ask(llama, answer_tokens)
             before = llama.chat(_message(QUESTION), max_tokens=12, temperature=0).text
-        after = self.finetune(before, steps)
+            half = llama.config.num_hidden_layers // 2
+        after = self.finetune(before, steps, layers=half)
         self.next_steps()
         return before, after
 
@@ -52,14 +53,21 @@ class Tour:
             with ConversionBar(self.console) as bar:
                 report = convert(self.source, self.model, bits=4, group_size=32, embedding_bits=8, progress=bar)
             before, after = self.source.stat().st_size / 1e6, report.total_bytes / 1e6
-            size = f"{report.parameters / 1e6:.0f} million parameters, {report.parameters * 2 / 1e6:.0f} MB in 16 bits"
-            self.console.print(f"{size}, {before:.0f} MB in {self.source.name}")
-            self.console.print(f"[bold]{after:.0f} MB[/bold] at {report.bits_per_weight:.2f} bits per weight")
+            millions = report.parameters / 1e6
+            self.console.print(
+                f"source     {before:.0f} MB, {millions:.0f} million parameters, {self.source.name}", highlight=False
+            )
+            self.console.print(
+                f"converted  [bold]{after:.0f} MB[/bold], {report.bits_per_weight:.2f} bits per weight; "
+                f"{2 * millions:.0f} MB in 16 bits",
+                highlight=False,
+            )
         with self.console.status("comparing it with the source on text that is new to both"):
             distance = measure(self.model, self.source)
         self.console.print(
-            f"KL divergence to the source [bold]{max(0.0, distance['kl']):.4f}[/bold] nats per token; "
-            f"the same next token in {distance['top1_agreement']:.0%} of places"
+            f"distance   KL [bold]{max(0.0, distance['kl']):.4f}[/bold] nats per token; "
+            f"the same next token in {distance['top1_agreement']:.0%} of places",
+            highlight=False,
         )
 
     def ask(self, llama: Llama, answer_tokens: int) -> None:
@@ -82,8 +90,8 @@ class Tour:
             f"{choice.text}  [dim](choices=['Paris', 'Rome', 'Madrid']: nothing else can be written)[/dim]"
         )
 
-    def finetune(self, before: str, steps: int) -> str:
-        """Train an adapter, draw its loss, and return the answer with it."""
+    def finetune(self, before: str, steps: int, *, layers: int) -> str:
+        """Train an adapter on the last layers, draw its loss, and return the answer with it."""
         self._heading("Fine-tune it on eight examples")
         self._user(QUESTION)
         self._answer("before", before)
@@ -98,7 +106,7 @@ class Tour:
             learning_rate=1e-3,
             batch_size=1,
             row_length=128,
-            layers=15,
+            layers=layers,
             samples=0,
             callbacks=[LossChart(self.console, steps)],
         )

@@ -9,10 +9,8 @@ from .version import __version__
 if TYPE_CHECKING:
     from .applications import (
         AvailableModel,
-        ModelNeeds,
         available_models,
         download,
-        estimate_needs,
         go_offline,
         watch_memory,
     )
@@ -33,11 +31,12 @@ if TYPE_CHECKING:
         StructureError,
         TokenizerError,
     )
-    from .generation.completion import Completion, Piece, TokenLogprob
+    from .generation.completion import Completion, DraftCounts, Piece, TokenLogprob
     from .generation.tool_loop import ToolRun
     from .kv_cache import CacheOptions
     from .llama import Llama
     from .loader import LoadProgress
+    from .needs import ModelNeeds
     from .structured.grammar import Grammar, compile_grammar
     from .structured.result import parse_result
     from .tools.call import ToolCall
@@ -46,17 +45,17 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AvailableModel": "applications",
-    "ModelNeeds": "applications",
     "available_models": "applications",
     "download": "applications",
-    "estimate_needs": "applications",
     "go_offline": "applications",
     "watch_memory": "applications",
     "AsyncStream": "engine.reply",
     "CacheOptions": "kv_cache",
     "Llama": "llama",
     "LoadProgress": "loader",
+    "ModelNeeds": "needs",
     "Completion": "generation.completion",
+    "DraftCounts": "generation.completion",
     "Piece": "generation.completion",
     "Stream": "engine.reply",
     "TokenLogprob": "generation.completion",
@@ -97,6 +96,7 @@ __all__ = [
     "ContextLengthError",
     "ConversionError",
     "DialogError",
+    "DraftCounts",
     "EngineClosedError",
     "ForkError",
     "Grammar",
@@ -122,7 +122,6 @@ __all__ = [
     "call_tool",
     "compile_grammar",
     "download",
-    "estimate_needs",
     "go_offline",
     "parse_result",
     "parse_tool_calls",

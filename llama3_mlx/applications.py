@@ -1,17 +1,16 @@
-"""What an application asks before and beside a `Llama`: which models are here, what one needs, downloads, memory."""
+"""What an application asks before and beside a `Llama`: which models are here, downloads, no network, memory."""
 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .device import memory_pressure, working_memory_bytes
+from .device import memory_pressure
 from .errors import ConfigError
 from .library.catalogue import Catalogue
 from .library.downloads import StoppedError
-from .library.resolver import resolve_config, resolve_model
+from .library.resolver import resolve_model
 from .loader import LoadCallback, LoadProgress
-from .model.memory_estimate import Needs, estimate
 
 PRESSURES = {1: "normal", 2: "warning", 4: "critical"}
 
@@ -32,24 +31,6 @@ class AvailableModel:
     """Tokens at most."""
     adapters: tuple[str, ...]
     """Names of the adapters on this machine that fit it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelNeeds:
-    """What a model needs in memory, in bytes, and what this machine has."""
-
-    weight_bytes: int
-    kv_bytes_per_token: int
-    context: int
-    """Tokens that the model takes at most."""
-    machine_bytes: int
-    """What models may take on this machine."""
-    longest_context: int
-    """Tokens that fit this machine beside the weights, 0 where the weights don't."""
-
-    def at_context(self, tokens: int) -> int:
-        """Return the bytes of weights and KV cache with so many tokens in the context."""
-        return self.weight_bytes + tokens * self.kv_bytes_per_token
 
 
 def available_models() -> list[AvailableModel]:
@@ -73,26 +54,6 @@ def available_models() -> list[AvailableModel]:
             )
         )
     return found
-
-
-def estimate_needs(path_or_id: str | Path, *, dtype: str | None = None) -> ModelNeeds:
-    """Return what a model will need, from its config.json alone: of a Hub id nothing else is fetched.
-
-    `dtype` is that of the KV cache and of weights that aren't quantized, by default as stored. Raises CheckpointError,
-    ConfigError or HubError.
-    """
-    from .checkpoint.folder import ModelFolder
-
-    config = ModelFolder(resolve_config(path_or_id)).stated_config
-    needs: Needs = estimate(config, dtype)
-    memory = working_memory_bytes()
-    return ModelNeeds(
-        weight_bytes=needs.weight_bytes,
-        kv_bytes_per_token=needs.kv_bytes_per_token,
-        context=config.max_position_embeddings,
-        machine_bytes=memory,
-        longest_context=min(config.max_position_embeddings, needs.longest_context(memory)),
-    )
 
 
 def download(

@@ -43,6 +43,8 @@ class BackEnd:
     """Take MLX's exponential, one instruction on a GPU; on the CPU sums and products are a third of the time."""
     multiplies_packed: bool
     """Multiply by quantized matrices as they are; on the CPU training unpacks them first."""
+    wants_columns: bool
+    """Lay matrices in memory by columns: BLAS copies one before it multiplies few rows by it, and these faster."""
     fused_kernels: bool
     """MLX's mx.fast operations are one kernel each; the CPU back end builds them of many operations."""
     cheap_verification: bool
@@ -62,6 +64,7 @@ GPU = BackEnd(
     compiles_steps=True,
     native_exponential=True,
     multiplies_packed=True,
+    wants_columns=False,
     fused_kernels=True,
     cheap_verification=True,
     loss_chunk_bytes=128 * 2**20,
@@ -74,6 +77,7 @@ CPU = BackEnd(
     compiles_steps=False,
     native_exponential=False,
     multiplies_packed=False,
+    wants_columns=True,
     fused_kernels=False,
     cheap_verification=False,
     loss_chunk_bytes=32 * 2**20,
@@ -91,6 +95,11 @@ def back_end() -> BackEnd:
 def unpacks_products() -> bool:
     """Return whether quantized matrices are unpacked before they are multiplied: the CPU back end's are slow."""
     return not back_end().multiplies_packed
+
+
+def unpacked_fits(n_bytes: int) -> bool:
+    """Return whether so many bytes of unpacked matrices may be kept beside the packed ones: a sixteenth of memory."""
+    return unpacks_products() and n_bytes <= working_memory_bytes() // 16
 
 
 @cache

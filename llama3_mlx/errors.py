@@ -1,6 +1,6 @@
 """The errors that a user of this package can meet: one tree, every message one readable line or list."""
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class Llama3MLXError(Exception):
@@ -122,6 +122,14 @@ class MissingExtraError(Llama3MLXError, ImportError):
 
     title = "A part of the program isn't installed"
     remedy = "Install the extra that is named."
+
+    @classmethod
+    def of(cls, need: str, extra: str) -> Self:
+        """Return the error for what an extra of this package brings; `need` says who needs what."""
+        return cls(
+            f"{need}, which the extra {extra} brings: in the clone, pip install '.[{extra}]'; with uv or pipx see "
+            "docs/installation.md#extras"
+        )
 
 
 class DataError(Llama3MLXError):

@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all: written beside their place, flushed, renamed."""
 
+import errno
 import json
 import os
 import resource
@@ -69,8 +70,8 @@ def whole_folder(dest: Path) -> Iterator[Path]:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def save_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a temporary file beside `path`, flush it and rename it to `path`.
+def save_whole(path: Path, write: Callable[[Path], None], *, private: bool = False) -> None:
+    """Have `write` fill a temporary file beside `path`, flush it and rename it to `path`; `private` to its owner.
 
     The temporary name keeps the suffix of `path`, since some writers choose the format by it.
     """
@@ -80,9 +81,10 @@ def save_whole(path: Path, write: Callable[[Path], None]) -> None:
     temporary = Path(name)
     try:
         write(temporary)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        if not private:
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
         fsync_path(temporary)
         temporary.replace(path)
         fsync_path(path.parent)
@@ -114,6 +116,17 @@ def disk_errors(folder: Path) -> Iterator[None]:
         raise TrainingError(
             f"saving failed: {reason}; what was saved before is intact in {folder}: make room and go on with --resume"
         ) from None
+
+
+def is_full(error: OSError) -> bool:
+    """Return whether a disk, a quota or a limit on files has no room for what was written."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def place_of(error: OSError) -> str:
+    """Return the file that an error is about, empty where it names none; of a copy that found no room, the copy."""
+    named = error.filename2 if is_full(error) and error.filename2 else error.filename
+    return str(named) if named else ""
 
 
 def printable(name: str | Path) -> str:

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -9,25 +10,34 @@ import mlx.core as mx
 
 from .chat.messages import MessageMapping
 from .device import in_own_thread, working_memory_bytes
-from .distributed.loading import Nodes, release
 from .distributed.settings import NodeOptions
 from .engine.engine import Engine
 from .engine.reply import Reply
-from .errors import EngineClosedError, PeerError, RequestError
+from .errors import EngineClosedError, PeerError
 from .generating import GeneratingMethods
 from .generation.limits import check_fits
 from .generation.options import GenerationOptions
 from .json_types import JsonMapping
 from .kv_cache import CacheOptions
 from .library.resolver import resolve_adapter, resolve_draft, resolve_model
-from .loader import LoadCallback, LoadProgress, ModelParts, ProgressCallback, downloaded, load_parts
+from .loader import (
+    LoadCallback,
+    LoadProgress,
+    ModelParts,
+    ProgressCallback,
+    downloaded,
+    load_parts,
+    make_adapter_set,
+)
 from .model.transformer import LlamaForCausalLM
+from .needs import ModelNeeds, estimate_needs
 from .prompts import PromptBuilder
 from .submission import DEFAULT_ADAPTER, Submitter
 from .tools.functions import Tool
 
 if TYPE_CHECKING:
     from .adapters.adapter_set import AdapterSet
+    from .distributed.loading import Nodes
 
 T = TypeVar("T")
 
@@ -109,7 +119,8 @@ class Llama(GeneratingMethods):
             PeerError: One of several processes is missing or doesn't fit the others.
         """
         options = NodeOptions(nodes=nodes, split=split)
-        folder = downloaded(resolve_model, path_or_id, progress)
+        # Of a model on several nodes, each downloads what it needs.
+        folder = downloaded(partial(resolve_model, weights=nodes == 1), path_or_id, progress)
         draft_folder = None if draft is None else downloaded(resolve_draft, draft, progress)
         named = {**({DEFAULT_ADAPTER: adapter} if adapter is not None else {}), **(adapters or {})}
         paths = {name: downloaded(resolve_adapter, path, progress) for name, path in named.items()}
@@ -136,6 +147,15 @@ class Llama(GeneratingMethods):
         llama = in_own_thread(build)
         told(total)
         return llama
+
+    @staticmethod
+    def estimate(path_or_id: str | Path, *, dtype: str | None = None) -> ModelNeeds:
+        """Return what a model will need in memory, from its config.json alone: of a Hub id nothing else is fetched.
+
+        `dtype` is that of the KV cache and of weights that aren't quantized, by default as stored. Raises
+        CheckpointError, ConfigError or HubError.
+        """
+        return estimate_needs(path_or_id, dtype)
 
     def encode_chat(
         self,
@@ -223,13 +243,9 @@ class Llama(GeneratingMethods):
 
     def load_adapter(self, name: str, path: str | Path) -> None:
         """Load a LoRA adapter under a name, while others run. Raises RequestError, CheckpointError or ConfigError."""
-        if self._group is not None:
-            raise RequestError("a model on several nodes takes no adapters: merge one into it with llama3-mlx fuse")
 
         def run() -> None:
-            from .adapters.adapter_set import AdapterSet
-
-            adapters = self.adapters if self.adapters is not None else AdapterSet(self.model)
+            adapters = self.adapters if self.adapters is not None else make_adapter_set(self.model, self._group)
             adapters.load(name, path)
             self._adapters = self.engine.adapters = adapters
             self._adapter_paths[name] = Path(path)
@@ -283,10 +299,12 @@ class Llama(GeneratingMethods):
         self.close()
 
 
-def _close(engine: Engine, group: Nodes | None) -> None:
+def _close(engine: Engine, group: "Nodes | None") -> None:
     """Close the engine, then give back what its model takes on other nodes."""
     engine.close()
     if group is not None:
+        from .distributed.loading import release
+
         group.leader.forget(engine.break_off)
         release(group)
 

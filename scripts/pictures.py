@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, ViewportSize, sync_playwright
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
-SOURCE, MODEL = "SmolLM2-135M-Instruct.gguf", "smollm2-4bit"
+SOURCE, MODEL, LARGER = "SmolLM2-135M-Instruct.gguf", "smollm2-4bit", "SmolLM2-135M-Instruct"
 TABLE = """\
 {"type": "object", "required": ["day", "guests"],
  "properties": {"day": {"enum": ["Thursday", "Friday", "Saturday"]}, "guests": {"type": "integer"}}}
@@ -39,6 +39,7 @@ QUESTIONS = (
     "Write a Python function that adds two numbers.",
 )
 WIDTH = 108
+LAPTOP, PHONE = ViewportSize(width=1280, height=800), ViewportSize(width=390, height=760)
 
 
 def main() -> None:
@@ -52,8 +53,8 @@ def main() -> None:
         (folder / "work" / SOURCE).symlink_to(gguf)
         (folder / "work" / "table.json").write_text(TABLE)
         draw_terminal(folder)
-        run(f"llama3-mlx convert {SOURCE} SmolLM2-135M-Instruct", folder)
-        with server(["SmolLM2-135M-Instruct", MODEL], folder) as url:
+        run(f"llama3-mlx convert {SOURCE} {LARGER}", folder)
+        with server([LARGER, MODEL], folder) as url:
             photograph_page(url)
 
 
@@ -98,18 +99,18 @@ def server(models: list[str], folder: Path) -> Iterator[str]:
 
 
 def photograph_page(url: str) -> None:
-    """Ask on the chat page and take its pictures: in both themes, and as wide as a phone."""
+    """Ask on the chat page and take its pictures: as wide as a laptop and as a phone, in both themes."""
     with sync_playwright() as runner:
         # Libraries preloaded into this process have no place in the browser's.
         plain: dict[str, str | float | bool] = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
         browser = runner.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"], env=plain)
-        context = browser.new_context(
-            viewport={"width": 1000, "height": 700}, color_scheme="light", device_scale_factor=2
-        )
-        page = context.new_page()
+        page = browser.new_context(viewport=LAPTOP, color_scheme="light", device_scale_factor=2).new_page()
         page.set_default_timeout(300_000)
         page.goto(url)
         page.wait_for_selector("#model option", state="attached")
+        for model in (LARGER, MODEL):
+            # Without a prompt it is loaded, which isn't a part of how long an answer takes.
+            page.request.post(f"{url}/api/generate", data={"model": model}, timeout=300_000)
         use_settings(page, temperature="0", max_tokens="120", stop="Example")
         for question in QUESTIONS:
             page.fill("#composer-text", question)
@@ -118,10 +119,12 @@ def photograph_page(url: str) -> None:
             page.wait_for_selector("#send:visible")
         page.screenshot(path=PICTURES / "chat.png")
         page.emulate_media(color_scheme="dark", reduced_motion="reduce")
-        page.set_viewport_size({"width": 1200, "height": 640})
         compare(page)
         page.screenshot(path=PICTURES / "chat-dark.png")
-        page.set_viewport_size({"width": 390, "height": 760})
+        page.set_viewport_size(PHONE)
+        page.click("#open-sidebar")
+        page.click(f"#conversations .title:has-text('{QUESTIONS[0]}')")
+        page.wait_for_selector(".hljs-keyword")
         page.screenshot(path=PICTURES / "chat-phone-dark.png")
         page.emulate_media(color_scheme="light")
         page.click("#open-sidebar")

@@ -1,5 +1,6 @@
 """Fixtures and settings that all tests share."""
 
+import faulthandler
 import gc
 import os
 import signal
@@ -15,9 +16,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 # Before anything imports MLX: the package loads a fast BLAS.
 import llama3_mlx  # noqa: F401  # isort: skip
@@ -25,6 +28,7 @@ from llama3_mlx import device
 
 from .support.installed_wheel import Installed, install_wheel
 from .support.llama3_tokenizer import save_llama3_tokenizer
+from .support.quick_kernels import quick_path
 from .support.small_chat import save_small_chat
 from .support.smollm2 import save_smollm2
 from .support.tiny_model import save_tiny
@@ -33,6 +37,14 @@ from .support.tiny_model import save_tiny
 def pytest_collection_finish() -> None:
     """Leave what collecting imported, hundreds of thousands of objects, out of each collection of garbage."""
     gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_exception_interact(node: pytest.Item | pytest.Collector) -> None:
+    """Set `faulthandler_timeout` again, which pytest lifts when a test fails: its fixtures may hang."""
+    if isinstance(node, pytest.Item):
+        seconds = float(node.config.getini("faulthandler_timeout"))
+        faulthandler.dump_traceback_later(seconds, file=node.config.stash[fault_handler_stderr_fd_key], exit=True)
 
 
 @pytest.fixture(scope="session")
@@ -62,8 +74,16 @@ def small_chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_small_chat(tmp_path_factory.mktemp("chat") / "small")
 
 
+@pytest.fixture(scope="session")
+def quick_kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have MLX compile the kernels of whole runs in a sixth of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", quick_path(tmp_path_factory.mktemp("kernels")))
+        yield
+
+
 @pytest.fixture
-def gpu_branches(monkeypatch: pytest.MonkeyPatch) -> None:
+def gpu_branches(quick_kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every choice as on a GPU: what is compiled, in which dtype, with which costs; MLX stays on the CPU."""
     monkeypatch.setattr(device, "on_gpu", lambda: True)
 

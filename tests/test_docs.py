@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,7 @@ def run(code: str, folder: Path) -> str:
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in PAGES if blocks(path, "python") and path.name != "quickstart.md"],
+    [path for path in PAGES if blocks(path, "python") and path.name not in ("quickstart.md", "embedding.md")],
     ids=lambda path: path.name,
 )
 def test_the_python_of_a_page_runs_from_top_to_bottom(path: Path, workplace: Path) -> None:
@@ -170,3 +171,17 @@ def test_every_room_says_what_is_in_it() -> None:
         names = re.findall(r"`([\w/]+\.py)`", text)
         wrong += [f"{path}: {name}" for name in names if not (path.parent / name).exists()]
     assert wrong == []
+
+
+def test_extras_are_installed_by_the_same_words_everywhere() -> None:
+    """The package isn't on PyPI: pip installs an extra from the clone, and one page says how uv and pipx do."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    files = [*GUIDES, *(path for name in ("llama3_mlx", "convert", "examples") for path in (ROOT / name).rglob("*.py"))]
+    texts = {path: path.read_text(encoding="utf-8") for path in files}
+    assert [path for path, text in texts.items() if "llama3-mlx[" in text] == []
+    named = [name for text in texts.values() for name in re.findall(r'MissingExtraError\.of\(.*"(\w+)"\)', text)]
+    assert len(named) >= 7
+    assert set(named) <= set(extras)
+    said = str(errors.MissingExtraError.of("x needs y", "eval"))
+    page_named, anchor = re.search(r"docs/(\S+)#(\S+)", said).groups()  # type: ignore[union-attr]
+    assert f"## {anchor.title()}" in page(page_named)

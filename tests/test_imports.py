@@ -29,18 +29,20 @@ ROOMS = {
     "tools": "errors json_types schema",
     "generation": "errors json_types settings tools units",
     "kv_cache": "errors settings",
-    "model": "device dtypes errors json_types kv_cache",
+    "model": "device dtypes errors json_types kv_cache units",
     "files": "errors",
     "checkpoint": "device dtypes errors files json_types model",
-    "distributed": "checkpoint device dtypes errors json_types kv_cache model settings version",
     "prefix_cache": "checkpoint errors files kv_cache model",
-    "speculation": "checkpoint device dtypes errors generation json_types kv_cache model prefix_cache",
+    "speculation": "checkpoint device dtypes errors files generation json_types kv_cache model prefix_cache",
     "tokenizer": "checkpoint errors json_types model",
     "structured": "errors generation json_types schema tokenizer tools",
     "engine": "device errors generation kv_cache model prefix_cache speculation structured tokenizer tools",
     "finetune.layers": "errors model",
     "library": "checkpoint dtypes errors json_types model units",
     "adapters": "checkpoint errors files finetune.layers json_types library model",
+    "distributed": (
+        "adapters checkpoint device dtypes errors json_types kv_cache library model prefix_cache settings version"
+    ),
     "chat": "checkpoint errors json_types tokenizer",
     "prompts": "chat errors generation json_types tokenizer tools",
     "loader": (
@@ -49,12 +51,13 @@ ROOMS = {
     ),
     "submission": "engine errors generation loader structured tools",
     "generating": "chat engine errors generation json_types loader prompts submission tools",
+    "needs": "checkpoint device library model",
     "llama": (
         "adapters chat device distributed engine errors generating generation json_types kv_cache library loader model "
-        "prompts submission tools"
+        "needs prompts submission tools"
     ),
-    "applications": "checkpoint device errors library loader model",
-    ".": "applications blas engine errors generation kv_cache llama loader structured tools version",
+    "applications": "device errors library loader",
+    ".": "applications blas engine errors generation kv_cache llama loader needs structured tools version",
     "bench": (
         "blas charts device distributed errors generation json_types kv_cache llama model settings units version"
     ),
@@ -91,13 +94,13 @@ ROOMS = {
     ),
     "convert": "convert.api convert.forecasting convert.options convert.pipeline convert.targets",
     "finetune.distributed": "trees",
-    "finetune.kernels": "device model trees",
+    "finetune.kernels": "device kv_cache model trees",
     "finetune.keywords": "",
     "finetune.settings": "errors finetune.layers json_types settings",
     "finetune.data": "chat errors files finetune.settings json_types tokenizer",
     "finetune.objectives": (
         "chat device engine errors finetune.data finetune.distributed finetune.kernels finetune.settings "
-        "generation model tokenizer trees"
+        "generation model speculation tokenizer trees"
     ),
     "finetune.training": (
         "adapters charts chat checkpoint device dtypes errors files finetune.data finetune.distributed "
@@ -105,6 +108,11 @@ ROOMS = {
         "tokenizer trees units"
     ),
     "finetune.sft": ("finetune.data finetune.keywords finetune.objectives finetune.settings finetune.training library"),
+    "finetune.drafting": (
+        "adapters checkpoint device dtypes errors files finetune.data finetune.keywords finetune.kernels "
+        "finetune.layers finetune.objectives finetune.settings finetune.sft finetune.training json_types library "
+        "llama model speculation"
+    ),
     "finetune.reinforcement": "chat errors finetune.data finetune.objectives finetune.settings finetune.training",
     "finetune.best_of": (
         "errors files finetune.data finetune.objectives finetune.reinforcement finetune.settings json_types llama"
@@ -146,7 +154,7 @@ ROOMS = {
     "cli": (
         "adapters bench blas chat checkpoint convert convert.forecasting convert.options convert.pipeline "
         "convert.quantization convert.sources convert.targets device distributed dtypes engine errors evaluation files "
-        "finetune.best_of finetune.data finetune.distributed finetune.fusing finetune.objectives "
+        "finetune.best_of finetune.data finetune.distributed finetune.drafting finetune.fusing finetune.objectives "
         "finetune.preference finetune.reinforcement finetune.settings finetune.sft finetune.training "
         "generation json_types kv_cache library llama model prefix_cache safety safety.prompt safety.shield "
         "server.running server.settings settings speculation tools units version"
@@ -154,7 +162,7 @@ ROOMS = {
     "__main__": "cli",
     "lm_eval": "errors evaluation",
     "finetune": (
-        "adapters errors finetune.best_of finetune.fusing finetune.preference finetune.reinforcement "
+        "adapters errors finetune.best_of finetune.drafting finetune.fusing finetune.preference finetune.reinforcement "
         "finetune.settings finetune.sft finetune.training"
     ),
     "llm_plugin": "generation json_types library llama settings",

@@ -12,6 +12,7 @@ from ...chat.template_files import own_templates
 from ...errors import ConversionError
 from ...json_types import JsonMapping, JsonObject
 from ...model.config import ModelConfig, load_json_object
+from ...tokenizer.added_token import added_tokens, with_assigned_ids
 from .pre_tokenizers import name_pre_tokenizer
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
@@ -102,6 +103,12 @@ def _scores(tokens: Sequence[str], merges: Sequence[str]) -> list[float]:
 def _tokens(content: JsonMapping, size: int) -> tuple[list[str], list[int]]:
     """Return text and type of every row of the embedding; rows beyond the vocabulary are marked as unused."""
     texts: dict[int, tuple[str, int]] = {token: (text, _NORMAL) for text, token in content["model"]["vocab"].items()}
+    named = added_tokens(content, Path("tokenizer.json"))
+    assigned = with_assigned_ids(named, content["model"]["vocab"])
+    moved = next((entry for entry, token in zip(named, assigned, strict=True) if entry.id != token.id), None)
+    if moved is not None or len(texts) < len(content["model"]["vocab"]):
+        what = f"the added token {moved.text!r} has the id {moved.id}" if moved else "two texts have one id"
+        raise ConversionError(f"tokenizer.json contradicts itself ({what}): mend it before an export to GGUF")
     for entry in content.get("added_tokens") or []:
         odd = [name for name in ("lstrip", "rstrip", "single_word") if entry.get(name)]
         if odd:

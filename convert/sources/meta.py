@@ -7,7 +7,7 @@ and key: transformers `convert_llama_weights_to_hf.py` (permute).
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from .meta_config import read_meta_config
 from .rotary_rows import read_halves
 from .side_files import generation_config, write_json
 from .source import Fingerprint, TensorRef, file_facts
-from .tokenizer_json import save_tokenizer_json
+from .tokenizer_json import save_beside, tokenizer_json
 
 _LAYER_NAMES = {
     "attention.wq": "self_attn.q_proj",
@@ -102,10 +102,15 @@ class MetaSource:
     def save_side_files(self, folder: Path) -> None:
         """Write tokenizer.json, chat template, generation config and Meta's tokenizer.model; copy the license."""
         context = self.config.max_position_embeddings
-        save_tokenizer_json(self.folder / "tokenizer.model", folder, context=context)
+        save_beside(self._tokenizer_json, self.folder / "tokenizer.model", folder, context=context)
         sampling = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
         write_json(folder / "generation_config.json", {**generation_config(self.config), **sampling})
         copy_files(self.folder, folder, LICENCES)
+
+    @cached_property
+    def _tokenizer_json(self) -> str:
+        # Kept, since a conversion writes the side files several times.
+        return tokenizer_json(self.folder / "tokenizer.model")
 
     def close(self) -> None:
         """Close the shards."""

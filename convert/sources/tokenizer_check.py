@@ -4,7 +4,8 @@ import tempfile
 from pathlib import Path
 
 from ...checkpoint.folder import ModelFolder
-from ...errors import TokenizerError
+from ...errors import ConversionError, TokenizerError
+from ...files import is_full
 from ...tokenizer.loading import has_tokenizer, load_tokenizer
 from .side_files import write_json
 from .source import Source
@@ -30,4 +31,11 @@ def check_tokenizer(source: Source) -> tuple[str, ...]:
                 f"{text}; what is converted couldn't be used with it: mend it, or move the tokenizer's files away to "
                 "convert the weights alone"
             ) from None
+        except OSError as error:
+            if is_full(error):
+                raise ConversionError(
+                    f"{folder} has no room for the tokenizer's files, which are tried there ({error.strerror}): make "
+                    "room, or name another folder by TMPDIR"
+                ) from None
+            raise
         return opened.notes

@@ -3,12 +3,13 @@
 Source of the layout: https://huggingface.co/docs/tokenizers; meta-llama's own tokenizer.json files have the same parts.
 """
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...chat.llama3_templates import LLAMA_3, LLAMA_3_1, without_marks
-from ...files import save_json
+from ...files import save_json, save_text
 from ...json_types import JsonObject
 from ...tokenizer.byte_level import from_bytes
 from ...tokenizer.llama3 import SPLIT_PATTERN, special_tokens
@@ -21,8 +22,17 @@ def save_tokenizer_json(model_file: Path, folder: Path, *, context: int = 131072
     `context` becomes `model_max_length`; beyond 8192 the chat template is that of Llama 3.1.
     Raises TokenizerError if `model_file` isn't Llama 3's.
     """
-    tokens = load_ranks(model_file)
-    save_json(folder / "tokenizer.json", _tokenizer_json(list(tokens)), indent=None)
+    save_beside(tokenizer_json(model_file), model_file, folder, context=context)
+
+
+def tokenizer_json(model_file: Path) -> str:
+    """Return the text of tokenizer.json; raises TokenizerError if `model_file` isn't Llama 3's."""
+    return json.dumps(_content(list(load_ranks(model_file))), ensure_ascii=False) + "\n"
+
+
+def save_beside(text: str, model_file: Path, folder: Path, *, context: int) -> None:
+    """Write what `save_tokenizer_json` writes, with a tokenizer.json that is made already."""
+    save_text(folder / "tokenizer.json", text)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": "<|begin_of_text|>",
@@ -37,13 +47,14 @@ def save_tokenizer_json(model_file: Path, folder: Path, *, context: int = 131072
         shutil.copyfile(model_file, folder / "tokenizer.model")
 
 
-def _tokenizer_json(tokens: list[bytes]) -> JsonObject:
+def _content(tokens: list[bytes]) -> JsonObject:
     specials = special_tokens()
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    vocab = {from_bytes(token): rank for rank, token in enumerate(tokens)}
     content = byte_level_json(
         [{"type": "Split", "pattern": {"Regex": SPLIT_PATTERN}, "behavior": "Isolated", "invert": False}],
-        {from_bytes(token): rank for rank, token in enumerate(tokens)},
-        make_merges(tokens),
+        vocab,
+        make_merges(vocab),
         [{"id": token, "content": text, **flags} for text, token in specials.items()],
         beginning("<|begin_of_text|>", specials["<|begin_of_text|>"]),
     )
@@ -103,16 +114,18 @@ def beginning(text: str, token: int) -> JsonObject:
     }
 
 
-def make_merges(tokens: list[bytes]) -> list[str]:
+def make_merges(ranks: Mapping[str, int]) -> list[str]:
     """Return the merges that make merge-ordered BPE equal to tiktoken's, which merges the pair of lowest rank.
 
-    Every way to split a token into two others is a merge; merges stand in the order of their results' ranks.
+    Every way to split a token into two others is a merge; merges stand in the order of their results' ranks, which is
+    that of `ranks`. Tokens are those of byte-level BPE: a character for each byte.
     """
-    ranks = {token: rank for rank, token in enumerate(tokens)}
     merges: list[str] = []
-    for token in tokens:
-        splits = [(token[:at], token[at:]) for at in range(1, len(token))]
-        known = [pair for pair in splits if pair[0] in ranks and pair[1] in ranks]
-        known.sort(key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
-        merges += [f"{from_bytes(left)} {from_bytes(right)}" for left, right in known]
+    for text in ranks:
+        known = []
+        for at in range(1, len(text)):
+            if (left := text[:at]) in ranks and (right := text[at:]) in ranks:
+                known.append((ranks[left], ranks[right], f"{left} {right}"))
+        known.sort()
+        merges += [merge for _, _, merge in known]
     return merges

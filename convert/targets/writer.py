@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import ConversionError
+from ...files import place_of
 from .journal import Checksums, Journal
 from .layout import FileLayout
 from .shard_files import ShardFiles
@@ -106,7 +107,12 @@ class ShardWriter:
         try:
             yield
         except OSError as error:
-            raise ConversionError(
-                f"writing failed: {error.strerror}; what is done is kept in {self.partial}, and the same "
-                "command resumes from there"
-            ) from None
+            raise self.failure(error) from None
+
+    def failure(self, error: OSError) -> ConversionError:
+        """Return the error for a write that failed: one line that names what is kept."""
+        place = place_of(error)
+        return ConversionError(
+            f"writing failed: {error.strerror}{f' ({place})' if place else ''}; what is done is kept in "
+            f"{self.partial}, and the same command resumes from there"
+        )

@@ -9,7 +9,8 @@ import asyncio
 import json
 import sys
 import threading
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,10 @@ from llama3_mlx.model.feature_tap import FeatureTap
 from llama3_mlx.model.transformer import LlamaForCausalLM
 
 from .llama_desk.app import LlamaDesk
+from .loop_watch import LoopWatch, Waits
 
 if TYPE_CHECKING:
     import mlx.core as mx
-
-_BEAT_S = 0.002
 
 
 @dataclass
@@ -33,9 +33,8 @@ class Measured:
     turns: int = 0
     model_calls: int = 0
     model_calls_on_loop: int = 0
-    largest_wait_loading_ms: float = 0.0
-    largest_wait_ms: float = 0.0
-    """In the conversation: how late the loop ever was for a timer, be it for drawing, the model or other processes."""
+    loading: Waits = field(default_factory=Waits)
+    talking: Waits = field(default_factory=Waits)
     memory_loaded: int = 0
     memory_full: int = 0
     memory_closed: int = 0
@@ -72,16 +71,16 @@ class Drive:
     async def run(self) -> None:
         """Load, talk, look, close the conversation, and quit while an answer is being written."""
         desk, window = self.app.desk, self.app.desk_window
-        beat = asyncio.create_task(self._beat())
+        watch = LoopWatch()
         await desk.choose_model(self.model)
-        self.measured.largest_wait_loading_ms, self.measured.largest_wait_ms = self.measured.largest_wait_ms, 0.0
+        self.measured.loading, watch.waits = watch.waits, self.measured.talking
         desk.preferences = replace(desk.preferences, max_tokens=8, temperature=0.0)
         self.measured.memory_loaded = desk.host.memory_bytes
         for turn in range(self.turns):
             await desk.ask(f"Question {turn + 1}: what is {turn} plus {turn}?")
             self.measured.turns += 1
         self.measured.memory_full = desk.host.memory_bytes
-        beat.cancel()
+        watch.end()
         await desk.delete(desk.current.id)
         self.measured.memory_closed = desk.host.memory_bytes
         await self._pictures()
@@ -89,17 +88,9 @@ class Drive:
         await asyncio.sleep(0.05)
         desk.preferences = replace(desk.preferences, max_tokens=100_000)
         writing = asyncio.create_task(desk.ask(window.question.value))
-        while not (desk.current.messages and desk.current.messages[-1].text):
-            await asyncio.sleep(0.01)
+        await _until(lambda: bool(desk.current.messages and desk.current.messages[-1].text))
         self.app.request_exit()
         await writing
-
-    async def _beat(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            due = loop.time() + _BEAT_S
-            await asyncio.sleep(_BEAT_S)
-            self.measured.largest_wait_ms = max(self.measured.largest_wait_ms, (loop.time() - due) * 1000)
 
     async def _pictures(self) -> None:
         desk, window = self.app.desk, self.app.desk_window
@@ -108,12 +99,18 @@ class Drive:
         notes = self.folder / "garden.md"
         notes.write_text("# The garden\n\nThe cherry tree was planted in 2011. It carries fruit in June.\n")
         window.question.value = str(notes)
-        while not desk.state.document:
-            await asyncio.sleep(0.01)
+        await _until(lambda: bool(desk.state.document))
         await desk.ask("When was the cherry tree planted?")
         desk.show_memory()
         await asyncio.sleep(0.2)
         window.window.as_image().save(self.folder / "window.png")
+
+
+async def _until(true: Callable[[], bool]) -> None:
+    """Wait, at most for a minute: what goes wrong in the application is shown in its window, and ends nothing here."""
+    async with asyncio.timeout(60):
+        while not true():
+            await asyncio.sleep(0.01)
 
 
 def main(model: str, folder: Path, turns: int) -> Measured:

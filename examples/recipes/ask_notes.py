@@ -1,7 +1,8 @@
-"""Questions over your own notes, answered with citations: BM25 finds paragraphs, and only those can be cited.
+r"""Questions over your own notes, answered with citations: BM25 finds paragraphs, and only those can be cited.
 
-    pip install 'llama3-mlx[recipes]'
-    python -m examples.recipes.ask_notes ~/notes "When is the boiler due for service?"
+    pip install '.[recipes]'
+    python -m examples.recipes.ask_notes ~/notes \
+        "When is the boiler due for service?"
 
 Reads `.md` and `.txt` files. The answer's schema lists the numbers of the paragraphs that were shown, so a citation
 always leads somewhere; whether it is the right one is up to the model. The small model often cites the first; an 8B
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import bm25s
 
-from examples.recipes import arguments
+from examples.recipes import arguments, run
 from llama3_mlx import Llama
 
 
@@ -37,7 +38,7 @@ class Answer:
 
 def passages_of(folder: Path) -> list[Passage]:
     """Return the paragraphs of a folder's notes."""
-    found = []
+    found: list[Passage] = []
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".md", ".txt")):
         line = 1
         for paragraph in path.read_text(encoding="utf-8").split("\n\n"):
@@ -90,7 +91,8 @@ def ask(llama: Llama, index: Index, question: str, *, count: int = 4, max_tokens
     done = llama.chat(dialog, schema=schema, max_tokens=max_tokens, temperature=0)
     if done.parsed is None:
         return Answer(done.text, ())
-    return Answer(done.parsed["answer"], tuple(shown[number - 1] for number in dict.fromkeys(done.parsed["sources"])))
+    numbers: list[int] = done.parsed["sources"]
+    return Answer(done.parsed["answer"], tuple(shown[number - 1] for number in dict.fromkeys(numbers)))
 
 
 def main() -> None:
@@ -107,4 +109,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

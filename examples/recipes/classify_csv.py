@@ -1,6 +1,7 @@
-"""Labels for the rows of a CSV file, many rows in one batch.
+r"""Labels for the rows of a CSV file, many rows in one batch.
 
-    python -m examples.recipes.classify_csv mails.csv labeled.csv --column text --labels complaint,question,praise
+    python -m examples.recipes.classify_csv mails.csv labeled.csv \
+        --column text --labels complaint,question,praise
 
 Every answer is one of the labels and nothing else. A run that was broken off goes on where it ended: rows that the
 result has already are left alone. The small model is right a little more often than chance; an 8B is right on most
@@ -11,7 +12,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from examples.recipes import arguments
+from examples.recipes import arguments, run
 from llama3_mlx import Llama
 
 Row = dict[str, str]
@@ -67,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

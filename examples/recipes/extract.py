@@ -13,7 +13,7 @@ from typing import Self, TextIO
 
 from pydantic import BaseModel, Field, model_validator
 
-from examples.recipes import arguments
+from examples.recipes import arguments, run
 from llama3_mlx import Llama, StructureError
 
 
@@ -63,7 +63,8 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--log", type=Path, default=Path("attempts.jsonl"), help="file to add to (%(default)s)")
     args = parser.parse_args()
-    with Llama.load(args.model) as llama, args.log.open("a", encoding="utf-8") as log:
+    # Each attempt stands in the file at once.
+    with Llama.load(args.model) as llama, args.log.open("a", buffering=1, encoding="utf-8") as log:
         invoice = extract(llama, args.file.read_text(encoding="utf-8"), log=log)
     if invoice is None:
         raise SystemExit(f"error: no attempt held; {args.log} has them")
@@ -71,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

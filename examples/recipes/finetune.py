@@ -3,21 +3,22 @@
     python -m examples.recipes.finetune samsum train.json OUT
     python -m examples.recipes.finetune alpaca alpaca_data.json OUT
     python -m examples.recipes.finetune grammar jfleg.csv OUT
-    python -m examples.recipes.finetune own my_data.py:load OUT
+    python -m examples.recipes.finetune own my_data.py:load OUT --question "…"
 
 The file is one of that data set's form: samsum a JSON list of `dialogue` and `summary`, alpaca one of `instruction`,
 `input` and `output`, grammar a CSV of `input` and `target`; own data are any source of `llama3-mlx train`, such as a
-function in a file (own_data.py is one). A tenth of the data is held out; the losses on it before and after are printed,
-and one answer. On the small model some hundred examples show; an 8B is trained with `--model
-mlx-community/Meta-Llama-3.1-8B-Instruct-4bit`, and 1000 examples of samsum are a good evening on a laptop.
+function in a file (own_data.py is one). A tenth of the data is held out; OUT keeps the step that was best on it,
+OUT/last the last one. Printed are the losses and one answer. On the small model some hundred examples show; an 8B is
+trained with `--model mlx-community/Meta-Llama-3.1-8B-Instruct-4bit`, and 1000 examples of samsum are a good evening
+on a laptop.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from examples.recipes import arguments
+from examples.recipes import arguments, run
 from llama3_mlx import Llama
-from llama3_mlx.finetune import Callback, TrainResult, TrainSettings, ValidationReport, train
+from llama3_mlx.finetune import Callback, StepReport, TrainResult, TrainSettings, ValidationReport, train
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,16 @@ PRESETS = {
 
 
 class Losses(Callback):
-    """Keeps the losses on held-out data."""
+    """Keeps the losses on held-out data, and shows that the run goes on."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
+
+    def on_step(self, report: StepReport) -> None:
+        """Print every tenth of the run."""
+        every = max(1, report.total_steps // 10)
+        if report.step % every == 0 or report.step == report.total_steps:
+            print(f"step {report.step} of {report.total_steps}: loss {report.loss:.3f}", flush=True)
 
     def on_validation(self, report: ValidationReport) -> None:
         """Take one."""
@@ -61,11 +68,19 @@ class Losses(Callback):
 
 
 def finetune(
-    preset: str, model: str | Path, data: str | Path, out: Path, *, steps: int | None = None
+    preset: str,
+    model: str | Path,
+    data: str | Path,
+    out: Path,
+    *,
+    steps: int | None = None,
+    learning_rate: float | None = None,
 ) -> tuple[TrainResult, list[float]]:
-    """Train an adapter; return the result and the losses on held-out data, that before the first step first."""
+    """Train an adapter; return the result and the losses on held-out data in their order."""
     chosen, losses = PRESETS[preset], Losses()
     settings = chosen.settings.with_values(layout=chosen.layout, steps=steps)
+    if learning_rate is not None:
+        settings = settings.with_values(learning_rate=learning_rate)
     return train(model, data, out, settings, callbacks=[losses]), losses.losses
 
 
@@ -80,13 +95,21 @@ def main() -> None:
     parser.add_argument("preset", choices=tuple(PRESETS))
     parser.add_argument("data", help="file of the data set's form; for own data any source of llama3-mlx train")
     parser.add_argument("out", type=Path, help="folder of the adapter")
+    parser.add_argument("--question", help="asked before and after (default: one that suits the data set)")
+    parser.add_argument("--steps", type=int, help="in place of what the data's size makes")
+    parser.add_argument("--learning-rate", type=float, help="in place of the preset's")
     args = parser.parse_args()
-    question = PRESETS[args.preset].question
+    question = args.question or PRESETS[args.preset].question
     print(f"> {question}\nbefore: {answer(args.model, None, question)}")
-    result, losses = finetune(args.preset, args.model, args.data, args.out)
-    print(f"loss on held-out data: {losses[0]:.3f} before, {losses[-1]:.3f} after {result.steps} steps")
-    print(f"> {question}\nafter: {answer(args.model, args.out, question)}\n{result.folder / 'report.html'}")
+    changes = {"steps": args.steps, "learning_rate": args.learning_rate}
+    result, losses = finetune(args.preset, args.model, args.data, args.out, **changes)
+    best = f"{min(losses):.3f} at step {result.best_step}, which is kept"
+    print(f"loss on held-out data: first {losses[0]:.3f}, best {best}, last {losses[-1]:.3f}")
+    print(f"> {question}\nafter: {answer(args.model, args.out, question)}")
+    if (last := args.out / "last").exists():
+        print(f"by the last step, {last}: {answer(args.model, last, question)}")
+    print(result.folder / "report.html")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,15 +1,16 @@
-"""A chat behind a guard and a code shield: what you ask and what the model answers are judged before they are shown.
+r"""A chat behind a guard and a code shield: what you ask and what the model answers are judged before they are shown.
 
-    python -m examples.recipes.guarded_chat --model llama-3.1-8b-4bit --guard meta-llama/Llama-Guard-3-1B
+    python -m examples.recipes.guarded_chat --model llama-3.1-8b-4bit \
+        --guard meta-llama/Llama-Guard-3-1B
 
-Without `--guard` the shield alone looks at code (`pip install 'llama3-mlx[shield]'`). The small model's code is mostly
+Without `--guard` the shield alone looks at code (the extra `shield`). The small model's code is mostly
 unfinished, which the shield calls unknown; an 8B with Llama Guard 3 1B beside it takes 7 GB at 4 bits.
 """
 
 import sys
 from dataclasses import dataclass
 
-from examples.recipes import arguments, messages
+from examples.recipes import arguments, messages, run
 from llama3_mlx import Llama
 from llama3_mlx.safety import Guard
 from llama3_mlx.safety.shield import Shield
@@ -67,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

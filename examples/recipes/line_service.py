@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import signal
 
-from examples.recipes import arguments
+from examples.recipes import arguments, run
 from llama3_mlx import Llama, Llama3MLXError
 
 
@@ -87,4 +87,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

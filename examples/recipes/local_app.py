@@ -1,11 +1,12 @@
-"""Fine-tune → merge → convert → quantize → local app, from data to a model in LM Studio, llama.cpp, Ollama and Jan.
+r"""Fine-tune → merge → convert → quantize → local app, from data to a model in LM Studio, llama.cpp, Ollama and Jan.
 
-    python -m examples.recipes.local_app examples/colors.jsonl OUT --name llama-colors
+    python -m examples.recipes.local_app examples/colors.jsonl OUT \
+        --name llama-colors
 
-    OUT/adapter                      the LoRA adapter, with its report
-    OUT/merged                       the model with the adapter in its weights, unquantized
-    OUT/NAME.gguf, OUT/Modelfile     for llama.cpp, Jan and Ollama
-    OUT/lmstudio/local/NAME          an MLX folder for LM Studio, and for `llama3-mlx serve -m`
+    OUT/adapter                    the LoRA adapter, with its report
+    OUT/merged                     the model with the adapter in its weights
+    OUT/NAME.gguf, OUT/Modelfile   for llama.cpp, Jan and Ollama
+    OUT/lmstudio/local/NAME        an MLX folder for LM Studio and this server
 
 Steps that are done are skipped, so a run that was broken off goes on. docs/local-apps.md has what to do in each
 application. The model has to be unquantized, so that it is rounded once, at the end; where the small one is 4-bit, its
@@ -15,9 +16,10 @@ merge keeps what the adapter did in finer matrices, and says how much. An 8B tak
 from dataclasses import dataclass
 from pathlib import Path
 
-from examples.recipes import arguments
+from examples.recipes import arguments, run
+from examples.recipes.finetune import Losses
 from llama3_mlx import Llama
-from llama3_mlx.convert import convert
+from llama3_mlx.convert import ConversionReport, convert
 from llama3_mlx.finetune import TrainSettings, fuse, train
 
 
@@ -68,16 +70,24 @@ def build(
     """Take all steps that aren't done yet."""
     found = Results(out, name)
     if not (found.adapter / "adapters.safetensors").exists():
-        train(model, data, found.adapter, settings)
+        print(f"training {found.adapter}", flush=True)
+        train(model, data, found.adapter, settings, callbacks=[Losses()])
     if not found.merged.exists():
         report = fuse(model, found.adapter, found.merged)
         print(f"merged: {report.kept:.0%} of the adapter's effect is kept, measured on {report.measured_on}")
     if not found.gguf.exists():
-        convert(found.merged, found.gguf, gguf_type=gguf_type)
+        note(convert(found.merged, found.gguf, gguf_type=gguf_type))
     found.modelfile.write_text(f"FROM ./{found.gguf.name}\n", encoding="utf-8")
     if not found.lmstudio.exists():
-        convert(found.merged, found.lmstudio, bits=bits, group_size=group_size)
+        note(convert(found.merged, found.lmstudio, bits=bits, group_size=group_size))
     return found
+
+
+def note(report: ConversionReport) -> None:
+    """Print what was written, and what isn't as it was asked for."""
+    print(f"{report.path}: {report.total_bytes / 1e6:.0f} MB", flush=True)
+    for line in report.notes:
+        print(f"  {line}", flush=True)
 
 
 def main() -> None:
@@ -94,11 +104,11 @@ def main() -> None:
     sizes = {"gguf_type": args.gguf_type, "bits": args.bits, "group_size": args.group_size}
     found = build(args.model, args.data, args.out, args.name, settings=settings, **sizes)
     with Llama.load(found.lmstudio) as llama:
-        print(llama.chat([{"role": "user", "content": "Hello!"}], max_tokens=40).text)
+        print(f"> Hello!\n{llama.chat([{'role': 'user', 'content': 'Hello!'}], max_tokens=40).text}")
     print(f"LM Studio: copy {found.lmstudio.parent} into ~/.lmstudio/models")
     print(f"llama.cpp: llama-cli -m {found.gguf}\nJan: Settings > Model Providers > Llama.cpp > Import: {found.gguf}")
     print(f"Ollama: ollama create {found.name} -f {found.modelfile}")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

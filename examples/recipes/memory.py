@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from examples.recipes import arguments, messages
+from examples.recipes import arguments, messages, run
 from llama3_mlx import Llama
 
 NOTE = "List new facts about the user that the last message states, each in a few words. None is the usual case."
@@ -23,7 +23,7 @@ class Memory:
     """Facts about the user, in a file."""
 
     file: Path
-    facts: list[str] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list[str])
 
     @classmethod
     def load(cls, file: Path) -> "Memory":
@@ -87,4 +87,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,6 +1,7 @@
-"""One model in memory, several adapters: each question is put to all of them at once.
+r"""One model in memory, several adapters: each question is put to all of them at once.
 
-    python -m examples.recipes.several_adapters "red in Italian?" --adapter colors=./colors --adapter terse=./terse
+    python -m examples.recipes.several_adapters "red in Italian?" \
+        --adapter colors=./colors --adapter terse=./terse
 
 Answers with different adapters are decoded in one batch; an adapter takes some megabytes beside the model. For the
 small model train one in a minute: `llama3-mlx train -m MODEL -d examples/colors.jsonl -o colors --learning-rate 1e-3`.
@@ -11,7 +12,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from examples.recipes import arguments
+from examples.recipes import arguments, run
 from llama3_mlx import Llama
 
 
@@ -37,10 +38,12 @@ def main() -> None:
         "--adapter", action="append", default=[], metavar="NAME=FOLDER", help="may be given several times"
     )
     args = parser.parse_args()
+    if unnamed := [each for each in args.adapter if "=" not in each]:
+        parser.error(f"--adapter {unnamed[0]} has no name: give it as NAME=FOLDER")
     adapters = dict(each.split("=", 1) for each in args.adapter)
     for name, text in compare(args.model, adapters, args.question).items():
         print(f"{name or 'no adapter'}: {text}")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,6 +1,7 @@
-"""Speculative decoding compared: none, from the text so far, by a smaller model. The text is the same in all three.
+r"""Speculative decoding compared: none, from the text so far, by a smaller model. The text is the same in all three.
 
-    python -m examples.recipes.speculate --model llama-3.1-8b-4bit --draft llama-3.2-1b-4bit
+    python -m examples.recipes.speculate --model llama-3.1-8b-4bit \
+        --draft llama-3.2-1b-4bit
 
 Prints forward passes a token: what lies below 1 was accepted from drafts. An edit of a given text, as here, suits
 drafts from the text so far. The small model drafts for itself where no `--draft` is given, which shows the counting
@@ -10,7 +11,7 @@ and saves no time; for an 8B a 1B of the same tokenizer is the usual draft.
 from dataclasses import dataclass
 from pathlib import Path
 
-from examples.recipes import arguments
+from examples.recipes import arguments, run
 from llama3_mlx import Llama
 
 TEXT = "The old lighthouse stood on a rock. The old lighthouse was white. The keeper of the old lighthouse was kind."
@@ -61,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

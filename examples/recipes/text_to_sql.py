@@ -1,6 +1,7 @@
-"""Questions to an SQLite file: a grammar made of its own tables and columns, and a connection that only reads.
+r"""Questions to an SQLite file: a grammar made of its own tables and columns, and a connection that only reads.
 
-    python -m examples.recipes.text_to_sql shop.db "Which customers are from Bergen?"
+    python -m examples.recipes.text_to_sql shop.db \
+        "Which customers are from Bergen?"
 
 No query can name a table or a column that isn't there, hold a second statement or change anything: the grammar has no
 words for it, and SQLite refuses it once more. The small model writes valid queries that often miss the point; an 8B
@@ -13,7 +14,7 @@ import sqlite3
 import sys
 from pathlib import Path
 
-from examples.recipes import arguments
+from examples.recipes import arguments, run
 from llama3_mlx import Llama
 
 Rows = list[tuple[object, ...]]
@@ -29,10 +30,13 @@ limit: " LIMIT " /[1-9][0-9]?/
 def connect(file: Path) -> sqlite3.Connection:
     """Open a file for reading alone."""
     connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
-    connection.set_authorizer(
-        lambda action, *_: sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY  # each step of a query
-    )
+    connection.set_authorizer(_authorize)
     return connection
+
+
+def _authorize(action: int, *_: object) -> int:
+    """Allow a step of a query, or deny it."""
+    return sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY
 
 
 def tables_of(file: Path) -> dict[str, list[str]]:
@@ -104,4 +108,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

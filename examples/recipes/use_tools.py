@@ -1,6 +1,7 @@
-"""A question about a folder of files, answered by calling real functions.
+r"""A question about a folder of files, answered by calling real functions.
 
-    python -m examples.recipes.use_tools ~/Documents "How many days are there between the two dates in plan.txt?"
+    python -m examples.recipes.use_tools ~/Documents \
+        "How many days are there between the two dates in plan.txt?"
 
 The functions read, and only inside the folder. Their type hints and docstrings are all that the model gets to know.
 The small model calls something, seldom the right thing; an 8B (Llama 3.1 or later) takes two or three calls in turn.
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
-from examples.recipes import arguments
+from examples.recipes import arguments, run
 from llama3_mlx import Llama, ToolRun
 
 
@@ -69,4 +70,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -25,7 +25,7 @@ from fastapi import BackgroundTasks, FastAPI, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import ValidationError
 
-from examples.recipes import arguments
+from examples.recipes import arguments, run
 from examples.recipes.webhook_payloads import Incoming, Payload
 from llama3_mlx import Llama
 
@@ -110,6 +110,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--system", default="Answer in two sentences.", help="system message (%(default)s)")
     args = parser.parse_args()
+    if missing := [name for name in ("VERIFY_TOKEN", "APP_SECRET", "PAGE_TOKEN") if name not in os.environ]:
+        parser.error(f"set {', '.join(missing)} in the environment")
     secrets, token = Secrets(os.environ["VERIFY_TOKEN"], os.environ["APP_SECRET"]), os.environ["PAGE_TOKEN"]
 
     async def send(message: Incoming, text: str) -> None:
@@ -120,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -74,6 +74,11 @@ class Adapter:
         return any(part.magnitude is not None for part in self.parts.values())
 
     @property
+    def is_mixable(self) -> bool:
+        """Whether it goes with others in one batch, and with a weight: low-rank terms alone can be summed."""
+        return not self.is_dora and not self.full_tensors
+
+    @property
     def parameters(self) -> int:
         """Number of values."""
         return sum(array.size for array in self.arrays())

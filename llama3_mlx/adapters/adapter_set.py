@@ -18,7 +18,7 @@ from .adapter import EMBEDDING, Adapter
 from .mixed_layers import MixedEmbedding, MixedLinear, Switched, Weights, with_full_tensors
 from .mlx_lm_format import read_adapter
 from .paths import holder_path, part_sizes
-from .rescaling import adapter_base, rescaled_to
+from .rescaling import AdapterBase, adapter_base, rescaled_to
 
 
 def load_adapter(model: LlamaForCausalLM, path: str | Path) -> None:
@@ -45,22 +45,22 @@ class AdapterSet:
 
     def load(self, name: str, path: str | Path, *, active: bool = False) -> None:
         """Load an adapter folder under a name; `active` applies it alone from now on."""
-        self.add(name, read_adapter(Path(path).expanduser(), adapter_base(self.model)))
+        self.add(name, read_adapter(Path(path).expanduser(), self._base()))
         if active:
             self.select(name)
 
     def add(self, name: str, adapter: Adapter) -> None:
-        """Add an adapter that is in memory, rescaled_to to the model's channels if it is for others."""
+        """Add an adapter that is in memory, rescaled to the model's channels if it is for others."""
         if name in self._adapters:
             raise RequestError(f"there is an adapter {name!r} already: unload it first")
-        adapter.check(self.model.config, name)
-        alone = next((other for other, known in self._adapters.items() if not _mixable(known)), None)
-        if self._adapters and (alone or not _mixable(adapter)):
+        base = self._base()
+        adapter.check(base.config, name)
+        alone = next((other for other, known in self._adapters.items() if not known.is_mixable), None)
+        if self._adapters and (alone or not adapter.is_mixable):
             raise RequestError(
                 f"{alone or name} is a DoRA adapter or has fully trained modules, and goes with no other: clear the set"
             )
-        base = adapter_base(self.model)
-        self._adapters[name] = rescaled_to(adapter, base.scales, base)
+        self._adapters[name] = self._held(rescaled_to(adapter, base.scales, base))
         self._rebuild()
 
     def unload(self, name: str) -> None:
@@ -86,11 +86,19 @@ class AdapterSet:
         self._adapters.clear()
         self._mix.clear()
 
+    def _base(self) -> AdapterBase:
+        """Return the model that adapters have to fit."""
+        return adapter_base(self.model)
+
+    def _held(self, adapter: Adapter) -> Adapter:
+        """Return what the model here takes of an adapter."""
+        return adapter
+
     def _as_mix(self, choice: str | Mapping[str, float] | None) -> dict[str, float]:
         mix = {choice: 1.0} if isinstance(choice, str) else dict(choice or {})
         for name in mix:
             self._known(name)
-        if any(not _mixable(self._adapters[name]) and weight != 1 for name, weight in mix.items()):
+        if any(not self._adapters[name].is_mixable and weight != 1 for name, weight in mix.items()):
             raise RequestError(
                 "a DoRA adapter or one with fully trained modules can't be weighted: select it by its name"
             )
@@ -105,7 +113,7 @@ class AdapterSet:
         self.weights.any = any(map(any, rows))
         self.weights.plain = all(weight == 1.0 for row in rows for weight in row)
         self.weights.values = mx.array(rows, mx.float32) if self._adapters else None
-        unmixable = [name for name, adapter in self._adapters.items() if not _mixable(adapter)]
+        unmixable = [name for name, adapter in self._adapters.items() if not adapter.is_mixable]
         if unmixable and len(mixes) > 1 and len({tuple(sorted(mix.items())) for mix in mixes}) > 1:
             raise RequestError(
                 f"{unmixable[0]} is a DoRA adapter or has fully trained modules: it is for all rows or none"
@@ -133,13 +141,9 @@ class AdapterSet:
         replaced = with_full_tensors(path, base, self.model, full_tensors)
         if path == EMBEDDING:
             parts = [adapter.parts.get(path) for adapter in adapters]
-            return MixedEmbedding(base, replaced, parts, self.weights)
+            return MixedEmbedding(base, replaced, parts, self.weights, self.model.dtype)
         if not isinstance(base, nn.Linear | nn.QuantizedLinear):
             return Switched(base, replaced, self.weights)
         sizes = part_sizes(path, self.model)
         terms = [[adapter.parts.get(part) for part in sizes] for adapter in adapters]
-        return MixedLinear(base, replaced, terms, list(sizes.values()), self.weights)
-
-
-def _mixable(adapter: Adapter) -> bool:
-    return not adapter.is_dora and not adapter.full_tensors
+        return MixedLinear(base, replaced, terms, list(sizes.values()), self.weights, self.model.dtype)

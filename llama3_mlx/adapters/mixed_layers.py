@@ -22,10 +22,14 @@ class Weights:
         # All adapters with weight one: nothing needs to be weighed.
         self.plain = False
 
-    def of(self, owners: mx.array, dtype: mx.Dtype) -> mx.array:
-        """Return the weights of low-rank columns that belong to the adapters numbered `owners`, (rows or 1, 1, r)."""
+    def of(self, owners: mx.array, like: mx.array) -> mx.array:
+        """Return the weights of low-rank columns that belong to the adapters numbered `owners`.
+
+        They broadcast to (B, r) or (B, L, r) for `like` of two or three dimensions, in its dtype.
+        """
         assert self.values is not None, "weights are set where adapters are"
-        return self.values[:, None, owners].astype(dtype)
+        weights = self.values[:, owners].astype(like.dtype)
+        return weights if like.ndim == 2 else weights[:, None]
 
 
 class Switched(nn.Module):
@@ -53,10 +57,13 @@ class MixedLinear(Switched):
         terms: Sequence[Sequence[LowRank | None]],
         sizes: Sequence[int],
         weights: Weights,
+        dtype: mx.Dtype,
     ) -> None:
-        """`terms` holds for each adapter its parts of the outputs, whose `sizes` make up the layer's outputs."""
+        """`terms` holds for each adapter its parts of the outputs, whose `sizes` make up the layer's outputs.
+
+        They compute in `dtype`, the model's: the scales of some quantized layers are integers.
+        """
         super().__init__(base, replaced, weights)
-        dtype = base.scales.dtype if "scales" in base else base.weight.dtype
         downs, ups, owners = [], [], []
         for number, parts in enumerate(terms):
             for at, part in enumerate(parts):
@@ -76,7 +83,7 @@ class MixedLinear(Switched):
         if not weights.any or "down" not in self:
             return layer(x)
         inner = x @ self.down
-        low_rank = (inner if weights.plain else inner * weights.of(self._owners, x.dtype)) @ self.up
+        low_rank = (inner if weights.plain else inner * weights.of(self._owners, x)) @ self.up
         if self._gain is None:
             return layer(x) + low_rank
         y = self._gain * (without_bias(layer, x) + low_rank)
@@ -86,11 +93,17 @@ class MixedLinear(Switched):
 class MixedEmbedding(Switched):
     """An embedding, and the head tied to it, with the low-rank terms of several adapters."""
 
-    def __init__(self, base: nn.Module, replaced: nn.Module, parts: Sequence[LowRank | None], weights: Weights) -> None:
+    def __init__(
+        self,
+        base: nn.Module,
+        replaced: nn.Module,
+        parts: Sequence[LowRank | None],
+        weights: Weights,
+        dtype: mx.Dtype,
+    ) -> None:
         super().__init__(base, replaced, weights)
         present = [(number, part) for number, part in enumerate(parts) if part is not None]
         if present:
-            dtype = base.scales.dtype if "scales" in base else base.weight.dtype
             self.down = mx.concatenate([part.a for _, part in present], axis=1).astype(dtype)
             self.up = mx.concatenate([part.b * part.scale for _, part in present], axis=0).astype(dtype)
             self._owners = mx.array([number for number, part in present for _ in range(part.rank)])
@@ -99,15 +112,14 @@ class MixedEmbedding(Switched):
         y = self.chosen()(tokens)
         if not self._weights.any or "down" not in self:
             return y
-        return y + (self.down[tokens] * self._weights.of(self._owners, y.dtype)) @ self.up
+        return y + (self.down[tokens] * self._weights.of(self._owners, y)) @ self.up
 
     def as_linear(self, x: mx.array) -> mx.array:
         """Return the logits (..., V) of hidden states (B, D) or (B, L, D)."""
         y = self.chosen().as_linear(x)
         if not self._weights.any or "down" not in self:
             return y
-        amounts = self._weights.of(self._owners, x.dtype)
-        return y + ((x @ self.up.T) * (amounts if x.ndim == 3 else amounts[:, 0])) @ self.down.T
+        return y + ((x @ self.up.T) * self._weights.of(self._owners, x)) @ self.down.T
 
 
 def with_full_tensors(

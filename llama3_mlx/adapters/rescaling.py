@@ -12,8 +12,9 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from ..checkpoint.folder import ModelFolder
 from ..finetune.layers.lora import dense_weight
-from ..model.channel_scales import ChannelScales, Factors, change
+from ..model.channel_scales import ChannelScales, Factors, change, load_scales
 from ..model.config import ModelConfig
 from ..model.transformer import LlamaForCausalLM
 from .adapter import Adapter, LowRank, known_scales
@@ -33,6 +34,20 @@ class AdapterBase:
 def adapter_base(model: LlamaForCausalLM) -> AdapterBase:
     """Return a loaded model as a base; raises AdapterError where the scales of its channels aren't known."""
     return AdapterBase(model.config, known_scales(model), model.folder, lambda path: _matrix(model, path))
+
+
+def folder_base(opened: ModelFolder) -> AdapterBase:
+    """Return a model's folder as a base, of whose weights only what is asked for is read.
+
+    Raises CheckpointError where the scales of its channels are missing.
+    """
+    reader = opened.reader()
+
+    def matrix(path: str) -> mx.array:
+        name = f"{path}.weight"
+        return mx.array(reader.dequantized(name, 0, opened.tensors[name].shape[0]))
+
+    return AdapterBase(opened.config, load_scales(opened.path, opened.config), opened.path, matrix)
 
 
 def _matrix(model: LlamaForCausalLM, path: str) -> mx.array:

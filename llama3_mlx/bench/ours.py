@@ -6,11 +6,12 @@ from dataclasses import asdict
 
 import mlx.core as mx
 
-from ..errors import Llama3MLXError
+from ..errors import DialogError, Llama3MLXError
 from ..generation.completion import Completion
 from ..kv_cache import CacheOptions
 from ..llama import Llama
 from .counting import count_work, host_seconds, weights
+from .drafts import summed
 from .program import Result, answer_requests
 
 
@@ -18,11 +19,19 @@ class Ours:
     """A `Llama` that generates one token per forward pass past stop tokens, without a prefix cache between runs."""
 
     def load(
-        self, folder: str, dtype: str, cache: dict[str, int] | None = None, nodes: int = 1, split: str = "auto"
+        self,
+        folder: str,
+        dtype: str,
+        cache: dict[str, int] | None = None,
+        nodes: int = 1,
+        split: str = "auto",
+        draft: str | None = None,
     ) -> Result:
         began = time.perf_counter()
         options = CacheOptions(**(cache or {}))
-        self.llama = Llama.load(folder, dtype=dtype, cache=options, disk_cache=False, nodes=nodes, split=split)
+        self.llama = Llama.load(
+            folder, dtype=dtype, cache=options, disk_cache=False, nodes=nodes, split=split, draft=draft
+        )
         parameters = weights(self.llama.model)
         mx.eval(parameters)
         return {
@@ -37,6 +46,24 @@ class Ours:
             "decode_per_second": completion.tokens_per_second,
             "peak_bytes": mx.get_peak_memory(),
         }
+
+    def drafts(self, requests: list[str], tokens: int, drafted_first: bool) -> Result:
+        """Answer each request without and with drafts; nothing is cached from one answer to the next."""
+        answers: dict[bool, list[Completion]] = {False: [], True: []}
+        for request in requests:
+            prompt = self._prompt(request)
+            for speculate in (True, False) if drafted_first else (False, True):
+                self.llama.release_memory()
+                done = self.llama.generate(prompt, max_tokens=tokens, temperature=0.0, speculate=speculate)
+                answers[speculate].append(done)
+        return summed(answers[False], answers[True])
+
+    def _prompt(self, request: str) -> list[int]:
+        """Return a request as a dialog, or as bare text to a model without a dialog format."""
+        try:
+            return self.llama.encode_chat([{"role": "user", "content": request}])
+        except DialogError:
+            return self.llama.tokenizer.encode(request)
 
     def batch(self, prompts: list[list[int]], tokens: int) -> Result:
         began = time.perf_counter()
@@ -77,4 +104,5 @@ def _check(completions: list[Completion], tokens: int) -> None:
 
 
 if __name__ == "__main__":
-    answer_requests(Ours())
+    program = Ours()
+    answer_requests(program, drafts=program.drafts)

@@ -32,8 +32,8 @@ class Program(Protocol):
         """Count one decode step after `depth` tokens: operations, launches, bytes_read."""
 
 
-def answer_requests(program: Program) -> None:
-    """Answer requests until standard input ends."""
+def answer_requests(program: Program, **others: Callable[..., Result]) -> None:
+    """Answer requests until standard input ends; `others` are what only this program can be called for."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     calls: dict[str, Callable[..., Result]] = {
@@ -41,6 +41,7 @@ def answer_requests(program: Program) -> None:
         "generate": program.generate,
         "batch": program.batch,
         "count": program.count,
+        **others,
     }
     for line in sys.stdin:
         request: JsonObject = json.loads(line)

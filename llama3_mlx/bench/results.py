@@ -5,6 +5,7 @@ import statistics
 from dataclasses import dataclass, field
 
 from ..json_types import JsonObject
+from .drafts import DraftFigures
 
 UNITS = {
     "prefill": "tokens/s",
@@ -55,6 +56,8 @@ class Results:
     figures: list[Figure] = field(default_factory=list)
     facts: dict[str, dict[str, float]] = field(default_factory=dict)
     machine: JsonObject = field(default_factory=dict)
+    drafts: DraftFigures | None = None
+    """Ours alone with what drafts, where that was given."""
 
     @property
     def programs(self) -> list[str]:
@@ -73,4 +76,5 @@ class Results:
             "settings": self.settings,
             "facts": self.facts,
             "figures": [figure.to_dict() for figure in self.figures],
+            **({"drafts": self.drafts.to_dict()} if self.drafts is not None else {}),
         }

@@ -24,7 +24,9 @@ def header(results: Results) -> list[str]:
 def rows(results: Results) -> list[list[str]]:
     """Return one row a figure, then the counted ones."""
     made = [_figure_row(results, figure, title) for what, title in _TITLES.items() for figure in results.of(what)]
-    return made + _fact_rows(results)
+    made += _fact_rows(results)
+    empty = [""] * (len(header(results)) - 2)
+    return made + [[title, shown, *empty] for title, shown in (results.drafts.rows() if results.drafts else ())]
 
 
 def _figure_row(results: Results, figure: Figure, title: str) -> list[str]:

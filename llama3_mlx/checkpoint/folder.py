@@ -4,7 +4,7 @@ The tensors decide over config.json, what lies there over an index, the embeddin
 stands in `notes`; what can't be decided is an error.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,8 +32,9 @@ class _Decided:
 class ModelFolder:
     """The files of one model, opened once and handed on to whatever loads a part of it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, wanted: Callable[[str], bool] | None = None) -> None:
+        """`wanted` says of a tensor's name whether it matters; files that an index has no such tensor in may lack."""
+        self.path, self._wanted = path, wanted
         self._notes: dict[str, None] = {}
         self._json: dict[str, JsonObject | None] = {}
 
@@ -97,6 +98,9 @@ class ModelFolder:
         """
         found = self._decided.tensors
         expected = stored_tensors(self.config, self.schemes)
+        if self._wanted is not None:
+            expected = {name: shape for name, shape in expected.items() if self._wanted(name)}
+            found = {name: tensor for name, tensor in found.items() if name in expected}
         check_tensors(expected, {name: tensor.shape for name, tensor in found.items()}, self.path)
         needed = {name: found[name] for name in expected}
         check_dtypes(needed, self.schemes, self.path)
@@ -142,19 +146,25 @@ class ModelFolder:
         if config.tie_word_embeddings and f"{EMBEDDING}.weight" not in tensors:
             tensors = _head_as_embedding(tensors)
         schemes = module_schemes(config, tensors, self.note)
-        config = with_dtype(with_quantization(config, schemes, self.note), tensors, self.note)
+        if self._wanted is None:
+            # A part of the tensors doesn't tell what the others are.
+            config = with_quantization(config, schemes, self.note)
+        config = with_dtype(config, tensors, self.note)
         return _Decided(config, schemes, tensors)
 
     def _weight_map(self) -> dict[str, str] | None:
         path = self.path / INDEX_NAME
         try:
             content = self.json(INDEX_NAME)
-            return None if content is None else checked_weight_map(path, content)
+            names = None if content is None else checked_weight_map(path, content)
         except (ConfigError, CheckpointError) as error:
             if (self.path / SINGLE_NAME).is_file():
                 self.note(f"{SINGLE_NAME} is read; {INDEX_NAME} beside it is damaged and left out")
                 return None
             raise CheckpointError(str(error)) from None
+        if names is None or self._wanted is None:
+            return names
+        return {name: file for name, file in names.items() if self._wanted(name)}
 
 
 def load_config(folder: "Path | ModelFolder") -> ModelConfig:

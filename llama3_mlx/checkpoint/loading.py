@@ -13,8 +13,10 @@ from ..dtypes import DTYPES
 from ..errors import CheckpointError, ConfigError
 from ..files import allow_open_files, printable
 from ..model.channel_scales import load_scales
+from ..model.column_order import lay_by_columns
 from ..model.config import ModelConfig
 from ..model.fused_projections import join_projections
+from ..model.memory_estimate import kept_unpacked_bytes
 from ..model.quantization import Scheme
 from ..model.transformer import LlamaForCausalLM
 from ..model.unpacked import unpack_products
@@ -42,17 +44,28 @@ def load_model(folder: Path | ModelFolder, *, dtype: str | None = None, join: bo
     model.load_weights(cast_weights, strict=True)
     del cast_weights
     if join:
-        join_projections(model)
-        unpack_products(model)
-    for layer in model.model.layers:
-        mx.eval(layer.parameters())
-    mx.eval(model.parameters())
-    model.eval()
-    model.folder = opened.path
+        arrange(model, keep_unpacked=kept_unpacked_bytes(config) > 0)
+    finish(model, opened.path)
     # Only adapters need them, and whoever fits one asks whether they were found.
     with suppress(CheckpointError, ConfigError):
         model.channel_scales = load_scales(opened.path, config)
     return model
+
+
+def arrange(model: LlamaForCausalLM, *, keep_unpacked: bool = False) -> None:
+    """Lay the loaded matrices as inference multiplies by them fastest on this device; they aren't evaluated."""
+    join_projections(model)
+    unpack_products(model, keep=keep_unpacked)
+    lay_by_columns(model)
+
+
+def finish(model: LlamaForCausalLM, path: Path) -> None:
+    """Evaluate a model that was loaded from `path`, a layer at a time: no more than one is in memory twice."""
+    for layer in model.model.layers:
+        mx.eval(layer.parameters())
+    mx.eval(model.parameters())
+    model.eval()
+    model.folder = path
 
 
 def make_model(config: ModelConfig, schemes: Mapping[str, Scheme]) -> LlamaForCausalLM:

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import Llama3MLXError, RequestError
+from ..files import place_of
 from ..version import __version__
-from .parser import Parser, take_words, unalias, unknown_command
+from .parser import OUTPUT, Parser, take_words, unalias, unknown_command
 from .terminal import prepare_streams, tell
 
 # name: (module, one line of help)
@@ -38,6 +39,7 @@ COMMANDS = {
     "kto": ("train", "train on answers labeled good or bad, by KTO"),
     "grpo": ("train", "train on prompts with reward functions, by GRPO"),
     "best-of-n": ("best_of_n", "sample answers, keep the best by a reward, train on them"),
+    "draft": ("draft", "train an EAGLE-3 draft head, which speeds a model's decoding up"),
     "fuse": ("fuse", "merge an adapter into a model's weights"),
     "adapter": ("adapter", "show an adapter, or convert it to the format of PEFT, llama.cpp or mlx-lm"),
     "data": ("data", "check training data"),
@@ -63,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parse(arguments)
         if _LAUNCHED & set(os.environ) and (code := _follow(args.command)) is not None:
             return code
-        return int(args.run(args))
+        code = int(args.run(args))
+        sys.stdout.flush()
+        return code
     except Llama3MLXError as error:
         tell(f"error: {error}")
         _leave_nodes()
@@ -73,12 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        tell(f"error: {where}{error.strerror or error}")
+        place = OUTPUT if _gives_up_output() else place_of(error)
+        tell(f"error: {f'{place}: ' if place else ''}{error.strerror or error}")
         return ERROR_CODE
     except KeyboardInterrupt:
-        sys.stderr.write("\n")
-        _leave_downloads()
+        _leave_download()
         return INTERRUPT_CODE
 
 
@@ -102,6 +105,16 @@ def _follow(command: str) -> int | None:
     return follow(member) if member.rank else None
 
 
+def _gives_up_output() -> bool:
+    """Return whether standard output can't be written; the interpreter then isn't left to try it once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
 def _leave_nodes() -> None:
     """End the process at once if one that shares its model is gone: MLX would wait for it."""
     loading = sys.modules.get(f"{__package__.partition('.')[0]}.distributed.loading")
@@ -111,12 +124,15 @@ def _leave_nodes() -> None:
         os._exit(ERROR_CODE)
 
 
-def _leave_downloads() -> None:
-    """End the process at once if a download's threads still wait for bytes: the interpreter would wait for them."""
+def _leave_download() -> None:
+    """Say what an interrupted download leaves; end at once where the interpreter would wait for its threads."""
     downloads = sys.modules.get(f"{__package__.partition('.')[0]}.library.downloads")
-    if downloads is not None and downloads.unfinished():
+    if downloads is None or not downloads.interrupted():
+        sys.stderr.write("\n")
+        return
+    tell("\nstopped; finished files are kept, and the same command goes on from them")
+    if downloads.pool_waits():
         sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(INTERRUPT_CODE)
 
 

@@ -63,10 +63,21 @@ def _info(args: argparse.Namespace) -> int:
     for name, value in facts.items():
         if isinstance(value, list) and not value:
             continue
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+        shown = _ranges(value) if name == "blocks" else ", ".join(map(str, value)) if isinstance(value, list) else value
         shown = f"{shown:,}" if isinstance(shown, int) else shown
         show(f"{name.replace('_', ' '):<16}{shown}", indent=16)
     return 0
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Return sorted numbers with those in a row as a range: `0 to 3, 5`."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and parts[-1][-1] == number - 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(f"{part[0]} to {part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
 
 
 def _export(args: argparse.Namespace) -> int:

@@ -26,6 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-m", "--model", dest="named", metavar="MODEL", help="the same as a flag")
     parser.add_argument("--dtype", choices=DTYPES, help="dtype to compute in (default: what suits the device)")
     parser.add_argument("--compare", choices=_PEERS, help="measure this program too, on the same model and dtype")
+    parser.add_argument(
+        "--draft", metavar="MODEL", help="decode free text without and with this draft model or EAGLE-3 head, too"
+    )
     parser.add_argument("--json", metavar="FILE", help="write every round's figures here (-: to stdout, no table)")
     parser.add_argument("--plot", metavar="FILE.svg", help="draw the figures into this file")
     parser.add_argument(
@@ -45,17 +48,27 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     options, nodes = from_flags(args, BenchOptions), node_options(args)
     if nodes.nodes > 1 and (args.suite or args.compare):
-        raise RequestError("only this program runs over several processes: leave out --suite and --compare")
+        raise RequestError(
+            "--suite and --compare start programs that each hold the whole model: leave out --nodes and the launcher, "
+            "with a model that fits one machine"
+        )
+    if args.draft and nodes.nodes > 1:
+        raise RequestError("--draft is measured on one machine: leave out --nodes and the launcher")
+    if args.draft and args.suite:
+        raise RequestError("--draft is measured beside the usual figures: leave out --suite")
     if args.plot and Path(args.plot).suffix != ".svg":
         raise RequestError(f"plots are written as SVG: give --plot a name that ends in .svg, not {args.plot!r}")
     if (args.short or args.out) and not args.suite:
         raise RequestError("--short and --out belong to --suite")
-    folder = choose_model(args.model or args.named)
+    folder = choose_model(args.model or args.named, weights=nodes.nodes == 1)
+    from ..bench.drafts import measure_drafts
     from ..bench.measure import measure
-    from ..checkpoint.folder import load_config
     from ..device import compute_dtype_name
+    from ..distributed.share_files import open_unfetched
+    from ..library.resolver import resolve_draft
 
-    config = load_config(folder)
+    draft = resolve_draft(args.draft) if args.draft else None
+    config = open_unfetched(folder).config
     dtype = compute_dtype_name(config.dtype, args.dtype)
     if args.suite:
         return _suite(folder, config, dtype, Path(args.out or "bench-suite"), short=args.short)
@@ -69,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
             programs=["llama3-mlx", *([args.compare] if args.compare else [])],
             progress=progress,
         )
+        if draft is not None:
+            results.drafts = measure_drafts(folder, draft, options, dtype=dtype, progress=progress)
     _report(results, args.json, args.plot)
     return 0
 

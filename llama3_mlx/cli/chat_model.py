@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..generation.completion import DraftCounts
 from ..tools.call import ToolCall
 
 
@@ -28,6 +29,10 @@ class Answer(Protocol):
     def peak_memory_bytes(self) -> int: ...
     @property
     def passes(self) -> int: ...
+    @property
+    def drafts(self) -> Sequence[DraftCounts]: ...
+    @property
+    def passes_off(self) -> int: ...
 
 
 class TextPiece(Protocol):

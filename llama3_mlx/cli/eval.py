@@ -56,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
     check_harness()
     benchmarks_of(names, options)
     adapter = None if args.adapter is None else resolve_adapter(args.adapter)
-    folder = choose_model(args.model or args.named, adapter=adapter)
+    weights = node_options(args).nodes == 1
+    folder = choose_model(args.model or args.named, adapter=adapter, weights=weights)
     other_folder = None if args.compare is None else choose_model(args.compare)
     found = _evaluated(folder, names, options, args, adapter)
     other = None if other_folder is None else _evaluated(other_folder, names, options, args, None)

@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="text to measure the effect on (default: the adapter's data where they are, else a built-in text)",
     )
-    parser.add_argument("--force", action="store_true", help="replace FOLDER")
+    parser.add_argument("--force", action="store_true", help="replace DEST")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
 
 

@@ -157,12 +157,23 @@ def read_prompt(flag: str | None, words: list[str]) -> str:
 def summary(completion: Answer) -> str:
     """Return counts, rates and memory in one line."""
     cached = f" ({completion.cached_tokens:,} cached)" if completion.cached_tokens else ""
-    drafted = completion.passes and len(completion.token_ids) / completion.passes
-    passes = f", {drafted:.1f} tokens per forward pass" if drafted > 1.05 else ""
     prompt = count_text(completion.prompt_tokens, "token") + cached + _rate(completion.prompt_tokens_per_second)
-    answer = count_text(len(completion.token_ids), "token") + _rate(completion.tokens_per_second) + passes
+    answer = count_text(len(completion.token_ids), "token") + _rate(completion.tokens_per_second) + _passes(completion)
     memory = completion.peak_memory_bytes
     return f"prompt: {prompt}; answer: {answer}" + (f"; peak memory: {size_text(memory)}" if memory else "")
+
+
+def _passes(completion: Answer) -> str:
+    """Return tokens per forward pass and what came of the drafts, nothing where none were made."""
+    if not completion.passes or not (completion.drafts or completion.passes_off):
+        return ""
+    shown = f", {len(completion.token_ids) / completion.passes:.2f} tokens per forward pass"
+    for counts in completion.drafts:
+        rates = ", ".join(f"{rate:.0%}" for rate in counts.rates)
+        shown += f"; {counts.source}: {sum(counts.accepted)} of {sum(counts.drafted)} accepted (by position: {rates})"
+    if completion.passes_off:
+        shown += f"; drafts switched off in {completion.passes_off} of {completion.passes} passes"
+    return shown
 
 
 def _rate(per_second: float) -> str:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ..checkpoint.weight_files import SINGLE_NAME
 from ..model.config import load_json_object
 from ..speculation.eagle_config import HeadConfig
 from ..units import size_text
@@ -15,7 +16,9 @@ def describe_head(folder: Path) -> Values:
     """Return the facts of a draft head's folder as plain values, sizes in bytes."""
     config = HeadConfig.from_dict(load_json_object(folder / "config.json"))
     layer = config.layer
-    files = list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
+    # A folder that a head was trained in has more than its weights.
+    own = folder / SINGLE_NAME
+    files = [own] if own.exists() else list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
     return {
         "folder": str(folder),
         "kind": "draft head",

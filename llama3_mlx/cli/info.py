@@ -21,7 +21,7 @@ from .model_choice import MODEL_HELP, choose_model, write_notes
 from .terminal import show, tell
 
 _CONTEXTS = (2048, 8192, 32768, 131072)
-_NAME_WIDTH = 22
+_NAME_WIDTH = 24
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +58,7 @@ def describe(folder: Path, context: int | None) -> Values:
     opened = ModelFolder(folder)
     config = opened.config
     dtype = compute_dtype_name(config.dtype)
-    needs = estimate(config, dtype)
+    needs, stored_bytes = estimate(config, dtype), estimate(config).weight_bytes
     memory = working_memory_bytes()
     limit = config.max_position_embeddings
     contexts = sorted({*(n for n in _CONTEXTS if n < limit), limit, *([context] if context else [])})
@@ -67,11 +67,12 @@ def describe(folder: Path, context: int | None) -> Values:
         "notes": list(opened.notes),
         "architecture": _architecture(config),
         "parameters": needs.parameters,
-        "bits_per_weight": round(estimate(config).weight_bytes * 8 / needs.parameters, 3),
+        "bits_per_weight": round(stored_bytes * 8 / needs.parameters, 3),
         "quantization": config.quantization.to_dict() if config.quantization else None,
         "stored_dtype": config.dtype,
         "compute_dtype": dtype,
         "context": limit,
+        "stored_bytes": stored_bytes,
         "file_bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors")),
         "disk_bytes": ModelEntry("", folder).size_bytes,
         "weight_bytes": needs.weight_bytes,
@@ -80,7 +81,7 @@ def describe(folder: Path, context: int | None) -> Values:
         "machine": {
             "device": device_info().get("device_name", ""),
             "blas": blas_description(),
-            "quantized_products": products_description(),
+            "quantized_products": products_description(needs.unpacked_bytes),
             "memory_bytes": memory,
             "longest_context": min(limit, needs.longest_context(memory)),
             "fits": _what_fits(config, memory),
@@ -125,6 +126,7 @@ def _print(facts: Values) -> None:
     architecture, machine = facts["architecture"], facts["machine"]
     scheme = facts["quantization"]
     stored = f"{scheme['bits']} bits, groups of {scheme['group_size']}" if scheme else facts["stored_dtype"]
+    fits = machine["fits"].items()
     rope = f"theta {architecture['rope_theta']:g}, {architecture['rope_type']}"
     if architecture["rope_type"] != "default":
         rope += f" factor {architecture['rope_factor']:g}"
@@ -140,16 +142,16 @@ def _print(facts: Values) -> None:
         ("vocabulary", f"{architecture['vocab_size']:,}, {'tied' if architecture['tied_head'] else 'own'} head"),
         ("positions", rope),
         ("stored as", f"{stored}, {facts['bits_per_weight']:.2f} bits a weight"),
-        ("weights", size_text(facts["file_bytes"])),
-        ("on disk", size_text(facts["disk_bytes"])),
+        ("weights", size_text(facts["stored_bytes"])),
+        ("on disk", f"{size_text(facts['disk_bytes'])} with the tokenizer and all else"),
         ("computes in", facts["compute_dtype"]),
         ("context", f"{facts['context']:,} tokens, {facts['kv_bytes_per_token']:,} bytes each"),
         *((f"memory at {int(tokens):,}", size_text(size)) for tokens, size in facts["memory_bytes_at_context"].items()),
         ("this machine", f"{machine['device']}, {size_text(machine['memory_bytes'])} for models"),
         ("BLAS", machine["blas"]),
-        ("quantized products", machine["quantized_products"]),
+        ("quantized weights", f"multiplied {machine['quantized_products']}"),
         ("longest context here", f"{machine['longest_context']:,}" if machine["longest_context"] else "does not fit"),
-        *((f"  in {form}", f"{tokens:,}" if tokens else "does not fit") for form, tokens in machine["fits"].items()),
+        *((f"  if stored in {form}", f"{tokens:,}" if tokens else "does not fit") for form, tokens in fits),
     ]
     for name, value in rows:
         show(f"{name:<{_NAME_WIDTH}}{value}", indent=_NAME_WIDTH)

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import RequestError
 from ..files import whole_folder
 from ..json_types import JsonObject
+from .remote import URL_VARIABLE
 from .service import environment, program
 
 NAME = "Ask Llama"
@@ -81,7 +82,7 @@ def shell_script(model: str | None, prompt: str | None, answer: str) -> str:
     """
     ask = shlex.join([*program(), "run", *([] if model is None else [model])])
     asked = "printf '%s' \"$text\"" if prompt is None else f"printf '%s\\n\\n%s' {shlex.quote(prompt)} \"$text\""
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in environment().items()]
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in environment(URL_VARIABLE).items()]
     lines += ["text=$(cat)", f"answer=$({asked} | {ask}) || exit 1"]
     if answer == "show":
         dialog = " ".join(f"-e {shlex.quote(line)}" for line in _DIALOG)

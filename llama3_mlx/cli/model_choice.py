@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from ..distributed.settings import NodeOptions
 from ..dtypes import DTYPES
 from ..errors import CheckpointError, HubError
 from ..kv_cache.options import CacheOptions
+from ..library.catalogue import Catalogue
 from ..library.download_bar import download_bar
 from ..library.home import EMBEDDED_MODEL, models_folder
 from ..library.hub import HubId
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 DEFAULT_HUB_MODEL = "mlx-community/Llama-3.2-3B-Instruct-4bit"
 VARIABLE = "LLAMA3_MLX_MODEL"
+# In a clone alone.
+_DEMO = Path(__file__).parents[2] / "scripts" / "demo"
+_SHOWN = 5
 BASE_HELP = "the adapter's base: folder, name or Hub id (default: the one that the adapter names)"
 MODEL_HELP = "model: folder, name that `models` lists, or Hub id"
 
@@ -51,10 +55,10 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 def load_llama(args: argparse.Namespace) -> "Llama":
     """Choose and load the model as the flags of `add_model_flags` say."""
     adapter = None if args.adapter is None else resolve_adapter(args.adapter)
-    folder = choose_model(args.model, adapter=adapter)
+    options = node_options(args)
+    folder = choose_model(args.model, adapter=adapter, weights=options.nodes == 1)
     from ..llama import Llama
 
-    options = node_options(args)
     llama = Llama.load(
         folder,
         adapter=adapter,
@@ -92,15 +96,18 @@ def write_notes(notes: Iterable[str]) -> None:
         tell(f"note: {note}")
 
 
-def choose_model(requested: str | None, *, adapter: Path | None = None) -> Path:
-    """Return the folder of the requested model, of an adapter's base, or of the default, which is named on stderr."""
+def choose_model(requested: str | None, *, adapter: Path | None = None, weights: bool = True) -> Path:
+    """Return the folder of the requested model, of an adapter's base, or of the default, which is named on stderr.
+
+    Without `weights`, the Hub's come when it is loaded.
+    """
     base = base_of_adapter(adapter) if adapter is not None and not requested else None
     if base is not None and (resolve_local(base) or HubId.parse(base)):
         tell(f"using {base}, the base that the adapter names; choose another with -m MODEL")
-        return downloaded(base)
+        return downloaded(base, weights=weights)
     named = requested or os.environ.get(VARIABLE)
     if named:
-        return downloaded(named)
+        return downloaded(named, weights=weights)
     if base is not None:
         raise CheckpointError(f"the adapter's base {base} isn't on this machine: name its folder with -m MODEL")
     embedded = models_folder() / EMBEDDED_MODEL
@@ -109,12 +116,22 @@ def choose_model(requested: str | None, *, adapter: Path | None = None) -> Path:
         return embedded
     tell(f"using {DEFAULT_HUB_MODEL}; choose another with -m MODEL or ${VARIABLE}")
     try:
-        return downloaded(DEFAULT_HUB_MODEL)
+        return downloaded(DEFAULT_HUB_MODEL, weights=weights)
     except HubError as error:
-        raise HubError(
-            f"no model was named and the default is unavailable ({error}). Three ways to one: name a folder or Hub id "
-            f"with -m MODEL; set {VARIABLE}; or run scripts/demo, which makes a small embedded model"
-        ) from None
+        raise HubError("\n".join([f"no model was named, and the default is unavailable: {error}", *_ways()])) from None
+
+
+def _ways() -> Iterator[str]:
+    """Yield the ways to a model, a line each."""
+    here = list(Catalogue({}, {}).models())
+    if here:
+        more = f" and {len(here) - _SHOWN} more (llama3-mlx models)" if len(here) > _SHOWN else ""
+        yield f"- name one that is here with -m MODEL or ${VARIABLE}: {', '.join(here[:_SHOWN])}{more}"
+    else:
+        yield f"- name a folder or a Hub id with -m MODEL or ${VARIABLE}"
+    yield "- get one: llama3-mlx pull OWNER/NAME"
+    if _DEMO.is_file():
+        yield "- run scripts/demo, which makes a small embedded model"
 
 
 def has_default() -> bool:
@@ -134,7 +151,7 @@ def choose_base(requested: str | None, adapter: Path) -> Path:
     return folder
 
 
-def downloaded(name: str) -> Path:
+def downloaded(name: str, *, weights: bool = True) -> Path:
     """Return the folder of a model by folder, name or Hub id; a download shows a bar."""
     with download_bar(name) as report:
-        return resolve_model(name, report=report)
+        return resolve_model(name, report=report, weights=weights)

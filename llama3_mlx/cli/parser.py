@@ -2,8 +2,9 @@
 
 import argparse
 import difflib
+import sys
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..errors import RequestError
 
@@ -86,6 +87,10 @@ _FLAGS = {
 }
 
 
+# How an error names it.
+OUTPUT = "standard output"
+
+
 class UsageError(RequestError):
     """The command line can't be read."""
 
@@ -96,6 +101,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise the error, which the command line prints."""
         raise UsageError(f"{message} (see {self.prog} --help)")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Write help at once; unlike argparse, raise OSError where that fails."""
+        try:
+            (file or sys.stderr).write(message)
+            (file or sys.stderr).flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, OUTPUT) from None
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is not None and value not in action.choices:

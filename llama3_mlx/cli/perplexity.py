@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from ..distributed.settings import NodeOptions
 from ..dtypes import DTYPES
 from ..errors import DataError, RequestError
 from ..evaluation.windows import PerplexityOptions
+from ..units import count_text
 from .flags import add_flags, from_flags
 from .model_choice import MODEL_HELP, add_node_flags, choose_model, node_options, write_notes
 
@@ -48,13 +50,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     options, nodes = from_flags(args, PerplexityOptions), node_options(args, "node_split")
-    if nodes.nodes > 1 and args.against is not None:
-        raise RequestError("several processes hold one model at a time: leave out --against")
     text = _text(args)
     from ..library.resolver import resolve_adapter
 
     adapter = None if args.adapter is None else resolve_adapter(args.adapter)
-    folder = choose_model(args.model or args.named, adapter=adapter)
+    folder = choose_model(args.model or args.named, adapter=adapter, weights=nodes.nodes == 1)
     other = None if args.against is None else choose_model(args.against)
     from ..evaluation import compare_predictions, measure_perplexity
 
@@ -63,13 +63,16 @@ def run(args: argparse.Namespace) -> int:
         if other is None:
             found = measure_perplexity(llama, text, options, progress)
         else:
+            # On rank 0 alone, while the other nodes wait: they hold one model at a time.
             with _loaded(other, args.dtype) as base:
                 found = compare_predictions(llama, base, text, options, progress)
     if args.json:
         names = {"model": folder.name, **({"against": other.name} if other else {})}
         sys.stdout.write(json.dumps({**names, **found.to_dict()}, indent=2) + "\n")
     else:
-        sys.stdout.write("".join(f"{name:34}  {value}\n" for name, value in _lines(found, folder, other)))
+        lines = list(_lines(found, folder, other))
+        width = max(len(name) for name, _ in lines)
+        sys.stdout.write("".join(f"{name:{width}}  {value}\n" for name, value in lines))
     return 0
 
 
@@ -135,7 +138,7 @@ def _progress() -> Iterator[Callable[[int, int], None] | None]:
 def _lines(found: "Perplexity | Comparison", folder: Path, other: Path | None) -> Iterator[tuple[str, str]]:
     from ..evaluation import Perplexity
 
-    yield "tokens predicted", f"{found.tokens:,} in {found.windows:,} windows"
+    yield "tokens predicted", f"{found.tokens:,} in {count_text(found.windows, 'window')}"
     yield f"perplexity of {folder.name}", str(found.perplexity)
     if isinstance(found, Perplexity):
         return
@@ -143,7 +146,8 @@ def _lines(found: "Perplexity | Comparison", folder: Path, other: Path | None) -
     yield "ln of their ratio", str(found.log_ratio)
     yield "ratio", str(found.ratio)
     yield "difference", str(found.difference)
-    yield "correlation of ln p", f"{found.correlation:.2%}"
+    if not math.isnan(found.correlation):
+        yield "correlation of ln p", f"{found.correlation:.2%}"
     yield from _spread_lines("KL divergence", found.kl, lambda value: f"{value:.6f}")
     yield from _spread_lines("Δp", found.delta_p, lambda value: f"{value:.3%}")
     yield "RMS Δp", f"{found.rms_delta_p.times(100)} %"
@@ -151,7 +155,7 @@ def _lines(found: "Perplexity | Comparison", folder: Path, other: Path | None) -
 
 
 def _spread_lines(name: str, found: "Spread", shown: Callable[[float], str]) -> Iterator[tuple[str, str]]:
-    yield f"{name}, mean", f"{shown(found.mean.value)} ± {shown(found.mean.error)}"
+    yield f"{name}, mean", found.mean.shown(shown)
     yield f"{name}, maximum", shown(found.maximum)
     for share, value in found.percentiles.items():
         yield f"{name}, {'median' if share == 50 else f'{share:g}%'}", shown(value)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..checkpoint.folder import ModelFolder
 from ..device import working_memory_bytes
 from ..distributed.hostfile import read_hostfile
-from ..distributed.planning import Link, Node, Plan, best_plan, make_plan
+from ..distributed.planning import BANDWIDTH, LINKS, Link, Node, Plan, best_plan, make_plan
 from ..library.resolver import resolve_config
 from ..model.config import ModelConfig
 from ..model.quantization import AFFINE_BITS, Quantization, Scheme
@@ -18,12 +18,6 @@ from .flags import Values, positive
 from .model_choice import MODEL_HELP
 from .terminal import show
 
-# Usual figures: https://github.com/ml-explore/mlx/issues (latencies of users' rings and of RDMA), Thunderbolt 4 and 5.
-LINKS = {
-    "rdma": Link(6e9, 10e-6, is_mesh=True),
-    "thunderbolt": Link(3e9, 300e-6),
-    "ethernet": Link(1.1e9, 300e-6),
-}
 _MOST_NODES = 8
 
 
@@ -34,7 +28,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hostfile", type=Path, metavar="FILE", help="the hostfile of mlx.launch: its machines")
     parser.add_argument("--memory-gb", type=float, metavar="X", help="memory of each for models (default: this one's)")
     parser.add_argument(
-        "--bandwidth", type=float, metavar="X", default=400.0, help="memory bandwidth of each in GB/s (default: 400)"
+        "--bandwidth",
+        type=float,
+        metavar="X",
+        default=BANDWIDTH / 1e9,
+        help="memory bandwidth of each in GB/s (default: %(default)g)",
     )
     parser.add_argument("--link", choices=LINKS, help="what joins them (default: the hostfile's, else thunderbolt)")
     parser.add_argument("--split", choices=("tensor", "pipeline"), help="way of splitting (default: the better one)")
@@ -79,6 +77,7 @@ def _values(plan: Plan, why: str) -> Values:
         "why": why,
         "even": plan.even,
         "fits": plan.fits,
+        "splits_head": plan.splits_head,
         "messages_per_token": plan.messages_per_token,
         "bytes_per_token": plan.bytes_per_token,
         "estimated_tokens_per_second": round(plan.tokens_per_second, 2),
@@ -113,6 +112,9 @@ def _print(plan: Plan, why: str, context: int) -> None:
             f"{held.node.name}: {part}; weights {size_text(held.weight_bytes)}, KV cache at {context:,} tokens "
             f"{size_text(held.kv_bytes)}, {room} of {size_text(held.node.memory_bytes)}"
         )
+    if plan.split == "tensor" and not one:
+        which = "split: each machine has the rows of some tokens" if plan.splits_head else "whole, on the first machine"
+        show(f"head: {which}")
     if not one:
         show(f"sent a token: {plan.messages_per_token} messages, {size_text(plan.bytes_per_token)}")
     show(f"estimated rate: at most {plan.tokens_per_second:.1f} tokens/s for one sequence (not measured)")

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from ..errors import Llama3MLXError, RequestError
+from ..generation.completion import DraftCounts
 from ..generation.options import GenerationOptions
 from ..json_types import JsonMapping
 from ..server.settings import API_KEY_VARIABLE
@@ -36,6 +37,8 @@ class RemoteCompletion:
     tokens_per_second: float = 0.0
     peak_memory_bytes: int = 0
     passes: int = 0
+    drafts: Sequence[DraftCounts] = ()
+    passes_off: int = 0
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ..checkpoint.folder import load_config
+from ..distributed.share_files import open_unfetched
 from ..errors import CheckpointError, MissingExtraError, RequestError
 from ..library.catalogue import Catalogue
 from ..library.home import EMBEDDED_MODEL, models_folder
@@ -42,15 +42,13 @@ def run(args: argparse.Namespace) -> int:
     settings = from_flags(args, ServerSettings)
     missing = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingExtraError(f"serve needs {' and '.join(missing)}: pip install 'llama3-mlx[server]'")
-    if settings.n_nodes > 1 and args.adapter:
-        raise RequestError(
-            "a model on several nodes takes no adapters: leave out --adapter, or merge one into it with llama3-mlx fuse"
-        )
-    models = _by_name("model", [_named(choice, choose_model(choice)) for choice in _requested(args)])
+        raise MissingExtraError.of(f"serve needs {' and '.join(missing)}", "server")
+    # Of a model on several nodes, each downloads what it needs.
+    chosen = [(choice, choose_model(choice, weights=settings.n_nodes == 1)) for choice in _requested(args)]
+    models = _by_name("model", [served_name(choice, folder) for choice, folder in chosen])
     adapters = _by_name("adapter", [_adapter(text) for text in args.adapter])
     for folder in models.values():
-        load_config(folder)
+        _ = open_unfetched(folder).config
     write_notes(adapter_notes(Catalogue(models, adapters, with_home=not models), adapters))
     if settings.n_nodes > 1:
         from ..distributed.loading import lead
@@ -94,18 +92,27 @@ def _by_name(kind: str, named: list[tuple[str, Path]]) -> dict[str, Path]:
     return found
 
 
-def _named(requested: str | None, folder: Path) -> tuple[str, Path]:
-    """Return the name of a model: its Hub id if that was requested, else as `models` lists it, else the folder's."""
-    home = models_folder().resolve()
-    if requested and HubId.parse(requested) and (name := repository_of(folder)):
-        return name, folder.resolve()
+def served_name(requested: str | None, folder: Path) -> tuple[str, Path]:
+    """Return the name of a model: its Hub id if that was requested, else as `models` lists it, else the folder's.
+
+    A link has its own name, not that of the folder that it leads to.
+    """
     found = folder.resolve()
-    return str(found.relative_to(home)) if found.is_relative_to(home) else found.name, found
+    if requested and HubId.parse(requested) and (name := repository_of(folder)):
+        return name, found
+    home, named = models_folder().resolve(), _as_named(folder)
+    return str(named.relative_to(home)) if named.is_relative_to(home) else named.name, found
+
+
+def _as_named(path: Path) -> Path:
+    """Return the absolute path of a file or folder without links, but for the last part if that is one."""
+    absolute = path.absolute()
+    return absolute.parent.resolve() / absolute.name if absolute.is_symlink() else absolute.resolve()
 
 
 def _adapter(text: str) -> tuple[str, Path]:
     name, found, folder = text.partition("=")
-    path = resolve_adapter(folder if found else text).resolve()
+    path = resolve_adapter(folder if found else text)
     if not (path / "adapter_config.json").is_file():
         raise CheckpointError(f"{path} has no adapter_config.json: is it the folder of an adapter?")
-    return name if found else path.name, path
+    return name if found else _as_named(path).name, path.resolve()

@@ -11,12 +11,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import RequestError
-from ..files import save_text, save_whole
+from ..files import save_whole
+from ..server.settings import API_KEY_VARIABLE, ServerSettings
+from .flags import from_flags
 
 LABEL = "org.llama3-mlx.serve"
 UNIT = "llama3-mlx.service"
 # What the server's environment decides that a login session doesn't pass on.
-VARIABLES = ("LLAMA3_MLX_HOME", "HF_HOME", "HF_HUB_OFFLINE", "HF_ENDPOINT", "LLAMA3_MLX_CACHE_GB")
+VARIABLES = (
+    "LLAMA3_MLX_HOME",
+    "LLAMA3_MLX_MODEL",
+    "LLAMA3_MLX_CACHE_GB",
+    "HF_HOME",
+    "HF_HUB_OFFLINE",
+    "HF_ENDPOINT",
+)
 # The server finishes running answers for 30 seconds after SIGTERM.
 _STOP_SECONDS = 40
 
@@ -41,8 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _install(args: argparse.Namespace) -> int:
     flags = args.flags[1:] if args.flags[:1] == ["--"] else args.flags
-    _check(flags)
-    command = [*program(), "serve", *flags]
+    command = [*program(), "serve", *_checked(flags)]
     if "--log-format" not in flags:
         command += ["--log-format", "json"]
     path = service_file()
@@ -52,10 +60,10 @@ def _install(args: argparse.Namespace) -> int:
         return 0
     if _on_mac():
         _quietly(["launchctl", "bootout", f"{_domain()}/{LABEL}"])
-        save_whole(path, lambda temporary: _write(temporary, content))
+        _save(path, content)
         _do(["launchctl", "bootstrap", _domain(), str(path)])
     else:
-        save_text(path, content.decode())
+        _save(path, content)
         _do(["systemctl", "--user", "daemon-reload"])
         _do(["systemctl", "--user", "enable", UNIT])
         _do(["systemctl", "--user", "restart", UNIT])
@@ -103,7 +111,7 @@ def agent(command: Sequence[str]) -> bytes:
     values = {
         "Label": LABEL,
         "ProgramArguments": list(command),
-        "EnvironmentVariables": environment(),
+        "EnvironmentVariables": environment(API_KEY_VARIABLE),
         "RunAtLoad": True,
         # Not after it was told to stop.
         "KeepAlive": {"SuccessfulExit": False},
@@ -117,7 +125,9 @@ def agent(command: Sequence[str]) -> bytes:
 
 def unit(command: Sequence[str]) -> str:
     """Return a systemd unit of the user's. Source: systemd.service(5), for quoting systemd.syntax(7)."""
-    variables = "".join(f"Environment={_quoted(f'{name}={value}')}\n" for name, value in environment().items())
+    variables = "".join(
+        f"Environment={_quoted(f'{name}={value}')}\n" for name, value in environment(API_KEY_VARIABLE).items()
+    )
     return (
         "[Unit]\nDescription=llama3-mlx server\n\n"
         f"[Service]\nExecStart={' '.join(map(_quoted, command))}\n{variables}"
@@ -130,16 +140,36 @@ def _quoted(word: str) -> str:
     return f'"{escaped}"' if not word or set(word) & set(" \t\"'\\;") else escaped
 
 
-def environment() -> dict[str, str]:
+def environment(*more: str) -> dict[str, str]:
     """Return the variables of this environment that a program started by the system would lack."""
-    return {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
+    return {name: _in_full(os.environ[name]) for name in (*VARIABLES, *more) if os.environ.get(name)}
 
 
-def _check(flags: Sequence[str]) -> None:
-    """Raise RequestError for flags that serve wouldn't take: at login nobody would see it."""
+def _checked(flags: Sequence[str]) -> list[str]:
+    """Return flags of serve with their folders' names in full, since the system starts it in another folder.
+
+    Raises what serve would for those that it doesn't take: at login nobody would see it.
+    """
     from . import parse
 
-    parse(["serve", *flags])
+    args = parse(["serve", *flags])
+    settings = from_flags(args, ServerSettings)
+    given = [*(args.model or ()), *args.adapter, *settings.draft, settings.guard or ""]
+    full = {text: _in_full(text) for text in given}
+    return [
+        next((word.removesuffix(text) + full[text] for text in given if _gives(word, text)), word) for word in flags
+    ]
+
+
+def _gives(word: str, value: str) -> bool:
+    """Whether a word of a command line is a flag's value, alone or behind the flag: `-mVALUE`, `--model=VALUE`."""
+    return bool(value) and word.endswith(value) and (word == value or word.startswith("-"))
+
+
+def _in_full(text: str) -> str:
+    """Return a text with the path, by itself or behind NAME=, of a folder that is here written from the root on."""
+    name, equals, path = text.rpartition("=")
+    return f"{name}{equals}{Path(path).absolute()}" if path and Path(path).is_dir() else text
 
 
 def program() -> list[str]:
@@ -164,8 +194,13 @@ def _domain() -> str:
     return f"gui/{os.getuid()}"
 
 
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
+def _save(path: Path, content: bytes) -> None:
+    """Write a file that may hold a key: nobody else is to read it."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    save_whole(path, write, private=True)
 
 
 def _quietly(command: Sequence[str]) -> tuple[int, str]:

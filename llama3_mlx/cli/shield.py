@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import RequestError
 from ..safety.shield import Scan, Shield
 from ..safety.shield.languages import LANGUAGES, language_named, language_of
+from ..safety.shield.many import scan_files
 from ..safety.shield.options import ShieldOptions
 from .flags import add_flags, from_flags
 from .terminal import read_stdin
@@ -35,9 +36,11 @@ def run(args: argparse.Namespace) -> int:
     """Scan everything in its order."""
     if args.language is not None and language_named(args.language) is None:
         raise RequestError(f"there are no rules for {args.language[:40]!r}; there are for {', '.join(LANGUAGES)}")
-    shield = Shield(from_flags(args, ShieldOptions))
+    options = from_flags(args, ShieldOptions)
+    # What is missing is said before anything is read.
+    shield = Shield(options)
     statuses = set()
-    for where, first, scan in _scans(args, shield):
+    for where, first, scan in _scans(args, shield, options):
         statuses.add(scan.status)
         sys.stdout.write(_as_json(where, first, scan) if args.json else _as_lines(where, first, scan))
         sys.stdout.flush()
@@ -46,22 +49,28 @@ def run(args: argparse.Namespace) -> int:
     return UNKNOWN_CODE if "unknown" in statuses or not statuses else 0
 
 
-def _scans(args: argparse.Namespace, shield: Shield) -> Iterator[tuple[str, int, Scan]]:
+def _scans(args: argparse.Namespace, shield: Shield, options: ShieldOptions) -> Iterator[tuple[str, int, Scan]]:
     """Yield the name of each piece of code, the line at which it begins there, and its scan."""
+    found = {name: _paths(Path(name)) for name in args.files if name != "-"}
+    scanned = scan_files([path for name in args.files for path in found.get(name, ())], options, args.language)
     for name in args.files:
         if name == "-":
             yield from _standard_input(args.language, shield)
             continue
-        path = Path(name)
-        within = path.rglob("*") if path.is_dir() else [path]
-        paths = sorted(each for each in within if each.is_file() and language_of(each)) if path.is_dir() else [path]
-        if not paths:
+        if not found[name]:
             yield name, 1, Scan("unknown", None, reason="no file of a language with rules is in it")
-        for each in paths:
-            scans = shield.scan_file(each, language=args.language)
-            yield from ((str(each), first, scan) for first, scan in scans)
+        for path in found[name]:
+            scans = next(scanned)
+            yield from ((str(path), first, scan) for first, scan in scans)
             if not scans:
-                yield str(each), 1, Scan("unknown", None, reason="it has no block of code")
+                yield str(path), 1, Scan("unknown", None, reason="it has no block of code")
+
+
+def _paths(path: Path) -> list[Path]:
+    """Return the files of a folder that are in languages with rules, or the file itself."""
+    if not path.is_dir():
+        return [path]
+    return sorted(each for each in path.rglob("*") if each.is_file() and language_of(each))
 
 
 def _standard_input(language: str | None, shield: Shield) -> Iterator[tuple[str, int, Scan]]:

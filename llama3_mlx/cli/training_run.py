@@ -5,7 +5,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -13,9 +13,10 @@ from types import FrameType
 from ..errors import RequestError
 from ..finetune import distributed
 from ..finetune.data.sources import anchored, as_sources
-from ..finetune.settings import TrainSettings
+from ..finetune.settings import RunSettings, TrainSettings
 from ..finetune.training.callbacks import Callback, StepReport, ValidationReport
 from ..finetune.training.job import Build, TrainingJob, TrainResult, make_job, resumed_job
+from ..finetune.training.run_folder import read_run
 from ..finetune.training.running import run_job
 from ..json_types import JsonMapping
 from ..units import size_text
@@ -27,10 +28,14 @@ INTERRUPT_CODE = 130
 
 
 def run_training(
-    args: argparse.Namespace, kind: str, build: Build, settings_kind: type[TrainSettings] = TrainSettings
+    args: argparse.Namespace, kind: str, build: Build, settings_kind: type[RunSettings] = TrainSettings
 ) -> int:
     """Run a training command; its exit code is 130 if Ctrl-C ended it, 143 for SIGTERM, with all saved."""
-    job = job_of(args, kind, settings_kind)
+    return run_prepared(args, job_of(args, kind, settings_kind), build)
+
+
+def run_prepared(args: argparse.Namespace, job: TrainingJob, build: Build) -> int:
+    """Run a job and report; its exit code as that of `run_training`."""
     # Of several processes the first one speaks.
     first = distributed.rank() == 0
     with cancel_on_interrupt() as cancel:
@@ -43,17 +48,19 @@ def run_training(
     if first:
         show(result_line(result))
     if result.ended == "cancelled" and first:
-        tell(f"stopped at step {result.steps}; resume with: llama3-mlx {kind} --resume {result.folder}")
+        tell(f"stopped at step {result.steps}; resume with: llama3-mlx {job.kind} --resume {result.folder}")
     return cancel.exit_code if result.ended == "cancelled" else 0
 
 
-def job_of(args: argparse.Namespace, kind: str, settings_kind: type[TrainSettings]) -> TrainingJob:
+def job_of(args: argparse.Namespace, kind: str, settings_kind: type[RunSettings]) -> TrainingJob:
     """Return the job that the arguments describe."""
     inputs, values = gather(args, settings_kind)
     if args.resume:
-        job = resumed_job(Path(args.resume).expanduser(), values, settings_kind)
-        if job.kind != kind:
-            raise RequestError(f"{args.resume} is a run of {job.kind}: resume it with llama3-mlx {job.kind} --resume")
+        folder = Path(args.resume).expanduser()
+        known = read_run(folder)["kind"]
+        if known != kind:
+            raise RequestError(f"{args.resume} is a run of {known}: resume it with llama3-mlx {known} --resume")
+        job = resumed_job(folder, values, settings_kind)
         own = {"model": job.model, "data": job.data, "valid": job.valid, "out": job.out}
         inputs["out"] = inputs["out"] and Path(inputs["out"]).expanduser().absolute()
         inputs["model"] = inputs["model"] and anchored(str(inputs["model"]))
@@ -133,7 +140,7 @@ class TrainingProgress(Callback):
             return
         last = report.step == report.total_steps
         left = (report.total_steps - report.step) * sum(self._seconds) / len(self._seconds)
-        more = "".join(f", {name} {value:.3f}" for name, value in report.more.items())
+        more = _shown(report.more)
         text = (
             f"step {report.step}/{report.total_steps}: loss {report.loss:.4f}{more}, "
             f"{report.tokens_per_second:.0f} tokens/s, {size_text(report.peak_bytes)}"
@@ -150,7 +157,7 @@ class TrainingProgress(Callback):
             self._line(f"encoding example {done:,} of {total:,}", "", passing=True)
 
     def on_validation(self, report: ValidationReport) -> None:
-        more = "".join(f", {name} {value:.3f}" for name, value in report.more.items())
+        more = _shown(report.more)
         best = ", the best so far" if report.best else ""
         self.close()
         self._line(f"step {report.step}: validation loss {report.loss:.4f}{more}{best}")
@@ -171,6 +178,11 @@ class TrainingProgress(Callback):
         if self._open:
             sys.stderr.write("\r\x1b[K" if self._passing else "\n")
             self._open = False
+
+
+def _shown(more: Mapping[str, float]) -> str:
+    """Return further figures, without those that are numbered: the report has them all."""
+    return "".join(f", {name} {value:.3f}" for name, value in more.items() if not name[-1].isdigit())
 
 
 def _clock(seconds: float) -> str:

@@ -5,7 +5,7 @@ import signal
 import socket
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import mlx.core as mx
@@ -19,12 +19,13 @@ from ..model.memory_estimate import RESERVE
 from .channel import Channel
 from .exchange import make_exchange
 from .fingerprint import check_fingerprint
-from .group import check_ring, join_group
+from .group import Sentinel, check_ring, join_group
 from .leader import own_facts
 from .membership import Membership, deadline_s, membership
+from .share_files import open_share
 from .share_loading import load_share
+from .share_runner import ShareRunner
 from .shares import Share
-from .split_model import Follower
 
 _RETRY_S, _PATIENCE = 0.1, 4
 
@@ -38,7 +39,8 @@ def follow(member: Membership) -> int:
     channel = Channel(_connect(member), deadline_s(), _leave)
     channel.send(own_facts(member, working_memory_bytes()))
     try:
-        _obey(member, channel)
+        with ExitStack() as at_end:
+            _obey(member, channel, at_end)
     except Exception as error:
         if channel.is_closed:
             # The leader has ended, and with it what this process was computing.
@@ -52,14 +54,14 @@ def follow(member: Membership) -> int:
     return 0
 
 
-def _obey(member: Membership, channel: Channel) -> None:
+def _obey(member: Membership, channel: Channel, at_end: ExitStack) -> None:
     group: mx.distributed.Group | None = None
-    follower: Follower | None = None
+    share: ShareRunner | None = None
     while True:
         message = channel.receive()
         if not isinstance(message, dict):
-            assert follower is not None, "orders come after a model"
-            follower.obey(message)
+            assert share is not None, "orders come after a model"
+            share.obey(message)
             continue
         answer: JsonObject = {}
         match message["do"]:
@@ -67,28 +69,35 @@ def _obey(member: Membership, channel: Channel) -> None:
                 check_ring(member, deadline_s())
             case "join":
                 group = join_group(member, 2 * deadline_s())
+                # Where MLX holds all threads, the end of the leader isn't noticed.
+                at_end.callback(Sentinel(2 * deadline_s()).close)
             case "load":
                 assert group is not None, "a model is loaded after the group is joined"
-                follower = None
-                follower, answer = _load(message, group)
+                share = None
+                share, answer = _load(message, group)
             case "unload":
-                follower = None
+                share = None
                 mx.clear_cache()
-            case "count":
-                assert follower is not None, "passes are counted after a model is loaded"
-                answer = {"messages": follower.exchange.messages, "sent_bytes": follower.exchange.sent_bytes}
+            case _:
+                assert share is not None, "what is done with a share comes after it"
+                answer = share.answer(message)
         channel.send(answer)
 
 
-def _load(request: JsonObject, group: mx.distributed.Group) -> tuple[Follower, JsonObject]:
+def _load(request: JsonObject, group: mx.distributed.Group) -> tuple[ShareRunner, JsonObject]:
     share, dtype = Share.from_dict(request["share"][str(group.rank())]), request["dtype"]
-    folder = ModelFolder(Path(request["folder"]))
-    check_fingerprint(folder, request["fingerprint"])
+    if "hub" in request:
+        folder = open_share(request["hub"], share)
+    else:
+        folder = ModelFolder(Path(request["folder"]))
+        check_fingerprint(folder, request["fingerprint"])
+    # Whatever loading another model took.
+    mx.reset_peak_memory()
     model = load_share(folder, share, dtype)
     free = working_memory_bytes() * (1 - RESERVE) - mx.get_active_memory()
     room = {"bytes": free, "head_dim": model.config.head_dim, "float_bytes": DTYPES[dtype].size}
-    follower = Follower(model, make_exchange(share, group), DTYPES[dtype])
-    return follower, {"peak_bytes": mx.get_peak_memory(), "room": room}
+    runner = ShareRunner(model, share, folder, make_exchange(share, group), DTYPES[dtype])
+    return runner, {"held_bytes": mx.get_active_memory(), "peak_bytes": mx.get_peak_memory(), "room": room}
 
 
 def _connect(member: Membership) -> socket.socket:

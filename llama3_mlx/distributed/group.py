@@ -5,19 +5,22 @@ While it waits, MLX lets no other Python thread run: the deadline is kept by a p
 
 import os
 import socket
+import stat
+import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import mlx.core as mx
 
 from ..errors import PeerError
 from .membership import Membership
 
-_RETRY_S = 0.1
+_RETRY_S, _NAP_US = 0.1, 1000
 # Ends its parent, with a message, unless its standard input is closed or written to in time.
 _WATCHDOG = """
 import os, select, signal, sys
@@ -57,9 +60,37 @@ def join_group(member: Membership, deadline_s: float) -> mx.distributed.Group:
     )
     with _watchdog(deadline_s, late):
         try:
-            return mx.distributed.init(strict=True, backend=member.backend)
+            group = mx.distributed.init(strict=True, backend=member.backend)
         except RuntimeError as error:
             raise PeerError(f"MLX's {member.backend} group can't be joined: {error}") from None
+    if member.shares_machine:
+        wait_in_kernel({split_address(address)[1] for address in member.addresses})
+    return group
+
+
+def wait_in_kernel(ports: Collection[int]) -> int:
+    """Have MLX's ring sleep while it waits for what comes over the connections of these ports; return how many.
+
+    It looks again and again instead, since its sockets don't block, and takes the processor from the process of the
+    same machine that it waits for: of a sum over four processes on two busy cores, 200 ms in place of 0.6. A socket
+    that blocks for a millisecond at most gives the ring the same answers (EAGAIN where there is nothing).
+    """
+    found = 0
+    for path in Path("/dev/fd").iterdir():
+        try:
+            if not stat.S_ISSOCK(os.fstat(int(path.name)).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(int(path.name))) as held:
+                own, other = held.getsockname(), held.getpeername()
+                if isinstance(own, tuple) and {own[1], other[1]} & set(ports):
+                    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                        held.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", 0, _NAP_US))
+                    held.setblocking(True)
+                    found += 1
+        except OSError:
+            # The folder's own, closed by now, or a socket that isn't connected.
+            continue
+    return found
 
 
 def kill_later(deadline_s: float, message: str) -> "subprocess.Popen[bytes]":

@@ -9,6 +9,7 @@ from ..checkpoint.folder import ModelFolder
 from ..device import compute_dtype_name, working_memory_bytes
 from ..dtypes import DTYPES
 from ..errors import PeerError, RequestError
+from ..json_types import JsonObject
 from ..kv_cache import CacheOptions
 from ..model.config import ModelConfig
 from .exchange import make_exchange
@@ -19,7 +20,8 @@ from .leader import Leader
 from .local_nodes import LocalNodes
 from .membership import Membership, deadline_s, membership
 from .mirrored_cache import Mirror
-from .planning import pipeline_room
+from .planning import BANDWIDTH, LINKS, head_pays, pipeline_room
+from .share_files import hub_source, open_share
 from .share_loading import load_share
 from .shares import Share, is_even, length, pipeline_shares, tensor_shares
 from .split_model import LeaderLlama
@@ -39,6 +41,10 @@ class Nodes:
     """What each rank holds of the model that lies on them now."""
     room: dict[int, dict[str, float]] = field(default_factory=dict)
     """What the followers say of their memory beside their shares."""
+    loaded: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Bytes that the followers' shares take, and that they took at most while they were loaded."""
+    folder: ModelFolder | None = None
+    """The model that lies on them now, with what rank 0 holds of it."""
 
     def shared_room(self, own_bytes: int, own_per_token: float, cache: CacheOptions) -> int:
         """Return the memory that rank 0 may fill with KV cache so that no node has too little: the scarcest decides."""
@@ -110,8 +116,12 @@ def _join(size: int) -> Nodes:
     return Nodes(Leader(member, deadline_s()), None, Sentinel(2 * deadline_s()))
 
 
-def load_split_model(folder: ModelFolder, nodes: Nodes, *, split: str, dtype: str | None) -> LeaderLlama:
+def load_split_model(
+    folder: ModelFolder, nodes: Nodes, *, split: str, dtype: str | None, split_head: bool | None = None
+) -> LeaderLlama:
     """Load the model in `folder` over all nodes and return rank 0's end of it.
+
+    Where heads are split, so is the language-model head on request (None: where it is likely to pay).
 
     Raises RequestError before anything is loaded where it can't be split, PeerError where a node can't load its share.
     """
@@ -119,16 +129,36 @@ def load_split_model(folder: ModelFolder, nodes: Nodes, *, split: str, dtype: st
         raise RequestError("another model lies on these nodes: close it first")
     leader, config = nodes.leader, folder.config
     chosen = compute_dtype_name(config.dtype, dtype)
-    shares = choose_shares(config, leader.member, split, _memory(leader), DTYPES[chosen].size, nodes.local is not None)
+    size = DTYPES[chosen].size
+    shares = choose_shares(config, leader.member, split, _memory(leader), size, nodes.local is not None)
+    if shares[0].split == "tensor" and (_head_pays(nodes, config, size) if split_head is None else split_head):
+        shares = tensor_shares(config, leader.member.size, split_head=True)
     nodes.shares = shares
-    request = {"do": "load", "folder": str(folder.path.resolve()), "fingerprint": fingerprint(folder), "dtype": chosen}
+    source = hub_source(folder.path)
+    if source is None:
+        where: JsonObject = {"folder": str(folder.path.resolve()), "fingerprint": fingerprint(folder)}
+    else:
+        where = {"hub": source}
+    request = {"do": "load", "dtype": chosen, **where}
     leader.tell(request | {"share": {str(share.rank): share.to_dict() for share in shares}})
     try:
-        model = load_share(folder, shares[0], chosen)
+        nodes.folder = folder if source is None else open_share(source, shares[0])
+        model = load_share(nodes.folder, shares[0], chosen)
     finally:
         answers = leader.answers()
     nodes.room = {rank: answer["room"] for rank, answer in answers.items()}
-    return LeaderLlama(model, config, make_exchange(shares[0], leader.group), Mirror(leader.order))
+    nodes.loaded = {rank: (answer["held_bytes"], answer["peak_bytes"]) for rank, answer in answers.items()}
+    exchange, mirror = make_exchange(shares[0], leader.group), Mirror(leader.order)
+    n_stages = len(shares) if shares[0].split == "pipeline" and groups_pay(leader.member) else 1
+    return LeaderLlama(model, config, exchange, mirror, splits_head=shares[0].vocabulary is not None, n_stages=n_stages)
+
+
+def groups_pay(member: Membership) -> bool:
+    """Return whether the stages of a pipeline gain from working on different sequences: not on one machine.
+
+    There each pass over a part of them would read the same weights again, through the same memory.
+    """
+    return not member.shares_machine
 
 
 def release(nodes: Nodes) -> None:
@@ -137,7 +167,16 @@ def release(nodes: Nodes) -> None:
     with suppress(PeerError):
         nodes.leader.tell({"do": "unload"})
         nodes.leader.answers()
-    nodes.shares = []
+    nodes.shares, nodes.folder = [], None
+
+
+def _head_pays(nodes: Nodes, config: ModelConfig, float_bytes: int) -> bool:
+    """Return what `plan` says of a head over the link that the back end has; on one machine, no memory is saved."""
+    if nodes.local is not None:
+        return False
+    member = nodes.leader.member
+    link = LINKS["thunderbolt" if member.backend == "ring" else "rdma"]
+    return head_pays(config, member.size, link, BANDWIDTH, float_bytes)
 
 
 def _memory(leader: Leader) -> list[int]:

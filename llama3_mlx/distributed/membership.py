@@ -26,6 +26,11 @@ class Membership:
     addresses: tuple[str, ...] = ()
     """The address of each rank as the launcher names it, `ip:port`; empty where the back end has none."""
 
+    @property
+    def shares_machine(self) -> bool:
+        """Whether all processes run on one machine."""
+        return len({address.rpartition(":")[0] for address in self.addresses}) == 1
+
     def name(self, rank: int) -> str:
         """Return a rank with its address, for messages."""
         return f"rank {rank} ({self.addresses[rank]})" if self.addresses else f"rank {rank}"

@@ -5,9 +5,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 
-import mlx.core as mx
-
-from ..errors import RequestError
 from ..kv_cache import CacheOptions, ModelCache
 from .orders import Order, decode_options, encode_options
 
@@ -83,10 +80,6 @@ class MirroredCache(ModelCache):
         made = self._mirror.cache(self._plain().copy())
         self._mirror.order(Order.COPY, self.number, made.number)
         return made
-
-    def extend(self, arrays: Sequence[mx.array], n: int) -> None:
-        """Refuse: the followers have no part of what comes from disk."""
-        raise RequestError("a model on several nodes has no prefix cache on disk")
 
     def _plain(self) -> ModelCache:
         """Return a cache of the same arrays whose changes send no orders."""

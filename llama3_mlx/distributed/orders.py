@@ -1,4 +1,4 @@
-"""What the leader tells the followers to repeat: a few whole numbers for each change of a KV cache and each pass."""
+"""What the leader tells the followers to repeat: a few whole numbers for each pass and each change of a KV cache."""
 
 from enum import IntEnum
 
@@ -11,7 +11,8 @@ class Order(IntEnum):
     NEW = 1
     """cache, then its options (see `encode_options`): make an empty cache."""
     RUN = 2
-    """cache (0: none), B, L: run the layers on the leader's next hidden states."""
+    """cache (0: none), B, L, whether the last hidden states are wanted, depths: run the layers on the leader's next
+    hidden states; those at the depths (see FeatureTap) go on with them."""
     APPEND = 3
     """cache, other: add the other's only sequence."""
     POP = 4
@@ -26,6 +27,10 @@ class Order(IntEnum):
     """cache, length, index: drop a sequence's later positions."""
     DROP = 9
     """cache: forget it."""
+    WEIGH = 10
+    """for each row, or one for all, the weight of each adapter, the bits of a float32: apply them to what follows."""
+    HEAD = 11
+    """n: compute this share of the logits of the leader's next n hidden states."""
 
 
 def encode_options(options: CacheOptions) -> list[int]:

@@ -8,7 +8,7 @@ from ..errors import RequestError
 from ..model.config import ModelConfig
 from ..model.memory_estimate import RESERVE, tensor_bytes
 from ..model.parameters import expected_tensors
-from .shares import Share, Split, is_even, length, pipeline_shares, tensor_shares
+from .shares import Share, Split, head_divides, is_even, length, pipeline_shares, tensor_shares
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,24 @@ class Link:
     bandwidth: float
     latency_s: float
     is_mesh: bool = False
+
+    def collective_s(self, size: int, nbytes: float) -> float:
+        """Return how long a sum of so many bytes over `size` machines takes.
+
+        A ring passes every part on twice around; where all are joined to all, it is sent out and collected.
+        """
+        steps = 2 if self.is_mesh else 2 * (size - 1)
+        return steps * self.latency_s + 2 * (size - 1) / size * nbytes / self.bandwidth
+
+
+# Usual figures: https://github.com/ml-explore/mlx/issues (latencies of users' rings and of RDMA), Thunderbolt 4 and 5.
+LINKS = {
+    "rdma": Link(6e9, 10e-6, is_mesh=True),
+    "thunderbolt": Link(3e9, 300e-6),
+    "ethernet": Link(1.1e9, 300e-6),
+}
+BANDWIDTH = 400e9
+"""Of a machine's memory, bytes a second, where it isn't given."""
 
 
 @dataclass(frozen=True)
@@ -52,29 +70,48 @@ class Plan:
     nodes: Sequence[NodePlan]
     messages_per_token: int
     """All-reduces (tensor) or sends (pipeline) of a forward pass; none on one machine."""
-    bytes_per_message: int
+    bytes_per_token: int
+    """Bytes of hidden states, and of logits where the head is split, that a token sends."""
     tokens_per_second: float
     """An estimate of the decode rate of one sequence, from the bytes read and sent alone."""
     even: bool
+
+    @property
+    def splits_head(self) -> bool:
+        """Whether each machine has the head's rows of some tokens."""
+        return self.nodes[0].share.vocabulary is not None
 
     @property
     def fits(self) -> bool:
         """Whether every machine has room."""
         return all(node.head_room >= 0 for node in self.nodes)
 
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes of hidden states that a generated token sends into all-reduces or to the next machine."""
-        return self.messages_per_token * self.bytes_per_message
-
 
 def share_bytes(config: ModelConfig, share: Share, float_bytes: int) -> int:
     """Return the bytes of a share's weights."""
-    total, local = 0, share.config(config)
-    for name, shape in expected_tensors(local).items():
-        if share.has_ends or name.startswith("model.layers."):
-            total += tensor_bytes(share.global_name(name), shape, config.quantization, float_bytes)
+    total = 0
+    for name, (rows, *columns) in expected_tensors(config).items():
+        if share.local_name(name) is None:
+            continue
+        outputs, inputs = share.cut(name, config)
+        if outputs is not None:
+            rows = length(outputs)
+        if inputs is not None and columns:
+            columns = [length(inputs)]
+        total += tensor_bytes(name, (rows, *columns), config.quantization, float_bytes)
     return total
+
+
+def _read_bytes(config: ModelConfig, share: Share, float_bytes: int) -> int:
+    """Return the bytes of weights that a decode step reads: of the embedding, one row; of the head, what is held."""
+    V, D = config.vocab_size, config.hidden_size
+    embedding = tensor_bytes("model.embed_tokens.weight", (V, D), config.quantization, float_bytes)
+    total = share_bytes(config, share, float_bytes)
+    if not config.tie_word_embeddings:
+        return total - (embedding if share.has_ends else 0)
+    if share.vocabulary is None or not share.has_ends:
+        return total
+    return total - embedding + embedding * length(share.vocabulary) // V
 
 
 def kv_bytes_per_token(config: ModelConfig, share: Share, float_bytes: int) -> int:
@@ -82,11 +119,48 @@ def kv_bytes_per_token(config: ModelConfig, share: Share, float_bytes: int) -> i
     return 2 * length(share.layers) * length(share.kv_heads) * config.head_dim * float_bytes
 
 
-def messages_per_token(config: ModelConfig, split: Split, size: int) -> int:
-    """Return the all-reduces or sends of one forward pass: two a layer and one at its start, or one a machine."""
-    if size == 1:
+def messages_per_chunk(config: ModelConfig, share: Share) -> int:
+    """Return the all-reduces or sends of a chunk of a prompt before its last.
+
+    Two a layer and one at its start, or one a machine but the last, which keeps what comes of it.
+    """
+    if share.size == 1:
         return 0
-    return 2 * config.num_hidden_layers + 1 if split == "tensor" else size
+    return 2 * config.num_hidden_layers + 1 if share.split == "tensor" else share.size - 1
+
+
+def messages_per_token(config: ModelConfig, share: Share) -> int:
+    """Return those of a pass whose logits are wanted: a pipeline's last machine sends on, a split head takes two."""
+    if share.size == 1:
+        return 0
+    return messages_per_chunk(config, share) + (2 if share.vocabulary is not None else share.split == "pipeline")
+
+
+def bytes_per_token(config: ModelConfig, share: Share, float_bytes: int) -> int:
+    """Return the bytes of these messages for one position: hidden states each, and the logits of a split head."""
+    count = messages_per_token(config, share)
+    if share.vocabulary is None:
+        return count * config.hidden_size * float_bytes
+    return ((count - 1) * config.hidden_size + length(share.vocabulary)) * float_bytes
+
+
+def _gathering_s(config: ModelConfig, size: int, link: Link, float_bytes: int) -> float:
+    """Return how long gathering a position's logits takes: half of a sum of as many bytes."""
+    return link.collective_s(size, config.vocab_size * float_bytes) / 2
+
+
+def head_pays(config: ModelConfig, size: int, link: Link, bandwidth: float, float_bytes: int) -> bool:
+    """Return whether splitting the head saves rank 0 more time than its two messages take.
+
+    Not where heads don't divide evenly: rank 0 has the fewest, and time for the whole head.
+    """
+    whole = tensor_shares(config, size)
+    if not head_divides(config, size) or not is_even(whole):
+        return False
+    split = tensor_shares(config, size, split_head=True)
+    saved = _read_bytes(config, whole[0], float_bytes) - _read_bytes(config, split[0], float_bytes)
+    message = link.collective_s(size, config.hidden_size * float_bytes)
+    return saved / bandwidth > message + _gathering_s(config, size, link, float_bytes)
 
 
 def pipeline_room(config: ModelConfig, memory: Sequence[int], float_bytes: int) -> list[float]:
@@ -101,7 +175,9 @@ def make_plan(config: ModelConfig, nodes: Sequence[Node], link: Link, split: Spl
     """Return how the model lies on `nodes` when split one way; raises RequestError where it can't be."""
     float_bytes = DTYPES[dtype].size
     if split == "tensor":
-        shares = tensor_shares(config, len(nodes))
+        slowest = min(node.bandwidth for node in nodes)
+        splits_head = head_pays(config, len(nodes), link, slowest, float_bytes)
+        shares = tensor_shares(config, len(nodes), split_head=splits_head)
     else:
         shares = pipeline_shares(config, pipeline_room(config, [node.memory_bytes for node in nodes], float_bytes))
     plans = [
@@ -113,10 +189,9 @@ def make_plan(config: ModelConfig, nodes: Sequence[Node], link: Link, split: Spl
         )
         for node, share in zip(nodes, shares, strict=True)
     ]
-    message = config.hidden_size * float_bytes
-    count = messages_per_token(config, split, len(nodes))
-    rate = 1 / _seconds_per_token(config, plans, link, split, count, message, float_bytes)
-    return Plan(split, plans, count, message, rate, split == "pipeline" or is_even(shares))
+    count, sent = messages_per_token(config, shares[0]), bytes_per_token(config, shares[0], float_bytes)
+    rate = 1 / _seconds_per_token(config, plans, link, float_bytes)
+    return Plan(split, plans, count, sent, rate, split == "pipeline" or is_even(shares))
 
 
 def best_plan(config: ModelConfig, nodes: Sequence[Node], link: Link, context: int, dtype: str) -> tuple[Plan, str]:
@@ -145,23 +220,14 @@ def _has_layers(config: ModelConfig, nodes: Sequence[Node]) -> bool:
     return len(nodes) <= config.num_hidden_layers
 
 
-def _seconds_per_token(
-    config: ModelConfig, plans: Sequence[NodePlan], link: Link, split: Split, count: int, message: int, float_bytes: int
-) -> float:
+def _seconds_per_token(config: ModelConfig, plans: Sequence[NodePlan], link: Link, float_bytes: int) -> float:
     """Estimate a decode step: weights and KV cache are read once, messages go one after another."""
-    # Of the embedding, one row is read; a head of its own, or the tied one, is read whole.
-    embedding = tensor_bytes(
-        "model.embed_tokens.weight", (config.vocab_size, config.hidden_size), config.quantization, float_bytes
-    )
-    unread = [0 if config.tie_word_embeddings or plan.share.rank else embedding for plan in plans]
-    reading = [
-        (plan.weight_bytes - skipped + plan.kv_bytes) / plan.node.bandwidth
-        for plan, skipped in zip(plans, unread, strict=True)
-    ]
-    if split == "pipeline":
+    share, size = plans[0].share, len(plans)
+    reading = [(_read_bytes(config, plan.share, float_bytes) + plan.kv_bytes) / plan.node.bandwidth for plan in plans]
+    message, count = config.hidden_size * float_bytes, messages_per_token(config, share)
+    if share.split == "pipeline":
         return sum(reading) + count * (link.latency_s + message / link.bandwidth)
-    # A ring passes every part on twice around; where all are joined to all, it is sent out and collected.
-    size = len(plans)
-    steps = 2 if link.is_mesh else 2 * (size - 1)
-    sent = 2 * (size - 1) / size * message
-    return max(reading) + count * (steps * link.latency_s + sent / link.bandwidth)
+    gathered = 0.0
+    if share.vocabulary is not None:
+        count, gathered = count - 1, _gathering_s(config, size, link, float_bytes)
+    return max(reading) + count * link.collective_s(size, message) + gathered

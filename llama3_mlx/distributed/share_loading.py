@@ -2,21 +2,21 @@
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
 from ..checkpoint.folder import ModelFolder
-from ..checkpoint.loading import make_model
+from ..checkpoint.loading import arrange, finish, make_model
 from ..checkpoint.reader import CheckpointReader
 from ..checkpoint.safetensors_files import as_mlx
 from ..dtypes import DTYPES
-from ..model.fused_projections import join_projections
 from ..model.quantization import Scheme
 from ..model.transformer import LlamaForCausalLM
-from ..model.unpacked import unpack_products
-from .shares import Cut, Share
+from .shares import Cut, Share, length
 
 _FLOATS = tuple(DTYPES.values())
 # What is read at once of a tensor of which not all columns are held.
@@ -37,6 +37,7 @@ def load_share(folder: Path | ModelFolder, share: Share, dtype: str) -> LlamaFor
     if not share.has_ends:
         for name in ("embed_tokens", "norm"):
             del model.model[name]
+    if _has_tied_rows(share) if share.has_ends else share.vocabulary is None:
         model.pop("lm_head", None)
     reader, chosen = _ShareReader(opened, share), DTYPES[dtype]
     parts: dict[str, list[str]] = defaultdict(list)
@@ -56,12 +57,29 @@ def load_share(folder: Path | ModelFolder, share: Share, dtype: str) -> LlamaFor
     del weights, array
     missing = set(dict(tree_flatten(model.parameters(), destination={}))) - found
     assert not missing, f"the share lacks {sorted(missing)[:5]}"
-    join_projections(model)
-    unpack_products(model)
-    mx.eval(model.parameters())
-    model.eval()
-    model.folder = opened.path
+    if share.has_ends and _has_tied_rows(share):
+        model.lm_head = _first_rows(model.model.embed_tokens, share)
+    arrange(model)
+    finish(model, opened.path)
     return model
+
+
+def _has_tied_rows(share: Share) -> bool:
+    """Return whether a split head's rows are those of an embedding."""
+    return share.vocabulary is not None and share.head_path != "lm_head"
+
+
+def _first_rows(embedding: Any, share: Share) -> Any:
+    """Return the first rows of an embedding as a head; they share its memory."""
+    assert share.vocabulary is not None, "the head is split"
+    rows, width = length(share.vocabulary), embedding.dims if "scales" in embedding else embedding.weight.shape[1]
+    made: Any = nn.Linear(width, rows, bias=False)
+    if "scales" in embedding:
+        scheme = {"group_size": embedding.group_size, "bits": embedding.bits, "mode": embedding.mode}
+        made = nn.QuantizedLinear(width, rows, bias=False, **scheme)
+    for name, array in embedding.parameters().items():
+        made[name] = array[:rows]
+    return made
 
 
 class _ShareReader:

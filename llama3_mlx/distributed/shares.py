@@ -1,6 +1,7 @@
 """Which part of a model each process holds: heads and columns of every layer (tensor), or whole layers (pipeline).
 
-Rank 0 holds the embedding, the last norm and the head besides.
+Rank 0 holds the embedding, the last norm and the head besides. In tensor parallel the head may be split, too: each
+process then has the rows of some tokens, whose logits are gathered on rank 0.
 """
 
 from collections.abc import Sequence
@@ -29,6 +30,10 @@ class Share:
     heads: Cut
     kv_heads: Cut
     columns: Cut
+    vocabulary: Cut | None = None
+    """The tokens whose rows of a split head it holds; None where rank 0 has the whole head."""
+    head_path: str = "lm_head"
+    """The matrix that a split head's rows are those of: where the head is tied, the embedding."""
 
     def to_dict(self) -> JsonObject:
         """Return the fields as JSON has them."""
@@ -53,24 +58,23 @@ class Share:
             num_attention_heads=length(self.heads),
             num_key_value_heads=length(self.kv_heads),
             intermediate_size=length(self.columns),
+            tie_word_embeddings=whole.tie_word_embeddings and self.vocabulary is None,
         )
-
-    def global_name(self, name: str) -> str:
-        """Return the name in the whole model of a tensor or module of this share's."""
-        parts = name.split(".")
-        if parts[:2] == ["model", "layers"]:
-            parts[2] = str(int(parts[2]) + self.layers[0])
-        return ".".join(parts)
 
     def local_name(self, name: str) -> str | None:
         """Return the name in this share of a tensor or module of the whole model's, None if it isn't held."""
         parts = name.split(".")
         if parts[:2] != ["model", "layers"]:
-            return name if self.has_ends else None
+            return name if self.has_ends else self._head_name(name)
         layer = int(parts[2])
         if not self.layers[0] <= layer < self.layers[1]:
             return None
         return ".".join((*parts[:2], str(layer - self.layers[0]), *parts[3:]))
+
+    def _head_name(self, name: str) -> str | None:
+        """Return the name here of a split head's tensor or module, None for any other."""
+        of_head = self.vocabulary is not None and (name == self.head_path or name.startswith(f"{self.head_path}."))
+        return f"lm_head{name.removeprefix(self.head_path)}" if of_head else None
 
     def cut(self, name: str, config: ModelConfig) -> tuple[Cut | None, Cut | None]:
         """Return which outputs and which inputs of a linear layer it holds, None for all, by a tensor's name."""
@@ -82,6 +86,9 @@ class Share:
         outputs["up_proj"] = self.columns
         inputs = {"o_proj": heads, "down_proj": self.columns}
         module = name.split(".")[-2]
+        if module in ("lm_head", "embed_tokens"):
+            # Rank 0 looks tokens up in the whole embedding, also where other processes have rows of it as their head.
+            return (self.vocabulary, None) if self.rank or module == "lm_head" else (None, None)
         return outputs.get(module), inputs.get(module)
 
 
@@ -90,11 +97,12 @@ def length(cut: Cut) -> int:
     return cut[1] - cut[0]
 
 
-def tensor_shares(config: ModelConfig, size: int) -> list[Share]:
+def tensor_shares(config: ModelConfig, size: int, *, split_head: bool = False) -> list[Share]:
     """Return each process's heads and columns; raises RequestError, with node counts that would do, where they don't.
 
-    Up to the number of key/value heads, each goes to one process with its query heads; beyond, several processes hold
-    a copy of one and share its query heads out. Boundaries are those of quantization groups.
+    With `split_head`, which has to divide the vocabulary, also its rows of the head. Up to the number of key/value
+    heads, each goes to one process with its query heads; beyond, several processes hold a copy of one and share its
+    query heads out. Boundaries are those of quantization groups.
     """
     problem = _tensor_problem(config, size)
     if problem is not None:
@@ -104,12 +112,19 @@ def tensor_shares(config: ModelConfig, size: int) -> list[Share]:
             f"this model can't be split over {size} processes by heads: {problem}; {ways}; --split pipeline takes any "
             f"number up to its {config.num_hidden_layers} layers"
         )
-    made = []
+    made, rows = [], config.vocab_size // size
+    head_path = "model.embed_tokens" if config.tie_word_embeddings else "lm_head"
     for rank in range(size):
         heads, kv_heads = _heads(config, rank, size)
         columns = _columns(config, rank, size)
-        made.append(Share(rank, size, "tensor", (0, config.num_hidden_layers), heads, kv_heads, columns))
+        layers, vocabulary = (0, config.num_hidden_layers), (rank * rows, (rank + 1) * rows) if split_head else None
+        made.append(Share(rank, size, "tensor", layers, heads, kv_heads, columns, vocabulary, head_path))
     return made
+
+
+def head_divides(config: ModelConfig, size: int) -> bool:
+    """Return whether the head's rows can be shared out evenly."""
+    return size > 1 and config.vocab_size % size == 0
 
 
 def is_even(shares: Sequence[Share]) -> bool:

@@ -3,6 +3,9 @@
 Decoding is asynchronous: the device computes one token ahead of the host. While the host reads a step's tokens, the
 next step computes from them. Where a grammar constrains an answer, the next step's logits compute while the host finds
 what the grammar allows, and only the sampling waits for it.
+
+A step is `begin`, a pass over the latest tokens, and `complete`, the sampling from it. In a pipeline of processes other
+batches begin theirs in between (see groups.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -13,15 +16,12 @@ import mlx.core as mx
 
 from ..generation.completion import TokenLogprob
 from ..kv_cache import CacheOptions, ModelCache
-from ..model.feature_tap import FeatureTap
 from ..model.transformer import LlamaForCausalLM
 from ..speculation.draft import Draft
+from ..speculation.speculators import MAX_POSITIONS, Speculators
 from .sequence import DecodingSequence
 from .speculative_step import Verified, draft_inputs, drafting_pays, make_drafts, real_positions, verify_drafts
 from .token_choice import LogprobArrays, SampledTokens, choose_tokens
-
-# Positions of one verifying pass, over all sequences.
-_MAX_POSITIONS = 64
 
 
 class Batch:
@@ -33,20 +33,26 @@ class Batch:
         options: CacheOptions,
         select: Callable[[Sequence[str | None]], None],
         on_finish: Callable[[DecodingSequence, Callable[[], ModelCache]], None],
-        tap: FeatureTap | None = None,
+        speculators: Speculators,
     ) -> None:
         """`select` applies an adapter to each sequence; `on_finish` gets a finished one and what copies its cache.
 
-        `tap` gathers the hidden states that the sequences' speculators watch.
+        `speculators` draft, and say which hidden states the speculator of each sequence watches.
         """
-        self.model, self.cache, self._tap = model, model.make_cache(options), tap
+        self.model, self.cache = model, model.make_cache(options)
+        self._speculators, self._tap = speculators, speculators.tap
         self.sequences: list[DecodingSequence] = []
         self._select, self._on_finish = select, on_finish
         self._latest: SampledTokens | None = None
-        """The latest token of each sequence, which the model hasn't been run on."""
+        """The latest token of each sequence, which the model hasn't been run on, or is being run on."""
+        self._is_under_way = False
+        self._pass: tuple[mx.array, mx.array] | None = None
+        """Of the pass that is under way, what the model has begun, and logits (B, V); None where no sequence gets
+        another token."""
 
     def add(self, sequences: Sequence[DecodingSequence], cache: ModelCache, logits: mx.array) -> None:
         """Add the sequences of one prompt, given its cache and last logits (1, V), and sample their first tokens."""
+        self.complete()
         for sequence in sequences:
             self.cache.append(cache)
             self.sequences.append(sequence)
@@ -56,6 +62,7 @@ class Batch:
 
     def resume(self, sequence: DecodingSequence, cache: ModelCache) -> None:
         """Add a sequence that was preempted: its recomputed cache has all but the latest token."""
+        self.complete()
         self.cache.append(cache)
         self.sequences.append(sequence)
         last = SampledTokens(mx.array(sequence.tokens[-1:], mx.int32), {})
@@ -63,42 +70,51 @@ class Batch:
 
     def preempt(self, sequence: DecodingSequence) -> bool:
         """Remove a sequence that is to be recomputed later; False if it has finished with its latest token."""
+        self.complete()
         self._read_latest()
         self.finish()
         if sequence not in self.sequences:
             return False
+        self._speculators.leave(sequence.speculator, stays=True)
         self._remove([self.sequences.index(sequence)])
         return True
 
-    def decode(self) -> mx.array | None:
-        """Run the latest tokens; return logits (B, V), unevaluated. None where no sequence gets another token."""
+    def begin(self) -> None:
+        """Begin to run the latest tokens, unless no sequence gets another one."""
+        self._is_under_way = True
         if not any(sequence.remaining > (0 if sequence.is_read else 1) for sequence in self.sequences):
-            return None
+            return
         assert self._latest is not None, "each sequence has a latest token"
         self._select([sequence.request.adapter for sequence in self.sequences])
         for sequence in self.sequences:
-            sequence.forward_passes += 1
-        h = self.model.hidden(self._latest.tokens[:, None], self.cache, tap=self._tap)
+            sequence.count_pass()
+        h = self.model.begin(self._latest.tokens[:, None], self.cache, self._tap)
         self._watch([1] * len(self.sequences))
-        return self.model.head(h[:, -1])
+        self._pass = h, self.model.head(h[:, -1])
 
-    def sample(self, logits: mx.array | None) -> None:
-        """Sample the next tokens on the device, and give the sequences those before, which the host can read now."""
-        if logits is not None and all(sequence.constraint is None for sequence in self.sequences):
-            following = self._choose(self.sequences, logits)
-            mx.async_eval(following.arrays)
-            self._read_latest()
-            self._set_latest(following)
+    def complete(self) -> None:
+        """Sample from the pass that is under way, on the device; give the sequences the tokens before, known by now."""
+        if not self._is_under_way:
             return
-        if logits is not None:
+        self._is_under_way = False
+        if self._pass is not None:
+            self.model.complete(self._pass[0])
+            logits = self._pass[1]
+            if all(sequence.constraint is None for sequence in self.sequences):
+                self._pass, following = None, self._choose(self.sequences, logits)
+                mx.async_eval(following.arrays)
+                self._read_latest()
+                self._set_latest(following)
+                return
             mx.async_eval(logits)
         self._read_latest()
         # A grammar allows nothing after its end: finished sequences leave before the others sample.
         self._latest = None
-        order = self.finish()
-        if logits is not None and self.sequences:
-            following = self._choose(self.sequences, logits if order is None else logits[mx.array(order)])
+        self.finish()
+        if self._pass is not None:
+            following = self._choose(self.sequences, self._pass[1])
             mx.async_eval(following.arrays)
+            self._pass = None
             self._set_latest(following)
 
     def speculate(self) -> bool:
@@ -111,7 +127,7 @@ class Batch:
         self.finish()
         if not self.sequences:
             return True
-        drafts = make_drafts(self.sequences, max_tokens)
+        drafts = make_drafts(self.sequences, max_tokens, self._speculators)
         if not any(draft.tokens for draft in drafts):
             return False
         lengths = list(self.cache.lengths)
@@ -127,22 +143,25 @@ class Batch:
         self._latest = SampledTokens(mx.array([outcome.tokens[-1] for outcome in verified], mx.int32), {})
         return True
 
-    def finish(self) -> list[int] | None:
-        """Remove the sequences that have ended; return which of the old ones the new ones are, None if all stay."""
+    def finish(self) -> None:
+        """Remove the sequences that have ended."""
         ended = [index for index, sequence in enumerate(self.sequences) if sequence.finish_reason is not None]
         if not ended:
-            return None
+            return
         for index in ended:
             self._on_finish(self.sequences[index], partial(self.cache.take, index))
         leaving = [self.sequences[index] for index in ended]
-        order = self._remove(ended)
+        for sequence in leaving:
+            self._speculators.leave(sequence.speculator)
+        self._remove(ended)
         for sequence in leaving:
             sequence.finish()
-        return order
 
     def abandon(self) -> list[DecodingSequence]:
         """Drop everything and return the sequences, which stay unfinished."""
-        sequences, self.sequences, self._latest = self.sequences, [], None
+        sequences, self.sequences = self.sequences, []
+        self._drop_pass()
+        self._speculators.clear()
         self.cache = self.model.make_cache(self.cache.options)
         return sequences
 
@@ -151,6 +170,9 @@ class Batch:
         tokens = draft_inputs(self.sequences, drafts)
         self._select([sequence.request.adapter for sequence in self.sequences])
         h = self.model.hidden(tokens, self.cache, tap=self._tap)
+        # The head gets each sequence's positions one after another.
+        pairs = zip(self.sequences, drafts, strict=True)
+        self._select([sequence.request.adapter for sequence, draft in pairs for _ in range(1 + len(draft.tokens))])
         return self.model.head(h.reshape(-1, h.shape[-1])[real_positions(drafts, tokens.shape[1])])
 
     def _watch(self, counts: Sequence[int]) -> None:
@@ -166,7 +188,7 @@ class Batch:
         """Return how many tokens each sequence may draft: few in a large batch, none where a window is full."""
         if not self.sequences:
             return 0
-        limit = _MAX_POSITIONS // len(self.sequences) - 1
+        limit = MAX_POSITIONS // len(self.sequences) - 1
         window = self.cache.options.window
         # What a full window overwrites for a draft can't come back when the draft is rejected.
         return limit if window is None else min(limit, window - 1 - max(self.cache.lengths))
@@ -202,25 +224,35 @@ class Batch:
             if sequence.speculator is not None:
                 sequence.speculator.add((token,))
 
-    def _remove(self, indices: Sequence[int]) -> list[int]:
-        """Remove sequences, the last one moving into each gap; return which of the old ones the new ones are."""
+    def _remove(self, indices: Sequence[int]) -> None:
+        """Remove sequences, the last one moving into each gap."""
         order = list(range(len(self.sequences)))
         for index in sorted(indices, reverse=True):
             self.cache.pop(index)
             self.sequences[index], order[index] = self.sequences[-1], order[-1]
             self.sequences.pop()
             order.pop()
+        if not order:
+            self._drop_pass()
         if self._latest is not None:
-            self._latest = self._latest.picked(order) if order else None
-        return order
+            self._latest = self._latest.picked(order)
+        if self._pass is not None:
+            self._pass = self._pass[0], self._pass[1][mx.array(order)]
+
+    def _drop_pass(self) -> None:
+        """Forget the latest tokens and the pass over them."""
+        if self._pass is not None:
+            # It must be received all the same, or the next pass would get it.
+            self.model.complete(self._pass[0])
+        self._latest, self._pass, self._is_under_way = None, None, False
 
 
 def _record(sequence: DecodingSequence, draft: Draft, outcome: Verified) -> None:
     """Count a verifying pass and tell the speculator what came of its draft."""
-    sequence.forward_passes += 1
+    sequence.count_pass(draft, outcome.accepted)
     sequence.n_sampled += len(outcome.tokens)
     if sequence.speculator is not None:
-        sequence.speculator.record(len(draft.tokens), outcome.accepted)
+        sequence.speculator.record(draft, outcome.accepted)
         sequence.speculator.add(outcome.tokens)
 
 

@@ -9,16 +9,18 @@ import mlx.core as mx
 
 from ..device import CRITICAL, NORMAL, back_end, give_back_free_memory, memory_pressure
 from ..errors import EngineClosedError, PeerError
+from ..generation.options import GenerationOptions
 from ..kv_cache import ModelCache
 from ..model.transformer import LlamaForCausalLM
 from ..prefix_cache.disk_queue import DiskPrefixCache
 from ..prefix_cache.memory import PrefixCache
 from ..speculation.eagle_head import EagleHead
 from ..speculation.eagle_speculator import EagleSpeculator
-from ..speculation.speculators import Speculators
+from ..speculation.speculators import Speculator, Speculators
 from ..tokenizer.detokenizer import Detokenizer
 from .batch import Batch
 from .engine_thread import EngineThread
+from .groups import Groups
 from .prefill import Prefill
 from .prefix_reuse import PrefixReuse
 from .request import Request
@@ -65,10 +67,14 @@ class Engine:
         self.prefix_cache = PrefixCache(settings.prefix_bytes)
         self.prefixes = PrefixReuse(self.prefix_cache, disk)
         self.speculators = Speculators(model, draft, cheap_verification=back_end().cheap_verification)
-        self.batch = Batch(model, settings.cache, self._select, self._keep, self.speculators.tap)
+        # A draft head keeps what it watches in the order of one batch.
+        n_groups = model.n_stages if self.speculators.tap is None else 1
+        self.groups = Groups(
+            [Batch(model, settings.cache, self._select, self._keep, self.speculators) for _ in range(n_groups)]
+        )
         self.scheduler = Scheduler(
             settings,
-            self.batch,
+            self.groups,
             self.prefix_cache,
             self.counts,
             start=self._start_prefill,
@@ -81,15 +87,12 @@ class Engine:
         self._checked_pressure_s = 0.0
 
     def step(self) -> None:
-        """Run one chunk of a prompt and one decode step of the batch."""
+        """Run one chunk of a prompt and one decode step of the batch, in a pipeline of one of its groups."""
         prefill, chunk = self.scheduler.schedule()
         if prefill is not None:
             self._run_chunk(prefill, chunk)
         if self.scheduler.decodes_now():
-            if not self.batch.speculate():
-                logits = self.batch.decode()
-                self.batch.sample(logits)
-            self.batch.finish()
+            self.groups.step()
             self.scheduler.record_step()
             self._housekeep()
 
@@ -109,14 +112,14 @@ class Engine:
         prefill = self.scheduler.prefill
         for request in [*self.scheduler.waiting, *([prefill.request] if prefill is not None else [])]:
             request.fail(error)
-        for sequence in list(self.batch.sequences):
+        for sequence in list(self.groups.sequences):
             sequence.answer.reply.deliver(error)
 
     def close(self) -> None:
         """End what runs, write what is to be kept on disk, and free all arrays. May be called twice."""
         # Where work was broken off, even giving back an array can wait for ever.
         if self._thread.close() and self._thread.broken is None:
-            for name in ("model", "adapters", "speculators", "prefixes", "batch", "scheduler"):
+            for name in ("model", "adapters", "speculators", "prefixes", "groups", "scheduler"):
                 self.__dict__.pop(name, None)
 
     @property
@@ -125,7 +128,7 @@ class Engine:
         if self._thread.closing:
             return 0
         prefill = self.scheduler.prefill
-        return len(self.batch.sequences) + (len(prefill.request.answers) if prefill else 0)
+        return len(self.groups.sequences) + (len(prefill.request.answers) if prefill else 0)
 
     @property
     def waiting(self) -> int:
@@ -151,7 +154,7 @@ class Engine:
 
     def has_work(self) -> bool:
         """Return whether something is decoding, being prefilled or waiting."""
-        return bool(self.batch.sequences or self.scheduler.prefill or self.scheduler.waiting)
+        return bool(self.groups.sequences or self.scheduler.prefill or self.scheduler.waiting)
 
     def add(self, request: Request) -> None:
         """Queue a request, on the engine's thread."""
@@ -173,7 +176,7 @@ class Engine:
         if self.scheduler.prefill is not None:
             self.scheduler.prefill.request.fail(error)
             self.scheduler.prefill = None
-        for sequence in self.batch.abandon():
+        for sequence in self.groups.abandon():
             sequence.answer.reply.deliver(error)
 
     def shut_down(self) -> None:
@@ -183,11 +186,11 @@ class Engine:
             return
         self.fail(error)
         self.scheduler.fail_all(error)
-        while self.prefixes.write_one():
-            pass
-        self.prefix_cache.shrink(0)
         try:
-            self.batch.cache.clear()
+            while self.prefixes.write_one():
+                pass
+            self.prefix_cache.shrink(0)
+            self.groups.clear()
         except PeerError:
             # Nor would MLX answer.
             return
@@ -197,18 +200,21 @@ class Engine:
         mx.clear_streams()
 
     def _start_prefill(self, request: Request) -> Prefill:
-        if not self.batch.sequences:
+        if not self.groups.sequences:
             mx.reset_peak_memory()
-        cache = self.prefixes.find(request, self.batch) or self.model.make_cache(self.settings.cache)
         speculates = request.resumed is None and any(may_speculate(answer.options) for answer in request.answers)
-        watcher = self.speculators.watcher(request.prompt, sum(cache.lengths)) if speculates else None
+        watches = speculates and self.speculators.tap is not None
+        found = self.prefixes.find(request, self.groups, with_head=watches)
+        cache = self.model.make_cache(self.settings.cache) if found is None else found.cache
+        entries = None if found is None else found.head
+        watcher = self.speculators.watcher(request.prompt, sum(cache.lengths), entries) if watches else None
         return Prefill(self.model, request, cache, tap=self.speculators.tap, watcher=watcher)
 
     def _run_chunk(self, prefill: Prefill, n: int) -> None:
         """Run the next tokens of a prompt; at its end its sequences join the batch."""
         self._select([prefill.request.adapter])
         try:
-            prefill.advance(n, wait=not self.batch.sequences)
+            prefill.advance(n, wait=not self.groups.sequences)
             if not prefill.remaining:
                 self.scheduler.prefill = None
                 self._join(prefill)
@@ -222,7 +228,7 @@ class Engine:
     def _join(self, prefill: Prefill) -> None:
         request = prefill.request
         if request.resumed is not None:
-            self.batch.resume(request.resumed, prefill.cache)
+            self.groups.resume(request.resumed, prefill.cache)
             return
         logits = prefill.logits()
         sequences, finite = self._make_sequences(request, prefill.watcher), mx.isfinite(logits).all()
@@ -238,7 +244,7 @@ class Engine:
             sequence.finish_reason = "length"
             sequence.finish()
         if sequences:
-            self.batch.add(sequences, prefill.cache, logits)
+            self.groups.add(sequences, prefill.cache, logits)
 
     def _make_sequences(self, request: Request, watcher: EagleSpeculator | None = None) -> list[DecodingSequence]:
         if request.resumed is not None:
@@ -251,10 +257,17 @@ class Engine:
                 self.settings,
                 n_vocab=n_vocab,
                 detokenizer=make(answer.shown),
-                speculator=self.speculators.make(request.prompt, watcher) if may_speculate(answer.options) else None,
+                speculator=self._make_speculator(request, answer.options, watcher),
             )
             for answer in request.answers
         ]
+
+    def _make_speculator(
+        self, request: Request, options: GenerationOptions, watcher: EagleSpeculator | None
+    ) -> Speculator | None:
+        if not may_speculate(options):
+            return None
+        return self.speculators.make(request.prompt, watcher, greedy=not options.temperature)
 
     def _keep(self, sequence: DecodingSequence, take: Callable[[], ModelCache]) -> None:
         self.counts.generated_tokens += len(sequence.tokens)

@@ -49,17 +49,24 @@ class Prefill:
     def advance(self, n: int, *, wait: bool) -> None:
         """Run up to `n` more tokens; with `wait`, until they are computed."""
         stop = min(self.done + n, len(self.request.prompt))
-        h = self.model.hidden(mx.array([self.request.prompt[self.done : stop]], mx.int32), self.cache, tap=self._tap)
+        tokens = mx.array([self.request.prompt[self.done : stop]], mx.int32)
+        if stop == len(self.request.prompt) or self._tap is not None or self._n_logprobs is not None:
+            self._look(self.model.hidden(tokens, self.cache, tap=self._tap), stop)
+        else:
+            self.model.fill(tokens, self.cache)
+        if stop < len(self.request.prompt):
+            (mx.eval if wait else mx.async_eval)(self.cache.arrays)
+            self._report(stop)
+        self.done = stop
+
+    def _look(self, h: mx.array, stop: int) -> None:
+        """Keep what is wanted of the hidden states (1, L, D) of the tokens up to `stop`."""
         if self._tap is not None and self.watcher is not None:
             self.watcher.watch(self._tap.take())
         if self._n_logprobs is not None:
             self._score(h[0], self.done, self._n_logprobs)
         if stop == len(self.request.prompt):
             self._last = h[:, -1]
-        else:
-            (mx.eval if wait else mx.async_eval)(self.cache.arrays)
-            self._report(stop)
-        self.done = stop
 
     def logits(self) -> mx.array:
         """Return the logits (1, V) after the prompt; the head runs for that one position alone."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from ..prefix_cache.memory import PrefixCache
-from .batch import Batch
+from .groups import Groups
 from .prefill import Prefill
 from .request import Request
 from .sequence import DecodingSequence
@@ -19,7 +19,7 @@ from .settings import Counts, EngineSettings
 # Tokens that a newly admitted request and all sequences must have memory for, and those of the next steps.
 _ADMISSION_HEADROOM = 256
 _STEP_HEADROOM = 32
-_MAX_CHUNK, _MIN_CHUNK, _FIRST_CHUNK = 2048, 16, 64
+_MIN_CHUNK, _FIRST_CHUNK = 16, 64
 # For prompts whose progress is followed. A constant, no time: with a quantized KV cache the text depends on the
 # chunks, and the same seed should give the same text again.
 _REPORTED_CHUNK = 256
@@ -31,7 +31,7 @@ class Scheduler:
     def __init__(
         self,
         settings: EngineSettings,
-        batch: Batch,
+        groups: Groups,
         prefix_cache: PrefixCache,
         counts: Counts,
         *,
@@ -43,10 +43,10 @@ class Scheduler:
         self.settings, self.counts = settings, counts
         self.waiting: list[Request] = []
         self.prefill: Prefill | None = None
-        self._batch, self._prefix_cache = batch, prefix_cache
+        self._groups, self._prefix_cache = groups, prefix_cache
         self._start, self._make_sequences = start, make_sequences
         self._one_at_a_time = one_at_a_time
-        self._pace = Pace()
+        self._pace = Pace(settings.max_chunk)
         self._began_s, self._chunk, self._decoding = 0.0, 0, False
 
     def add(self, request: Request) -> None:
@@ -57,7 +57,7 @@ class Scheduler:
     def schedule(self) -> tuple[Prefill | None, int]:
         """Choose the work of the next step: return the prompt to run, if any, and how many of its tokens."""
         self._end_what_is_over()
-        self._began_s, self._decoding = time.perf_counter(), bool(self._batch.sequences)
+        self._began_s, self._decoding = time.perf_counter(), bool(self._groups.sequences)
         if self.prefill is None:
             self.prefill = self._admit()
         self._make_room()
@@ -66,7 +66,7 @@ class Scheduler:
 
     def decodes_now(self) -> bool:
         """Whether the step decodes: always while somebody follows an answer, else once no prompt can join before."""
-        if not self._batch.sequences:
+        if not self._groups.sequences:
             return False
         may_join = self.prefill is not None or (bool(self.waiting) and self._has_room(self.waiting[0]))
         return self._followed or not may_join
@@ -85,13 +85,13 @@ class Scheduler:
     @property
     def _followed(self) -> bool:
         """Whether somebody follows what is being generated, so that a prompt mustn't stall it."""
-        return any(not sequence.request.bulk for sequence in self._batch.sequences)
+        return any(not sequence.request.bulk for sequence in self._groups.sequences)
 
     def _end_what_is_over(self) -> None:
         """End what is cancelled or out of time, whether it is decoding, waiting or being prefilled."""
-        for sequence in self._batch.sequences:
+        for sequence in self._groups.sequences:
             sequence.check()
-        self._batch.finish()
+        self._groups.finish()
         over = [request for request in self.waiting if request.is_over]
         self.waiting = [request for request in self.waiting if request not in over]
         if self.prefill is not None and self.prefill.request.is_over:
@@ -104,7 +104,7 @@ class Scheduler:
 
     def _admit(self) -> Prefill | None:
         """Start the first of the waiting requests if there is a place and memory for it."""
-        if not self.waiting or (self._batch.sequences and not self._has_room(self.waiting[0])):
+        if not self.waiting or (self._groups.sequences and not self._has_room(self.waiting[0])):
             return None
         request = self.waiting.pop(0)
         self.counts.requests += request.resumed is None
@@ -115,7 +115,7 @@ class Scheduler:
             return None
 
     def _has_room(self, request: Request) -> bool:
-        n = len(self._batch.sequences) + len(request.answers)
+        n = len(self._groups.sequences) + len(request.answers)
         if self._one_at_a_time or n > self.settings.max_sequences:
             return False
         return self._needed_bytes(request, _ADMISSION_HEADROOM) <= self.settings.memory_bytes
@@ -127,10 +127,10 @@ class Scheduler:
             left = self.settings.memory_bytes - self._needed_bytes(request, _STEP_HEADROOM)
             if left < self._prefix_cache.budget_bytes:
                 self._prefix_cache.shrink(max(0, int(left)))
-            if left >= 0 or len(self._batch.sequences) < 2:
+            if left >= 0 or len(self._groups.sequences) < 2:
                 return
-            youngest = max(self._batch.sequences, key=lambda sequence: sequence.request.order)
-            if self._batch.preempt(youngest):
+            youngest = max(self._groups.sequences, key=lambda sequence: sequence.request.order)
+            if self._groups.preempt(youngest):
                 self.counts.preempted += 1
                 self.add(youngest.resumption())
 
@@ -139,7 +139,7 @@ class Scheduler:
 
         Every sequence of a batch has the capacity of the longest.
         """
-        lengths = [sequence.length + min(headroom, sequence.remaining) for sequence in self._batch.sequences]
+        lengths = [sequence.length + min(headroom, sequence.remaining) for sequence in self._groups.sequences]
         if request is not None:
             lengths += [request.length_after(headroom)] * len(request.answers)
         longest = self.settings.cache.cached_positions(max(lengths, default=0))
@@ -148,13 +148,15 @@ class Scheduler:
     def _chunk_size(self, prefill: Prefill) -> int:
         if self._followed:
             return self._pace.chunk()
-        return _MAX_CHUNK if prefill.request.progress is None else _REPORTED_CHUNK
+        most = self.settings.max_chunk
+        return most if prefill.request.progress is None else min(most, _REPORTED_CHUNK)
 
 
 class Pace:
     """Chooses how long a prompt's chunk may be so that it takes about as long as one decode step."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_chunk: int) -> None:
+        self._max_chunk = max_chunk
         self._step_s = 0.0
         self._token_s = 0.0
 
@@ -168,8 +170,8 @@ class Pace:
     def chunk(self) -> int:
         """Return the length of the next chunk."""
         if not self._step_s or not self._token_s:
-            return _FIRST_CHUNK
-        return max(_MIN_CHUNK, min(_MAX_CHUNK, int(self._step_s / self._token_s)))
+            return min(_FIRST_CHUNK, self._max_chunk)
+        return max(_MIN_CHUNK, min(self._max_chunk, int(self._step_s / self._token_s)))
 
 
 def _smoothed(old: float, new: float) -> float:

@@ -14,6 +14,7 @@ from ..generation.custom_sampling import CustomSampling, make_custom_sampling
 from ..generation.options import GenerationOptions
 from ..generation.penalties import Penalties, make_penalties
 from ..generation.sampling import Sampling
+from ..speculation.draft import Draft, DraftTally
 from ..speculation.speculators import Speculator
 from ..structured.token_mask import mask_width
 from ..tokenizer.detokenizer import Detokenizer
@@ -53,6 +54,8 @@ class DecodingSequence:
         """Tokens sampled so far on the device; the step of the next one."""
         self.tokens: list[int] = []
         self.forward_passes = 0
+        self.passes_off = 0
+        self._drafts: dict[str, DraftTally] = {}
         self.cached_tokens = 0
         self.prompt_logprobs: tuple[TokenLogprob, ...] | None = None
         self.finite: mx.array | None = None
@@ -134,6 +137,13 @@ class DecodingSequence:
         elif self.remaining <= 0:
             self.finish_reason = "length"
 
+    def count_pass(self, draft: Draft | None = None, accepted: int = 0) -> None:
+        """Count a forward pass, and what came of the draft that it verified."""
+        self.forward_passes += 1
+        self.passes_off += self.speculator is not None and self.speculator.is_off
+        if draft is not None and draft.tokens:
+            self._drafts.setdefault(draft.source, DraftTally()).add(len(draft.tokens), accepted)
+
     def fail(self, error: Exception) -> None:
         """End the sequence with an error of the caller's own sampling functions."""
         self.error = self.error or error
@@ -163,6 +173,8 @@ class DecodingSequence:
             prompt_logprobs=self.prompt_logprobs,
             tool_calls=tuple(text.tool_calls),
             passes=self.forward_passes,
+            drafts=tuple(tally.counts(source) for source, tally in sorted(self._drafts.items())),
+            passes_off=self.passes_off,
             first_token_s=text.first_s - self.request.began_s if text.first_s else 0.0,
             stop_token=self.stop_token,
             unfinished_call=cut,

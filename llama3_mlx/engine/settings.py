@@ -14,6 +14,8 @@ class EngineSettings:
     prefix_bytes: int
     stop_ids: frozenset[int]
     max_sequences: int = 32
+    max_chunk: int = 2048
+    """Tokens of a prompt that are run at once, at most."""
     cache: CacheOptions = field(default_factory=CacheOptions)
     xtc_exempt_ids: frozenset[int] = frozenset()
     """Tokens that XTC never excludes: those that end a line or the text."""

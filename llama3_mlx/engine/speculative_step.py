@@ -3,6 +3,7 @@
 What a step does with their outcome (trim the KV cache, record it, take the tokens) is in batch.py.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -10,9 +11,10 @@ from typing import cast
 import mlx.core as mx
 import numpy as np
 
-from ..generation.sampling import probabilities, uniforms
+from ..generation.sampling import Sampling, probabilities, uniforms
 from ..speculation.draft import Draft
 from ..speculation.rejection_sampling import accept_sampled
+from ..speculation.speculators import DraftRequest, Speculators
 from .sequence import DecodingSequence
 from .token_choice import LogprobArrays, SampledTokens, SamplingPosition, choose_tokens, process_logits, token_logprobs
 
@@ -33,13 +35,18 @@ def drafting_pays(sequences: Sequence[DecodingSequence], max_tokens: int) -> boo
     before it can draft: a few drafts in a large batch don't pay. At least half of the sequences must expect one.
     """
     # Every speculator is asked, also where the answer is clear: those that are switched off watch their own guesses.
-    likely = [s.speculator.is_likely(0 if s.is_read else 1) for s in sequences if s.speculator is not None]
+    n = len(sequences)
+    likely = [s.speculator.is_likely(0 if s.is_read else 1, n) for s in sequences if s.speculator is not None]
     return max_tokens >= 1 and bool(likely) and 2 * sum(likely) >= len(sequences)
 
 
-def make_drafts(sequences: Sequence[DecodingSequence], max_tokens: int) -> list[Draft]:
+def make_drafts(sequences: Sequence[DecodingSequence], max_tokens: int, speculators: Speculators) -> list[Draft]:
     """Return each sequence's draft of up to `max_tokens` tokens, cut to what its constraint allows."""
-    return [_allowed(sequence, _draft(sequence, min(max_tokens, sequence.remaining - 1))) for sequence in sequences]
+    requests = [
+        DraftRequest(s.speculator, min(max_tokens, s.remaining - 1), (s.sampling, s.seed, s.n_sampled))
+        for s in sequences
+    ]
+    return [_allowed(*pair) for pair in zip(sequences, speculators.drafts(requests), strict=True)]
 
 
 def draft_inputs(sequences: Sequence[DecodingSequence], drafts: Sequence[Draft]) -> mx.array:
@@ -64,11 +71,7 @@ def verify_drafts(sequences: Sequence[DecodingSequence], drafts: Sequence[Draft]
     by_sequence = [sequence.positions(draft.tokens) for sequence, draft in zip(sequences, drafts, strict=True)]
     positions = [position for found in by_sequence for position in found]
     starts = [int(start) for start in np.cumsum([0, *map(len, by_sequence)])]
-    rejections = {
-        index: _reject(by_sequence[index], draft, logits[starts[index] : starts[index + 1]])
-        for index, draft in enumerate(drafts)
-        if draft.proposal is not None
-    }
+    rejections = _rejections(by_sequence, drafts, logits, starts)
     all_sampled = len(rejections) == len(drafts)
     chosen = SampledTokens(mx.zeros(0, mx.int32), {}) if all_sampled else choose_tokens(positions, logits)
     mx.eval(chosen.arrays, list(rejections.values()))
@@ -82,12 +85,6 @@ def verify_drafts(sequences: Sequence[DecodingSequence], drafts: Sequence[Draft]
             logprobs = [chosen.logprobs[i] for i in range(start, stop) if i in chosen.logprobs]
             verified.append(_equal(sequence, draft, tokens[start:stop], by_sequence[index], logprobs))
     return verified
-
-
-def _draft(sequence: DecodingSequence, max_tokens: int) -> Draft:
-    if sequence.speculator is None or max_tokens < 1:
-        return Draft()
-    return sequence.speculator.draft(max_tokens, sequence.sampling, sequence.seed, sequence.n_sampled)
 
 
 def _allowed(sequence: DecodingSequence, draft: Draft) -> Draft:
@@ -120,13 +117,38 @@ def _equal(
     return Verified(choices[: accepted + 1], logprobs[: accepted + 1], accepted)
 
 
-def _reject(positions: Sequence[SamplingPosition], draft: Draft, logits: mx.array) -> tuple[mx.array, mx.array]:
-    """Return the number of accepted tokens and the next token by rejection sampling."""
-    assert draft.proposal is not None, "sampled drafts have their distributions"
+def _rejections(
+    by_sequence: Sequence[Sequence[SamplingPosition]], drafts: Sequence[Draft], logits: mx.array, starts: Sequence[int]
+) -> dict[int, tuple[mx.array, mx.array]]:
+    """Return the numbers of accepted tokens and the next tokens of the sampled drafts, by sequence."""
+    groups: dict[tuple[Sampling, int], list[int]] = defaultdict(list)
+    for index, draft in enumerate(drafts):
+        if draft.proposal is not None:
+            groups[by_sequence[index][0].sampling, len(draft.tokens)].append(index)
+    found: dict[int, tuple[mx.array, mx.array]] = {}
+    for group in groups.values():
+        rows = [row for index in group for row in range(starts[index], starts[index + 1])]
+        own = logits if len(rows) == logits.shape[0] else logits[mx.array(rows)]
+        counts, after = reject([by_sequence[index] for index in group], [drafts[index] for index in group], own)
+        found |= {index: (counts[at], after[at]) for at, index in enumerate(group)}
+    return found
+
+
+def reject(
+    by_sequence: Sequence[Sequence[SamplingPosition]], drafts: Sequence[Draft], logits: mx.array
+) -> tuple[mx.array, mx.array]:
+    """Return how many tokens of each sampled draft are accepted and the token after them, (B,) each.
+
+    The drafts are equally long and sampled by equal settings; logits (N, V) are those of all their positions.
+    """
+    positions = [position for found in by_sequence for position in found]
     numbers = mx.array([uniforms(position.seed, position.step) for position in positions], mx.float32)
     target = probabilities(positions[0].sampling, process_logits(positions, logits), numbers)
-    ends = mx.concatenate([numbers[:-1, 2], numbers[-1:, 0]])
-    return accept_sampled(target, draft.proposal, mx.array(list(draft.tokens)), ends)
+    shape = len(drafts), len(by_sequence[0])
+    proposals = mx.stack([cast(mx.array, draft.proposal) for draft in drafts])
+    tokens, numbers = mx.array([list(draft.tokens) for draft in drafts]), numbers.reshape(*shape, -1)
+    # A position's first number draws its token in plain decoding too, whichever pass comes to draw it.
+    return accept_sampled(target.reshape(*shape, -1), proposals, tokens, numbers[:, :-1, 2], numbers[:, :, 0])
 
 
 def _sampled(

@@ -1,11 +1,14 @@
 """Means with their standard errors, percentiles, and what is derived from them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from ..json_types import JsonObject
 
 Array = npt.NDArray[np.float64]
 
@@ -18,7 +21,11 @@ class Estimate:
     error: float
 
     def __str__(self) -> str:
-        return f"{self.value:.6g} ± {self.error:.2g}"
+        return self.shown(lambda value: f"{value:.6g}", lambda error: f"{error:.2g}")
+
+    def shown(self, value: Callable[[float], str], error: Callable[[float], str] | None = None) -> str:
+        """Return the value with its error behind ±, formatted by the functions; without one where there is none."""
+        return value(self.value) + ("" if math.isnan(self.error) else f" ± {(error or value)(self.error)}")
 
     def times(self, factor: float) -> "Estimate":
         """Return the estimate in another unit."""
@@ -40,6 +47,14 @@ class Spread:
     percentiles: dict[float, float]
 
 
+def without_nan(figures: Mapping[str, Any]) -> JsonObject:
+    """Return figures for JSON, which knows no nan: null where there is none."""
+    return {
+        name: without_nan(value) if isinstance(value, Mapping) else None if value != value else value
+        for name, value in figures.items()
+    }
+
+
 def mean(values: Array) -> Estimate:
     """Return the mean and its standard error, observations taken to be independent."""
     n = len(values)
@@ -51,7 +66,7 @@ def root_mean_square(values: Array) -> Estimate:
     """Return the root of the mean square, with the error of first order."""
     square = mean(values**2)
     root = math.sqrt(square.value)
-    return Estimate(root, 0.5 * square.error / root if root else 0.0)
+    return Estimate(root, 0.5 * square.error / root if root else 0 * square.error)
 
 
 def spread(values: Array, percentages: Sequence[float]) -> Spread:

@@ -26,7 +26,7 @@ _RESAMPLES = 1000
 def check_harness() -> None:
     """Raise MissingExtraError where lm-evaluation-harness isn't installed."""
     if importlib.util.find_spec("lm_eval") is None:
-        raise MissingExtraError("benchmarks need lm-evaluation-harness: pip install 'llama3-mlx[eval]'")
+        raise MissingExtraError.of("benchmarks need lm-evaluation-harness", "eval")
 
 
 def evaluate(
@@ -111,7 +111,7 @@ def _outcome(model: "HarnessModel", manager: Any, benchmark: Benchmark, options:
         return Outcome(benchmark, problem=_missing_data(error))
     except (ImportError, Llama3MLXError) as error:
         return Outcome(benchmark, problem=" ".join(str(error).split()))
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (AssertionError, ValueError, KeyError, TypeError, RuntimeError) as error:
         return Outcome(benchmark, problem=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
     return Outcome(benchmark, read_figures(results), read_samples(results))
 

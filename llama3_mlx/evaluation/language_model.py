@@ -94,7 +94,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
     def get_model_info(self) -> JsonObject:
         """Return what the harness writes of the model into its results."""
-        return {"model_name": self.llama.folder.name, "model_dtype": str(self.llama.model.model.norm.weight.dtype)}
+        return {"model_name": self.llama.folder.name, "model_dtype": str(self.llama.model.dtype)}
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """Return the source of the chat template, None where none is applied."""

@@ -19,7 +19,7 @@ from ..generation.limits import check_fits
 from ..json_types import JsonObject
 from ..llama import Llama
 from ..model.transformer import LlamaForCausalLM
-from .estimates import Array, Estimate, Spread, correlation, mean, root_mean_square, spread
+from .estimates import Array, Estimate, Spread, correlation, mean, root_mean_square, spread, without_nan
 from .windows import PerplexityOptions, Window, windows
 
 Progress = Callable[[int, int], None]
@@ -40,7 +40,7 @@ class Perplexity:
 
     def to_dict(self) -> JsonObject:
         """Return the figures as JSON."""
-        return asdict(self)
+        return without_nan(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Comparison:
 
     def to_dict(self) -> JsonObject:
         """Return the figures as JSON."""
-        return asdict(self)
+        return without_nan(asdict(self))
 
 
 def measure_perplexity(

@@ -7,10 +7,11 @@ if TYPE_CHECKING:
     from ..adapters.adapter_set import AdapterSet, load_adapter
     from ..errors import AdapterError, DataError, TrainingError
     from .best_of import best_of_n
+    from .drafting.entry import train_draft
     from .fusing.fuse import FuseReport, fuse
     from .preference import dpo, kto, orpo
     from .reinforcement import grpo
-    from .settings import DpoSettings, GrpoSettings, KtoSettings, OrpoSettings, TrainSettings
+    from .settings import DpoSettings, DraftSettings, GrpoSettings, KtoSettings, OrpoSettings, TrainSettings
     from .sft import train
     from .training.callbacks import Callback, StepReport, ValidationReport
     from .training.job import TrainResult
@@ -22,6 +23,7 @@ _HOMES = {
     "Callback": "training.callbacks",
     "DataError": ".errors",
     "DpoSettings": "settings",
+    "DraftSettings": "settings",
     "FuseReport": "fusing.fuse",
     "GrpoSettings": "settings",
     "KtoSettings": "settings",
@@ -39,6 +41,7 @@ _HOMES = {
     "load_adapter": ".adapters.adapter_set",
     "orpo": "preference",
     "train": "sft",
+    "train_draft": "drafting.entry",
 }
 
 __all__ = [
@@ -47,6 +50,7 @@ __all__ = [
     "Callback",
     "DataError",
     "DpoSettings",
+    "DraftSettings",
     "FuseReport",
     "GrpoSettings",
     "KtoSettings",
@@ -64,6 +68,7 @@ __all__ = [
     "load_adapter",
     "orpo",
     "train",
+    "train_draft",
 ]
 
 

@@ -4,31 +4,11 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 
-class TrainKeywords(TypedDict, total=False):
-    """Settings of TrainSettings as keyword arguments."""
+class RunKeywords(TypedDict, total=False):
+    """Settings of RunSettings as keyword arguments."""
 
-    rank: int
-    """Rank of the low-rank matrices."""
-    alpha: float
-    """Strength: the adapter's output is scaled by alpha / rank."""
-    rslora: bool
-    """Scale by alpha / sqrt(rank)."""
-    dora: bool
-    """DoRA: train the magnitude of each output too."""
-    dropout: float
-    """Share of an adapter's inputs to drop in training."""
-    targets: str | Sequence[str]
-    """Layers to adapt: names, module paths, regular expressions or all-linear; repeatable, or with commas (default:
-    q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; also embed_tokens, lm_head).
-    """
-    layers: int | None
-    """Adapt the last N blocks only (default: all)."""
-    rank_for: str | Sequence[str]
-    """NAME=RANK, a rank of its own for layers called so; repeatable."""
-    modules_to_save: str | Sequence[str]
-    """Modules to train fully, by their own weights, such as layers.15 or lm_head; repeatable."""
     start_from: str | None
-    """Adapter folder whose values training starts from."""
+    """Folder whose values training starts from."""
     layout: str
     """Layout of the data, such as messages, completion, text or alpaca (default: by its keys)."""
     columns: str | Sequence[str]
@@ -85,16 +65,41 @@ class TrainKeywords(TypedDict, total=False):
     """Stop after so many validations without a better loss (0: never)."""
     save_every: int
     """Steps between saves of the state."""
-    samples: int
-    """Answers to show before and after training in the report."""
-    sample_tokens: int
-    """Tokens of such an answer at most."""
     report: bool
     """Write report.html at the end."""
     png: bool
     """Write the curves as report.png too (needs matplotlib)."""
     loggers: str | Sequence[str]
     """Also log to tensorboard, trackio or wandb; repeatable."""
+
+
+class TrainKeywords(RunKeywords, total=False):
+    """Settings of TrainSettings as keyword arguments."""
+
+    rank: int
+    """Rank of the low-rank matrices."""
+    alpha: float
+    """Strength: the adapter's output is scaled by alpha / rank."""
+    rslora: bool
+    """Scale by alpha / sqrt(rank)."""
+    dora: bool
+    """DoRA: train the magnitude of each output too."""
+    dropout: float
+    """Share of an adapter's inputs to drop in training."""
+    targets: str | Sequence[str]
+    """Layers to adapt: names, module paths, regular expressions or all-linear; repeatable, or with commas (default:
+    q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; also embed_tokens, lm_head).
+    """
+    layers: int | None
+    """Adapt the last N blocks only (default: all)."""
+    rank_for: str | Sequence[str]
+    """NAME=RANK, a rank of its own for layers called so; repeatable."""
+    modules_to_save: str | Sequence[str]
+    """Modules to train fully, by their own weights, such as layers.15 or lm_head; repeatable."""
+    samples: int
+    """Answers to show before and after training in the report."""
+    sample_tokens: int
+    """Tokens of such an answer at most."""
 
 
 class DpoKeywords(TrainKeywords, total=False):
@@ -141,3 +146,22 @@ class GrpoKeywords(TrainKeywords, total=False):
     """Temperature that answers are drawn at."""
     beta: float
     """How strongly the model is held to what it was (0: not at all)."""
+
+
+class DraftKeywords(RunKeywords, total=False):
+    """Settings of DraftSettings as keyword arguments."""
+
+    vocabulary: int | None
+    """Tokens that the head can draft: the most frequent of the answers (default: 32000, or all)."""
+    draft_steps: int
+    """Drafted tokens of a position that are trained."""
+    step_weight: float
+    """Weight of each further drafted token in the loss."""
+    adapter: str | None
+    """LoRA adapter that the model is used with: folder, name or Hub id."""
+    regenerate: bool
+    """Have the model answer the prompts itself, and train on its own answers."""
+    answer_tokens: int
+    """Tokens of such an answer at most."""
+    temperature: float
+    """Temperature of such answers (0: the most likely token)."""

@@ -22,6 +22,7 @@ from .training.job import Prepared, TextSide, TrainingJob, TrainResult, make_job
 from .training.length import length_notes, with_epochs
 from .training.memory_plan import plan_memory
 from .training.running import run_job
+from .training.setup import AdapterProduct, check_modules
 
 # How often small data are gone through at most: preferences are soon learned by heart.
 MAX_EPOCHS = 3
@@ -84,6 +85,8 @@ def kto(
 def build_preference(job: TrainingJob, text: TextSide) -> Prepared:
     """Read and encode the data of a preference job; raises DataError with all that is wrong with them."""
     settings = job.settings
+    assert isinstance(settings, TrainSettings), "the job is of this kind"
+    check_modules(text.config, settings)
     encoder = make_encoder(text, settings)
     make_units = _kto_units if job.kind == "kto" else _pair_units
     reader = DataReader(job.data, job.valid, settings)
@@ -118,7 +121,13 @@ def build_preference(job: TrainingJob, text: TextSide) -> Prepared:
     )
     chosen = with_epochs(chosen, objective.per_epoch, MAX_EPOCHS)
     shown = [unit.sequences[0] for unit in valid or units if unit.sign > 0]
-    return Prepared(objective, chosen, (*notes, *plan.notes, *length_notes(chosen, objective.per_epoch)), shown)
+    return Prepared(
+        objective,
+        AdapterProduct(text, chosen),
+        chosen,
+        (*notes, *plan.notes, *length_notes(chosen, objective.per_epoch)),
+        shown,
+    )
 
 
 def unit_loss(settings: TrainSettings) -> UnitLoss:

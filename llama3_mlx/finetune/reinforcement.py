@@ -23,6 +23,7 @@ from .training.job import Prepared, TextSide, TrainingJob, TrainResult, make_job
 from .training.length import length_notes, with_epochs
 from .training.memory_plan import plan_memory
 from .training.running import run_job
+from .training.setup import AdapterProduct, check_modules
 
 # Each question is answered anew, so small data are gone through more than once.
 MAX_EPOCHS = 10
@@ -52,6 +53,7 @@ def build_grpo(job: TrainingJob, text: TextSide) -> Prepared:
     """Read prompts and reward functions; raises DataError or RequestError."""
     settings = job.settings
     assert isinstance(settings, GrpoSettings), "the job is of this kind"
+    check_modules(text.config, settings)
     if text.dialog is None:
         raise DataError("GRPO asks questions in dialogs, and this base model has no dialog format")
     if not settings.rewards:
@@ -98,7 +100,11 @@ def build_grpo(job: TrainingJob, text: TextSide) -> Prepared:
     probes = [answer_example(prompt, Rollout((end,), stopped=True), "") for prompt in shown[: settings.samples]]
     chosen = with_epochs(chosen, objective.per_epoch, MAX_EPOCHS)
     return Prepared(
-        objective, chosen, (*notes, counts, *plan.notes, *length_notes(chosen, objective.per_epoch)), probes
+        objective,
+        AdapterProduct(text, chosen),
+        chosen,
+        (*notes, counts, *plan.notes, *length_notes(chosen, objective.per_epoch)),
+        probes,
     )
 
 

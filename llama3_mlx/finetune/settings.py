@@ -42,26 +42,10 @@ def choice(default: str, text: str, choices: tuple[str, ...]) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """Settings of a training run. None: chosen by the trainer, which says what it chose."""
+class RunSettings:
+    """Settings of every training run, whatever is trained. None: chosen by the trainer, which says what it chose."""
 
-    # Adapter
-    rank: int = setting(16, "rank of the low-rank matrices", low=1, high=1024)
-    alpha: float = setting(32.0, "strength: the adapter's output is scaled by alpha / rank", low=1e-6)
-    rslora: bool = setting(False, "scale by alpha / sqrt(rank)")
-    dora: bool = setting(False, "DoRA: train the magnitude of each output too")
-    dropout: float = setting(0.0, "share of an adapter's inputs to drop in training", low=0, high=0.95)
-    targets: tuple[str, ...] = setting(
-        (),
-        "layers to adapt: names, module paths, regular expressions or all-linear; repeatable, or with commas (default: "
-        f"{', '.join(BLOCK_LINEARS)}; also embed_tokens, lm_head)",
-    )
-    layers: int | None = setting(None, "adapt the last N blocks only (default: all)", low=1)
-    rank_for: tuple[str, ...] = setting((), "NAME=RANK, a rank of its own for layers called so; repeatable")
-    modules_to_save: tuple[str, ...] = setting(
-        (), "modules to train fully, by their own weights, such as layers.15 or lm_head; repeatable"
-    )
-    start_from: str | None = setting(None, "adapter folder whose values training starts from")
+    start_from: str | None = setting(None, "folder whose values training starts from")
 
     # Data
     layout: str = setting(
@@ -114,8 +98,6 @@ class TrainSettings:
     valid_every: int | None = setting(None, "steps between validations (default: ten of them in a run)", low=1)
     patience: int = setting(0, "stop after so many validations without a better loss (0: never)", low=0)
     save_every: int = setting(50, "steps between saves of the state", low=1)
-    samples: int = setting(3, "answers to show before and after training in the report", low=0, high=50)
-    sample_tokens: int = setting(64, "tokens of such an answer at most", low=1)
     report: bool = setting(True, "write report.html at the end")
     png: bool = setting(False, "write the curves as report.png too (needs matplotlib)")
     loggers: tuple[str, ...] = setting((), "also log to tensorboard, trackio or wandb; repeatable")
@@ -136,6 +118,33 @@ class TrainSettings:
     def with_values(self, **values: Any) -> Self:
         """Return the settings with some replaced."""
         return replace(self, **values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(RunSettings):
+    """Settings of a run that trains an adapter."""
+
+    # Adapter
+    rank: int = setting(16, "rank of the low-rank matrices", low=1, high=1024)
+    alpha: float = setting(32.0, "strength: the adapter's output is scaled by alpha / rank", low=1e-6)
+    rslora: bool = setting(False, "scale by alpha / sqrt(rank)")
+    dora: bool = setting(False, "DoRA: train the magnitude of each output too")
+    dropout: float = setting(0.0, "share of an adapter's inputs to drop in training", low=0, high=0.95)
+    targets: tuple[str, ...] = setting(
+        (),
+        "layers to adapt: names, module paths, regular expressions or all-linear; repeatable, or with commas (default: "
+        f"{', '.join(BLOCK_LINEARS)}; also embed_tokens, lm_head)",
+    )
+    layers: int | None = setting(None, "adapt the last N blocks only (default: all)", low=1)
+    rank_for: tuple[str, ...] = setting((), "NAME=RANK, a rank of its own for layers called so; repeatable")
+    modules_to_save: tuple[str, ...] = setting(
+        (), "modules to train fully, by their own weights, such as layers.15 or lm_head; repeatable"
+    )
+    start_from: str | None = setting(None, "adapter folder whose values training starts from")
+
+    # Watching
+    samples: int = setting(3, "answers to show before and after training in the report", low=0, high=50)
+    sample_tokens: int = setting(64, "tokens of such an answer at most", low=1)
 
     @property
     def target_names(self) -> tuple[str, ...]:
@@ -218,3 +227,35 @@ class GrpoSettings(TrainSettings):
     answer_tokens: int = setting(256, "tokens of an answer at most", low=1)
     temperature: float = setting(1.0, "temperature that answers are drawn at", low=0.01, high=10)
     beta: float = setting(0.0, "how strongly the model is held to what it was (0: not at all)", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DraftSettings(RunSettings):
+    """Training an EAGLE-3 draft head; weights of the steps and their number are those of the paper's own code.
+
+    Source: SafeAILab/EAGLE `eagle/traineagle3/main.py` (0.8 to the power of the step), `cnets.py` (7 steps).
+    """
+
+    start_from: str | None = setting(None, "draft head whose values and vocabulary training starts from")
+
+    # Head
+    vocabulary: int | None = setting(
+        None, "tokens that the head can draft: the most frequent of the answers (default: 32000, or all)", low=1
+    )
+    draft_steps: int = setting(7, "drafted tokens of a position that are trained", low=1, high=16)
+    step_weight: float = setting(0.8, "weight of each further drafted token in the loss", above=0, high=1)
+    adapter: str | None = setting(None, "LoRA adapter that the model is used with: folder, name or Hub id")
+
+    # Answers
+    regenerate: bool = setting(False, "have the model answer the prompts itself, and train on its own answers")
+    answer_tokens: int = setting(512, "tokens of such an answer at most", low=1)
+    temperature: float = setting(0.7, "temperature of such answers (0: the most likely token)", low=0, high=10)
+
+    # What suits a head
+    max_length: int = setting(1024, "tokens of an example; longer ones are cut", low=8)
+    valid_share: float = setting(0.05, "share of the data to validate on if there is no file for it", low=0, high=0.5)
+    learning_rate: float = setting(5e-4, "largest step size", low=0)
+    clip: float = setting(0.5, "largest norm of the gradient (0: no limit)", low=0)
+    checkpointing: str = choice(
+        "auto", "what a drafted token's layer keeps for the backward pass", ("auto", "none", "full")
+    )

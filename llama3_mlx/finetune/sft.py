@@ -14,12 +14,13 @@ from .data.packing import STEP, row_length
 from .data.sources import Sources
 from .keywords import TrainKeywords
 from .objectives.supervised import RowShape, Supervised
-from .settings import TrainSettings
+from .settings import RunSettings, TrainSettings
 from .training.callbacks import Callback
 from .training.job import Prepared, TextSide, TrainingJob, TrainResult, make_job
 from .training.length import length_notes, with_epochs
 from .training.memory_plan import plan_memory
 from .training.running import run_job
+from .training.setup import AdapterProduct, check_modules
 
 LEAST_ROW = 512
 BATCH_SIZE = 4
@@ -55,6 +56,8 @@ def train(
 def build_supervised(job: TrainingJob, text: TextSide) -> Prepared:
     """Read and encode the data; raises DataError with all that is wrong with them."""
     settings = job.settings
+    assert isinstance(settings, TrainSettings), "the job is of this kind"
+    check_modules(text.config, settings)
     encoder = make_encoder(text, settings)
     reader = DataReader(job.data, job.valid, settings)
     records = [reader.train(), reader.valid(), reader.test()]
@@ -94,10 +97,10 @@ def build_supervised(job: TrainingJob, text: TextSide) -> Prepared:
     )
     chosen = with_epochs(chosen, objective.per_epoch, MAX_EPOCHS)
     notes += (*plan.notes, *length_notes(chosen, objective.per_epoch))
-    return Prepared(objective, chosen, notes, valid or examples)
+    return Prepared(objective, AdapterProduct(text, chosen), chosen, notes, valid or examples)
 
 
-def row_shapes(examples: Sequence[Example], settings: TrainSettings, n_train: int) -> list[RowShape]:
+def row_shapes(examples: Sequence[Example], settings: RunSettings, n_train: int) -> list[RowShape]:
     """Return the shapes of rows for the batch size requested and, where memory decides, for its halves.
 
     Small data make small batches, so that an epoch has several.
@@ -134,7 +137,7 @@ def data_notes(examples: Sequence[Example], valid: Sequence[Example], test: Sequ
     return tuple(notes)
 
 
-def make_encoder(text: TextSide, settings: TrainSettings) -> ExampleEncoder:
+def make_encoder(text: TextSide, settings: RunSettings) -> ExampleEncoder:
     """Return the encoder of a model's examples; no example is longer than the model's context."""
     choices = (min(settings.max_length, text.config.max_position_embeddings), settings.train_on, settings.plain)
     end_id, special = end_token(text.tokenizer, text.config.eos_token_ids), settings.parse_special

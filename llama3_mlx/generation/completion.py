@@ -42,6 +42,23 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftCounts:
+    """What came of the drafts of one source: "prompt lookup", "draft head" or "draft model".
+
+    By position, the first drafted token first: how many drafts had a token there, and how many of those were accepted.
+    """
+
+    source: str
+    drafted: tuple[int, ...]
+    accepted: tuple[int, ...]
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The share of accepted tokens by position."""
+        return tuple(kept / tried for kept, tried in zip(self.accepted, self.drafted, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
 class Completion(Generic[Parsed_co]):
     """A finished generation. `token_ids` are the generated tokens without the stop token; `text` leaves calls out.
 
@@ -49,7 +66,7 @@ class Completion(Generic[Parsed_co]):
     limit, "timeout" and "cancelled" for an end from outside. Rates are tokens a second; the prompt's counts the tokens
     that were run (`prompt_tokens` less `cached_tokens`). `prompt_logprobs` begin with the prompt's second token.
     `parsed` is the object of the given schema, None where the answer ended before it was complete. `passes` counts the
-    forward passes that generated the tokens, fewer than tokens where drafts were accepted.
+    forward passes that generated the tokens, fewer than tokens where drafts were accepted; `drafts` says of which.
     """
 
     text: str
@@ -65,6 +82,9 @@ class Completion(Generic[Parsed_co]):
     parsed: Parsed_co = None  # type: ignore[assignment]
     tool_calls: tuple[ToolCall, ...] = ()
     passes: int = 0
+    drafts: tuple[DraftCounts, ...] = ()
+    passes_off: int = 0
+    """Forward passes during which the draft model or head was switched off, because its drafts didn't pay."""
     first_token_s: float = 0.0
     stop_token: int | None = None
     """The token of the model's own that ended the answer."""

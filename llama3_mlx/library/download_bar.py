@@ -60,12 +60,7 @@ def _live_bar(name: str) -> Iterator[Report]:
         def report(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        try:
-            yield report
-        except KeyboardInterrupt:
-            progress.stop()
-            sys.stderr.write("stopped; finished files are kept for the next time\n")
-            raise
+        yield report
 
 
 def _bar(console: "Console") -> "Progress":

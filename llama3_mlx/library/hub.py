@@ -7,6 +7,7 @@ import logging
 import re
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -25,10 +26,11 @@ _ADDRESS = re.compile(r"(?:(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/|h
 _PAGE = re.compile(
     r"(?P<id>[\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve|raw)/(?P<revision>[^/?#]+))?(?:[/?#].*)?\Z", re.ASCII
 )
+_WEIGHTS = "*.safetensors"
 MODEL_FILES = (
     "config.json",
     "channel_scales.json",
-    "*.safetensors",
+    _WEIGHTS,
     "model.safetensors.index.json",
     "README.md",
     *SIDE_FILES,
@@ -68,7 +70,7 @@ def download(
     `report` is called with the bytes that are there and all that are wanted. Ctrl-C ends the download at once, and so
     does `stop` once it is set, with StoppedError; finished files are kept for the next call. Raises HubError.
     """
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import constants, hf_hub_download, snapshot_download
 
     # That nothing matched is told by an error of ours.
     logging.getLogger(snapshot_download.__module__).setLevel(logging.ERROR)
@@ -82,9 +84,15 @@ def download(
     }
     began_s = time.time()
     with interruptible(stop) as running:
-        total = 0 if report is None or offline else _missing_bytes(hub_id, patterns)
         try:
-            bars = bar_class(running.stopped, report, total)
+            commit, sizes = (None, {}) if offline else running.call(lambda: _missing_files(hub_id, patterns))
+            bars = bar_class(running.stopped, report, sum(sizes.values()))
+
+            def fetch(name: str) -> None:
+                hf_hub_download(hub_id.repository, name, revision=commit, tqdm_class=bars)
+
+            # One by one before the snapshot is made: the interpreter would wait for the threads that it is made in.
+            running.call_each(fetch, sizes)
             return Path(running.call(lambda: snapshot_download(**arguments, tqdm_class=bars)))
         except (KeyboardInterrupt, StoppedError):
             _discard_partial_files(Path(constants.HF_HUB_CACHE), hub_id.repository, began_s)
@@ -93,9 +101,28 @@ def download(
             raise as_hub_error(hub_id.repository, hub_id.revision, error) from error
 
 
-def download_model(hub_id: HubId, *, report: Report | None = None, stop: threading.Event | None = None) -> Path:
-    """Return the folder of a model on the Hub, downloaded if need be; raises as `download` does."""
-    return _with_config(hub_id, download(hub_id, report=report, stop=stop))
+def download_model(
+    hub_id: HubId, *, report: Report | None = None, stop: threading.Event | None = None, weights: bool = True
+) -> Path:
+    """Return the folder of a model on the Hub, downloaded if need be, on request without its weights.
+
+    Raises as `download` does.
+    """
+    patterns = MODEL_FILES if weights else tuple(name for name in MODEL_FILES if name != _WEIGHTS)
+    return _with_config(hub_id, download(hub_id, patterns, report=report, stop=stop))
+
+
+def fetch_files(repository: str, commit: str, names: Sequence[str]) -> Path:
+    """Return the folder of a repository at a commit with these files in it; those that the cache lacks are downloaded.
+
+    Raises HubError.
+    """
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "snapshots" / commit
+    if all((folder / name).is_file() for name in names):
+        return folder
+    return download(HubId(repository, commit), tuple(names))
 
 
 def download_config(hub_id: HubId) -> Path:
@@ -154,19 +181,22 @@ def _discard_partial_files(cache: Path, repository: str, since_s: float) -> None
             path.unlink(missing_ok=True)
 
 
-def _missing_bytes(hub_id: HubId, patterns: tuple[str, ...]) -> int:
-    """Return the bytes that a download will fetch, 0 where that can't be known; the download itself says why."""
+def _missing_files(hub_id: HubId, patterns: tuple[str, ...]) -> tuple[str | None, dict[str, int]]:
+    """Return the commit and, with their bytes, the files to fetch; none where that can't be known.
+
+    The snapshot, which is made next, says why.
+    """
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.utils._paths import filter_repo_objects
 
     try:
         info = HfApi().model_info(hub_id.repository, revision=hub_id.revision, files_metadata=True, timeout=10)
     except Exception:
-        return 0
+        return None, {}
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
     wanted = filter_repo_objects(sizes, allow_patterns=list(patterns), ignore_patterns=_UNWANTED)
-    return sum(
-        sizes[name]
+    return info.sha, {
+        name: sizes[name]
         for name in wanted
         if not isinstance(try_to_load_from_cache(hub_id.repository, name, revision=info.sha), str)
-    )
+    }

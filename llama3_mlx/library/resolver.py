@@ -31,14 +31,22 @@ _OLLAMA_NAMES = {
 }
 
 
-def resolve_model(name: str | Path, *, report: Report | None = None, stop: threading.Event | None = None) -> Path:
+def resolve_model(
+    name: str | Path,
+    *,
+    report: Report | None = None,
+    stop: threading.Event | None = None,
+    weights: bool = True,
+) -> Path:
     """Return the folder of a model by folder, name or Hub id; a download tells `report` its bytes.
+
+    Without `weights`, none are downloaded: of a model on several nodes each fetches those that it needs.
 
     Raises CheckpointError for what is none of these, HubError if the Hub can't give it, StoppedError once `stop` is
     set.
     """
     found = _here_or_hub(name)
-    return found if isinstance(found, Path) else download_model(found, report=report, stop=stop)
+    return found if isinstance(found, Path) else download_model(found, report=report, stop=stop, weights=weights)
 
 
 def resolve_draft(name: str | Path, *, report: Report | None = None) -> Path:

@@ -17,9 +17,14 @@ def join_projections(model: LlamaForCausalLM) -> None:
     Layers are evaluated one by one, so that at most one layer's weights are in memory twice.
     """
     for layer in model.model.layers:
-        _join(layer.self_attn, ("q_proj", "k_proj", "v_proj"), "qkv_proj")
-        _join(layer.mlp, ("gate_proj", "up_proj"), "gate_up_proj")
+        join_layer(layer)
         mx.eval(layer.parameters())
+
+
+def join_layer(layer: nn.Module) -> None:
+    """Join the projections of one decoder layer, unevaluated."""
+    _join(layer.self_attn, ("q_proj", "k_proj", "v_proj"), "qkv_proj")
+    _join(layer.mlp, ("gate_proj", "up_proj"), "gate_up_proj")
 
 
 def _join(module: nn.Module, names: Sequence[str], joined: str) -> None:

@@ -171,6 +171,14 @@ class LlamaForCausalLM(nn.Module):
         self.folder: Path | None = None
         self.channel_scales: ChannelScales | None = None
 
+    @property
+    def dtype(self) -> mx.Dtype:
+        """The dtype of hidden states."""
+        # The last norm isn't part of every share of a model.
+        norm: Any = self.model.layers[0].input_layernorm
+        # An adapter may have put another in its place for the time that it is on.
+        return norm.get("base", norm).weight.dtype
+
     def make_cache(self, options: CacheOptions | None = None) -> ModelCache:
         """Return an empty cache of this model, by default a plain one."""
         config = self.config
@@ -201,6 +209,22 @@ class LlamaForCausalLM(nn.Module):
         cache.advance(tokens.shape[1])
         return h
 
+    @property
+    def n_stages(self) -> int:
+        """How many passes may be under way at a time, each at another stage: of one process, one."""
+        return 1
+
+    def begin(self, tokens: mx.array, cache: ModelCache, tap: FeatureTap | None = None) -> mx.array:
+        """Begin a pass; return its hidden states as `hidden` does, to be evaluated after `complete` alone."""
+        return self.hidden(tokens, cache, tap=tap)
+
+    def complete(self, h: mx.array | None = None) -> None:
+        """Have what `begin` returned come in, after all that was begun before; without it, all that is under way."""
+
+    def fill(self, tokens: mx.array, cache: ModelCache) -> None:
+        """Run token ids (B, L) into a cache alone: what evaluating its arrays doesn't need is never computed."""
+        self.hidden(tokens, cache)
+
     def run(
         self,
         tokens: mx.array,
@@ -222,6 +246,20 @@ class LlamaForCausalLM(nn.Module):
     def head(self, h: mx.array) -> mx.array:
         """Return logits (..., V) of hidden states (..., D); call it on the positions that are needed, no others."""
         return self.lm_head(h) if "lm_head" in self else self.model.embed_tokens.as_linear(h)
+
+    def token_logits(self, h: mx.array, tokens: Sequence[int]) -> mx.array:
+        """Return the logits (..., n) of some tokens by hidden states (..., D); no more rows of the head are read."""
+        ids = mx.array(list(tokens), mx.int32)
+        if "lm_head" not in self:
+            return h @ self.model.embed_tokens(ids).T
+        head = self.lm_head
+        if not isinstance(head, nn.QuantizedLinear):
+            return h @ head.weight[ids].T
+        biases, scheme = head.get("biases"), (head.group_size, head.bits)
+        rows = mx.dequantize(
+            head.weight[ids], head.scales[ids], None if biases is None else biases[ids], *scheme, mode=head.mode
+        )
+        return h @ rows.T
 
     def __call__(self, tokens: mx.array, cache: ModelCache | None = None) -> mx.array:
         """Return the logits (B, L, V) of every position."""

@@ -4,6 +4,9 @@ MLX's CPU back end multiplies packed weights row by row, without BLAS and on one
 batch, a training row) it is many times as fast to unpack the matrix block by block and multiply each block by BLAS; a
 block lives for one product, forward and once more backward. Fewer rows, as a decode step has, are multiplied packed:
 the outputs are split over streams, each of which has a core.
+
+Where a model is small beside the machine's memory, its unpacked matrices are kept, and all products are BLAS's. Which
+it is follows from the model and the machine alone, so that the same seed gives the same text on every run.
 """
 
 import itertools
@@ -16,6 +19,8 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from ..device import product_streams, unpacks_products
+from ..units import size_text
+from .column_order import by_columns
 from .quantization import Scheme
 
 # Values of a block: what its unpacked form takes is written to and read from the processor's cache.
@@ -35,23 +40,25 @@ def unpack_rows() -> int:
 class UnpackedLinear(nn.QuantizedLinear):
     """A frozen quantized linear layer that computes on its unpacked matrix from a few rows on."""
 
-    def __init__(self, layer: nn.QuantizedLinear) -> None:
+    def __init__(self, layer: nn.QuantizedLinear, *, keep: bool = False) -> None:
+        """`keep` its unpacked matrix from the first product on."""
         nn.Module.__init__(self)
         _take_over(self, layer)
-        self._product, self._packed = _differentiable(self), _PackedProduct()
+        self._products = _Products(keep)
 
     def __call__(self, x: mx.array) -> mx.array:
-        y = self._packed(self, x) if x.size < unpack_rows() * x.shape[-1] else self._product(x)
+        y = self._products(self, x)
         return y + self.bias if "bias" in self else y
 
 
 class UnpackedEmbedding(nn.QuantizedEmbedding):
     """A frozen quantized embedding whose use as a head works as in UnpackedLinear."""
 
-    def __init__(self, layer: nn.QuantizedEmbedding) -> None:
+    def __init__(self, layer: nn.QuantizedEmbedding, *, keep: bool = False) -> None:
+        """`keep` its unpacked matrix from the first product as a head on."""
         nn.Module.__init__(self)
         _take_over(self, layer)
-        self._product, self._packed = _differentiable(self), _PackedProduct()
+        self._products = _Products(keep)
 
     def __call__(self, tokens: mx.array) -> mx.array:
         biases = self["biases"][tokens] if "biases" in self else None
@@ -61,20 +68,39 @@ class UnpackedEmbedding(nn.QuantizedEmbedding):
 
     def as_linear(self, x: mx.array) -> mx.array:
         """Return the logits (..., V)."""
-        return self._packed(self, x) if x.size < unpack_rows() * x.shape[-1] else self._product(x)
+        return self._products(self, x)
 
 
-class _PackedProduct:
-    """The product with a layer's packed matrix, its outputs split over streams: the same values bit for bit."""
+class _Products:
+    """The products with a layer's matrix, in the way that suits the number of rows.
 
-    def __init__(self) -> None:
+    The layer is told at each: in a cycle with it, an unloaded model would stay in memory until Python looks for cycles.
+    """
+
+    def __init__(self, keeps: bool) -> None:
+        self._keeps = keeps
+        self._made_of: mx.array | None = None
         self._parts: list[list[mx.array]] = []
-        self._whole: mx.array | None = None
+        self._unpacked: mx.array | None = None
 
     def __call__(self, layer: Any, x: mx.array) -> mx.array:
+        if self._made_of is not layer["weight"]:
+            self._made_of, self._parts, self._unpacked = layer["weight"], [], None
+        if self._keeps:
+            return x @ self._kept(layer, x.dtype).T
+        return self._of_packed(layer, x) if x.size < unpack_rows() * x.shape[-1] else _differentiable(layer)(x)
+
+    def _kept(self, layer: Any, dtype: mx.Dtype) -> mx.array:
+        if self._unpacked is None or self._unpacked.dtype != dtype:
+            self._unpacked = by_columns(mx.concatenate(_by_blocks(layer, mx.array(0, dtype), lambda block, _: block)))
+            mx.eval(self._unpacked)
+        return self._unpacked
+
+    def _of_packed(self, layer: Any, x: mx.array) -> mx.array:
+        """Return the product with the packed matrix, its outputs split over streams: the same values bit for bit."""
         streams = product_streams()
-        if self._whole is not layer["weight"]:
-            self._whole, self._parts = layer["weight"], _split(layer, len(streams))
+        if not self._parts:
+            self._parts = _split(layer, len(streams))
         if len(self._parts) == 1:
             return _multiplied(layer, x, self._parts[0], None)
         pairs = zip(self._parts, streams, strict=False)
@@ -168,22 +194,24 @@ def unpack(weight: mx.array, scales: mx.array, biases: mx.array | None, scheme: 
     return values.reshape(*scales.shape[:-1], -1)
 
 
-def products_description() -> str:
-    """Return how products of quantized matrices are computed on this device."""
+def products_description(kept_bytes: int) -> str:
+    """Return how products of quantized matrices are computed on this device, in a few words."""
     if not unpacks_products():
         return "packed"
+    if kept_bytes:
+        return f"unpacked, by BLAS ({size_text(kept_bytes)} beside the packed matrices)"
     cores = len(product_streams())
-    return f"packed on {cores} core{'s' * (cores > 1)}; unpacked from {unpack_rows()} rows on"
+    return f"packed, on {cores} core{'s' * (cores > 1)}; from {unpack_rows()} tokens at once on unpacked, by BLAS"
 
 
-def unpack_products(model: nn.Module) -> None:
-    """Replace quantized layers by unpacking ones where that is faster: on the CPU."""
+def unpack_products(model: nn.Module, *, keep: bool = False) -> None:
+    """Replace quantized layers by unpacking ones where that is faster: on the CPU; `keep` what they unpack."""
     if not unpacks_products():
         return
     made: list[tuple[str, Any]] = []
     for path, module in model.named_modules():
         if type(module) is nn.QuantizedLinear:
-            made.append((path, UnpackedLinear(module)))
+            made.append((path, UnpackedLinear(module, keep=keep)))
         elif type(module) is nn.QuantizedEmbedding:
-            made.append((path, UnpackedEmbedding(module)))
+            made.append((path, UnpackedEmbedding(module, keep=keep)))
     model.update_modules(tree_unflatten(made))

@@ -151,14 +151,17 @@ def chain(fingerprint: str, tokens: Sequence[int]) -> Iterator[str]:
 def model_fingerprint(folder: Path, *, dtype: str, cache_kind: str, adapter: Path | None = None) -> str:
     """Return a hash that changes with anything that the KV cache depends on.
 
-    Weights count by their files' names, sizes, times and headers, not by their gigabytes.
+    Weights count by their files' names, sizes, times and headers, not by their gigabytes. The same holds for a draft
+    head's folder, whose file may be PyTorch's.
     """
     digest = hashlib.sha256(f"{FORMAT} {dtype} {cache_kind}".encode())
     for place in (folder, *((adapter,) if adapter is not None else ())):
-        for path in sorted([*place.glob("*config*.json"), *place.glob(SCALES_NAME), *place.glob("*.safetensors")]):
+        kinds = ("*config*.json", SCALES_NAME, "*.safetensors", "*.bin")
+        for path in sorted(path for kind in kinds for path in place.glob(kind)):
             state = path.stat()
             digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns} ".encode())
-            digest.update(path.read_bytes() if path.suffix == ".json" else _header_bytes(path))
+            if path.suffix != ".bin":
+                digest.update(path.read_bytes() if path.suffix == ".json" else _header_bytes(path))
         digest.update(b"|")
     return digest.hexdigest()
 

@@ -17,6 +17,7 @@ from .prompt import Role, Turn, prompt_ids, turns_of
 from .scoring import AnswerScorer
 from .verdict import Verdict
 
+EXAMPLE_GUARD = "meta-llama/Llama-Guard-3-1B"
 _UNSAFE, _SAFE = "unsafe", "safe"
 
 
@@ -87,8 +88,8 @@ class Guard:
         found = version or recognized_version(llama.dialog.template.source if llama.dialog else None)
         if found is None:
             raise RequestError(
-                f"{llama.folder.name} isn't a Llama Guard by its chat template: name its version, one of "
-                f"{', '.join(POLICIES)}, if it is one"
+                f"{_no_guard(llama.folder)}; if it is one, name its version, one of {', '.join(POLICIES)}: version=… "
+                "in Python, llama3-mlx guard --guard-version …"
             )
         return cls(llama, POLICIES[found].with_categories(categories, excluded), threshold=threshold)
 
@@ -163,7 +164,11 @@ def check_guard(folder: Path) -> None:
     """Raise RequestError where a model's folder holds no Llama Guard by its chat template; nothing is loaded."""
     template = own_templates(folder).get("default")
     if recognized_version(template) is None:
-        raise RequestError(f"{folder.name} isn't a Llama Guard by its chat template")
+        raise RequestError(_no_guard(folder))
+
+
+def _no_guard(folder: Path) -> str:
+    return f"{folder.name} isn't a Llama Guard by its chat template: take one, such as {EXAMPLE_GUARD}"
 
 
 def _first(ids: list[int], word: str) -> int:

@@ -6,7 +6,6 @@ An answer of a Llama Guard can hold some twenty tokens, so no more rows of the h
 from collections.abc import Sequence
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from ..kv_cache import ModelCache
 from ..model.transformer import LlamaForCausalLM
@@ -29,7 +28,7 @@ class AnswerScorer:
             self._cache.trim(start)
         h = self._model.hidden(mx.array([list(ids[start:])], mx.int32), self._cache)[0]
         shares = [
-            mx.softmax((h[position - start] @ head_rows(self._model, tokens).T).astype(mx.float32))
+            mx.softmax(self._model.token_logits(h[position - start], tokens).astype(mx.float32))
             for position, tokens in asked
         ]
         mx.eval(shares)
@@ -39,22 +38,3 @@ class AnswerScorer:
     def _shared(self, ids: Sequence[int]) -> int:
         both = zip(self._known, ids, strict=False)
         return next((at for at, (one, two) in enumerate(both) if one != two), min(len(self._known), len(ids)))
-
-
-def head_rows(model: LlamaForCausalLM, tokens: Sequence[int]) -> mx.array:
-    """Return the rows (n, D) of the head for these tokens, dequantized where it is quantized."""
-    ids = mx.array(list(tokens), mx.int32)
-    if "lm_head" not in model:
-        return model.model.embed_tokens(ids)
-    head = model.lm_head
-    if isinstance(head, nn.QuantizedLinear):
-        biases = head.get("biases")
-        return mx.dequantize(
-            head.weight[ids],
-            head.scales[ids],
-            None if biases is None else biases[ids],
-            group_size=head.group_size,
-            bits=head.bits,
-            mode=head.mode,
-        )
-    return head.weight[ids]

@@ -76,9 +76,6 @@ class ServerSettings:
                 "or keep to the default 127.0.0.1"
             )
 
-        if self.n_nodes > 1 and self.guard is not None:
-            raise RequestError("several nodes hold one model at a time: serve the guard by a server of its own")
-
     @property
     def n_nodes(self) -> int:
         """Over how many processes a model lies."""

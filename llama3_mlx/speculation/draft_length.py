@@ -1,5 +1,6 @@
 """How many tokens to draft, from how many were accepted: long drafts where they pay, none where they don't."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 _MEMORY = 12.0
@@ -8,19 +9,27 @@ _MARGIN = 1.02
 
 @dataclass(frozen=True)
 class Costs:
-    """Costs of speculation, in plain decode steps.
+    """Costs of speculation, in plain decode steps of the same sequences.
 
-    `verify` is what each drafted token adds to the forward pass that verifies it, `draft` what it costs to draft it (a
-    step of the draft model; nothing for a lookup), `fixed` what such a pass costs beyond a plain step at any length.
+    `verify` is what each further position adds to a forward pass over one, at most where passes are `measured`; `draft`
+    is what it costs to draft a token (a step of the draft model; nothing for a lookup), `fixed` what a verifying pass
+    costs beyond a plain step at any length.
     """
 
     verify: float = 0.05
     draft: float = 0.0
     fixed: float = 0.0
+    measured: Callable[[int], float] | None = None
+    """Cost of a pass over so many positions, in passes over one."""
 
-    def of(self, drafted: int) -> float:
-        """Return the cost of a pass that drafts and verifies so many tokens."""
-        return 1.0 + self.fixed + drafted * (self.verify + self.draft)
+    def of(self, drafted: int, sequences: int = 1) -> float:
+        """Return the cost of a pass in which each of so many sequences drafts and verifies so many tokens."""
+        verifying = self._rows(sequences * (1 + drafted)) / self._rows(sequences)
+        return verifying + self.fixed + drafted * self.draft
+
+    def _rows(self, n: int) -> float:
+        bound = 1.0 + (n - 1) * self.verify
+        return bound if self.measured is None else min(bound, self.measured(n))
 
 
 class DraftLength:
@@ -28,7 +37,7 @@ class DraftLength:
 
     The acceptance rate `a` of drafted tokens is estimated from the latest ones. A forward pass with L drafted tokens
     generates (1 - a^(L+1)) / (1 - a) tokens on average; the L with the most tokens per cost is chosen, and none
-    where that is no gain over plain steps, or after `patience` passes in a row without an accepted token.
+    where that is no gain over plain steps.
 
     While switched off, it tries again after a number of plain steps that doubles with every failure.
 
@@ -44,16 +53,20 @@ class DraftLength:
         costs: Costs | None = None,
         *,
         max_length: int = 16,
-        patience: int = 6,
         first_wait: int = 16,
         max_wait: int = 1024,
     ) -> None:
-        assert max_length >= 1 and patience >= 1 and 1 <= first_wait <= max_wait, "limits of a draft length"
-        self.costs, self.max_length, self.patience = costs or Costs(), max_length, patience
+        assert max_length >= 1 and 1 <= first_wait <= max_wait, "limits of a draft length"
+        self.costs, self.max_length = costs or Costs(), max_length
         self._first_wait, self._max_wait, self._wait = first_wait, max_wait, first_wait
         self._hits, self._misses = 2.0, 1.0
-        self._fruitless = self._left = 0
-        self.length, _ = self._best()
+        self._left = 0
+        self._found: dict[int, tuple[int, float]] = {}
+        self.length, _ = self.best()
+
+    def length_for(self, sequences: int) -> int:
+        """Return how many tokens to draft in each of so many sequences: fewer, or none, where passes are wide."""
+        return min(self.length, self.best(sequences)[0]) if sequences > 1 else self.length
 
     def record(self, drafted: int, accepted: int) -> None:
         """Record the outcome of a verifying pass: how many of the drafted tokens were accepted."""
@@ -61,11 +74,10 @@ class DraftLength:
         if not drafted:
             return
         self._learn(accepted, missed=accepted < drafted)
-        self._fruitless = 0 if accepted else self._fruitless + 1
         if accepted == drafted:
             self._wait = max(self._first_wait, self._wait // 2)
-        length, gain = self._best()
-        if gain > _MARGIN and self._fruitless < self.patience:
+        length, gain = self.best()
+        if gain > _MARGIN:
             self.length = length
         else:
             self._switch_off()
@@ -76,25 +88,28 @@ class DraftLength:
             return
         self._left -= 1
         if self._left <= 0:
-            # One trial: a short draft, judged by itself.
-            self._hits, self._misses, self._fruitless = 1.0, 1.0, self.patience - 1
+            # A short draft, of which next to nothing is known: cheap ones are tried a few times before they end.
+            self._hits, self._misses, self._found = 1.0, 1.0, {}
             self.length = min(2, self.max_length)
 
     def _learn(self, hits: int, *, missed: bool) -> None:
         kept = (1 - 1 / _MEMORY) ** (hits + missed)
         self._hits = self._hits * kept + hits
         self._misses = self._misses * kept + missed
+        self._found = {}
 
     def _switch_off(self) -> None:
         self.length, self._left = 0, self._wait
         self._wait = min(2 * self._wait, self._max_wait)
 
-    def _best(self) -> tuple[int, float]:
-        """Return the length with the most tokens per cost, and that gain over a plain step."""
-        rate = self._hits / (self._hits + self._misses)
-        best, gain, tokens = 0, 1.0, 1.0
-        for length in range(1, self.max_length + 1):
-            tokens += rate**length
-            if tokens / self.costs.of(length) > gain:
-                best, gain = length, tokens / self.costs.of(length)
-        return best, gain
+    def best(self, sequences: int = 1) -> tuple[int, float]:
+        """Return the length with the most tokens per cost for so many sequences, and that gain over a plain step."""
+        if sequences not in self._found:
+            rate = self._hits / (self._hits + self._misses)
+            best, gain, tokens = 0, 1.0, 1.0
+            for length in range(1, self.max_length + 1):
+                tokens += rate**length
+                if tokens / self.costs.of(length, sequences) > gain:
+                    best, gain = length, tokens / self.costs.of(length, sequences)
+            self._found[sequences] = best, gain
+        return self._found[sequences]

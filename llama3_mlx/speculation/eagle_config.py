@@ -2,7 +2,9 @@
 
 Sources: SafeAILab/EAGLE `eagle/model/cnets.py` and `eagle/traineagle3/config.json` for the flat form;
 vllm-project/speculators `models/eagle3/config.py` for the nested one, which is also what this package writes;
-sglang `set_eagle3_layers_to_capture` for how `eagle_config` counts layers.
+vLLM `transformers_utils/configs/speculators/base.py` for the fields that it insists on; sglang
+`set_eagle3_layers_to_capture` for how `eagle_config` counts layers; vllm-project/vllm#36545 for `norm_before_fc` and
+vllm-project/speculators#610 for `norm_output`, which heads of EAGLE 3.1 have.
 """
 
 from collections.abc import Mapping
@@ -12,8 +14,10 @@ from ..errors import ConfigError
 from ..json_types import JsonMapping, JsonObject, JsonValue
 from ..model.config import ModelConfig
 
+# Tokens of a draft where another engine takes the number from the config.
+_PROPOSED = 5
 # Variants of the head that compute something else.
-_UNSUPPORTED = ("norm_before_fc", "fc_norm", "norm_output")
+_UNSUPPORTED = ("fc_norm", "parallel_drafting")
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,10 @@ class HeadConfig:
     draft_vocab_size: int
     target_hidden_size: int
     norm_before_residual: bool = False
+    norm_before_fc: bool = False
+    """Whether the hidden states, side by side, are normed before they are fused."""
+    norm_output: bool = False
+    """Whether the next step's feature is the normed output in place of the output."""
     depths: tuple[int, ...] | None = None
     """Depths of the target's hidden states, see `FeatureTap`; None where the target's number of layers decides."""
     target: str | None = None
@@ -38,9 +46,12 @@ class HeadConfig:
         inner: JsonMapping = nested if isinstance(nested, Mapping) else values
         if inner.get("model_type", "llama") != "llama":
             raise ConfigError(f"the draft head has a layer of type {inner['model_type']!r}; accepted is 'llama'")
-        changed = [name for name in _UNSUPPORTED if values.get(name)]
+        beside = values.get("eagle_config")
+        options = {**beside, **values} if isinstance(beside, Mapping) else values
+        changed = [name for name in _UNSUPPORTED if options.get(name)]
+        changed += ["use_aux_hidden_state false"] if options.get("use_aux_hidden_state") is False else []
         if changed:
-            raise ConfigError(f"draft heads with {', '.join(changed)} aren't supported: take a plain EAGLE-3 head")
+            raise ConfigError(f"draft heads with {', '.join(changed)} aren't supported: take an EAGLE-3 or 3.1 head")
         # What quantizes the head stands beside the layer's fields in the nested form.
         layer = ModelConfig.from_dict({**inner, "model_type": "llama", "quantization": values.get("quantization")})
         if layer.num_hidden_layers != 1:
@@ -49,7 +60,9 @@ class HeadConfig:
             layer=layer,
             draft_vocab_size=_whole(values, "draft_vocab_size", layer.vocab_size),
             target_hidden_size=_whole(values, "target_hidden_size", layer.hidden_size),
-            norm_before_residual=bool(values.get("norm_before_residual")),
+            norm_before_residual=bool(options.get("norm_before_residual")),
+            norm_before_fc=bool(options.get("norm_before_fc")),
+            norm_output=bool(options.get("norm_output")),
             depths=_depths(values),
             target=_target(values),
         )
@@ -77,8 +90,15 @@ class HeadConfig:
             "draft_vocab_size": self.draft_vocab_size,
             "target_hidden_size": self.target_hidden_size,
             "norm_before_residual": self.norm_before_residual,
+            "norm_before_fc": self.norm_before_fc,
+            "norm_output": self.norm_output,
             "transformer_layer_config": replace(self.layer, quantization=None).to_dict(),
-            "speculators_config": {"algorithm": "eagle3", "verifier": {"name_or_path": self.target}},
+            "speculators_config": {
+                "algorithm": "eagle3",
+                "default_proposal_method": "greedy",
+                "proposal_methods": [{"proposal_type": "greedy", "speculative_tokens": _PROPOSED}],
+                "verifier": {"name_or_path": self.target, "architectures": ["LlamaForCausalLM"]},
+            },
         }
         if self.depths is not None:
             values["eagle_aux_hidden_state_layer_ids"] = list(self.depths)

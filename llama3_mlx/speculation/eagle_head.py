@@ -7,12 +7,30 @@ Parameter paths are those of vllm-project/speculators. Sources: https://arxiv.or
 SafeAILab/EAGLE `eagle/model/cnets.py`; vllm-project/speculators `models/eagle3/model_definitions.py`.
 """
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import mlx.core as mx
 import mlx.nn as nn
 
 from ..kv_cache import ModelCache, make_cache
-from ..model.transformer import MLP, Attention, Rope
+from ..kv_cache.step import Step
+from ..model.transformer import MLP, Attends, Attention, Rope
 from .eagle_config import HeadConfig
+
+
+class HeadCache(Protocol):
+    """A cache of one layer, or what training uses in its place."""
+
+    @property
+    def layers(self) -> Sequence[Attends]:
+        """What its one layer attends by."""
+
+    def step(self, n_sequences: int, n_new: int) -> Step:
+        """Return the positions of `n_new` tokens of each sequence."""
+
+    def advance(self, n_new: int) -> None:
+        """Count `n_new` more positions in every sequence."""
 
 
 class EagleBlock(nn.Module):
@@ -32,7 +50,7 @@ class EagleBlock(nn.Module):
         self.hidden_norm = nn.RMSNorm(D, eps=eps)
         self.post_attention_layernorm = nn.RMSNorm(D, eps=eps)
 
-    def __call__(self, embedded: mx.array, features: mx.array, rope: Rope, cache: ModelCache) -> mx.array:
+    def __call__(self, embedded: mx.array, features: mx.array, rope: Rope, cache: HeadCache) -> mx.array:
         normed = self["hidden_norm"](features)
         residual = normed if self.norm_before_residual else features
         both = mx.concatenate([self["input_layernorm"](embedded), normed], axis=-1)
@@ -50,7 +68,10 @@ class EagleHead(nn.Module):
         self.config = config
         if config.own_embedding:
             self.embed_tokens = nn.Embedding(layer.vocab_size, layer.hidden_size)
-        self.fc = nn.Linear(config.n_features * config.target_hidden_size, layer.hidden_size, bias=False)
+        width = config.n_features * config.target_hidden_size
+        if config.norm_before_fc:
+            self.input_norm = nn.RMSNorm(width, eps=layer.rms_norm_eps)
+        self.fc = nn.Linear(width, layer.hidden_size, bias=False)
         self.layers = [EagleBlock(config)]
         self.norm = nn.RMSNorm(layer.hidden_size, eps=layer.rms_norm_eps)
         self.lm_head = nn.Linear(layer.hidden_size, config.draft_vocab_size, bias=False)
@@ -73,17 +94,17 @@ class EagleHead(nn.Module):
 
     def fuse(self, states: mx.array) -> mx.array:
         """Return the features (B, L, D) of the target's hidden states (B, L, n D'), side by side by depth."""
-        return self["fc"](states)
+        return self["fc"](self["input_norm"](states) if self.config.norm_before_fc else states)
 
-    def __call__(self, embedded: mx.array, features: mx.array, cache: ModelCache) -> mx.array:
+    def __call__(self, embedded: mx.array, features: mx.array, cache: HeadCache) -> mx.array:
         """Return the hidden states (B, L, D), the features of the next step, of embeddings and features (B, L, D)."""
         h = self["layers"][0](embedded, features, self.rope, cache)
         cache.advance(embedded.shape[1])
-        return h
+        return self["norm"](h) if self.config.norm_output else h
 
     def head(self, h: mx.array) -> mx.array:
         """Return logits (..., draft_vocab_size) of hidden states (..., D)."""
-        return self["lm_head"](self["norm"](h))
+        return self["lm_head"](h if self.config.norm_output else self["norm"](h))
 
     def over_vocabulary(self, logits: mx.array) -> mx.array:
         """Return logits (B, V) over the target's vocabulary: those (B, draft_vocab_size), and -inf elsewhere."""

@@ -126,6 +126,8 @@ def head_tensors(config: HeadConfig) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {"fc.weight": (D, config.n_features * config.target_hidden_size)}
     if config.own_embedding:
         shapes["embed_tokens.weight"] = (layer.vocab_size, D)
+    if config.norm_before_fc:
+        shapes["input_norm.weight"] = (config.n_features * config.target_hidden_size,)
     for name, shape in expected_tensors(layer).items():
         if name.startswith("model.layers.0."):
             ours = name.removeprefix("model.")

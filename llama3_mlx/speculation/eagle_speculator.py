@@ -1,20 +1,20 @@
-"""Drafts the tokens of one sequence with a draft head, from the hidden states of the passes that the model runs anyway.
+"""What a draft head knows of one sequence: its cached entries, and the hidden states that it hasn't run over yet.
 
 The head's cache has an entry for each position whose hidden states and whose next token are known. A draft appends
 entries made from the head's own output; they are dropped again, and made anew from what the model had there.
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
-import mlx.nn as nn
 
-from ..generation.sampling import Sampling
 from ..kv_cache import ModelCache
-from .draft import Draft, sample_drafted
+from ..prefix_cache.memory import HeadEntries
 from .draft_length import Costs, DraftLength
-from .eagle_head import EagleHead
+
+if TYPE_CHECKING:
+    from .eagle_drafter import EagleDrafter
 
 # Heads are trained on drafts of five to eight tokens.
 _MAX_LENGTH = 8
@@ -23,83 +23,73 @@ _HELD = 32
 
 
 class EagleSpeculator:
-    """Drafts with a draft head. `watch` and `add` must be told of every position and token."""
+    """One sequence's part of an `EagleDrafter`; `watch` and `add` must be told of every position and token."""
 
-    def __init__(self, head: EagleHead, embedding: nn.Module, prompt: Sequence[int], start: int, costs: Costs) -> None:
-        """`embedding` is the target's; `start` the first position that is watched, beyond 0 behind a cached prefix."""
-        self._head = head
-        self._embedding = head.embed_tokens if head.config.own_embedding else embedding
-        self._tokens = list(prompt)
-        self._cache: ModelCache = head.make_cache()
-        # The hidden states (1, n, width) of the positions from `_next` on, which the head hasn't run.
+    def __init__(
+        self,
+        drafter: "EagleDrafter",
+        prompt: Sequence[int],
+        start: int,
+        costs: Costs,
+        entries: HeadEntries | None = None,
+    ) -> None:
+        """`start` is the first position that is watched; of those before it there are `entries`, or none."""
+        self._drafter = drafter
+        self.tokens = list(prompt)
+        self.first = start if entries is None else entries.start
+        """The first position that has an entry: beyond 0 behind a cached prefix without entries of this head."""
+        self.cache: ModelCache | None = drafter.head.make_cache() if entries is None else entries.cache
+        """The sequence's own cache; None while it is a row of the drafter's."""
+        self.last: mx.array | None = None
+        """The head's output (1, 1, D) at the position before `next`."""
+        self.next = start
+        """The first position that has no entry."""
+        self.length = DraftLength(costs, max_length=_MAX_LENGTH)
+        # The hidden states (1, n, width) of the positions from `next` on, which the head hasn't run over.
         self._held: list[mx.array] = []
-        self._next = start
-        self._last: mx.array | None = None
-        """The head's output (1, 1, D) at the position before `_next`."""
-        self._length = DraftLength(costs, max_length=_MAX_LENGTH)
 
-    def copy(self) -> "EagleSpeculator":
-        """Return the speculator of another sequence that has the same tokens so far."""
-        twin = EagleSpeculator(self._head, self._embedding, self._tokens, self._next, self._length.costs)
-        twin._cache, twin._held, twin._last = self._cache.copy(), list(self._held), self._last
+    def copy(self, costs: Costs) -> "EagleSpeculator":
+        """Return that of another sequence that has the same tokens so far, in a cache of its own."""
+        assert self.cache is not None, "a prompt isn't in a batch yet"
+        twin = EagleSpeculator(self._drafter, self.tokens, self.next, costs)
+        twin.cache, twin.first, twin._held, twin.last = self.cache.copy(), self.first, list(self._held), self.last
         return twin
-
-    def is_likely(self, pending: int) -> bool:
-        """Return whether drafting is switched on."""
-        return self._length.length > 0
 
     def watch(self, states: mx.array) -> None:
         """Take the hidden states (1, n, width) of the next positions."""
         self._held.append(states)
-        if sum(part.shape[1] for part in self._held) >= _HELD:
-            self._catch_up()
-            mx.async_eval(self._cache.arrays, [] if self._last is None else self._last)
+        if self._n_held >= _HELD:
+            self._drafter.catch_up(self)
 
     def add(self, tokens: Sequence[int]) -> None:
         """Add the generated tokens of one forward pass."""
-        self._tokens += tokens
-        self._length.skip()
+        self.tokens += tokens
 
-    def record(self, drafted: int, accepted: int) -> None:
-        """Adapt the length of drafts."""
-        self._length.record(drafted, accepted)
+    @property
+    def _n_held(self) -> int:
+        return sum(part.shape[1] for part in self._held)
 
-    def draft(self, max_tokens: int, sampling: Sampling, seed: int, step: int) -> Draft:
-        """Return what the head generates; the device computes the whole draft before the host reads it."""
-        n = min(max_tokens, self._length.length)
-        self._catch_up()
-        # Every token but the latest has been run by the model, and so watched.
-        if n < 1 or self._last is None or self._next != len(self._tokens) - 1:
-            return Draft()
-        known, h = list(self._cache.lengths), self._last
-        sampled: list[mx.array] = []
-        proposals: list[mx.array] = []
-        for index in range(n):
-            if index:
-                h = self._head(self._embedding(sampled[-1][:, None]), h, self._cache)
-            token, proposal = self._sample(self._head.head(h[:, -1]), sampling, seed, step + index)
-            sampled.append(token)
-            if proposal is not None:
-                proposals.append(proposal)
-        self._cache.trim(known[0])
-        tokens = cast(list[int], mx.concatenate(sampled).tolist())
-        return Draft(tokens, mx.concatenate(proposals) if proposals else None)
+    @property
+    def ready(self) -> int:
+        """Positions that the head can run over: their hidden states and their next tokens are known."""
+        return max(0, min(self._n_held, len(self.tokens) - 1 - self.next))
 
-    def _sample(self, logits: mx.array, sampling: Sampling, seed: int, step: int) -> tuple[mx.array, mx.array | None]:
-        """Sample one of the target's tokens (1,) by logits over the reduced vocabulary."""
-        ids = self._head.token_ids
-        if ids is not None and sampling.greedy:
-            return ids[mx.argmax(logits, axis=-1)], None
-        return sample_drafted(self._head.over_vocabulary(logits), sampling, seed, step)
+    @property
+    def is_current(self) -> bool:
+        """Whether a draft can continue the sequence: all tokens but the latest have been run, watched and entered."""
+        return self.last is not None and self.next == len(self.tokens) - 1
 
-    def _catch_up(self) -> None:
-        """Run the head over the positions whose hidden states and next tokens are known."""
-        held = sum(part.shape[1] for part in self._held)
-        n = min(held, len(self._tokens) - 1 - self._next)
-        if n < 1:
-            return
+    def take(self, n: int) -> tuple[list[int], mx.array]:
+        """Return the next tokens and the hidden states (1, n, width) of `n` ready positions, and hold them no more."""
         states = self._held[0] if len(self._held) == 1 else mx.concatenate(self._held, axis=1)
-        following = mx.array([self._tokens[self._next + 1 : self._next + 1 + n]], mx.int32)
-        h = self._head(self._embedding(following), self._head.fuse(states[:, :n]), self._cache)
-        self._held = [states[:, n:]] if n < held else []
-        self._last, self._next = h[:, -1:], self._next + n
+        self._held = [states[:, n:]] if n < states.shape[1] else []
+        following = self.tokens[self.next + 1 : self.next + 1 + n]
+        self.next += n
+        return following, states[:, :n]
+
+    def entries(self, length: int) -> HeadEntries | None:
+        """Return a copy of what the head has of the first `length` tokens; None if there is nothing, or a gap."""
+        self._drafter.catch_up(self)
+        if self.next < length - 1 or length - 1 <= self.first:
+            return None
+        return HeadEntries(self._drafter.copied(self), self.first).of(length)

@@ -43,13 +43,18 @@ class LookupDrafter:
         self._tried = [_CERTAINTY for _ in _PRIOR_RATES]
         self._expected: list[int] = []
         self._matched = 0
+        self.gain = 1.0
+        """Tokens per cost of the last draft, against a plain step; 1 without a draft."""
 
-    def draft(self, max_tokens: int | None = None) -> list[int]:
-        """Return up to `max_tokens` tokens to verify; none where a plain step is the better choice."""
+    def draft(self, max_tokens: int | None = None, sequences: int = 1) -> list[int]:
+        """Return up to `max_tokens` tokens to verify; none where a plain step is the better choice.
+
+        `sequences` are verified together, each with a draft of the same length.
+        """
         limit = self.max_length if max_tokens is None else min(max_tokens, self.max_length)
         self._expected = self.lookup.draft(max(limit, 1))
         self._matched = self.lookup.matched
-        return self._expected[: self._length(min(limit, len(self._expected)))]
+        return self._expected[: self._length(min(limit, len(self._expected)), sequences)]
 
     def add(self, tokens: Sequence[int]) -> None:
         """Add generated tokens, at once or piece by piece."""
@@ -63,15 +68,16 @@ class LookupDrafter:
                 self._expected = []
         self.lookup.extend(tokens)
 
-    def _length(self, limit: int) -> int:
+    def _length(self, limit: int, sequences: int) -> int:
         costs = self.costs if self.lookup.source < self._n_prompt else self.own_costs
         best, gain, reached, tokens = 0, _MARGIN, 1.0, 1.0
         for length in range(1, limit + 1):
             which = _class(self._matched + length - 1)
             reached *= self._right[which] / self._tried[which]
             tokens += reached
-            if tokens / costs.of(length) > gain:
-                best, gain = length, tokens / costs.of(length)
+            if tokens / costs.of(length, sequences) > gain:
+                best, gain = length, tokens / costs.of(length, sequences)
+        self.gain = gain if best else 1.0
         return best
 
     def _learn(self, matched: int, right: bool) -> None:

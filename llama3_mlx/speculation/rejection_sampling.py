@@ -12,6 +12,7 @@ def accept_sampled(
     proposal: mx.array,
     draft: mx.array,
     uniforms: mx.array,
+    after_uniforms: mx.array,
     lengths: mx.array | None = None,
 ) -> tuple[mx.array, mx.array]:
     """Return how many leading draft tokens are accepted and the token after them, each (...).
@@ -19,14 +20,15 @@ def accept_sampled(
     `target` (..., L + 1, V) and `proposal` (..., L, V) are probabilities, `draft` (..., L) was drawn from `proposal`.
     Token x of position i is accepted with probability min(1, p_i(x) / q_i(x)); the token after the last accepted one is
     drawn from max(p - q, 0) there, or from p where all are accepted. The generated text is then distributed as by the
-    target alone. `uniforms` (..., L + 1) from [0, 1): one for each drafted token, the last for the token after them.
+    target alone. `uniforms` (..., L) from [0, 1) accept the drafted tokens; `after_uniforms` (..., L + 1) draw the
+    token after the accepted ones, each at its own position, so that no number decides two tokens of a text.
 
     Source: https://arxiv.org/abs/2211.17192, algorithm 1; https://arxiv.org/abs/2302.01318, algorithm 2.
     """
     p = _probability(target[..., :-1, :], draft)
     q = _probability(proposal, draft)
     # Strictly less: a token to which the target gives no probability is never accepted.
-    count = _leading(uniforms[..., :-1] * q < p, lengths)
+    count = _leading(uniforms * q < p, lengths)
     after = _row(target, count)
     drafted = draft.shape[-1] if lengths is None else lengths
     if draft.shape[-1]:
@@ -34,7 +36,7 @@ def accept_sampled(
         rest = mx.maximum(after - mx.where((count < drafted)[..., None], against, 0.0), 0.0)
         # Nothing is left only where p equals q and rounding refused: then p itself is right.
         after = mx.where(rest.sum(axis=-1, keepdims=True) > 0, rest, after)
-    return count, draw(after, uniforms[..., -1])
+    return count, draw(after, mx.take_along_axis(after_uniforms, count[..., None], axis=-1).squeeze(-1))
 
 
 def draw(weights: mx.array, uniform: mx.array) -> mx.array:

@@ -1,193 +1,171 @@
-"""What drafts the tokens of one sequence: prompt lookup in its text so far, a smaller model, or a draft head."""
+"""What drafts the tokens of one sequence: prompt lookup in its text so far, and a draft model or head, if any."""
 
-import time
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Protocol, cast
+from dataclasses import dataclass, replace
+from typing import cast
 
 import mlx.core as mx
-import numpy as np
 from mlx.utils import tree_flatten
 
-from ..generation.sampling import Sampling
-from ..kv_cache import ModelCache
 from ..model.feature_tap import FeatureTap
 from ..model.transformer import LlamaForCausalLM
-from ..prefix_cache.memory import common_length
-from .draft import Draft, sample_drafted
-from .draft_length import Costs, DraftLength
+from ..prefix_cache.memory import HeadEntries
+from .draft import LOOKUP, Draft, SamplingPoint
+from .draft_length import Costs
+from .eagle_drafter import DraftOrder, EagleDrafter
 from .eagle_head import EagleHead
 from .eagle_speculator import EagleSpeculator
 from .lookup_drafter import LookupDrafter
+from .model_speculator import ModelSpeculator
+from .pass_costs import PassCosts
 
-_PREFILL_CHUNK = 2048
-_TIMINGS = 16
 # Upper bounds of the assumed cost of a drafted token, in text from the prompt and in repetitions of the answer. Only
 # back ends that gain nothing from several rows cost more: there copied text is generated at about 0.9 of the plain rate
 # in half of the passes, and free text at the plain rate (counted over the answers to benchmarks/prompts.py).
 _PROMPT_COST, _OWN_COST = 0.35, 0.7
+MAX_POSITIONS = 64
+"""Positions of one verifying pass, over all sequences."""
 # On the CPU a position costs nearly as much in a pass of several as alone; on a GPU decoding is bound by memory.
-# Constants for draft models: where drafts are sampled, their lengths must not depend on a clock. Lookups measure.
+# Constants for drafts that are sampled: their lengths decide the text of a seed, and must not depend on a clock.
 CPU_COSTS, GPU_COSTS = Costs(verify=0.2), Costs(verify=0.03)
 
 
-def verify_cost(model: LlamaForCausalLM) -> float:
-    """Time one layer's MLP, where most of a step goes, on one position and on several; takes milliseconds.
+class Speculator:
+    """Drafts the tokens of one sequence, each time by the source that is expected to gain more."""
 
-    Returns the cost of one more position in a forward pass, in plain steps: next to nothing where decoding is bound by
-    memory, a whole one where a matrix product gains nothing from several rows, as MLX's quantized one on the CPU.
-    """
-    mlp, more = model.model.layers[0].mlp, 4
-    dtype = model.model.norm.weight.dtype
-    one, several = (mx.zeros((1, n, model.config.hidden_size), dtype) for n in (1, 1 + more))
-    best = [float("inf")] * 2
-    for _ in range(_TIMINGS):
-        for index, x in enumerate((one, several)):
-            began = time.perf_counter()
-            mx.eval(mlp(x))
-            best[index] = min(best[index], time.perf_counter() - began)
-    return min(1.0, max(GPU_COSTS.verify, (best[1] / best[0] - 1) / more))
+    def __init__(self, lookup: LookupDrafter, drafter: ModelSpeculator | EagleSpeculator | None) -> None:
+        self._lookup, self.drafter = lookup, drafter
 
+    def is_likely(self, pending: int, sequences: int) -> bool:
+        """Return whether a draft is to be expected once the `pending` tokens on the device are known.
 
-class Speculator(Protocol):
-    """Drafts the tokens of one sequence."""
+        `sequences` are decoded together.
+        """
+        # Asked in any case: what isn't drafted is compared with the text too, and learned from.
+        found = len(self._lookup.draft(sequences=sequences)) > pending
+        return found or (self.drafter is not None and self.drafter.length.length_for(sequences) > 0)
 
-    def is_likely(self, pending: int) -> bool:
-        """Return whether a draft is to be expected once the `pending` tokens on the device are known."""
-
-    def draft(self, max_tokens: int, sampling: Sampling, seed: int, step: int) -> Draft:
-        """Return up to `max_tokens` tokens to follow the generated ones."""
+    def choose(self, max_tokens: int, sequences: int) -> Draft | int:
+        """Return what the text so far drafts, or how many tokens the drafter should: what is expected to gain more."""
+        found = Draft(self._lookup.draft(max_tokens, sequences), source=LOOKUP)
+        if self.drafter is None or max_tokens < 1:
+            return found
+        n, (_, gain) = self.drafter.length.length_for(sequences), self.drafter.length.best(sequences)
+        return found if not n or (found.tokens and self._lookup.gain > gain) else min(n, max_tokens)
 
     def add(self, tokens: Sequence[int]) -> None:
         """Add the generated tokens of one forward pass."""
+        self._lookup.add(tokens)
+        if self.drafter is not None:
+            self.drafter.add(tokens)
+            self.drafter.length.skip()
 
-    def record(self, drafted: int, accepted: int) -> None:
-        """Record how many of the drafted tokens were accepted."""
+    def record(self, draft: Draft, accepted: int) -> None:
+        """Record how many tokens of a draft were accepted; lookups see it by themselves."""
+        if self.drafter is not None and draft.source != LOOKUP:
+            self.drafter.length.record(len(draft.tokens), accepted)
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the draft model or head is switched off, because its drafts didn't pay."""
+        return self.drafter is not None and not self.drafter.length.length
 
     def watch(self, states: mx.array) -> None:
         """Take the tapped hidden states (1, n, width) of the next positions that the model has run."""
+        if isinstance(self.drafter, EagleSpeculator):
+            self.drafter.watch(states)
+
+    def entries(self, length: int) -> HeadEntries | None:
+        """Return what a draft head has of the first `length` tokens, a copy."""
+        return self.drafter.entries(length) if isinstance(self.drafter, EagleSpeculator) else None
 
 
-class LookupSpeculator:
-    """Drafts what followed the last tokens where they occurred before, in the prompt or in the generated text."""
+@dataclass(frozen=True)
+class DraftRequest:
+    """A draft of up to `max_tokens` tokens for a sequence; without a speculator an empty one."""
 
-    def __init__(self, prompt: Sequence[int], verify: float) -> None:
-        """`verify` is the cost of verifying a drafted token; see `verify_cost`."""
-        costs, own_costs = Costs(verify=min(verify, _PROMPT_COST)), Costs(verify=min(verify, _OWN_COST))
-        self._drafter = LookupDrafter(prompt, costs=costs, own_costs=own_costs)
-
-    def is_likely(self, pending: int) -> bool:
-        """Return whether the text repeats itself here and drafting pays."""
-        return len(self._drafter.draft()) > pending
-
-    def draft(self, max_tokens: int, sampling: Sampling, seed: int, step: int) -> Draft:
-        """Return the continuation of the place that the end of the text repeats."""
-        return Draft(self._drafter.draft(max_tokens))
-
-    def add(self, tokens: Sequence[int]) -> None:
-        """Add generated tokens; the drafter sees which of them it would have drafted."""
-        self._drafter.add(tokens)
-
-    def record(self, drafted: int, accepted: int) -> None:
-        """Nothing: the drafter has seen it."""
-
-    def watch(self, states: mx.array) -> None:
-        """Nothing: drafts follow from the tokens alone."""
-
-
-class ModelSpeculator:
-    """Drafts with a smaller model of the same vocabulary."""
-
-    def __init__(self, model: LlamaForCausalLM, prompt: Sequence[int], costs: Costs) -> None:
-        self._model, self._tokens = model, list(prompt)
-        self._cache: ModelCache = model.make_cache()
-        self._cached: list[int] = []
-        self._length = DraftLength(costs)
-
-    def is_likely(self, pending: int) -> bool:
-        """Return whether drafting is switched on."""
-        return self._length.length > 0
-
-    def draft(self, max_tokens: int, sampling: Sampling, seed: int, step: int) -> Draft:
-        """Return what the small model generates; the device computes the whole draft before the host reads it."""
-        n = min(max_tokens, self._length.length)
-        if n < 1:
-            return Draft()
-        logits, sampled, proposals = self._catch_up(), [], []
-        for index in range(n):
-            token, proposal = sample_drafted(logits, sampling, seed, step + index)
-            sampled.append(token)
-            if proposal is not None:
-                proposals.append(proposal)
-            if index + 1 < n:
-                logits = self._model.head(self._model.hidden(token[:, None], self._cache)[:, -1])
-        tokens = cast(list[int], mx.concatenate(sampled).tolist())
-        self._cached += tokens[:-1]
-        return Draft(tokens, mx.concatenate(proposals) if proposals else None)
-
-    def _catch_up(self) -> mx.array:
-        """Run the tokens since the last draft; return the logits (1, V) after them."""
-        known = common_length(np.asarray(self._cached, np.int64), np.asarray(self._tokens[:-1], np.int64))
-        if self._cache.lengths:
-            self._cache.trim(known)
-        missing = self._tokens[known:]
-        for start in range(0, len(missing), _PREFILL_CHUNK):
-            h = self._model.hidden(mx.array([missing[start : start + _PREFILL_CHUNK]], mx.int32), self._cache)
-            if start + _PREFILL_CHUNK < len(missing):
-                mx.eval(self._cache.arrays)
-        self._cached = list(self._tokens)
-        return self._model.head(h[:, -1])
-
-    def add(self, tokens: Sequence[int]) -> None:
-        """Add the generated tokens of one forward pass."""
-        self._tokens += tokens
-        self._length.skip()
-
-    def record(self, drafted: int, accepted: int) -> None:
-        """Adapt the length of drafts."""
-        self._length.record(drafted, accepted)
-
-    def watch(self, states: mx.array) -> None:
-        """Nothing: drafts follow from the tokens alone."""
+    speculator: Speculator | None
+    max_tokens: int
+    point: SamplingPoint
 
 
 class Speculators:
-    """Makes the speculator of each sequence: by the draft model or head if there is one, else by prompt lookup."""
+    """Makes the speculator of each sequence, and the drafts of a batch."""
 
     def __init__(
         self, model: LlamaForCausalLM, draft: LlamaForCausalLM | EagleHead | None, *, cheap_verification: bool
     ) -> None:
         self._model, self._draft = model, draft
-        self.draft_costs = GPU_COSTS if cheap_verification else CPU_COSTS
-        if draft is not None:
-            self.draft_costs = replace(self.draft_costs, draft=_step_bytes(draft) / max(1, _step_bytes(model)))
+        share = _step_bytes(draft) / max(1, _step_bytes(model)) if draft is not None else 0.0
+        self.sampled_costs = replace(GPU_COSTS if cheap_verification else CPU_COSTS, draft=share)
+        """Costs where drafts are sampled."""
+        self.greedy_costs = Costs(verify=1.0, draft=share, measured=PassCosts(model))
+        """Costs where no choice depends on how long drafts are."""
+        self.eagle = EagleDrafter(draft, model) if isinstance(draft, EagleHead) else None
         self.tap: FeatureTap | None = None
         """What the model's passes must be run with; None where no hidden states are needed."""
         if isinstance(draft, EagleHead):
             self.tap = FeatureTap(draft.config.depths_in(model.config.num_hidden_layers))
-        self._verify_cost: float | None = None
 
-    def watcher(self, prompt: Sequence[int], start: int) -> EagleSpeculator | None:
-        """Return what watches the hidden states of a prompt from position `start` on; None where none are needed."""
-        if not isinstance(self._draft, EagleHead):
+    def assume(self, costs: Costs) -> None:
+        """Take these costs for all drafts, in place of measured and constant ones."""
+        self.sampled_costs = self.greedy_costs = costs
+
+    def watcher(self, prompt: Sequence[int], start: int, entries: HeadEntries | None = None) -> EagleSpeculator | None:
+        """Return what watches the hidden states of a prompt from position `start` on; None where none are needed.
+
+        `entries` are those of the positions before.
+        """
+        if self.eagle is None:
             return None
-        return EagleSpeculator(self._draft, self._model.model.embed_tokens, prompt, start, self.draft_costs)
+        return EagleSpeculator(self.eagle, prompt, start, self.greedy_costs, entries)
 
-    def make(self, prompt: Sequence[int], watcher: EagleSpeculator | None = None) -> Speculator:
-        """Return the speculator of a sequence that begins with `prompt`; on the first call measures its cost.
+    def make(self, prompt: Sequence[int], watcher: EagleSpeculator | None = None, *, greedy: bool) -> Speculator:
+        """Return the speculator of a sequence that begins with `prompt`; the first call measures what passes cost.
 
         `watcher` has watched the prompt, where hidden states are needed.
         """
-        if watcher is not None:
-            return watcher.copy()
-        if isinstance(self._draft, EagleHead):
-            # Of an answer that ended before its prompt was run.
-            return EagleSpeculator(self._draft, self._model.model.embed_tokens, prompt, len(prompt), self.draft_costs)
-        if self._draft is not None:
-            return ModelSpeculator(self._draft, prompt, self.draft_costs)
-        if self._verify_cost is None:
-            self._verify_cost = verify_cost(self._model)
-        return LookupSpeculator(prompt, self._verify_cost)
+        # Here and not with the first draft, when the device is busy with a step.
+        self.greedy_costs.of(MAX_POSITIONS - 1)
+        costs = self.greedy_costs if greedy or self._draft is None else self.sampled_costs
+        text, own = (replace(costs, draft=0.0, verify=min(costs.verify, most)) for most in (_PROMPT_COST, _OWN_COST))
+        lookup = LookupDrafter(prompt, costs=text, own_costs=own)
+        if self.eagle is not None:
+            # Without a watcher it is an answer that ended before its prompt was run.
+            watched = watcher or EagleSpeculator(self.eagle, prompt, len(prompt), costs)
+            return Speculator(lookup, watched.copy(costs))
+        if isinstance(self._draft, LlamaForCausalLM):
+            return Speculator(lookup, ModelSpeculator(self._draft, prompt, costs))
+        return Speculator(lookup, None)
+
+    def drafts(self, requests: Sequence[DraftRequest]) -> list[Draft]:
+        """Return the drafts of all sequences of a batch; a draft head makes its own in one go."""
+        made: list[Draft] = []
+        orders: dict[int, DraftOrder] = {}
+        for at, request in enumerate(requests):
+            speculator = request.speculator
+            chosen = Draft() if speculator is None else speculator.choose(request.max_tokens, len(requests))
+            made.append(chosen if isinstance(chosen, Draft) else Draft())
+            if isinstance(chosen, Draft) or speculator is None:
+                continue
+            if isinstance(speculator.drafter, EagleSpeculator):
+                orders[at] = DraftOrder(speculator.drafter, chosen, request.point)
+            elif speculator.drafter is not None:
+                made[at] = speculator.drafter.draft(chosen, request.point)
+        if self.eagle is not None and orders:
+            for at, draft in zip(orders, self.eagle.draft(list(orders.values())), strict=True):
+                made[at] = draft
+        return made
+
+    def leave(self, speculator: Speculator | None, *, stays: bool = False) -> None:
+        """Take a sequence out of the batch; if it `stays`, it is decoded again later."""
+        if self.eagle is not None and speculator is not None and isinstance(speculator.drafter, EagleSpeculator):
+            self.eagle.leave(speculator.drafter, stays=stays)
+
+    def clear(self) -> None:
+        """Forget all sequences of the batch."""
+        if self.eagle is not None:
+            self.eagle.clear()
 
 
 def _step_bytes(model: LlamaForCausalLM | EagleHead) -> int:

@@ -65,7 +65,7 @@ def finisher(options: GenerationOptions) -> Callable[[Completion], Completion] |
 
     def finish(completion: Completion) -> Completion:
         if completion.tool_calls:
-            return replace(completion, tool_calls=tuple(_checked(call, options) for call in completion.tool_calls))
+            return _with_checked_calls(completion, options)
         if options.schema is None or completion.finish_reason != "stop":
             return completion
         return replace(completion, parsed=parse_result(options.schema, completion.text))
@@ -73,18 +73,26 @@ def finisher(options: GenerationOptions) -> Callable[[Completion], Completion] |
     return finish
 
 
-def check_answer(options: GenerationOptions, completion: Completion) -> None:
-    """Raise StructureError where a finished answer is JSON outside its schema, for what no grammar can hold of it.
+def check_answer(options: GenerationOptions, completion: Completion) -> Completion:
+    """Return a finished answer whose calls say in `problem` where they don't fit the schema of their tool.
 
-    An answer that a stop text has ended within its JSON is left as it is.
+    Raises StructureError where it is JSON outside its schema, for what no grammar can hold of it. An answer that a stop
+    text has ended within its JSON is left as it is.
     """
-    if options.schema is None or completion.finish_reason != "stop" or completion.tool_calls:
-        return
+    if completion.tool_calls:
+        return _with_checked_calls(completion, options)
+    if options.schema is None or completion.finish_reason != "stop":
+        return completion
     try:
         json.loads(completion.text)
     except ValueError:
-        return
+        return completion
     parse_result(options.schema, completion.text)
+    return completion
+
+
+def _with_checked_calls(completion: Completion, options: GenerationOptions) -> Completion:
+    return replace(completion, tool_calls=tuple(_checked(call, options) for call in completion.tool_calls))
 
 
 def _checked(call: ToolCall, options: GenerationOptions) -> ToolCall:

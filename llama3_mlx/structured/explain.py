@@ -12,8 +12,8 @@ _BROKEN_REGEX = re.compile(r'invalid regex "(.*?)" \(')
 _GBNF = re.compile(r"Failed to convert the grammar from GBNF to Lark: (.*)")
 
 
-def explained(message: str) -> str:
-    """Return the reason in llguidance's message."""
+def explained(message: str, *, placed: bool = False) -> str:
+    """Return the reason in llguidance's message; `placed` says that its lines are those of the user's own text."""
     said = message.partition("\n<state>")[0].partition("\n<backtrace>")[0].removeprefix("panic: ")
     unsatisfiable = _UNSATISFIABLE.search(said)
     if unsatisfiable:
@@ -26,10 +26,12 @@ def explained(message: str) -> str:
         return _short(gbnf[1].partition(", '")[0])
     broken = re.search(r"error: (.*)", said)
     place = _PLACE.match(said)
-    line = f"line {place[1]}, character {place[2]}: " if place else ""
+    line = f"line {place[1]}, character {place[2]}: " if place and placed else ""
     if broken:
         pattern = _BROKEN_REGEX.search(said)
-        return _short(line + (f"the regular expression {pattern[1]!r}: " if pattern else "") + broken[1])
+        # Quoted as Rust does it, with each backslash twice.
+        quoted = pattern and pattern[1].replace("\\\\", "\\")
+        return _short(line + (f"the regular expression '{quoted}': " if quoted else "") + broken[1])
     said = (place[3] if place else said).partition("\n")[0]
     return _short(
         line

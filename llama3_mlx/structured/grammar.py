@@ -89,7 +89,9 @@ class Grammar:
         limits = LLParserLimits(verbose_errors=False)
         failed, messages = LLMatcher.validate_grammar_with_warnings(text, tokens, limits=limits)
         if failed:
-            raise RequestError(f"{what} can't be compiled: {explained(messages[0])}")
+            # Anything but a grammar is a part of a text that was made here.
+            reason = explained(messages[0], placed=what == "the grammar")
+            raise RequestError(f"{what} can't be compiled: {reason}")
         self._matcher = LLMatcher(tokens, text, log_level=0, limits=limits)
         if self._matcher.is_error():
             raise RequestError(f"{what} can't be compiled: {explained(self._matcher.get_error())}")

@@ -1,6 +1,7 @@
 """Added tokens: entries of a tokenizer.json's `added_tokens`, control tokens and words beside the vocabulary."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import TokenizerError
@@ -36,3 +37,19 @@ def added_tokens(parts: JsonMapping, path: Path) -> list[AddedToken]:
             raise TokenizerError(f"{path}: an entry of added_tokens is damaged: {str(entry)[:200]}") from None
         added.append(token)
     return added
+
+
+def with_assigned_ids(added: Iterable[AddedToken], vocab: Mapping[str, int]) -> list[AddedToken]:
+    """Return the added tokens with the ids that the tokenizers package gives them, whatever their entries say.
+
+    A text that the vocabulary has keeps its id there, any other gets the next one behind the vocabulary.
+    Source: tokenizers `tokenizer/added_vocabulary.rs` (add_tokens), `tokenizer/serialization.rs`.
+    """
+    assigned: dict[str, int] = {}
+    following, found = len(vocab), []
+    for token in added:
+        if token.text not in assigned:
+            assigned[token.text] = vocab.get(token.text, following)
+            following = max(following, assigned[token.text] + 1)
+        found.append(replace(token, id=assigned[token.text]))
+    return found

@@ -83,7 +83,8 @@ def _refusals(path: Path) -> Iterator[None]:
 
 
 def _decoder(backend: Any) -> Any:
-    return json.loads(backend.to_str())["decoder"]
+    # What it would be pickled as: its part of tokenizer.json, without the vocabulary around it.
+    return json.loads(backend.decoder.__getstate__()) if backend.decoder is not None else None
 
 
 def _bytes(text: str, kind: str) -> bytes:

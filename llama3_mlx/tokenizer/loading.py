@@ -16,7 +16,7 @@ from ..checkpoint.safetensors_files import git_lfs_pointer
 from ..errors import ConfigError, TokenizerError
 from ..json_types import JsonMapping, JsonObject, JsonValue
 from ..model.config import token_ids
-from .added_token import AddedToken, added_tokens
+from .added_token import AddedToken, added_tokens, with_assigned_ids
 from .byte_level import to_bytes
 from .llama3 import N_ORDINARY, SPLIT_PATTERN, VOCABULARY_SHA256, special_tokens, vocabulary_digest
 from .named_tokens import named_tokens
@@ -70,7 +70,7 @@ def _load(opened: ModelFolder) -> Tokenizer:
         if pointer := git_lfs_pointer(path):
             raise TokenizerError(pointer)
     parts = _read_json(json_file) if json_file.exists() else tokenizer_json(opened) if two_files else None
-    added = added_tokens(parts, json_file) if parts else _standard_tokens()
+    added = _added(opened, parts, json_file) if parts else _standard_tokens()
     names = named_tokens(opened)
     if opened.json("tokenizer_config.json") is None:
         names = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>", **names}
@@ -87,28 +87,68 @@ def _load(opened: ModelFolder) -> Tokenizer:
         return _tiktoken(load_ranks(model_file), added, ends)
     from .hf_bpe import load_hf_bpe
 
+    _check_ids(parts, json_file)
     return load_hf_bpe(json_file, dumped(parts) if two_files else None, added, ends)
 
 
 def _read_json(path: Path) -> JsonObject:
     """Parse tokenizer.json without its merges where they stand last, as the tokenizers package writes them."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8")
         merges = _MERGES.search(text)
         if merges and _END.search(text, max(merges.end(), len(text) - 64)):
             try:
-                return _object(json.loads(text[: merges.start()].rstrip().removesuffix(",") + "}}"), path)
+                return _object(_parsed(text[: merges.start()].rstrip().removesuffix(",") + "}}"), path)
             except ValueError:
                 pass
-        return _object(json.loads(text), path)
+        return _object(_parsed(text), path)
     except (OSError, ValueError, RecursionError) as error:
         raise TokenizerError(f"{path} can't be read: {error}") from None
+
+
+def _parsed(text: str) -> JsonValue:
+    # Written in C, the parser keeps Python's lock for a whole vocabulary; a function of Python's at each number lets
+    # other threads, such as an application's event loop, run in between.
+    return json.loads(text, parse_int=lambda digits: int(digits))
 
 
 def _object(value: JsonValue, path: Path) -> JsonObject:
     if not isinstance(value, dict) or not isinstance(value.get("model"), dict):
         raise TokenizerError(f"{path} is not a tokenizer of the tokenizers package: it has no model")
     return value
+
+
+def _added(opened: ModelFolder, parts: JsonMapping, path: Path) -> list[AddedToken]:
+    """Return the added tokens by the ids that they have in effect; a note names one whose entry says another."""
+    vocab = parts["model"].get("vocab")
+    named = added_tokens(parts, path)
+    if not isinstance(vocab, dict):
+        return named
+    added = with_assigned_ids(named, vocab)
+    moved = [(entry, token.id) for entry, token in zip(named, added, strict=True) if entry.id != token.id]
+    if moved:
+        entry, token = moved[0]
+        more = f" (and {len(moved) - 1} more)" if len(moved) > 1 else ""
+        opened.note(
+            f"{path.name} gives the added token {entry.text!r} the id {entry.id}, which isn't the next free one; as "
+            f"with the tokenizers package it has {token}{more}"
+        )
+    return added
+
+
+def _check_ids(parts: JsonMapping, path: Path) -> None:
+    """Raise TokenizerError where two texts of the vocabulary have one id: nothing says which of them it decodes to."""
+    vocab = parts["model"].get("vocab")
+    if not isinstance(vocab, dict) or len(set(vocab.values())) == len(vocab):
+        return
+    texts: dict[int, str] = {}
+    for text, token in vocab.items():
+        if token in texts:
+            raise TokenizerError(
+                f"{path} has {texts[token]!r} and {text!r} under one id, {token}: nothing says which of them it means; "
+                "fetch the tokenizer from the model's repository again"
+            )
+        texts[token] = text
 
 
 def _standard_tokens() -> list[AddedToken]:

@@ -18,7 +18,8 @@ from llama3_mlx.adapters.mlx_lm_format import read_adapter, save_adapter
 from llama3_mlx.adapters.peft_format import save_peft
 from llama3_mlx.adapters.rescaling import adapter_base
 from llama3_mlx.checkpoint.loading import load_model
-from llama3_mlx.finetune.layers.attach import adapted_layers, attach
+from llama3_mlx.convert import convert
+from llama3_mlx.finetune.layers.attach import adapted_layers, attach, make_dense
 from llama3_mlx.finetune.layers.lora import base_layer
 from llama3_mlx.finetune.layers.targets import BLOCK_LINEARS, choose_paths, make_targets, read_ranks
 from llama3_mlx.model.fused_projections import join_projections
@@ -361,3 +362,19 @@ def test_a_second_set_on_a_model_and_unknown_names_are_refused() -> None:
         adapters.select("b")
     with pytest.raises(RequestError, match="there is an adapter 'a' already"):
         adapters.add("a", random_adapter(model, 1))
+
+
+@pytest.mark.parametrize("mode", ["mxfp4", "mxfp8", "nvfp4"])
+def test_an_adapter_adds_as_much_where_the_scales_are_integers(mode: str, tmp_path: Path) -> None:
+    """The reference is the same matrices unquantized, with the same adapter."""
+    convert(save_tiny(tmp_path / "source", **SMALL), tmp_path / mode, mode=mode, quality="rtn")
+    model, dense = (load_model(tmp_path / mode) for _ in range(2))
+    modules = dense.named_modules()
+    dense.update_modules(tree_unflatten([(path, make_dense(module)) for path, module in modules if "scales" in module]))
+    plain = model(TOKENS)
+    for each in (model, dense):
+        adapters = AdapterSet(each)
+        adapters.add("a", random_adapter(dense, 1, (*BLOCK_LINEARS, "embed_tokens")))
+        adapters.select("a")
+    assert furthest(model(TOKENS), plain) > 0.1
+    assert furthest(model(TOKENS), dense(TOKENS)) < 1e-4

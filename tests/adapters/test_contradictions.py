@@ -50,6 +50,8 @@ def saved_by_peft(folder: Path, options: dict[str, Any], **config: Any) -> Llama
             r"embedding alone \(model.embed_tokens\)",
         ),
         ({"modules_to_save": ["lm_head"]}, {"tie_word_embeddings": True}, r"head alone \(lm_head\)"),
+        ({"trainable_token_indices": [3, 4]}, {}, "uses trainable_token_indices"),
+        ({"lora_bias": True}, {}, "uses lora_bias"),
         ({"target_modules": ["embed_tokens"]}, {"tie_word_embeddings": True}, "tied to its embedding: merge"),
     ],
 )
@@ -58,6 +60,25 @@ def test_what_peft_means_otherwise_is_refused_by_name(
 ) -> None:
     model = saved_by_peft(tmp_path, options, **config)
     with pytest.raises(AdapterError, match=words):
+        load_adapter(model, tmp_path)
+
+
+@pytest.mark.parametrize("options", [{"modules_to_save": ["embed_tokens", "lm_head"]}, {"target_modules": ["lm_head"]}])
+def test_an_adapter_with_tokens_that_the_model_lacks_is_refused_with_both_numbers(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    """Made by PEFT on transformers' model after `resize_token_embeddings`."""
+    from peft import LoraConfig, get_peft_model
+
+    from ..support.transformers_reference import our_model
+
+    reference = reference_model(small_config())
+    model = our_model(reference)
+    rows = model.config.vocab_size
+    reference.resize_token_embeddings(rows + 2, mean_resizing=False)
+    peft = get_peft_model(reference, LoraConfig(**{"r": 4, "target_modules": ["q_proj"], **options}))
+    peft.save_pretrained(str(tmp_path))
+    with pytest.raises(AdapterError, match=f"{rows + 2}.* the model's .*{rows}"):
         load_adapter(model, tmp_path)
 
 

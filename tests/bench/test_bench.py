@@ -9,7 +9,9 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
+from llama3_mlx import Completion, DraftCounts
 from llama3_mlx.bench.counting import count_work
+from llama3_mlx.bench.drafts import DraftFigures, summed
 from llama3_mlx.bench.options import BenchOptions, random_prompt
 from llama3_mlx.bench.plot import svg
 from llama3_mlx.bench.results import Figure, Results
@@ -195,6 +197,39 @@ def test_bench_compares_on_the_same_model(tiny_folder: Path, tmp_path: Path) -> 
     assert ours["launches"] <= theirs["launches"]
     assert all(len(rounds) == 1 for figure in figures["figures"] for rounds in figure["rounds"].values())
     assert ElementTree.parse(plot).getroot().tag.endswith("svg")
+
+
+def test_bench_compares_with_and_without_drafts(tiny_folder: Path) -> None:
+    """The model drafts for itself: what it drafts is what it writes."""
+    arguments = ["--lengths", "8", "--tokens", "6", "--rounds", "1", "--batch", "0", "--draft", str(tiny_folder)]
+    result = run("bench", str(tiny_folder), *arguments, "--json", "-")
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(result.stdout)["drafts"]["median"]
+    assert figures["equal"] == 1
+    assert figures["plain_per_second"] > 0
+    assert figures["tokens_per_pass"] >= 1
+    refused = run("bench", str(tiny_folder), "--draft", str(tiny_folder), "--suite")
+    assert "leave out --suite" in error_line(refused)
+
+
+def test_drafts_of_several_answers_are_summed_by_source_and_place() -> None:
+    def answer(passes: int, rate: float, drafts: tuple[DraftCounts, ...] = (), off: int = 0) -> Completion:
+        return Completion(
+            "", tuple(range(9)), "length", 5, 0, 1.0, rate, 0, passes=passes, drafts=drafts, passes_off=off
+        )
+
+    plain = [answer(8, 10.0), answer(8, 5.0)]
+    one, other = DraftCounts("draft head", (4, 4), (4, 1)), DraftCounts("draft head", (4, 2), (2, 2))
+    found = summed(plain, [answer(3, 20.0, (one,)), answer(5, 10.0, (other,), off=2)])
+    assert found["plain_per_second"] == pytest.approx(16 / (0.8 + 1.6))
+    assert found["drafted_per_second"] == pytest.approx(2 * found["plain_per_second"])
+    assert found["tokens_per_pass"] == 18 / 8
+    assert (found["accepted, draft head, token 1"], found["accepted, draft head, token 2"]) == (6 / 8, 3 / 6)
+    assert (found["off"], found["equal"]) == (2 / 8, 1)
+    figures = DraftFigures()
+    figures.add(found)
+    assert ("  times the rate without", "2.00") in figures.rows()
+    assert ("  accepted, draft head, token 1", "75%") in figures.rows()
 
 
 def test_a_plot_of_another_kind_is_refused(tiny_folder: Path) -> None:

@@ -139,6 +139,7 @@ def test_a_second_ctrl_c_leads_to_the_prompt_too(tiny_folder: Path, tmp_path: Pa
     with chat(tiny_folder, tmp_path / "home", "--max-tokens", "2") as terminal:
         terminal.type(b"first\r")
         terminal.wait_for("(cut off")
+        terminal.wait_for(">>>")
     with chat(tiny_folder, tmp_path / "home", "--resume", "--ignore-eos") as terminal:
         terminal.type(b"second\r")
         terminal.wait_for("second")

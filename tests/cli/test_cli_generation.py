@@ -104,3 +104,19 @@ def test_a_chat_goes_on_from_its_cache(
     assert len(said) == 2
     assert "cached" not in said[0]
     assert "cached" in said[1]
+
+
+def test_stats_say_what_came_of_drafts() -> None:
+    from llama3_mlx import Completion, DraftCounts
+    from llama3_mlx.cli.generate import summary
+
+    done = Completion("", tuple(range(20)), "length", 5, 0, 10.0, 4.0, 0, passes=8)
+    assert "forward pass" not in summary(done)
+    drafts = (DraftCounts("draft head", (5, 4), (4, 1)), DraftCounts("prompt lookup", (2,), (2,)))
+    shown = summary(
+        Completion("", tuple(range(20)), "length", 5, 0, 10.0, 4.0, 0, passes=8, drafts=drafts, passes_off=3)
+    )
+    assert "2.50 tokens per forward pass" in shown
+    assert "draft head: 5 of 9 accepted (by position: 80%, 25%)" in shown
+    assert "prompt lookup: 2 of 2 accepted (by position: 100%)" in shown
+    assert "drafts switched off in 3 of 8 passes" in shown

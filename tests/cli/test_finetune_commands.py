@@ -15,6 +15,7 @@ from llama3_mlx.checkpoint.folder import load_config
 from llama3_mlx.checkpoint.loading import load_model
 from llama3_mlx.cli import main
 from llama3_mlx.convert import convert
+from llama3_mlx.convert.gguf.file import GGUFFile
 from llama3_mlx.finetune import DataError, best_of_n, load_adapter
 from llama3_mlx.llama import Llama
 
@@ -160,7 +161,7 @@ def test_the_hint_for_ollama_stands_last_and_makes_the_base_first(
     assert convert_line.split() == ["llama3-mlx", "convert", str(four_bits), str(base)]
     assert create_line.split() == ["ollama", "create", "NAME", "-f", str(tmp_path / "style.Modelfile")]
     assert main(convert_line.split()[1:]) == 0
-    assert gguf.GGUFReader(base).fields["general.architecture"].contents() == "llama"
+    assert GGUFFile(base).fields["general.architecture"] == "llama"
     assert "FROM ./base.gguf" in (tmp_path / "style.Modelfile").read_text()
     capsys.readouterr()
     assert main(["adapter", "export", str(adapter), str(out)]) == 0

@@ -22,7 +22,7 @@ def written(folder: Path, *flags: str, name: str = "Ask Llama") -> tuple[dict[st
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in service.VARIABLES:
+    for name in (*service.VARIABLES, "LLAMA3_MLX_URL"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -50,6 +50,7 @@ def test_its_script_gives_back_the_answer(
     """A stand-in for the model says what it was asked, in one line."""
     monkeypatch.setattr(integrations, "program", lambda: [sys.executable, "-c", ECHO])
     monkeypatch.setenv("LLAMA3_MLX_HOME", "a b")
+    monkeypatch.setenv("LLAMA3_MLX_URL", "http://127.0.0.1:8088")
     info, document = written(tmp_path, "--answer", answer, "--prompt", "Fix:", "--name", "Fix it", name="Fix it")
     assert info["NSServices"][0]["NSReturnTypes"] == ["public.utf8-plain-text"]
     script = document["actions"][0]["action"]["ActionParameters"]["COMMAND_STRING"]
@@ -64,6 +65,7 @@ ECHO = """
 import sys
 import os
 assert sys.argv[1:] == ["run"] and os.environ["LLAMA3_MLX_HOME"] == "a b"
+assert os.environ.pop("LLAMA3_MLX_URL") == "http://127.0.0.1:8088"
 print(sys.stdin.read().replace("\\n\\n", "|"), end="")
 """
 

@@ -15,8 +15,9 @@ import pytest
 
 from llama3_mlx import Llama
 from llama3_mlx.cli import main
+from llama3_mlx.cli.model_choice import choose_model
 from llama3_mlx.cli.remote import request_body
-from llama3_mlx.cli.serve import adapter_notes
+from llama3_mlx.cli.serve import adapter_notes, served_name
 from llama3_mlx.generation.options import GenerationOptions
 from llama3_mlx.library.catalogue import Catalogue
 from llama3_mlx.server.openai.schema import ChatRequest
@@ -162,8 +163,13 @@ def test_ollamas_client_pulls_a_model_with_progress_and_uses_it(home: Path, tiny
                 told = list(client.pull("owner/name", stream=True))
                 answer = client.generate("owner/name", "a", raw=True, options={"num_predict": 2, "temperature": 0})
                 listed = [model.model for model in client.list().models]
-                with pytest.raises(ollama.ResponseError):
+                with pytest.raises(ollama.ResponseError, match="no repository of that name on the Hub") as absent:
                     client.pull("owner/absent")
+                assert absent.value.status_code == 404
+                hub.repositories["owner/gated"] = tiny_folder
+                hub.gated.add("owner/gated")
+                with pytest.raises(ollama.ResponseError, match="owner/gated is gated: accept its license"):
+                    list(client.pull("owner/gated", stream=True))
             process.send_signal(signal.SIGTERM)
             process.stderr.read()
     assert told[0].status == "pulling manifest"
@@ -336,6 +342,23 @@ def test_serve_without_a_model_offers_those_of_this_machine(
         process.send_signal(signal.SIGTERM)
         process.stderr.read()
     assert reply.json()["model"] == "mine"
+
+
+def test_a_link_is_served_under_its_own_name(home: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    """A request calls a model as `models` lists it, or as the folder was called on the command line."""
+    for link in (home / "models" / "owner" / "mine", tmp_path / "disk" / "llama", tmp_path / "style"):
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(tiny_folder)
+    (tmp_path / "named").symlink_to(home / "models" / "owner" / "mine")
+    for choice, name in (
+        ("owner/mine", "owner/mine"),
+        (str(home / "models" / "owner" / "mine"), "owner/mine"),
+        (str(tmp_path / "disk" / "llama"), "llama"),
+        (str(tmp_path / "disk" / ".." / "disk" / "llama"), "llama"),
+        (str(tmp_path / "named"), "named"),
+        (str(tiny_folder), tiny_folder.name),
+    ):
+        assert served_name(choice, choose_model(choice)) == (name, tiny_folder.resolve())
 
 
 def test_a_port_that_is_taken_is_one_line(home: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

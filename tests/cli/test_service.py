@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from llama3_mlx.cli import main, service
+from llama3_mlx.server.settings import API_KEY_VARIABLE
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     monkeypatch.setattr(service, "_quietly", told)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    for name in service.VARIABLES:
+    for name in (*service.VARIABLES, API_KEY_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     return made
 
@@ -71,6 +72,37 @@ def test_flags_that_serve_does_not_take_are_refused_before_anything_is_written(
     assert "--port" in capsys.readouterr().err
     assert calls == []
     assert not service.service_file().exists()
+
+
+def test_folders_are_named_in_full_for_the_system_starts_it_elsewhere(
+    calls: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("model", "mine", "small", "guard", "8088"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LLAMA3_MLX_MODEL", "./model")
+    flags = ["-m", "model", "--model=model", "-m", "elsewhere", "--adapter", "a=mine", "--draft", "model=./small"]
+    assert main(["service", "install", "--", *flags, "--guard=guard", "--port", "8088"]) == 0
+    (_, *words, _, _) = service._installed_command(service.service_file())
+    assert words == [
+        *("serve", "-m", f"{tmp_path}/model", f"--model={tmp_path}/model", "-m", "elsewhere"),
+        *("--adapter", f"a={tmp_path}/mine", "--draft", f"model={tmp_path}/small"),
+        *(f"--guard={tmp_path}/guard", "--port", "8088"),
+    ]
+    assert f"Environment=LLAMA3_MLX_MODEL={tmp_path}/model\n" in service.service_file().read_text()
+
+
+def test_other_machines_need_a_key_which_nobody_else_can_read(
+    calls: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server would refuse to start without: at login nobody would see it."""
+    assert main(["service", "install", "--", "--host", "0.0.0.0"]) == 2
+    assert API_KEY_VARIABLE in capsys.readouterr().err
+    assert not service.service_file().exists()
+    monkeypatch.setenv(API_KEY_VARIABLE, "a key")
+    assert main(["service", "install", "--", "--host", "0.0.0.0"]) == 0
+    assert f'Environment="{API_KEY_VARIABLE}=a key"' in service.service_file().read_text()
+    assert service.service_file().stat().st_mode & 0o077 == 0
 
 
 def test_printing_changes_nothing(calls: list[list[str]], capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,4 +39,4 @@ def test_what_doesn_t_fit_is_one_line(
     assert capsys.readouterr().err == "error: --shield writes its notes into the text: leave out --json\n"
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
     assert main(command) == 2
-    assert "pip install 'llama3-mlx[shield]'" in capsys.readouterr().err
+    assert "pip install '.[shield]'" in capsys.readouterr().err

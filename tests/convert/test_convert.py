@@ -148,6 +148,27 @@ def test_a_tied_checkpoint_that_carries_its_head_loses_it(tmp_path: Path) -> Non
     assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
 
 
+def test_a_head_that_differs_from_the_embedding_is_kept_whatever_the_config_says(tmp_path: Path) -> None:
+    """Logits in transformers, which takes both where both are there and differ."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    weights = tiny_weights({**CONFIG, **SMALL, "torch_dtype": "float32"})
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"][::-1].copy()
+    source = save_tiny(tmp_path / "source", weights=weights, torch_dtype="float32", **SMALL)
+    report = convert(source, tmp_path / "out")
+    assert any("lm_head.weight differs from it" in note for note in report.notes)
+    convert(tmp_path / "out", tmp_path / "back", to="hf")
+    tokens = [[3, 5, 300, 7]]
+    expected, back = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(torch.tensor(tokens)).logits.detach().numpy()
+        for folder in (source, tmp_path / "back")
+    )
+    np.testing.assert_array_equal(back, expected)
+    ours = np.array(load_model(tmp_path / "out")(mx.array(tokens)))
+    assert np.abs(ours - expected).max() < 1e-4 * np.abs(expected).max()
+
+
 def test_a_run_that_was_stopped_goes_on_and_ends_the_same(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,6 +249,10 @@ def spoil(kind: str, source: Path) -> Path:
         config.unlink()
     elif kind == "wrong family":
         config.write_text(json.dumps({**CONFIG, "model_type": "gemma"}))
+    elif kind == "sliding window":
+        config.write_text(
+            json.dumps({**CONFIG, **SMALL, "layer_types": ["sliding_attention"] * 2, "sliding_window": 4})
+        )
     elif kind == "cut short":
         file.write_bytes(data[:-1000])
     elif kind == "huge header":
@@ -279,6 +304,7 @@ def spoil(kind: str, source: Path) -> Path:
         ("no folder", "there is no folder"),
         ("no config", "no config.json"),
         ("wrong family", "'gemma'"),
+        ("sliding window", "layer_types with sliding_attention"),
         ("cut short", "cut short: its header describes"),
         ("huge header", f"claims a header of {2**60}"),
         ("header is no json", "damaged header"),

@@ -16,7 +16,7 @@ from llama3_mlx.convert.sources.tokenizer_json import beginning, byte_level_json
 from llama3_mlx.tokenizer.byte_level import from_bytes
 from llama3_mlx.tokenizer.llama3 import SPLIT_PATTERN
 
-from ..support.llama_cpp import greedy_text, prompt_length
+from ..support.llama_cpp import greedy_text, prompt_lengths
 from ..support.tiny_model import CONFIG, save_tiny, tiny_weights
 
 SMALL: dict[str, Any] = {
@@ -346,9 +346,10 @@ def test_a_tokenizer_with_byte_fallback_comes_back_as_it_was(tmp_path: Path) -> 
     assert kinds[:4] == [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL, gguf.TokenType.BYTE]
     convert(tmp_path / "out.gguf", tmp_path / "back")
     ours, theirs = (Tokenizer.from_file(str(folder / "tokenizer.json")) for folder in (tmp_path / "back", source))
-    for text in ("the weights", "another  word é 日本", "then", " a the\nothers", "zzz"):
-        assert ours.encode(text).ids == theirs.encode(text).ids, text
-        assert prompt_length(tmp_path / "out.gguf", text) == len(theirs.encode(text).ids), text
+    texts = ["the weights", "another  word é 日本", "then", " a the\nothers", "zzz"]
+    expected = [theirs.encode(text).ids for text in texts]
+    assert [ours.encode(text).ids for text in texts] == expected
+    assert prompt_lengths(tmp_path / "out.gguf", texts) == [len(ids) for ids in expected]
 
 
 def test_a_tokenizer_of_another_kind_is_refused(source: Path, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import torch
 from llama3_mlx import CheckpointError, Llama, Llama3MLXError, TokenizerError
 from llama3_mlx.checkpoint.torch_file import TorchFile
 from llama3_mlx.convert import convert
+from llama3_mlx.convert.sources.tokenizer_json import tokenizer_json
 
-from ..support.llama3_tokenizer import meta_tokenizer
+from ..support.llama3_tokenizer import MODEL_FILE, meta_tokenizer
 from ..support.meta_checkpoint import save_meta
 from ..support.tiny_model import CONFIG, save_tiny, tiny_weights
 
@@ -45,8 +46,20 @@ def both(
     return hf, save_meta(folder / "meta", weights, config, n_shards, kv_copies=kv_copies)
 
 
-@pytest.mark.parametrize(("n_shards", "kv_copies"), [(1, 1), (2, 1), (8, 1), (16, 2)])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.fixture(autouse=True)
+def metas_tokenizer_is_made_once(llama3_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give for Meta's own tokenizer.model, which takes seconds to turn, what was made of it before."""
+    made, content = (llama3_folder / "tokenizer.json").read_text(), MODEL_FILE.read_bytes()
+    monkeypatch.setattr(
+        "llama3_mlx.convert.sources.meta.tokenizer_json",
+        lambda file: made if file.read_bytes() == content else tokenizer_json(file),
+    )
+
+
+@pytest.mark.parametrize(
+    ("n_shards", "kv_copies", "dtype"),
+    [(1, 1, "bfloat16"), (2, 1, "float16"), (8, 1, "float16"), (16, 2, "bfloat16")],
+)
 def test_metas_shards_become_what_the_hugging_face_folder_becomes(
     tmp_path: Path, n_shards: int, kv_copies: int, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

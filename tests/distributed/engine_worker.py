@@ -1,15 +1,14 @@
-"""Runs an engine over some processes beside one in this process alone; prints what differs as JSON.
+"""An engine over some processes beside one in a process alone: what a host (see node_host.py) finds."""
 
-Run as `python -m tests.distributed.engine_worker SIZE SPLIT MODEL REQUESTS`.
-"""
-
-import json
+import contextlib
+import io
 import random
-import sys
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 from llama3_mlx import Llama
+from llama3_mlx.distributed import loading
 from llama3_mlx.engine.reply import Stream
 from llama3_mlx.evaluation.perplexity import measure_perplexity
 from llama3_mlx.evaluation.scoring import score_continuations
@@ -17,6 +16,7 @@ from llama3_mlx.evaluation.sharing import Continuation
 from llama3_mlx.evaluation.windows import PerplexityOptions
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 99}}, "required": ["n"]}
+GREEDY: dict[str, Any] = {"max_tokens": 8, "temperature": 0}
 
 
 def requests(count: int) -> list[dict[str, Any]]:
@@ -73,30 +73,87 @@ def measured(llama: Llama) -> list[float]:
     return [perplexity.value, *(score.logprob for score in scores), *(float(score.is_greedy) for score in scores)]
 
 
-def main() -> None:
-    size, split, folder, count = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
+@contextlib.contextmanager
+def as_machines(*, head: bool) -> Iterator[None]:
+    """Split as if each process had a machine of its own: a pipeline decodes in groups, and the head may be split."""
+    split_head = mock.patch.object(loading, "_head_pays", return_value=head)
+    with split_head, mock.patch.object(loading, "groups_pay", return_value=True):
+        yield
+
+
+def load(size: int, split: str, folder: str, **options: Any) -> Llama:
+    """Load a model in float32 over all processes, or over one; with "tensor, head", its head is split, too."""
+    split, _, head = split.partition(", ")
+    with as_machines(head=bool(head)):
+        return Llama.load(folder, dtype="float32", nodes=size, split=split, **{"disk_cache": False, **options})
+
+
+def compare(size: int, split: str, folder: str, count: int) -> dict[str, Any]:
+    """Return which of many mixed requests are answered differently, and figures of both."""
     asked = requests(count)
-    greedy: dict[str, Any] = {"max_tokens": 8, "temperature": 0}
-    with Llama.load(folder, dtype="float32") as one:
-        expected = answers(one, asked)
-        text = one.generate("The capital of France is", **greedy).text
-        expected_figures = measured(one) if asked else []
-    result: dict[str, Any] = {}
-    with Llama.load(folder, dtype="float32", nodes=size, split=split) as llama:
-        result["texts"] = [llama.generate("The capital of France is", **greedy).text, text]
-        if not asked:
-            json.dump(result, sys.stdout)
-            return
-        result["texts"].append(llama.generate("The capital of France is", **greedy).text)
+    with load(1, split, folder) as one:
+        expected, expected_figures = answers(one, asked), measured(one)
+    with load(size, split, folder) as llama:
         found = answers(llama, asked)
         cached = llama.generate("The capital of France is" + "x" * 300, max_tokens=1, temperature=0)
         reused = llama.generate("The capital of France is" + "x" * 300 + "y", max_tokens=1, temperature=0)
-        result["measured"] = list(zip(measured(llama), expected_figures, strict=True))
+        figures = list(zip(measured(llama), expected_figures, strict=True))
     differing = [at for at, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b]
-    result["differing"] = [(asked[at], found[at], expected[at]) for at in differing]
-    result["cached"] = [cached.cached_tokens, reused.cached_tokens]
-    json.dump(result, sys.stdout)
+    return {
+        "differing": [(asked[at], found[at], expected[at]) for at in differing],
+        "cached": [cached.cached_tokens, reused.cached_tokens],
+        "measured": figures,
+    }
 
 
-if __name__ == "__main__":
-    main()
+def texts(size: int, split: str, folder: str) -> list[str]:
+    """Return what is said of France, over one process and over all."""
+    found = []
+    for nodes in (1, size):
+        with load(nodes, split, folder) as llama:
+            found.append(llama.generate("The capital of France is", max_tokens=4, temperature=0).text)
+    return found
+
+
+def drafted(size: int, split: str, drafter: str) -> dict[str, Any]:
+    """Return what is generated over one process without drafts and over all with them, and in how many passes.
+
+    An EAGLE head drafts that knows the model, or a model that is like it.
+    """
+    # Slow imports, of transformers among others, which other checks do without.
+    from llama3_mlx.speculation import Costs
+
+    from ..support import byte_llama
+    from ..support.eagle import knowing_head
+
+    settings: dict[str, Any] = {"max_tokens": 16, "temperature": 0, "ignore_eos": True}
+    prompts = [list(range(start, start + 5 + 9 * start)) for start in range(0, 12, 2)]
+    found: dict[str, Any] = {}
+    for name, nodes in (("one", 1), ("all", size)):
+        byte_llama.NODES, byte_llama.SPLIT = nodes, split
+        model, like = (byte_llama.calm(byte_llama.byte_model(num_hidden_layers=4), 0.01) for _ in range(2))
+        draft: Any = None
+        if nodes > 1:
+            draft = knowing_head(model) if drafter == "head" else like
+        with as_machines(head=False), byte_llama.byte_llama(model, draft=draft) as llama:
+            llama.engine.speculators.assume(Costs(verify=0.01, draft=0.005))
+            single = [llama.generate(prompt, speculate=nodes > 1, **settings) for prompt in prompts]
+            batch = llama.generate_batch(prompts, speculate=nodes > 1, **settings)
+        found[name] = [list(each.token_ids) for each in (*single, *batch)]
+        found[f"{name}_passes"] = sum(each.passes for each in single)
+        found["sources"] = sorted({counts.source for each in (*single, *batch) for counts in each.drafts})
+    return found
+
+
+def run_tests(size: int, split: str, files: list[str], expression: str) -> list[Any]:
+    """Run tests of the engine whose models lie on all processes; return the exit code and what was printed."""
+    import pytest
+
+    from ..support import byte_llama
+
+    byte_llama.NODES, byte_llama.SPLIT = size, split.partition(", ")[0]
+    with as_machines(head="head" in split), contextlib.redirect_stdout(io.StringIO()) as printed:
+        # The deadline of this process is node_host.py's.
+        options = ["-q", "--assert=plain", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=0"]
+        code = pytest.main([*options, *files, "-k", expression])
+    return [int(code), printed.getvalue()[-5000:]]

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,12 @@ from llama3_mlx.distributed.channel import Channel
 from llama3_mlx.distributed.membership import membership
 from llama3_mlx.errors import PeerError
 
-# A process that checks its ring, joins the group and sums over it; "alone" doesn't check.
+from ..support.processes import finished, running
+
+# A process that checks its ring, joins the group and sums over it, and how busy it was while it waited for the others,
+# who come later; "alone" doesn't check.
 JOINING = """
-import sys
+import sys, time
 from llama3_mlx.distributed.group import check_ring, join_group
 from llama3_mlx.distributed.membership import membership
 from llama3_mlx.errors import PeerError
@@ -26,7 +30,10 @@ try:
     if "alone" not in sys.argv:
         check_ring(membership(), float(sys.argv[1]))
     group = join_group(membership(), float(sys.argv[1]))
+    time.sleep(0.5 * group.rank())
+    began, used = time.monotonic(), time.process_time()
     print(mx.distributed.all_sum(mx.array(1.0), group=group).item())
+    print((time.process_time() - used) / (time.monotonic() - began))
 except PeerError as error:
     sys.exit(str(error))
 """
@@ -69,10 +76,10 @@ def test_what_launchers_say_is_checked(tmp_path: Path) -> None:
         membership({"MLX_RANK": "x", "MLX_HOSTFILE": str(hosts)})
 
 
-def start(hosts: Path, rank: int, *arguments: str) -> "subprocess.Popen[str]":
+def start(hosts: Path, rank: int, *arguments: str) -> AbstractContextManager["subprocess.Popen[str]"]:
     variables = {**os.environ, "MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts)}
     command = [sys.executable, "-c", JOINING, *arguments]
-    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return running(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def ring_of(size: int, tmp_path: Path) -> tuple[Path, list[int]]:
@@ -82,20 +89,24 @@ def ring_of(size: int, tmp_path: Path) -> tuple[Path, list[int]]:
     return hosts, ports
 
 
-def test_a_ring_comes_up_after_its_check(tmp_path: Path) -> None:
+def test_a_ring_comes_up_after_its_check_and_sleeps_while_it_waits(tmp_path: Path) -> None:
     hosts, _ = ring_of(3, tmp_path)
-    processes = [start(hosts, rank, "60") for rank in range(3)]
-    outputs = [process.communicate(timeout=90) for process in processes]
-    assert [out for out, _ in outputs] == ["3.0\n"] * 3, outputs
+    with ExitStack() as started:
+        processes = [started.enter_context(start(hosts, rank, "60")) for rank in range(3)]
+        outputs = [finished(process, 90) for process in processes]
+    assert [out.split()[0] for out, _ in outputs] == ["3.0"] * 3, outputs
+    # Rank 0 waits for a second.
+    assert float(outputs[0][0].split()[1]) < 0.2
 
 
 def test_a_rank_that_never_starts_is_named_after_the_deadline(tmp_path: Path) -> None:
     hosts, ports = ring_of(2, tmp_path)
-    _, missing = start(hosts, 0, "1").communicate(timeout=60)
+    with start(hosts, 0, "1") as alone:
+        _, missing = finished(alone)
     assert f"can't reach rank 1 (127.0.0.1:{ports[1]})" in missing
     # MLX's own wait has no end: the process is ended from outside.
-    waiting = start(hosts, 0, "1", "alone")
-    _, killed = waiting.communicate(timeout=60)
+    with start(hosts, 0, "1", "alone") as waiting:
+        _, killed = finished(waiting)
     assert "didn't come up within 1 s on rank 0" in killed
     assert waiting.returncode == -signal.SIGKILL
 

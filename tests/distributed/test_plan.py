@@ -10,7 +10,7 @@ import pytest
 
 from llama3_mlx.distributed.hostfile import read_hostfile
 from llama3_mlx.distributed.planning import Link, Node, best_plan, make_plan, share_bytes
-from llama3_mlx.distributed.shares import is_even, pipeline_shares, tensor_shares
+from llama3_mlx.distributed.shares import head_divides, is_even, pipeline_shares, tensor_shares
 from llama3_mlx.errors import RequestError
 from llama3_mlx.model.config import ModelConfig
 from llama3_mlx.model.memory_estimate import estimate
@@ -42,13 +42,14 @@ def machines(*gigabytes: float) -> list[Node]:
 
 
 @pytest.mark.parametrize("bits", [None, 4])
-@pytest.mark.parametrize("split", ["tensor", "pipeline"])
+@pytest.mark.parametrize("split", ["tensor", "tensor, head", "pipeline"])
 def test_shares_together_are_the_model(split: str, bits: int | None) -> None:
     whole = config(bits, **LLAMA_70B)
-    shares = tensor_shares(whole, 4) if split == "tensor" else pipeline_shares(whole, [3, 1, 1, 1])
+    is_tensor = split != "pipeline"
+    shares = tensor_shares(whole, 4, split_head="head" in split) if is_tensor else pipeline_shares(whole, [3, 1, 1, 1])
     total = sum(share_bytes(whole, share, 2) for share in shares)
     # In tensor parallel the norms of the layers are on every machine.
-    norms = 3 * 2 * 80 * 8192 * 2 if split == "tensor" else 0
+    norms = 3 * 2 * 80 * 8192 * 2 if is_tensor else 0
     assert total == estimate(whole).weight_bytes + norms
 
 
@@ -80,7 +81,11 @@ def test_the_better_way_depends_on_link_and_memory() -> None:
     slow, why = best_plan(whole, machines(64, 64), ETHERNET, 8192, "bfloat16")
     assert (fast.split, slow.split) == ("tensor", "pipeline")
     assert "161 messages" in why
-    assert fast.bytes_per_token == (2 * 80 + 1) * 8192 * 2
+    # With RDMA, two messages more are worth a head that both machines read half of: 128,256 rows of 8,192 values.
+    assert fast.splits_head
+    assert fast.bytes_per_token == (2 * 80 + 2) * 8192 * 2 + 128256 // 2 * 2
+    assert not make_plan(whole, machines(64, 64), ETHERNET, "tensor", 8192, "bfloat16").splits_head
+    assert not head_divides(whole, 5)
     assert slow.bytes_per_token == 2 * 8192 * 2
     unequal, why = best_plan(whole, machines(48, 16), RDMA, 8192, "bfloat16")
     assert unequal.split == "pipeline"

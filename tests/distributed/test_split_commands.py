@@ -5,13 +5,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .test_faults import ENDLESS, is_gone, start
+from ..support.processes import finished, read_until, running
+from ..support.small_chat import save_small_chat
+from .test_faults import ENDLESS, is_gone, processes, start
 from .test_group import free_port
 
 GREEDY = ("--raw", "Hello", "--max-tokens", "8", "--temperature", "0")
@@ -26,7 +29,7 @@ def launched(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
     pipe, (reading, writing) = subprocess.PIPE, os.pipe()
     whole = [*command, sys.executable, "-m", "llama3_mlx", *arguments]
     try:
-        with subprocess.Popen(whole, env=variables, stdin=reading, stdout=pipe, stderr=pipe, text=True) as process:
+        with running(whole, env=variables, stdin=reading, stdout=pipe, stderr=pipe) as process:
             yield process
     finally:
         os.close(reading)
@@ -34,8 +37,8 @@ def launched(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
 
 
 def printed(*arguments: str, **variables: str) -> str:
-    process = start(*arguments, LLAMA3_MLX_NODE_TIMEOUT="30", **variables)
-    output, errors = process.communicate(timeout=120)
+    with start(*arguments, LLAMA3_MLX_NODE_TIMEOUT="30", **variables) as process:
+        output, errors = finished(process, 120)
     assert process.returncode == 0, errors
     return output
 
@@ -43,18 +46,16 @@ def printed(*arguments: str, **variables: str) -> str:
 def test_under_mlx_launch_rank_0_alone_prints(small_chat: Path) -> None:
     command = ("generate", "-m", str(small_chat), *GREEDY)
     with launched(*command) as process:
-        output, errors = process.communicate(timeout=120)
+        alone = printed(*command)
+        output, errors = finished(process, 120)
     assert process.returncode == 0, errors
-    assert output == printed(*command)
+    assert output == alone
 
 
 def test_the_end_of_mlx_launch_ends_all(small_chat: Path) -> None:
     with launched("generate", "-m", str(small_chat), "Say 1.", *ENDLESS) as process:
-        assert process.stdout is not None
-        process.stdout.read(5)
-        listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-        rows = [tuple(map(int, line.split())) for line in listed.splitlines()]
-        ranks = [pid for pid, parent in rows if parent == process.pid]
+        read_until(process.stdout)
+        ranks = [int(pid) for pid, parent in processes("pid", "ppid") if parent == str(process.pid)]
         assert len(ranks) == 2
         process.terminate()
         assert all(is_gone(rank) for rank in ranks)
@@ -64,27 +65,31 @@ def test_a_command_of_one_process_is_refused_under_a_launcher(small_chat: Path, 
     hosts = tmp_path / "hosts.json"
     hosts.write_text(json.dumps([["127.0.0.1:1"], ["127.0.0.1:2"]]))
     for rank in ("0", "1"):
-        process = start("run", str(small_chat), "Hi", MLX_RANK=rank, MLX_HOSTFILE=str(hosts))
-        output, errors = process.communicate(timeout=60)
+        with start("run", str(small_chat), "Hi", MLX_RANK=rank, MLX_HOSTFILE=str(hosts)) as process:
+            output, errors = finished(process)
         assert (process.returncode, output) == (2, "")
-        assert (
-            errors.startswith("error: run runs in one process: under a launcher, take") if rank == "0" else not errors
-        )
+        told = errors.startswith("error: run runs in one process: under a launcher, take")
+        assert told if rank == "0" else not errors
 
 
-def test_perplexity_and_bench_run_over_nodes(small_chat: Path) -> None:
-    command = ("perplexity", str(small_chat), "--length", "64", "--max-windows", "4", "--json")
-    alone, split = (json.loads(printed(*command, *more)) for more in ((), ("--nodes", "2", "--node-split", "pipeline")))
-    assert split["perplexity"] == pytest.approx(alone["perplexity"], rel=1e-5)
+def test_perplexity_and_bench_run_over_nodes(small_chat: Path, tmp_path: Path) -> None:
+    other = save_small_chat(tmp_path / "other", num_hidden_layers=1)
+    against = ("--against", str(other))
+    command = ("perplexity", str(small_chat), "--length", "64", "--max-windows", "4", "--json", *against)
+    with ThreadPoolExecutor(2) as pool:
+        ways = ((), ("--nodes", "2", "--node-split", "pipeline"))
+        alone, split = pool.map(lambda more: json.loads(printed(*command, *more)), ways)
+    assert alone["kl"]["mean"]["value"] > 1e-4
+    assert split["kl"]["mean"] == pytest.approx(alone["kl"]["mean"], rel=1e-3)
+    for name in ("perplexity", "base_perplexity", "ratio", "same_top"):
+        assert split[name] == pytest.approx(alone[name], rel=1e-5), name
     assert split["tokens"] == alone["tokens"]
     short = ("--lengths", "8", "--tokens", "2", "--batch", "0", "--rounds", "1", "--json", "-")
     found: dict[str, Any] = json.loads(printed("bench", str(small_chat), *short, "--nodes", "2", "--split", "tensor"))
     assert (found["settings"]["nodes"], found["settings"]["split"]) == (2, "tensor")
-    for refused in (
-        ("bench", str(small_chat), "--suite"),
-        ("perplexity", str(small_chat), "--against", "x"),
-        ("serve", "-m", str(small_chat), "--adapter", "a=x"),
-    ):
-        process = start(*refused, "--nodes", "2")
-        assert "leave out --" in process.communicate(timeout=60)[1]
+    for flags in (("--suite",), ("--compare", "mlx-lm"), ("--draft", str(small_chat))):
+        with start("bench", str(small_chat), *flags, "--nodes", "2") as process:
+            _, told = finished(process)
+        assert flags[0] in told
+        assert "leave out --nodes and the launcher" in told
         assert process.returncode == 2

@@ -7,19 +7,17 @@ import pytest
 
 from llama3_mlx import CacheOptions, Llama, RequestError
 from llama3_mlx.model.transformer import LlamaForCausalLM
-from llama3_mlx.speculation import Costs
 
 from ..support.byte_llama import SCOPE, byte_llama, byte_model, calm
 from ..support.drafted_distribution import check_distribution
+from ..support.eagle import cheap_drafts
 
 
 @pytest.fixture(scope=SCOPE)
 def drafting() -> Any:
     """A model and one that is nearly the same: its drafts are often right, and sometimes not."""
-    with byte_llama(small(), draft=calm(small(), 0.95)) as llama:
-        # The draft model is as large as the other, and would never pay.
-        llama.engine.speculators.draft_costs = Costs(verify=0.2, draft=0.02)
-        yield llama
+    with byte_llama(small(), draft=calm(small(), 0.95), max_sequences=16) as llama:
+        yield cheap_drafts(llama)
 
 
 def small() -> LlamaForCausalLM:
@@ -35,13 +33,14 @@ def prompts(n: int) -> list[list[int]]:
 
 def test_looked_up_drafts_leave_50_texts_as_they_are() -> None:
     with byte_llama(calm(byte_model(), 0.05)) as llama:
-        settings: dict[str, Any] = {"max_tokens": 60, "temperature": 0, "ignore_eos": True}
-        plain = [llama.generate(prompt, speculate=False, **settings) for prompt in prompts(50)]
+        cheap_drafts(llama)
+        settings: dict[str, Any] = {"max_tokens": 40, "temperature": 0, "ignore_eos": True}
+        plain = llama.generate_batch(prompts(50), speculate=False, **settings)
         drafted = [llama.generate(prompt, speculate=True, **settings) for prompt in prompts(50)]
         batched = llama.generate_batch(prompts(50), **settings)
         assert [each.token_ids for each in drafted] == [each.token_ids for each in plain]
         assert [each.token_ids for each in batched] == [each.token_ids for each in plain]
-        assert all(each.passes >= 59 for each in plain)
+        assert all(each.passes >= 39 for each in plain)
         assert sum(each.passes for each in drafted) < 0.8 * sum(each.passes for each in plain)
 
 
@@ -72,8 +71,8 @@ def test_a_draft_model_leaves_texts_as_they_are(drafting: Llama) -> None:
         assert [each.token_ids for each in batch] == [each.token_ids for each in expected_batch]
 
 
-def test_10000_samples_with_a_draft_model_have_the_models_distribution(drafting: Llama) -> None:
-    """Chi-square of the second token, which is the first that is drafted, against the distribution worked out whole."""
+def test_samples_with_a_draft_model_have_the_models_distribution(drafting: Llama) -> None:
+    """Chi-square of four tokens together, of which all but the first may be drafted."""
     check_distribution(drafting)
 
 
@@ -84,6 +83,20 @@ def test_drafts_go_with_every_kind_of_cache(kind: CacheOptions) -> None:
             settings: dict[str, Any] = {"max_tokens": 80, "temperature": 0, "ignore_eos": True}
             plain = llama.generate(prompt, speculate=False, **settings)
             assert llama.generate(prompt, speculate=True, **settings).token_ids == plain.token_ids
+
+
+@pytest.mark.parametrize("kind", [CacheOptions(), CacheOptions(kv_bits=8), CacheOptions(kv_bits=4, kv_start=16)])
+def test_alone_and_without_drafts_a_seed_always_gives_the_same_text(kind: CacheOptions) -> None:
+    """What docs/engine.md promises; with others in its batch, rounding may move a quantized value by a whole step."""
+    with byte_llama(byte_model(head_dim=64), cache=kind) as llama:
+        settings: dict[str, Any] = {"max_tokens": 60, "temperature": 1.0, "seed": 3, "ignore_eos": True}
+        texts = []
+        for _ in range(2):
+            llama.release_memory()
+            texts.append(llama.generate(prompts(1)[0], speculate=False, **settings).token_ids)
+            llama.generate_batch(prompts(3), **settings)
+        assert texts[0] == texts[1]
+        assert texts[0] != llama.generate(prompts(1)[0], speculate=False, **{**settings, "seed": 4}).token_ids
 
 
 def test_a_draft_model_of_another_tokenizer_is_refused(tiny_folder: Any, smollm2_folder: Any) -> None:

@@ -165,7 +165,7 @@ def test_a_call_that_a_limit_cuts_off_is_no_text(llama: Llama) -> None:
     whole = llama.generate("Weather?", max_tokens=400, **settings)
     calls = [json.dumps({"name": call.name, "parameters": dict(call.arguments)}) for call in whole.tool_calls]
     assert calls
-    for limit in range(1, len(whole.token_ids), 7):
+    for limit in range(1, len(whole.token_ids), 31):
         done = llama.generate("Weather?", max_tokens=limit, **settings)
         written = llama.tokenizer.decode(list(done.token_ids))
         assert done.finish_reason == "length"

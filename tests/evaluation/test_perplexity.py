@@ -189,6 +189,19 @@ def test_models_of_other_tokens_are_refused(small_chat: Path, tiny_folder: Path)
         compare_predictions(llama, base, TEXT)
 
 
+def test_one_predicted_token_has_no_error(small_chat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A standard error takes two observations; JSON has no nan (RFC 8259, section 6)."""
+    flags = ["--text", str(tmp_path / "one.txt"), "--bos", "text"]
+    (tmp_path / "one.txt").write_text("a")
+    for more in ([], ["--against", str(small_chat)]):
+        code, out, _ = printed(capsys, str(small_chat), *flags, *more)
+        assert code == 0
+        assert "1 in 1 window\n" in out
+        assert "nan" not in out and "±" not in out
+        found = json.loads(printed(capsys, str(small_chat), *flags, *more, "--json")[1], parse_constant=pytest.fail)
+        assert found["perplexity"]["error"] is None
+
+
 def test_an_empty_text_is_refused(small_chat: Path) -> None:
     with Llama.load(small_chat) as llama, pytest.raises(RequestError, match="nothing to predict"):
         measure_perplexity(llama, "")

@@ -11,7 +11,7 @@ import pytest
 
 from llama3_mlx.cli import main
 from llama3_mlx.errors import DataError, RequestError, TrainingError
-from llama3_mlx.finetune import Callback, TrainSettings, grpo, train
+from llama3_mlx.finetune import Callback, TrainSettings, fuse, grpo, train
 from llama3_mlx.finetune.data.encoding import Example, ExampleEncoder, encode_all
 from llama3_mlx.finetune.data.formats import read_labeled, read_pairs, read_samples, unread_columns
 from llama3_mlx.finetune.data.records import Record, read_columns, read_records
@@ -21,7 +21,7 @@ from llama3_mlx.finetune.training.job import load_text_side, resumed_job
 from llama3_mlx.finetune.training.running import run_job
 
 from ..support.finetune_fixtures import write_lines
-from ..support.small_chat import BOS, EOT
+from ..support.small_chat import BOS, EOT, save_small_chat
 
 QUICK: dict[str, Any] = {
     "rank": 2, "steps": 1, "max_length": 128, "batch_size": 2, "samples": 0, "report": False, "targets": "q_proj",
@@ -298,6 +298,44 @@ def test_rendered_texts_are_told_of_and_taken_at_their_word_where_that_is_wanted
     assert (plain.ids == BOS).sum() == 1 and len(plain.ids) > len(expected)
 
 
+def test_rendered_texts_are_shown_as_the_characters_that_they_are(
+    small_chat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_lines(tmp_path / "d.jsonl", [{"text": "<|start_header_id|>user hi<|eot_id|>"}])
+    shown = {}
+    for flags in ((), ("--parse-special",)):
+        assert main(["data", "check", str(data), "-m", str(small_chat), *flags]) == 0
+        printed = capsys.readouterr()
+        shown[flags] = next(line for line in printed.out.splitlines() if line.startswith("⟦"))
+        assert ("have control tokens" in printed.err) == (not flags)
+    assert shown[()] == r"⟦<|begin_of_text|>\<|start_header_id|>user hi\<|eot_id|><|end_of_text|>⟧"
+    assert "\\" not in shown[("--parse-special",)]
+
+
+def test_a_text_beyond_the_embedding_is_refused_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """261 rows for 262 tokens; test_folder.py has transformers' word on such a text."""
+    model = save_small_chat(tmp_path / "model", vocab_size=261)
+    content = json.loads((model / "tokenizer.json").read_text())
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    content["added_tokens"].append({"id": 261, "content": "<note>", **flags})
+    (model / "tokenizer.json").write_text(json.dumps(content))
+    (tmp_path / "data").mkdir()
+    row = {"prompt": "a <note> here", "completion": "b", "chosen": "b", "rejected": "c"}
+    data = str(write_lines(tmp_path / "d.jsonl", [row]))
+    out = ["-o", str(tmp_path / "run"), "--columns"]
+    for command in (
+        ["data", "check", data],
+        ["train", "-d", data, *out, "prompt=prompt,completion=completion"],
+        ["dpo", "-d", data, *out, "prompt=prompt,chosen=chosen,rejected=rejected"],
+    ):
+        assert main([*command, "-m", str(model)]) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert "'<note>', id 261, and the model's embedding has 261 rows" in error
+    assert not (tmp_path / "run").exists()
+
+
 class Lengthy:
     """Something with a length that can be gone through more than once."""
 
@@ -357,7 +395,7 @@ def test_rewards_may_be_functions(small_chat: Path, tmp_path: Path) -> None:
     assert seen == [2, 2]
 
 
-def test_a_run_is_resumed_from_another_folder(
+def test_a_run_is_fused_and_resumed_from_another_folder(
     small_chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from llama3_mlx.finetune.sft import build_supervised
@@ -367,7 +405,11 @@ def test_a_run_is_resumed_from_another_folder(
     monkeypatch.chdir(tmp_path / "here")
     write_lines(Path("d.jsonl"), ROWS)
     train("../model", "d.jsonl", "run", **QUICK)
+    fuse("../model", "run", "there")
     monkeypatch.chdir(tmp_path)
+    # The base, and the texts on which the effect is measured, are those of the run.
+    assert main(["fuse", "-a", "here/run", "-o", "./fused"]) == 0
+    assert Path("fused/model.safetensors").read_bytes() == Path("here/there/model.safetensors").read_bytes()
     assert run_job(resumed_job(Path("here/run"), {"steps": 2}), build_supervised, resume=True).steps == 2
 
 

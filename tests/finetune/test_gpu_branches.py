@@ -1,6 +1,7 @@
 """What only a GPU takes, switched on: whole runs of every objective, compiled; equal to those without compiling."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,8 @@ def run(kind: str, model: Path, out: Path, **changes: Any) -> TrainResult:
         ("dpo", {"dropout": 0.1, "accumulate": 2, "checkpointing": "full"}),
         ("dpo", {"loss": "ipo", "modules_to_save": ("embed_tokens",), "targets": ("v_proj",)}),
         ("orpo", {"targets": ("embed_tokens", "q_proj")}),
-        ("kto", {}),
-        ("grpo", {}),
+        ("kto", {"targets": ("embed_tokens", "q_proj")}),
+        ("grpo", {"modules_to_save": ("embed_tokens",), "targets": ("q_proj",)}),
         ("grpo", {"beta": 0.1, "dropout": 0.1}),
     ],
 )
@@ -76,6 +77,29 @@ def test_a_compiled_run_has_the_losses_of_one_that_is_not(
     assert len(found) == 4
     # Dropout's masks depend on the length of rows, which the two choose differently.
     assert found == pytest.approx(expected, rel=0.2 if "dropout" in changes else 2e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("train", {"dtype": "float16"}),
+        ("train", {"dtype": "bfloat16", "dora": True}),
+        ("dpo", {"dtype": "bfloat16"}),
+        ("kto", {"dtype": "float16"}),
+    ],
+)
+def test_half_precision_has_the_losses_of_the_cpu(
+    kind: str, changes: dict[str, Any], small_chat: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    expected = losses(run(kind, small_chat, tmp_path / "cpu", **changes))
+    request.getfixturevalue("gpu_branches")
+    result = run(kind, small_chat, tmp_path / "gpu", **changes)
+    found = losses(result)
+    assert len(found) == 4
+    assert all(map(math.isfinite, found))
+    assert found == pytest.approx(expected, rel=1e-2)
+    with Llama.load(small_chat, adapter=result.folder, dtype=changes["dtype"]) as llama:
+        assert llama.generate("ab", max_tokens=3, ignore_eos=True).token_ids
 
 
 def test_a_quantized_model_is_trained_on_its_packed_matrices(

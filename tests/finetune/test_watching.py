@@ -168,7 +168,7 @@ def test_what_was_chosen_is_told_before_weights_are_loaded(
     def unreadable(*_: object) -> None:
         raise CheckpointError("broken")
 
-    monkeypatch.setattr("llama3_mlx.finetune.training.running.load_for_training", unreadable)
+    monkeypatch.setattr("llama3_mlx.finetune.training.setup.load_for_training", unreadable)
     with pytest.raises(CheckpointError):
         train(str(tiny_folder), texts, tmp_path / "out", callbacks=[Notes()], memory="12GB", **SHORT_RUN)
     assert told[0].startswith("train on 8 examples")

@@ -48,6 +48,8 @@ def close(a: Any, b: Any, tolerance: float = 1e-4) -> bool:
 @pytest.mark.parametrize("kind", KINDS, ids=IDS)
 def test_sequences_of_a_batch_equal_those_alone(model: LlamaForCausalLM, kind: CacheOptions) -> None:
     lengths = [5, 40, 23, 1, 31]
+    # What BLAS adds up in another order may round to the next of 8 bits.
+    tolerance = 1e-4 if kind.kv_bits is None else 2e-3
     alone = [fed(model, random_ids(n, n), kind)[0] for n in lengths]
     batch = model.make_cache(kind)
     names: list[int] = []
@@ -64,7 +66,8 @@ def test_sequences_of_a_batch_equal_those_alone(model: LlamaForCausalLM, kind: C
         tokens = [int(token) for token in rng.integers(0, 320, len(names))]
         together = next_logits(model, batch, tokens)
         for row, name in enumerate(names):
-            assert close(together[row], next_logits(model, alone[name], [tokens[row]])[0]), (step, name)
+            expected = next_logits(model, alone[name], [tokens[row]])[0]
+            assert close(together[row], expected, tolerance), (step, name)
     assert batch.lengths == [alone[name].lengths[0] for name in names]
 
 

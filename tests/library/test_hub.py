@@ -18,6 +18,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
 from llama3_mlx import CheckpointError
+from llama3_mlx.cli import model_choice
 from llama3_mlx.library.resolver import resolve_model
 from llama3_mlx.speculation.eagle_config import HeadConfig
 
@@ -246,6 +247,7 @@ def test_ctrl_c_ends_a_download_at_once_and_leaves_no_partial_file(
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=20)
     assert process.returncode == 130
+    assert said.decode().splitlines()[-1] == "stopped; finished files are kept, and the same command goes on from them"
     assert b"Traceback" not in said
     assert not list((tmp_path / "home").rglob("*.incomplete"))
     fake.stalled.clear()
@@ -257,12 +259,51 @@ def test_ctrl_c_ends_a_download_at_once_and_leaves_no_partial_file(
     assert "downloading owner/name: " in result.stderr
 
 
-def test_without_a_model_all_three_ways_to_one_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+STOPPED = """
+from llama3_mlx import Llama
+try:
+    Llama.load("owner/name")
+except KeyboardInterrupt:
+    print("stopped", flush=True)
+"""
+
+
+def test_a_script_that_ctrl_c_stops_in_a_download_ends_at_once(
+    hub: tuple[FakeHub, str], repository: Path, tmp_path: Path
+) -> None:
+    """Python joins the threads of concurrent.futures' pools at its end, and the Hub library waits minutes in them."""
+    fake, address = hub
+    fake.repositories["owner/name"] = repository
+    fake.stalled["model.safetensors"] = 0
+    command = [sys.executable, "-c", STOPPED]
+    environment = hub_environment(tmp_path, address)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        deadline = time.monotonic() + 60
+        while "model.safetensors" not in dict(fake.fetched):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        said, errors = process.communicate(timeout=20)
+    assert (process.returncode, said, errors) == (0, b"stopped\n", b"")
+    assert time.monotonic() - began < 5
+
+
+def test_without_a_model_the_ways_to_one_are_told_a_line_each(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LLAMA3_MLX_HOME", str(tmp_path / "nothing"))
     monkeypatch.delenv("LLAMA3_MLX_MODEL", raising=False)
     result = run_command(tmp_path, "http://127.0.0.1:9", "generate", "-p", "x", offline=True)
     assert result.returncode == 2
-    assert all(way in result.stderr for way in ("-m MODEL", "LLAMA3_MLX_MODEL", "scripts/demo"))
+    error, *ways = result.stderr.splitlines()[1:]
+    assert error.startswith("error: no model was named, and the default is unavailable: ")
+    assert [way[:10] for way in ways] == ["- name a f", "- get one:", "- run scri"]
+    monkeypatch.setattr(model_choice, "_DEMO", tmp_path / "scripts" / "demo")
+    assert not any("scripts/demo" in way for way in model_choice._ways())
+    (tmp_path / "nothing" / "models").mkdir(parents=True)
+    (tmp_path / "nothing" / "models" / "mine").symlink_to(tiny_folder)
+    assert next(iter(model_choice._ways())) == "- name one that is here with -m MODEL or $LLAMA3_MLX_MODEL: mine"
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./x", "a/b/c", "owner", "../owner/name", "owner/na me", ""])

@@ -219,3 +219,12 @@ def run(main: Any, *arguments: str) -> str:
     with contextlib.redirect_stdout(out):
         assert main(["cache", *arguments]) == 0
     return out.getvalue()
+
+
+def test_a_draft_head_of_pytorchs_file_has_a_fingerprint_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    found = set()
+    for content in (b"PK one", b"PK another"):
+        (tmp_path / "pytorch_model.bin").write_bytes(content)
+        found.add(model_fingerprint(tmp_path, dtype="float32", cache_kind="head"))
+    assert len(found) == 2

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from examples import recipes
 from examples.recipes import (
     ask_notes,
     classify_csv,
@@ -22,6 +23,7 @@ from examples.recipes import (
     summarize,
     text_to_sql,
     use_tools,
+    webhook_bot,
 )
 from llama3_mlx import Llama
 from llama3_mlx.engine.request import AnswerRequest
@@ -61,6 +63,20 @@ def scripted(small_chat: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
     yield load
     for llama in loaded:
         llama.close()
+
+
+def test_what_cannot_be_had_ends_a_recipe_with_one_line(
+    small_chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for given in (("--model", str(tmp_path / "none")), ("--model", str(small_chat))):
+        monkeypatch.setattr("sys.argv", ["summarize", str(tmp_path / "none.txt"), *given])
+        with pytest.raises(SystemExit, match=r"^error: .*none"):
+            recipes.run(summarize.main)
+    monkeypatch.setattr("sys.argv", ["webhook_bot"])
+    monkeypatch.setenv("APP_SECRET", "key")
+    with pytest.raises(SystemExit):
+        recipes.run(webhook_bot.main)
+    assert "set VERIFY_TOKEN, PAGE_TOKEN in the environment" in capsys.readouterr().err
 
 
 def test_a_document_is_summarized_by_parts_that_are_read_once(llama: Llama) -> None:
@@ -164,6 +180,25 @@ def test_what_a_validator_objects_to_is_asked_for_again(scripted: Callable[[Scri
     assert extract.extract(scripted(script), "…", log=io.StringIO(), attempts=1) is None
 
 
+def test_each_attempt_stands_in_the_log_at_once(
+    small_chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is broken off leaves what it tried."""
+    log_file, seen = tmp_path / "attempts.jsonl", list[str]()
+
+    def attempt(*_: object, log: io.TextIOBase) -> None:
+        log.write("tried\n")
+        seen.append(log_file.read_text())
+
+    monkeypatch.setattr(extract, "extract", attempt)
+    (tmp_path / "invoice.txt").write_text("Lamp 12.00")
+    given = [str(tmp_path / "invoice.txt"), "--log", str(log_file), "--model", str(small_chat)]
+    monkeypatch.setattr("sys.argv", ["extract", *given])
+    with pytest.raises(SystemExit, match="no attempt held"):
+        recipes.run(extract.main)
+    assert seen == ["tried\n"]
+
+
 def test_functions_are_called_on_files_of_one_folder(
     scripted: Callable[[Script], ScriptedLlama], tmp_path: Path
 ) -> None:
@@ -223,6 +258,8 @@ def test_speculation_changes_the_passes_and_not_the_text(small_chat: Path) -> No
     assert "passes a token" in str(draft)
 
 
+# The recipe itself waits for its answers as long as they take.
+@pytest.mark.timeout(120)
 def test_adapters_answer_side_by_side(small_chat: Path, tmp_path: Path) -> None:
     config = json.loads((small_chat / "config.json").read_text())
     outputs, inputs = config["hidden_size"], config["head_dim"] * config["num_attention_heads"]
@@ -260,7 +297,7 @@ def test_lines_of_several_connections_are_answered(llama: Llama) -> None:
         await server.wait_closed()
         return answers, service.open
 
-    answers, still_open = asyncio.run(talk())
+    answers, still_open = asyncio.run(asyncio.wait_for(talk(), 120))
     assert answers[0] == answers[1]
     assert answers[2].startswith("error: too many questions")
     assert still_open == 0

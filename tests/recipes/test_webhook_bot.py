@@ -58,7 +58,7 @@ def post(llama: Llama, *bodies: tuple[str, dict[str, str]]) -> tuple[list[int], 
                 (await client.post("/webhook", content=body, headers=headers)).status_code for body, headers in bodies
             ]
 
-    return asyncio.run(run()), sent
+    return asyncio.run(asyncio.wait_for(run(), 120)), sent
 
 
 def test_messages_of_both_are_answered_once(llama: Llama) -> None:
@@ -98,7 +98,7 @@ def test_the_handshake_gives_the_challenge_back(llama: Llama) -> None:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://bot") as client:
             return await client.get("/webhook", params=given)
 
-    right, wrong = asyncio.run(ask("the word")), asyncio.run(ask("a word"))
+    right, wrong = (asyncio.run(asyncio.wait_for(ask(token), 120)) for token in ("the word", "a word"))
     assert (right.status_code, right.text) == (200, "1158201444")
     assert wrong.status_code == 403
 

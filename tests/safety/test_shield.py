@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from llama3_mlx.errors import DataError, MissingExtraError, RequestError
-from llama3_mlx.safety.shield import Shield, bandit_engine, defects
+from llama3_mlx.safety.shield import Shield, bandit_engine, defects, many
 from llama3_mlx.safety.shield import shield as shield_module
 from llama3_mlx.safety.shield.languages import LANGUAGES
 from llama3_mlx.safety.shield.options import ShieldOptions
@@ -78,6 +79,53 @@ def test_everything_that_bandit_finds_is_found(tmp_path: Path) -> None:
     high = Shield(ShieldOptions(severity="high")).scan(PYTHON, "py")
     assert high.findings
     assert {finding.severity for finding in high.findings} == {"high"}
+
+
+def test_modules_of_python_get_the_findings_of_bandits_own_program(tmp_path: Path) -> None:
+    """Each finding with its line and severity; ours are those of bandit's engine before they are merged."""
+    library = Path(tempfile.__file__).parent
+    names = [
+        "tempfile",
+        "tarfile",
+        "ssl",
+        "pickle",
+        "subprocess",
+        "smtplib",
+        "pdb",
+        "cgi",
+        "ftplib",
+        "uuid",
+        "webbrowser",
+    ]
+    paths = [library / f"{name}.py" for name in names if (library / f"{name}.py").exists()]
+    command = [sys.executable, "-m", "bandit", "-q", "-f", "json", "--ignore-nosec", *map(str, paths)]
+    results = json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)["results"]
+    engine = bandit_engine.BanditEngine()
+    for path in paths:
+        report = engine.scan(path.read_text(encoding="utf-8"))
+        assert report.reason is None
+        assert sorted((each.rule, each.line, each.severity, each.message) for each in report.findings) == sorted(
+            (each["test_id"], each["line_number"], each["issue_severity"].lower(), each["issue_text"].splitlines()[0])
+            for each in results
+            if each["filename"] == str(path)
+        )
+    assert len(results) > 40
+
+
+def test_many_files_are_scanned_over_processes_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.py").write_text("x = 1\n" * number + PYTHON)
+    (tmp_path / "5.js").write_text("eval(code);\n")
+    (tmp_path / "6.py").write_text("def f(:\n")
+    paths = sorted(tmp_path.iterdir())
+    expected = list(many.scan_files(paths, ShieldOptions(severity="low")))
+    assert [[scan.status for _, scan in scans] for scans in expected] == [["insecure"]] * 6 + [["unknown"]]
+    monkeypatch.setattr(many, "_WORTH_PROCESSES", 0)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(many, "Shield", None)  # Not in this process.
+    assert list(many.scan_files(paths, ShieldOptions(severity="low"))) == expected
+    with pytest.raises(DataError, match="can't read"):
+        list(many.scan_files([*paths, tmp_path / "gone.py"], ShieldOptions()))
 
 
 @pytest.mark.parametrize(
@@ -248,7 +296,7 @@ def test_missing_engines_and_wrong_options_are_named(tmp_path: Path, monkeypatch
     with pytest.raises(MissingExtraError, match="pip install semgrep"):
         Shield(ShieldOptions(semgrep_rules=tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'llama3-mlx\[shield\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[shield\]'"):
         Shield()
 
 

@@ -1,7 +1,7 @@
 """Frameworks for agents as they are installed, unmodified, with a model that says what the test wants.
 
 They may live in an environment of their own, since they hold each other's dependencies down: `LLAMA3_MLX_CLIENTS` names
-its Python. `pip install 'llama3-mlx[clients]'` installs them.
+its Python. `pip install '.[clients]'` installs them.
 """
 
 import json
@@ -41,7 +41,7 @@ def run(package: str, code: str, server: str) -> Any:
     environment.pop("PYTHONPATH", None)
     found = subprocess.run([PYTHON, "-c", f"import {package}"], env=environment, capture_output=True, text=True)
     if found.returncode and "ModuleNotFoundError" in found.stderr:
-        pytest.skip(f"{package} isn't installed: pip install 'llama3-mlx[clients]'")
+        pytest.skip(f"{package} isn't installed: pip install '.[clients]'")
     done = subprocess.run([PYTHON, "-c", COMMON + code], env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.strip().splitlines()[-1])

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from llama3_mlx import Llama
 from llama3_mlx.library.catalogue import UnknownModelError
+from llama3_mlx.server.settings import ServerSettings
 
 from ..support.server_fixtures import Running, running_server
 
@@ -88,19 +89,47 @@ def test_a_draft_model_drafts_for_the_model_that_it_is_given_for(tiny_folder: Pa
         expected = llama.generate("a", max_tokens=12, temperature=0).text
     with running_server({"tiny": tiny_folder}, draft=(f"tiny={tiny_folder}",)) as server:
         assert server.post("/v1/completions", asked).json()["choices"][0]["text"] == expected
-        assert server.app.state.server.models.slots["tiny"].loaded.runtime.draft == tiny_folder
+        llama = server.app.state.server.models.slots["tiny"].loaded.llama
+        # It costs as much as the model.
+        assert llama.engine.speculators.greedy_costs.draft == 1
+
+
+def test_a_model_over_nodes_fits_the_memory_with_its_draft(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nodes are held by counts as all memory: the draft is part of it, not beyond it."""
+    load = Llama.load
+
+    def on_one(*arguments: Any, nodes: int, **settings: Any) -> Llama:
+        assert nodes == 2
+        return load(*arguments, **settings)
+
+    monkeypatch.setattr(Llama, "load", on_one)
+    monkeypatch.setattr(ServerSettings, "n_nodes", 2)
+    with running_server({"tiny": tiny_folder}, draft=(f"tiny={tiny_folder}",)) as server:
+        assert server.post("/v1/completions", {"prompt": "a", "max_tokens": 1}).status_code == 200
 
 
 def test_a_stream_tells_how_much_of_a_long_prompt_has_been_run(server: Running) -> None:
     """In the shape of llama.cpp's server (tools/server/README.md, return_progress)."""
     long: list[Any] = [{"role": "user", "content": "word " * 3000}]
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
-        chunks = client.chat.completions.create(
-            model="tiny", messages=long, max_tokens=1, stream=True, extra_body={"return_progress": True}
+        chunks = list(
+            client.chat.completions.create(
+                model="tiny",
+                messages=long,
+                max_tokens=4,
+                stream=True,
+                stream_options={"include_usage": True},
+                extra_body={"return_progress": True, "ignore_eos": True},
+            )
         )
-        told: list[Any] = [(chunk.model_extra or {}).get("prompt_progress") for chunk in chunks]
+    told: list[Any] = [(chunk.model_extra or {}).get("prompt_progress") for chunk in chunks]
     steps = [step for step in told if step]
     assert len(steps) > 1
     assert [step["processed"] for step in steps] == sorted(step["processed"] for step in steps)
     assert steps[-1]["processed"] <= steps[-1]["total"]
     assert steps[-1]["total"] > 3000
+    count, timings = chunks[-1].usage, (chunks[-1].model_extra or {})["timings"]
+    assert count is not None
+    assert timings["prompt_n"] + timings["cache_n"] == count.prompt_tokens
+    assert timings["predicted_n"] == count.completion_tokens == 4
+    assert timings["predicted_per_second"] * timings["predicted_ms"] == pytest.approx(3000, rel=0.01)

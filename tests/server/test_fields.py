@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NotRequired, Required, Union, get_ar
 
 import ollama._types as ollama_types
 import pytest
-from anthropic.types import message_count_tokens_params, message_create_params
+from anthropic.types import beta, message_count_tokens_params, message_create_params
 from anthropic.types.beta import (
     beta_content_block_param,
     beta_output_config_param,
@@ -18,7 +18,14 @@ from anthropic.types.beta import (
     beta_tool_param,
 )
 from anthropic.types.beta import message_create_params as beta_create_params
-from openai.types import completion_create_params, embedding_create_params, moderation_create_params
+from openai.types import (
+    chat,
+    completion_create_params,
+    embedding_create_params,
+    moderation_create_params,
+    responses,
+    shared_params,
+)
 from openai.types.chat import (
     chat_completion_content_part_param,
     chat_completion_message_param,
@@ -77,6 +84,25 @@ BODIES: list[tuple[Any, type[Body]]] = [
     (ollama_types.CopyRequest, ollama_schema.CopyRequest),
     (ollama_types.ShowRequest, ollama_schema.Named),
     (ollama_types.Message, ollama_schema.OllamaMessage),
+    # Types inside of these, which fields of them have.
+    (chat.ChatCompletionStreamOptionsParam, sampling_schema.StreamOptions),
+    (chat.ChatCompletionContentPartTextParam, dialog_schema.ContentPart),
+    (chat.ChatCompletionFunctionToolParam, dialog_schema.ToolDefinition),
+    (chat.ChatCompletionCustomToolParam, dialog_schema.ToolDefinition),
+    (shared_params.ResponseFormatJSONSchema, schema.ResponseFormat),
+    (responses.ResponseTextConfigParam, responses_schema.TextSettings),
+    (responses.ResponseFormatTextJSONSchemaConfigParam, responses_schema.TextFormat),
+    (responses.EasyInputMessageParam, responses_schema.InputItem),
+    (responses.ResponseFunctionToolCallParam, responses_schema.InputItem),
+    (responses.ResponseOutputMessageParam, responses_schema.InputItem),
+    (beta.BetaTextBlockParam, anthropic_schema.ContentBlock),
+    (beta.BetaToolUseBlockParam, anthropic_schema.ContentBlock),
+    (beta.BetaToolResultBlockParam, anthropic_schema.ContentBlock),
+    (beta.BetaSearchResultBlockParam, anthropic_schema.ContentBlock),
+    (beta.BetaRequestDocumentBlockParam, anthropic_schema.ContentBlock),
+    (beta.BetaToolChoiceAutoParam, anthropic_schema.AnthropicToolChoice),
+    (beta.BetaToolChoiceToolParam, anthropic_schema.AnthropicToolChoice),
+    (beta.BetaJSONOutputFormatParam, anthropic_schema.OutputFormat),
 ]
 # What becomes of each kind of input item, tool, content.
 ITEMS: dict[str, set[Any]] = {

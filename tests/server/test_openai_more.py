@@ -199,6 +199,21 @@ def test_metrics_count_what_was_done(server: Running) -> None:
     assert server.get("/health").json() == {"status": "ok"}
 
 
+def test_metrics_show_what_came_of_drafts(server: Running) -> None:
+    words = "one two three four "
+    body = {"prompt": words * 6, "regex": f"({words}){{8}}", "max_tokens": 48, "temperature": 0}
+    server.post("/v1/completions", body)
+    lines = dict(line.rsplit(" ", 1) for line in server.get("/metrics").text.splitlines() if line[0] != "#")
+    at_first = '{model="smollm2",source="prompt lookup",position="1"}'
+    drafted, accepted = (
+        int(lines[f"llama3_mlx_{name}{at_first}"]) for name in ("draft_tokens_total", "accepted_draft_tokens_total")
+    )
+    assert 0 < accepted <= drafted
+    passes = int(lines['llama3_mlx_forward_passes_total{model="smollm2"}'])
+    assert 0 < passes < int(lines['llama3_mlx_generated_tokens_total{model="smollm2"}'])
+    assert lines['llama3_mlx_forward_passes_without_drafts_total{model="smollm2"}'] == "0"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("path", "body"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import ollama
 import openai
 import pytest
 
@@ -262,3 +263,55 @@ def test_with_tools_and_a_format_an_answer_is_a_call_or_follows_the_format(serve
     assert (cut.finish_reason, cut.message.tool_calls) == ("length", None)
     assert cut.message.content
     assert '{"degrees": 42}'.startswith(cut.message.content)
+
+
+def test_anthropics_and_ollamas_clients_get_a_call_and_then_an_answer_of_the_format(serve: Serve) -> None:
+    """As above, by `output_config` and by `format`."""
+
+    def script(prompt: str, options: GenerationOptions) -> str:
+        return '{"degrees": 42}' if "42 degrees" in prompt else CALL
+
+    schema = {"type": "object", "properties": {"degrees": {"type": "integer"}}, "required": ["degrees"]}
+    with serve(script) as (server, _), anthropic_client(server) as client, ollama.Client(host=server.url) as other:
+        asked: dict[str, Any] = {"model": "tiny", "max_tokens": 100}
+        asked["tools"] = [{"name": "weather", "input_schema": CITY}]
+        asked["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
+        first = client.messages.create(messages=QUESTION, **asked)
+        [use] = first.content
+        assert (first.stop_reason, use.type) == ("tool_use", "tool_use")
+        result = {"type": "tool_result", "tool_use_id": use.id, "content": "42 degrees"}
+        history = [*QUESTION, {"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}]
+        [text] = client.messages.create(messages=history, **asked).content
+        assert (text.type, text.text) == ("text", '{"degrees": 42}')
+        said = other.chat("tiny", QUESTION, tools=[WEATHER], format=schema).message
+        assert said.tool_calls is not None
+        assert said.tool_calls[0].function.arguments == {"city": "Rome"}
+        known = [*QUESTION, said, {"role": "tool", "tool_name": "weather", "content": "42 degrees"}]
+        assert other.chat("tiny", known, tools=[WEATHER], format=schema).message.content == '{"degrees": 42}'
+
+
+TWICE = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}, "required": ["a"]}
+SAID_TWICE = '{"name": "f", "parameters": {"a": [1, 1]}}'
+# The verdict is JSON Schema's, uniqueItems: https://json-schema.org/draft/2020-12/json-schema-validation.
+NOTE = "the call of f doesn't fit its schema: f.a has an item twice"
+FUNCTION = {"name": "f", "parameters": TWICE}
+WITH_TOOL: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": QUESTION, "tools": [{"type": "function", "function": FUNCTION}]},
+    "/v1/responses": {"input": "Hi", "tools": [{"type": "function", **FUNCTION}]},
+    "/v1/messages": {"messages": QUESTION, "max_tokens": 99, "tools": [{"name": "f", "input_schema": TWICE}]},
+    "/api/chat": {"messages": QUESTION, "tools": [{"type": "function", "function": FUNCTION}]},
+}
+
+
+def test_a_call_outside_of_what_no_grammar_holds_comes_with_a_note(serve: Serve) -> None:
+    with serve(lambda *_: SAID_TWICE) as (server, _):
+        for path, asked in WITH_TOOL.items():
+            whole = server.post(path, {**asked, "stream": False})
+            assert whole.json()["notes"] == [NOTE], path
+            assert whole.headers["x-notes"] == NOTE
+            streamed = server.post(path, {**asked, "stream": True}).text
+            lines = [line.removeprefix("data: ") for line in streamed.splitlines()]
+            events = [json.loads(line) for line in lines if line.startswith("{")]
+            # With the end of the answer, which is the last event or the one before.
+            noted = [event for event in events[-2:] if NOTE in (event.get("response") or event).get("notes", ())]
+            assert noted, path

@@ -44,16 +44,16 @@ def rate(length: DraftLength, costs: Costs, chances: list[float], seed: int = 0)
 
 
 @pytest.mark.parametrize("costs", [CHEAP, DEAR, MODEL])
-def test_without_acceptance_few_passes_are_spent(costs: Costs) -> None:
+def test_without_acceptance_little_is_spent(costs: Costs) -> None:
     length = DraftLength(costs)
-    tried = 0
+    spent = 0.0
     for _ in range(1000):
-        tried += bool(length.length)
+        spent += costs.of(length.length) - 1
         if length.length:
             length.record(length.length, 0)
         else:
             length.skip()
-    assert tried / 1000 < 0.03
+    assert spent < 10
     assert length.length == 0
 
 
@@ -89,7 +89,7 @@ def test_poor_drafts_cost_little(costs: Costs, chance: float) -> None:
 
 @pytest.mark.parametrize("costs", [CHEAP, DEAR, MODEL])
 def test_lengths_are_near_the_best_fixed_one(costs: Costs) -> None:
-    for chance in (0.6, 0.8, 0.95):
+    for chance in (0.3, 0.4, 0.5, 0.6, 0.8, 0.95):
         best = max((1 - chance ** (n + 1)) / (1 - chance) / costs.of(n) for n in range(1, 17))
         rates = [rate(DraftLength(costs), costs, [chance] * 600, seed) for seed in range(20)]
         assert sum(rates) / len(rates) > 0.9 * best
@@ -102,7 +102,7 @@ def test_it_turns_back_on_when_copying_begins_and_off_when_it_ends() -> None:
     stats = speculate(length, 1.0, 60)
     assert length.length == 16
     assert stats.tokens_per_pass > 5
-    speculate(length, 0.0, 8)
+    speculate(length, 0.0, 40)
     assert length.length == 0
 
 

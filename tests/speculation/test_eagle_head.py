@@ -6,63 +6,41 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import torch
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from llama3_mlx.model.feature_tap import FeatureTap
 from llama3_mlx.speculation.eagle_config import HeadConfig
-from llama3_mlx.speculation.eagle_head import EagleHead
 
-from ..support.eagle import head_config, random_head
-from ..support.transformers_reference import llama3_rope, our_model, reference_model, small_config
-
-
-def reference_layer(head: EagleHead, embedded: torch.Tensor, features: torch.Tensor, before: bool) -> torch.Tensor:
-    """The layer's output (B, L, D) by transformers' attention, norms, MLP and rotary embedding."""
-    layer = head.config.layer
-    config = small_config(
-        hidden_size=layer.hidden_size,
-        num_hidden_layers=1,
-        rope_parameters=llama3_rope(8.0),
-        vocab_size=layer.vocab_size,
-    )
-    block = LlamaDecoderLayer(config, 0)
-    D = layer.hidden_size
-    for name in ("q_proj", "k_proj", "v_proj"):
-        old = getattr(block.self_attn, name)
-        setattr(block.self_attn, name, torch.nn.Linear(2 * D, old.out_features, bias=False))
-    weights = {name: torch.from_numpy(np.array(w)) for name, w in flat(head.layers[0]).items()}
-    hidden_norm = LlamaRMSNorm(D, eps=config.rms_norm_eps)
-    hidden_norm.load_state_dict({"weight": weights.pop("hidden_norm.weight")})
-    block.load_state_dict(weights)
-    L = embedded.shape[1]
-    mask = torch.full((L, L), float("-inf")).triu(1)[None, None]
-    positions = LlamaRotaryEmbedding(config)(embedded, torch.arange(L)[None])
-    normed = hidden_norm(features)
-    both = torch.cat([block.input_layernorm(embedded), normed], -1)
-    h = block.self_attn(hidden_states=both, position_embeddings=positions, attention_mask=mask)[0]
-    h = h + (normed if before else features)
-    return h + block.mlp(block.post_attention_layernorm(h))
+from ..support.eagle import head_config, random_head, reference_layer
+from ..support.transformers_reference import our_model, reference_model, small_config
 
 
-def flat(module: Any) -> dict[str, mx.array]:
-    from mlx.utils import tree_flatten
+def reference_norm(ours: Any) -> LlamaRMSNorm:
+    norm = LlamaRMSNorm(ours.weight.shape[0], eps=1e-5)
+    norm.load_state_dict({"weight": torch.from_numpy(np.array(ours.weight))})
+    return norm
 
-    return dict(tree_flatten(module.parameters()))
 
-
-@pytest.mark.parametrize("before", [False, True])
-def test_logits_of_a_random_head_are_those_of_transformers_parts(before: bool) -> None:
-    head = random_head(head_config(norm_before_residual=before))
+@pytest.mark.parametrize(
+    ("before", "options"), [(False, {}), (True, {}), (True, {"norm_before_fc": True, "norm_output": True})]
+)
+def test_logits_of_a_random_head_are_those_of_transformers_parts(before: bool, options: dict[str, bool]) -> None:
+    """The options are those of EAGLE 3.1: a norm before `fc`, and the normed output as the next feature."""
+    head = random_head(head_config(norm_before_residual=before, **options))
     rng = np.random.default_rng(0)
     states = rng.standard_normal((1, 11, 3 * 64)).astype(np.float32)
     embedded = rng.standard_normal((1, 11, 64)).astype(np.float32)
     with torch.no_grad():
-        features = torch.from_numpy(states) @ torch.from_numpy(np.array(head.fc.weight)).T
+        fused = torch.from_numpy(states)
+        if options:
+            fused = reference_norm(head.input_norm)(fused)
+        features = fused @ torch.from_numpy(np.array(head.fc.weight)).T
         h = reference_layer(head, torch.from_numpy(embedded), features, before)
-        norm = LlamaRMSNorm(64, eps=1e-5)
-        norm.load_state_dict({"weight": torch.from_numpy(np.array(head.norm.weight))})
-        expected = (norm(h) @ torch.from_numpy(np.array(head.lm_head.weight)).T).numpy()
-    whole = head.head(head(mx.array(embedded), head.fuse(mx.array(states)), head.make_cache()))
+        normed = reference_norm(head.norm)(h)
+        expected = (normed @ torch.from_numpy(np.array(head.lm_head.weight)).T).numpy()
+    following = head(mx.array(embedded), head.fuse(mx.array(states)), head.make_cache())
+    assert np.abs(np.array(following) - (normed if options else h).numpy()).max() < 1e-4
+    whole = head.head(following)
     assert np.abs(np.array(whole) - expected).max() < 1e-4
     cache, pieces = head.make_cache(), []
     for part in (slice(0, 4), slice(4, 5), slice(5, 11)):

@@ -46,13 +46,15 @@ def logits(head: EagleHead) -> np.ndarray:
 
 
 @pytest.mark.parametrize("save", [save_head, save_flat_head])
-def test_both_public_forms_load(tmp_path: Path, save: Callable[..., Path]) -> None:
-    values = head_values(**DEPTHS)
+@pytest.mark.parametrize("options", [{}, {"norm_before_residual": True, "norm_before_fc": True, "norm_output": True}])
+def test_both_public_forms_load(tmp_path: Path, save: Callable[..., Path], options: dict[str, Any]) -> None:
+    values = head_values(**DEPTHS, **options)
     head = scattered_head(values)
     loaded = load_head(save(tmp_path / "head", head, values), target())
     assert loaded.config.depths == (0, 1, 2)
     assert not loaded.config.own_embedding
     assert np.array_equal(logits(loaded), logits(head))
+    assert HeadConfig.from_dict(loaded.config.to_dict()).norm_output == bool(options)
 
 
 def test_a_head_drafts_for_a_model_by_folder(tmp_path: Path, tiny_folder: Path) -> None:
@@ -133,7 +135,11 @@ def spoil(kind: str, folder: Path) -> tuple[Path, ModelConfig]:
         case "no layer":
             arrays = {name: array for name, array in arrays.items() if "mlp" not in name}
         case "variant":
-            values["norm_before_fc"] = True
+            values["fc_norm"] = True
+        case "sliding":
+            values["transformer_layer_config"]["layer_types"] = ["sliding_attention"]
+        case "first EAGLE":
+            values["eagle_config"] = {"use_aux_hidden_state": False}
         case "two layers":
             values["transformer_layer_config"]["num_hidden_layers"] = 2
         case "another family":
@@ -159,7 +165,9 @@ def spoil(kind: str, folder: Path) -> tuple[Path, ModelConfig]:
         ("beyond the map", "d2t doesn't give each of 256 tokens"),
         ("shuffled", r"q_proj.weight is \[64, 64\] and should be \[64, 128\]"),
         ("no layer", "missing: layers.0.mlp.gate_proj.weight"),
-        ("variant", "draft heads with norm_before_fc aren't supported"),
+        ("variant", "draft heads with fc_norm aren't supported"),
+        ("sliding", "layer_types with sliding_attention: that is another computation"),
+        ("first EAGLE", "draft heads with use_aux_hidden_state false aren't supported"),
         ("two layers", "has one layer, not 2"),
         ("another family", "layer of type 'qwen3'"),
         ("code", "is refused: its pickle asks for builtins.print"),

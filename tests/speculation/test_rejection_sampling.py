@@ -44,12 +44,13 @@ def test_sampled_acceptance_keeps_the_target(name: str) -> None:
     draft = np.stack([first, second], axis=1)
     target = np.stack([np.broadcast_to(p, (SAMPLES, 4)), later[first], later[second]], axis=1)
     proposal = np.broadcast_to(q, (SAMPLES, 2, 4))
-    uniforms = rng.random((SAMPLES, 3)).astype(np.float32)
+    uniforms = rng.random((SAMPLES, 5)).astype(np.float32)
     results = accept_sampled(
         mx.array(target.astype(np.float32)),
         mx.array(proposal.astype(np.float32)),
         mx.array(draft),
-        mx.array(uniforms),
+        mx.array(uniforms[:, :2]),
+        mx.array(uniforms[:, 2:]),
     )
     count, following = (np.array(result) for result in results)
     written = np.where(count > 0, first, following)
@@ -66,17 +67,19 @@ def test_equal_distributions_accept_everything() -> None:
     p = rng.dirichlet(np.ones(50), (300, 5)).astype(np.float32)
     draft = np.array([[rng.choice(50, p=row / row.sum()) for row in rows[:4].astype(float)] for rows in p])
     uniforms = mx.array(rng.random((300, 5)).astype(np.float32) * np.float32(0.999999))
-    count, _ = accept_sampled(mx.array(p), mx.array(p[:, :4]), mx.array(draft), uniforms)
+    count, _ = accept_sampled(mx.array(p), mx.array(p[:, :4]), mx.array(draft), uniforms[:, :4], uniforms)
     assert (np.array(count) == 4).all()
 
 
-def by_hand(p: np.ndarray, q: np.ndarray, draft: np.ndarray, u: np.ndarray, length: int) -> tuple[int, int]:
+def by_hand(
+    p: np.ndarray, q: np.ndarray, draft: np.ndarray, u: np.ndarray, after: np.ndarray, length: int
+) -> tuple[int, int]:
     """Algorithm 1 of arXiv:2211.17192 for one row."""
     count = 0
     while count < length and u[count] < p[count, draft[count]] / q[count, draft[count]]:
         count += 1
     rest = np.maximum(p[count] - q[count], 0) if count < length else p[count]
-    return count, int(np.searchsorted(np.cumsum(rest) / rest.sum(), u[-1], side="right"))
+    return count, int(np.searchsorted(np.cumsum(rest) / rest.sum(), after[count], side="right"))
 
 
 def test_rows_of_a_batch_are_each_their_own() -> None:
@@ -85,28 +88,34 @@ def test_rows_of_a_batch_are_each_their_own() -> None:
     p, q = rng.dirichlet(np.full(V, 0.3), (B, L + 1)), rng.dirichlet(np.full(V, 0.3), (B, L))
     q = 0.5 * q + 0.5 * p[:, :L]
     draft = np.array([[rng.choice(V, p=q[b, i] / q[b, i].sum()) for i in range(L)] for b in range(B)])
-    lengths, u = rng.integers(0, L + 1, B), rng.random((B, L + 1))
+    lengths, u, after = rng.integers(0, L + 1, B), rng.random((B, L)), rng.random((B, L + 1))
     count, following = accept_sampled(
         mx.array(p.astype(np.float32)),
         mx.array(q.astype(np.float32)),
         mx.array(draft),
         mx.array(u.astype(np.float32)),
+        mx.array(after.astype(np.float32)),
         mx.array(lengths),
     )
-    expected = [by_hand(p[b], q[b], draft[b], u[b], lengths[b]) for b in range(B)]
+    expected = [by_hand(p[b], q[b], draft[b], u[b], after[b], lengths[b]) for b in range(B)]
     assert list(zip(np.array(count).tolist(), np.array(following).tolist(), strict=True)) == expected
     assert len({pair[0] for pair in expected}) > 3
 
 
 def test_without_a_draft_the_target_alone_decides() -> None:
     target = mx.array([[[0.0, 0.2, 0.8]]])
-    count, token = accept_sampled(target, mx.zeros((1, 0, 3)), mx.zeros((1, 0), mx.int32), mx.array([[0.5]]))
+    nothing = mx.zeros((1, 0))
+    count, token = accept_sampled(target, mx.zeros((1, 0, 3)), nothing.astype(mx.int32), nothing, mx.array([[0.5]]))
     assert (count.item(), token.item()) == (0, 2)
 
 
 def test_one_row_needs_no_batch_dimension() -> None:
     count, token = accept_sampled(
-        mx.array([[0.0, 1.0], [1.0, 0.0]]), mx.array([[0.5, 0.5]]), mx.array([1]), mx.array([0.9, 0.9])
+        mx.array([[0.0, 1.0], [1.0, 0.0]]),
+        mx.array([[0.5, 0.5]]),
+        mx.array([1]),
+        mx.array([0.9]),
+        mx.array([0.9, 0.9]),
     )
     assert count.shape == token.shape == ()
     assert (count.item(), token.item()) == (1, 0)

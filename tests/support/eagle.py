@@ -8,12 +8,23 @@ import mlx.core as mx
 import numpy as np
 import torch
 from mlx.utils import tree_flatten, tree_unflatten
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
 
+from llama3_mlx import Llama
 from llama3_mlx.model.transformer import LlamaForCausalLM
+from llama3_mlx.speculation import Costs
 from llama3_mlx.speculation.eagle_config import HeadConfig
 from llama3_mlx.speculation.eagle_head import EagleHead
 
-from .transformers_reference import llama3_rope
+from .transformers_reference import llama3_rope, small_config
+
+CHEAP = Costs(verify=0.01, draft=0.005)
+
+
+def cheap_drafts(llama: Llama, costs: Costs = CHEAP) -> Llama:
+    """Let drafts cost little: what drafts for a tiny model is a large part of it, and would never pay."""
+    llama.engine.speculators.assume(costs)
+    return llama
 
 
 def head_values(*, layer: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
@@ -125,3 +136,32 @@ def save_flat_head(folder: Path, head: EagleHead, values: dict[str, Any]) -> Pat
     }
     torch.save(state, folder / "pytorch_model.bin")
     return folder
+
+
+def reference_layer(head: EagleHead, embedded: torch.Tensor, features: torch.Tensor, before: bool) -> torch.Tensor:
+    """The layer's output (B, L, D) by transformers' attention, norms, MLP and rotary embedding."""
+    layer = head.config.layer
+    config = small_config(
+        hidden_size=layer.hidden_size,
+        num_hidden_layers=1,
+        rope_parameters=llama3_rope(8.0),
+        vocab_size=layer.vocab_size,
+    )
+    block = LlamaDecoderLayer(config, 0)
+    D = layer.hidden_size
+    for name in ("q_proj", "k_proj", "v_proj"):
+        old = getattr(block.self_attn, name)
+        setattr(block.self_attn, name, torch.nn.Linear(2 * D, old.out_features, bias=False))
+    own: list[tuple[str, mx.array]] = tree_flatten(head.layers[0].parameters())  # type: ignore[assignment]
+    weights = {name: torch.from_numpy(np.array(array)) for name, array in own}
+    hidden_norm = LlamaRMSNorm(D, eps=config.rms_norm_eps)
+    hidden_norm.load_state_dict({"weight": weights.pop("hidden_norm.weight")})
+    block.load_state_dict(weights)
+    L = embedded.shape[1]
+    mask = torch.full((L, L), float("-inf")).triu(1)[None, None]
+    positions = LlamaRotaryEmbedding(config)(embedded, torch.arange(L)[None])
+    normed = hidden_norm(features)
+    both = torch.cat([block.input_layernorm(embedded), normed], -1)
+    h = block.self_attn(hidden_states=both, position_embeddings=positions, attention_mask=mask)[0]
+    h = h + (normed if before else features)
+    return h + block.mlp(block.post_attention_layernorm(h))

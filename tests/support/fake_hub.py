@@ -206,7 +206,7 @@ def running_hub() -> Iterator[tuple[FakeHub, str]]:
         hub.stopping.set()
         server.shutdown()
         server.server_close()
-        thread.join()
+        thread.join(60)
 
 
 def _digest(path: Path) -> str:

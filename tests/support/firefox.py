@@ -4,7 +4,6 @@ Source: https://w3c.github.io/webdriver-bidi/.
 """
 
 import json
-import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import websocket
+
+from .processes import announced, running
 
 _WAIT_S = 60
 _ENTER = "\ue007"
@@ -64,26 +65,23 @@ class Firefox:
     def _send(self, method: str, **parameters: Any) -> Any:
         self._count += 1
         self._socket.send(json.dumps({"id": self._count, "method": method, "params": parameters}))
-        while True:
+        deadline = time.monotonic() + _WAIT_S
+        while time.monotonic() < deadline:
             message = json.loads(self._socket.recv())
             if message.get("id") == self._count:
                 assert message["type"] == "success", message
                 return message["result"]
             if message.get("method") == "log.entryAdded" and message["params"]["level"] == "error":
                 self.complaints.append(message["params"]["text"])
+        raise TimeoutError(f"Firefox doesn't answer {method}")
 
 
 @contextmanager
 def running_firefox(binary: str, profile: Path) -> Iterator[Firefox]:
     """Run a headless Firefox with an empty profile."""
     command = [binary, "--headless", "--no-remote", "--profile", str(profile), "--remote-debugging-port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-        assert process.stderr is not None
-        try:
-            found = (re.search(r"WebDriver BiDi listening on (ws://\S+)", line) for line in process.stderr)
-            firefox = Firefox(next(match[1] for match in found if match) + "/session")
-            with closing(firefox):
-                yield firefox
-        finally:
-            process.terminate()
-            process.communicate(timeout=_WAIT_S)
+    with (
+        running(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process,
+        closing(Firefox(announced(process, r"WebDriver BiDi listening on (ws://\S+)\s") + "/session")) as firefox,
+    ):
+        yield firefox

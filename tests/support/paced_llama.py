@@ -4,6 +4,7 @@ Everything around it is real: the server and its streams, the prompt that it see
 """
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,8 @@ class Says:
     hold: int | None = None
     progress: Sequence[tuple[int, int]] = ()
     """What is reported of the prompt before the answer waits or begins."""
+    every_s: float = 0.0
+    """The time between two tokens."""
     go: threading.Event = field(default_factory=threading.Event)
 
 
@@ -63,6 +66,7 @@ class PacedLlama(Llama):
         tokens = self.tokenizer.encode(says.text)
         cut = at_most is not None and at_most < len(tokens)
         for place, item in enumerate(pieces_of(self, tokens[:at_most], options, n_prompt, cut=cut)):
+            time.sleep(says.every_s)
             if place == says.hold:
                 while not says.go.wait(0.02) and not reply.cancelled:
                     pass

@@ -4,8 +4,15 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from .paced_llama import Loader, PacedLlama, Says
 from .server_fixtures import Running
+
+# For what no width of the window can change.
+ONE_WIDTH = pytest.mark.parametrize("width", [1280])
+FOCUSED = """() => (n => n.id || n.dataset.action || n.dataset.setting || n.getAttribute("aria-label") || n.localName)
+    (document.activeElement)"""
 
 
 @dataclass(frozen=True)
@@ -20,6 +27,11 @@ class PageServer:
         """Its address."""
         return self.running.url
 
+    @property
+    def idle_url(self) -> str:
+        """The address of a page that does nothing; a blank one would cost the browser a process for each change."""
+        return f"{self.url}/health"
+
 
 class Driver:
     """One page, and what people do on it."""
@@ -27,21 +39,33 @@ class Driver:
     def __init__(self, page: Any, server: PageServer) -> None:
         self.page, self.server = page, server
         self.complaints: list[str] = []
+        self._watched: list[tuple[Any, str, Any]] = []
         self.watch(page)
 
     def watch(self, page: Any) -> None:
         """Note errors of a page and its requests to other servers."""
         page.set_default_timeout(30_000)
-        page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("request", lambda sent: None if self._is_ours(sent.url) else self.complaints.append(sent.url))
+        watchers: dict[str, Any] = {
+            "console": lambda said: self.complaints.append(said.text) if said.type == "error" else None,
+            "pageerror": lambda error: self.complaints.append(str(error)),
+            "request": lambda sent: None if self._is_ours(sent.url) else self.complaints.append(sent.url),
+        }
+        for event, watcher in watchers.items():
+            page.on(event, watcher)
+            self._watched.append((page, event, watcher))
+
+    def unwatch(self) -> None:
+        """Note nothing more."""
+        for page, event, watcher in self._watched:
+            page.remove_listener(event, watcher)
+        self._watched.clear()
 
     def _is_ours(self, url: str) -> bool:
         return url.startswith((self.server.url, f"blob:{self.server.url}"))
 
     def open(self, path: str = "/") -> None:
         """Open the page anew."""
-        self.page.goto("about:blank")
+        self.page.goto(self.server.idle_url)
         self.page.goto(self.server.url + path)
         self.wait_ready()
 
@@ -68,19 +92,47 @@ class Driver:
         self.page.click("#settings button[value=close]")
         self.close_sidebar()
 
-    def from_sidebar(self, selector: str) -> None:
-        """Click what is in the sidebar, which lies hidden in a narrow window."""
+    def open_sidebar(self) -> None:
+        """Open the sidebar, which lies hidden in a narrow window."""
         if self.page.is_visible("#open-sidebar") and not self.page.is_visible("#sidebar.open"):
             self.page.click("#open-sidebar")
+
+    def from_sidebar(self, selector: str) -> None:
+        """Click what is in the sidebar."""
+        self.open_sidebar()
         self.page.click(selector)
+
+    def go_to(self, title: str) -> None:
+        """Click the title of a conversation."""
+        self.from_sidebar(f"#conversations .title:has-text({json.dumps(title)})")
+
+    def choose(self, item: str, place: int = 0) -> None:
+        """Choose from the menu of a conversation."""
+        self.open_sidebar()
+        self.page.locator("#conversations .more").nth(place).click()
+        self.page.get_by_role("menuitem", name=item).click()
 
     def close_sidebar(self) -> None:
         """Close the sidebar of a narrow window."""
         if self.page.is_visible("#sidebar.open"):
             self.page.keyboard.press("Escape")
 
+    def leave(self) -> None:
+        """Close the dialog that is open, and the sidebar that it was opened from."""
+        self.page.keyboard.press("Escape")
+        self.close_sidebar()
+
+    def second_window(self) -> "Driver":
+        """Open another window of the same browser, as wide as this one; it complains to the same list."""
+        other = Driver(self.page.context.new_page(), self.server)
+        other.page.set_viewport_size(self.page.viewport_size)
+        other.complaints = self.complaints
+        other.open()
+        return other
+
     def type(self, text: str) -> None:
         """Send a message."""
+        self.close_sidebar()
         self.page.fill("#composer-text", text)
         self.page.press("#composer-text", "Enter")
 
@@ -93,7 +145,8 @@ class Driver:
 
     def finished(self) -> str:
         """Wait for the end of the answer and return what is shown of the last message."""
-        self.page.wait_for_selector("#send:visible")
+        # A real model on a busy machine takes its time.
+        self.page.wait_for_selector("#send:visible", timeout=90_000)
         text: str = self.page.locator(".message.assistant .body").last.inner_text()
         return text
 
@@ -122,6 +175,12 @@ class Driver:
             "nodes => nodes.map(node => node.firstChild.textContent)"
         )
         return names
+
+    @property
+    def focused(self) -> str:
+        """What has the focus."""
+        said: str = self.page.evaluate(FOCUSED)
+        return said
 
     def act(self, action: str, place: int = -1) -> None:
         """Click a button of a message, the last of its kind."""

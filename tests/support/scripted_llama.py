@@ -89,7 +89,7 @@ def pieces_of(
         prompt_tokens=prompt_tokens,
         cached_tokens=0,
         prompt_tokens_per_second=1.0,
-        tokens_per_second=1.0,
+        tokens_per_second=1.0 if len(tokens) > 1 else 0.0,
         peak_memory_bytes=0,
         tool_calls=tuple(called),
         unfinished_call=unfinished if cut else None,

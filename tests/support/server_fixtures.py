@@ -17,6 +17,8 @@ from llama3_mlx.library.catalogue import Catalogue
 from llama3_mlx.server.running import listen, make_server
 from llama3_mlx.server.settings import ServerSettings
 
+from .processes import WAIT_S
+
 
 def save_adapter(folder: Path, inputs: int, outputs: int, *, layers: int = 2, seed: int = 0, size: float = 0.3) -> Path:
     """Write a random adapter of mlx-lm's layout on the attention's outputs, (inputs, 4) and (4, outputs) a layer."""
@@ -59,12 +61,14 @@ def running_server(
     listening = listen(chosen)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
+    deadline = time.monotonic() + WAIT_S
     while not server.started:
         assert thread.is_alive(), "the server ended while it started"
+        assert time.monotonic() < deadline, "the server doesn't start"
         time.sleep(0.01)
     try:
         yield Running(f"http://127.0.0.1:{listening.getsockname()[1]}", server.config.app)
     finally:
         server.should_exit = True
-        thread.join(60)
+        thread.join(WAIT_S)
         assert not thread.is_alive(), "the server doesn't stop"

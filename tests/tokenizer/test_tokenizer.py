@@ -7,13 +7,18 @@ from pathlib import Path
 
 import pytest
 import tokenizers
+import transformers
 
-from llama3_mlx.errors import TokenizerError
+from llama3_mlx.checkpoint.folder import ModelFolder
+from llama3_mlx.convert import convert
+from llama3_mlx.convert.sources.tokenizer_json import byte_level_json
+from llama3_mlx.errors import ConversionError, TokenizerError
 from llama3_mlx.tokenizer.llama3 import special_tokens
 from llama3_mlx.tokenizer.loading import load_tokenizer
 from llama3_mlx.tokenizer.tokenizer import Tokenizer
 
 from ..support.llama3_tokenizer import MODEL_FILE, meta_tokenizer
+from ..support.tiny_model import save_tiny
 from ..support.tokenizer_fixtures import save_sentencepiece_bpe
 
 # Of Meta's tests (llama_models/llama3/tests) and of runs of its tokenizer.
@@ -211,6 +216,62 @@ def test_unreadable_tokenizers_are_refused_in_one_line(tmp_path: Path, name: str
     with pytest.raises(TokenizerError, match=words) as caught:
         load_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def save_byte_level(folder: Path, ids: dict[str, int], *, words: dict[str, int] | None = None) -> Path:
+    """Write a tokenizer of bytes with added tokens, and words of the vocabulary, under the ids given."""
+    alphabet = {letter: at for at, letter in enumerate(sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()))}
+    merges = [f"{word[0]} {word[1]}" for word in words or {}]
+    content = byte_level_json([], {**alphabet, **(words or {})}, merges, [], None)
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    content["added_tokens"] = [{"id": token, "content": text, **plain} for text, token in ids.items()]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|a|>", "eos_token": "<|b|>"})
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        {"<|a|>": 256, "<|b|>": 66},  # one of the vocabulary's
+        {"<|a|>": 256, "<|b|>": 256},  # one twice
+        {"<|a|>": 300, "<|b|>": 310},  # a gap before them
+        {"<|a|>": 257, "<|b|>": 256},  # not in order
+        {"c": 256, "<|a|>": 257, "<|b|>": 258},  # a text that the vocabulary has
+        {"<|a|>": 256, "<|b|>": 257},
+    ],
+)
+def test_added_tokens_have_the_ids_of_the_tokenizers_package_with_a_note_where_the_file_says_others(
+    tmp_path: Path, ids: dict[str, int]
+) -> None:
+    """The references are tokenizers and transformers, which take no notice of an entry's id."""
+    save_byte_level(tmp_path, ids)
+    reference = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    opened = ModelFolder(tmp_path)
+    ours = load_tokenizer(opened)
+    for text in ids:
+        assert ours.control_tokens[text] == reference.token_to_id(text) == theirs.convert_tokens_to_ids(text)
+    assert ours.bos_id == theirs.bos_token_id
+    for tokens in ([64, 65, 66], [256, 66, 257]):
+        assert ours.decode(tokens) == reference.decode(tokens, skip_special_tokens=False)
+    differ = [text for text, token in ids.items() if token != reference.token_to_id(text)]
+    assert len(opened.notes) == bool(differ)
+    assert all(repr(differ[0]) in note for note in opened.notes)
+    save_tiny(tmp_path / "model", vocab_size=320, bos_token_id=256, eos_token_id=[257])
+    save_byte_level(tmp_path / "model", ids)
+    if differ:
+        with pytest.raises(ConversionError, match=r"contradicts itself .* has the id \d+"):
+            convert(tmp_path / "model", tmp_path / "out.gguf")
+
+
+def test_two_texts_under_one_id_of_the_vocabulary_are_refused(tmp_path: Path) -> None:
+    """The tokenizers package decodes such an id to either text, another one in each process."""
+    save_byte_level(tmp_path, {"<|a|>": 257}, words={"ab": 66})
+    with pytest.raises(TokenizerError, match=r"has 'c' and 'ab' under one id, 66: nothing says which"):
+        load_tokenizer(tmp_path)
 
 
 def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -1,15 +1,20 @@
 """The application: its window, menus and documents, and how it ends."""
 
 import asyncio
+import sys
 from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
 
 import toga
 
+from . import garbage
 from .documents import EXTENSIONS
 from .panels import DownloadWindow, PreferencesWindow
 from .window import DeskWindow
+
+# Briefcase makes the same of its settings.
+APP_ID = "org.llama3-mlx.llama-desk"
 
 
 class DroppedDocument(toga.Document):
@@ -43,9 +48,12 @@ class LlamaDesk(toga.App):
     @classmethod
     def make(cls) -> "LlamaDesk":
         """Make the application; there is one in a process."""
-        return cls("Llama Desk", "org.llama3-mlx.desk", app_name="llama_desk", document_types=[DroppedDocument])
+        return cls("Llama Desk", APP_ID, app_name="llama_desk", document_types=[DroppedDocument])
 
     def startup(self) -> None:
+        garbage.begin()
+        # The model's thread has Python's lock for so long at most before this one gets it.
+        sys.setswitchinterval(0.001)
         self.desk_window = DeskWindow(self.paths.data)
         self.desk = self.desk_window.desk
         self.main_window = self.desk_window.window
@@ -83,6 +91,7 @@ class LlamaDesk(toga.App):
     async def _run(self) -> None:
         await self.desk.start()
         while not self._closed:
+            garbage.collect_young()
             self.desk.show_memory()
             await asyncio.sleep(1)
 

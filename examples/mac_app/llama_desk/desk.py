@@ -8,11 +8,12 @@ from pathlib import Path
 
 from llama3_mlx import AsyncStream, AvailableModel, Llama3MLXError, LoadProgress, go_offline, watch_memory
 
+from . import garbage
 from .conversations import Conversation, ConversationStore, Message
 from .documents import DocumentError, dropped_paths, read_document
 from .model_host import ModelHost
 from .preferences import Preferences
-from .view import State, View
+from .view import State, View, rate_text
 
 # Text is drawn at most this often: a window that draws each token has time for nothing else.
 _DRAWN_EVERY_S = 0.08
@@ -74,6 +75,7 @@ class Desk:
 
     async def _load(self, name: str, adapter: str) -> None:
         self._update(model="", adapter="", status=f"Loading {name}…", details="", progress=0.0)
+        garbage.collect_all()
         try:
             if not await self.host.load(name, adapter, self._show_progress):
                 self._update(status=f"{name} wasn't loaded. What is downloaded stays for the next time.")
@@ -121,7 +123,7 @@ class Desk:
             await self._receive(self._stream, conversation, answer)
             completion = self._stream.completion
             answer.note = ". ".join(each for each in (note, _REASONS.get(completion.finish_reason, "")) if each)
-            self._update(status=f"{completion.tokens_per_second:.0f} tokens a second")
+            self._update(status=rate_text(completion.tokens_per_second))
         except Llama3MLXError as error:
             answer.note = "Not finished"
             self._show_error(error)

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlparse
 
 TEXTS = ("txt", "md", "rst", "csv", "json", "py", "swift", "tex", "html", "log")
@@ -111,10 +110,9 @@ def best_passages(text: str, question: str, fits: Callable[[str], bool]) -> tupl
 
 def _ranked(parts: list[list[str]], question: list[str]) -> list[int]:
     """Return the numbers of the parts, the nearest to a question first."""
-    # bm25s comes without types.
-    import bm25s  # pyright: ignore[reportMissingTypeStubs]
+    import bm25s
 
-    ranker: Any = bm25s.BM25()
+    ranker = bm25s.BM25()
     ranker.index(parts, show_progress=False)
     found, _ = ranker.retrieve([question], k=len(parts), show_progress=False)
     return [int(index) for index in found[0]]

@@ -21,7 +21,6 @@ from llama3_mlx import (
     ModelNeeds,
     available_models,
     download,
-    estimate_needs,
 )
 
 from .conversations import Conversation
@@ -47,7 +46,7 @@ class ModelHost:
 
     async def needs(self, name: str) -> ModelNeeds:
         """Return what a model would need in memory. Raises HubError and others of Llama3MLXError."""
-        return await self.run(partial(estimate_needs, name))
+        return await self.run(partial(Llama.estimate, name))
 
     async def load(self, name: str, adapter: str, told: Told) -> bool:
         """Load a model in the place of the one before, downloading it if need be; False if that was cancelled.

@@ -41,3 +41,9 @@ class View(Protocol):
 
     def set_question(self, text: str) -> None:
         """Put a text where questions are typed."""
+
+
+def rate_text(tokens_per_second: float) -> str:
+    """Return how fast an answer was written, for the line below it."""
+    digits = 0 if tokens_per_second >= 10 else 1
+    return f"{tokens_per_second:.{digits}f} tokens a second"

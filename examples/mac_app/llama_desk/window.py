@@ -22,8 +22,10 @@ class DeskWindow:
     def __init__(self, folder: Path) -> None:
         self.desk = Desk(folder, self)
         self._deleting: asyncio.Future[None] | None = None
+        self._choosing: asyncio.Future[None] | None = None
         self._listed: list[tuple[str, str]] = []
         self._offered: dict[toga.Selection, list[str]] = {}
+        self._offering = False
         self._make_widgets()
         self.window = toga.MainWindow(title="Llama Desk", size=(980, 680))
         self.window.content = toga.Box(
@@ -94,10 +96,12 @@ class DeskWindow:
     def _offer(self, selection: toga.Selection, items: Sequence[str]) -> None:
         """Offer each once, the first chosen; drawn anew only where something differs, since that closes a menu."""
         wanted = sorted(set(items))
+        self._offering = True
         if self._offered.get(selection) != wanted:
             selection.items = self._offered[selection] = wanted
         if selection.value != items[0]:
             selection.value = items[0]
+        self._offering = False
 
     def set_question(self, text: str) -> None:
         self.question.value = text
@@ -112,13 +116,17 @@ class DeskWindow:
     def _delete(self, widget: toga.DetailedList, row: object, **_: Any) -> None:
         self._deleting = asyncio.ensure_future(self.desk.delete(_id(row)))
 
-    async def _choose(self, _: toga.Widget, **__: Any) -> None:
+    def _choose(self, _: toga.Widget, **__: Any) -> None:
+        # Read at once: a coroutine would begin later, when the memory's next update has drawn the old choice again.
         model, adapter, state = str(self.models.value), str(self.adapters.value), self.desk.state
-        # Toga calls when the program itself has set a value, too.
-        if model not in state.models or (model, adapter) == (state.model, state.adapter or _NO_ADAPTER):
+        # Toga calls when the program itself has set a value, too, and when new items have moved it.
+        shown = (state.model, state.adapter or _NO_ADAPTER)
+        if self._offering or model not in state.models or (model, adapter) == shown:
             return
         # Another model has other adapters.
-        await self.desk.choose_model(model, adapter if model == state.model and adapter != _NO_ADAPTER else "")
+        fitting = adapter if model == state.model and adapter != _NO_ADAPTER else ""
+        # The loop itself holds its tasks weakly.
+        self._choosing = asyncio.ensure_future(self.desk.choose_model(model, fitting))
 
     async def _send(self, _: toga.Widget, **__: Any) -> None:
         question, self.question.value = self.question.value, ""

@@ -1,11 +1,15 @@
 """The menu: an icon in the status bar with the list of prompts."""
 
 import asyncio
+import gc
 from collections.abc import Coroutine
 
 import toga
 
 from .assistant import PROMPTS, Assistant, MacClipboard, Prompt
+
+# Briefcase makes the same of its settings.
+APP_ID = "org.llama3-mlx.llama-bar"
 
 
 class LlamaBar(toga.App):
@@ -17,9 +21,11 @@ class LlamaBar(toga.App):
     def make(cls, model: str) -> "LlamaBar":
         """Make the application for a model."""
         cls.model = model
-        return cls("Llama Bar", "org.llama3-mlx.bar", app_name="llama_bar")
+        return cls("Llama Bar", APP_ID, app_name="llama_bar")
 
     def startup(self) -> None:
+        # Collected in the model's thread, a menu that was replaced would be destroyed there: see told.
+        gc.disable()
         self.main_window = toga.App.BACKGROUND
         self.assistant = Assistant(self.model, MacClipboard(), self.told)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -28,12 +34,16 @@ class LlamaBar(toga.App):
         self.status_icons.add(self.menu)
         for number, prompt in enumerate(PROMPTS):
             self.status_icons.commands.add(self._command(prompt, number))
-        self.state = toga.Command(self._stop, "Stop", group=self.menu, section=1)
-        self.status_icons.commands.add(self.state)
+        self.state = toga.Command(None, "Copy a text, then choose", group=self.menu, section=1)
+        self.stop = toga.Command(self._stop, "Stop", group=self.menu, section=1, order=1, enabled=False)
+        self.status_icons.commands.add(self.state, self.stop)
 
     def told(self, line: str) -> None:
-        """Show what goes on beside Stop."""
-        self.state.text = f"Stop ({line})"
+        """Show what goes on, above Stop."""
+        self.state.text, self.stop.enabled = line, self.assistant.busy
+        # A menu shows another text of a command once the command is added again.
+        self.status_icons.commands.add(self.state)
+        gc.collect(1)
 
     def on_exit(self) -> bool:
         if self._closed:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from llama3_mlx import AsyncStream, Llama, Llama3MLXError
+from llama3_mlx import AsyncStream, Llama, Llama3MLXError, available_models
 
 T = TypeVar("T")
 
@@ -50,38 +50,59 @@ class MacClipboard:
         subprocess.run(["pbcopy"], input=text, text=True, check=True)
 
 
+def first_model() -> str:
+    """Return the name of the first model that is on this machine, empty if there is none."""
+    return next((each.name for each in available_models()), "")
+
+
 class Assistant:
-    """Loads its model with the first question. `told` hears what goes on, a line each, on the event loop's thread."""
+    """Loads its model with the first question; without a name, the first that is on this machine.
+
+    `told` hears what goes on, a line each, on the event loop's thread.
+    """
 
     def __init__(self, model: str, clipboard: Clipboard, told: Callable[[str], object]) -> None:
         self.model, self.clipboard, self.told = model, clipboard, told
         self._llama: Llama | None = None
         self._stream: AsyncStream | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[str] | None = None
         self._stopped = self._closed = False
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="llama-bar")
 
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is being written, which `stop` would end."""
+        return self._task is not None
+
     async def answer(self, prompt: Prompt) -> None:
         """Put the answer about the copied text into the clipboard; one question at a time."""
-        if self._task is None and not self._closed:
-            self._stopped = False
-            self._task = asyncio.create_task(self._answer(prompt))
-            await self._task
+        if self.busy or self._closed:
+            return
+        self._stopped = False
+        self._task = asyncio.create_task(self._answer(prompt))
+        try:
+            line = await self._task
+        finally:
+            self._task = self._stream = None
+        self.told(line)
 
-    async def _answer(self, prompt: Prompt) -> None:
+    async def _answer(self, prompt: Prompt) -> str:
+        """Return what came of it, in a line."""
         try:
             text = await self._run(self.clipboard.read)
             if not text.strip():
-                self.told("Copy a text first")
-                return
+                return "Copy a text first"
+            self.model = self.model or await self._run(first_model)
+            if not self.model:
+                return "There is no model yet: llama3-mlx pull NAME"
             completed, done = await self._written(prompt, text)
             if done:
                 await self._run(lambda: self.clipboard.write(completed))
-            self.told(f"{prompt.name}: ready to paste" if done else "Stopped: the clipboard is as it was")
+            return f"{prompt.name}: ready to paste" if done else "Stopped: the clipboard is as it was"
         except Llama3MLXError as error:
-            self.told(f"{error.title}. {error.remedy}")
-        finally:
-            self._task = self._stream = None
+            return f"{error.title}. {error.remedy}"
+        except (OSError, subprocess.SubprocessError) as error:
+            return f"The clipboard can't be used: {error}"
 
     async def _written(self, prompt: Prompt, text: str) -> tuple[str, bool]:
         """Return the answer, and whether the model came to its end."""

@@ -93,7 +93,7 @@ class ExampleEncoder:
     def _encoded(self, sample: Sample) -> tuple[list[int], list[bool]]:
         messages = sample.messages
         if messages is None and sample.prompt is not None and self.dialog is not None and not self.plain:
-            messages = _as_dialog(sample)
+            messages = as_dialog(sample)
         ids, marks = self._text(sample) if messages is None else self._messages(messages, sample)
         return ids, [True] * len(ids) if self.train_on == "all" else marks
 
@@ -128,7 +128,7 @@ def _example(ids: Sequence[int], marks: Sequence[bool], where: str, cut: int = 0
     return Example(np.array(ids, np.int32), np.array(marks, np.bool_), where, cut)
 
 
-def _as_dialog(sample: Sample) -> list[JsonMapping]:
+def as_dialog(sample: Sample) -> list[JsonMapping]:
     """Return a prompt and its completion, and what comes before them, as messages."""
     turns = [*sample.history, (sample.prompt or "", sample.completion)]
     messages = [{"role": "system", "content": sample.system}] if sample.system else []

@@ -92,7 +92,7 @@ def _parquet(path: Path, content: bytes) -> Values:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise MissingExtraError(f"{path} needs the package pyarrow: pip install 'llama3-mlx[data]'") from None
+        raise MissingExtraError.of(f"{path} needs the package pyarrow", "data") from None
     try:
         rows: Iterable[Any] = pyarrow.parquet.read_table(io.BytesIO(content)).to_pylist()
     except pyarrow.ArrowException as error:

@@ -76,7 +76,6 @@ def _datasets(name: str) -> Any:
     try:
         import datasets
     except ImportError:
-        raise MissingExtraError(
-            f"reading {name} as a data set of the Hub needs the package datasets: pip install 'llama3-mlx[data]'"
-        ) from None
+        need = f"reading {name} as a data set of the Hub needs the package datasets"
+        raise MissingExtraError.of(need, "data") from None
     return datasets

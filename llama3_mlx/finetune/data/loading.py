@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from ...errors import DataError
-from ..settings import TrainSettings
+from ..settings import RunSettings
 from .encoding import ExampleEncoder
 from .formats import unread_columns
 from .records import Record, in_order, raise_problems, read_columns, read_file, read_records, renamed
@@ -20,7 +20,7 @@ T = TypeVar("T")
 class DataReader:
     """Reads the data of a run; what is wrong with examples is gathered, then raised or, with `skip_bad`, noted."""
 
-    def __init__(self, data: Sequence[Source], valid: Sequence[Source], settings: TrainSettings) -> None:
+    def __init__(self, data: Sequence[Source], valid: Sequence[Source], settings: RunSettings) -> None:
         self.data, self.valid_data, self.settings = data, valid, settings
         self.columns = read_columns(settings.columns)
         self.problems: list[str] = []

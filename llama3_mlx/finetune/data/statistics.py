@@ -1,7 +1,9 @@
 """What `data check` tells: counts, lengths, what would be cut, and which tokens are targets."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 
@@ -146,12 +148,24 @@ def _powers(low: int, high: int) -> list[int]:
 
 
 def marked_pieces(tokenizer: Tokenizer, example: Example) -> list[tuple[str, bool]]:
-    """Return the text of an example in stretches of targets and of others, control tokens shown."""
+    r"""Return the text of an example in stretches of targets and of others, control tokens shown.
+
+    What only spells a control token, in ordinary characters, has a backslash before it: `\<|eot_id|>`.
+    """
     pieces: list[tuple[str, bool]] = []
     at = 0
     for stop in [*np.flatnonzero(np.diff(example.is_target)).tolist(), len(example.ids) - 1]:
         ids = example.ids[at : stop + 1].tolist()
         if ids:
-            pieces.append((tokenizer.decode(ids), bool(example.is_target[at])))
+            pieces.append((_shown(tokenizer, ids), bool(example.is_target[at])))
         at = stop + 1
     return pieces
+
+
+def _shown(tokenizer: Tokenizer, ids: list[int]) -> str:
+    control, text = frozenset(tokenizer.control_tokens.values()), tokenizer.decode(ids)
+    spelled = re.compile("|".join(map(re.escape, tokenizer.control_tokens)) or r"(?!)")
+    if len(spelled.findall(text)) == sum(token in control for token in ids):
+        return text
+    runs = [(is_control, tokenizer.decode(list(run))) for is_control, run in groupby(ids, control.__contains__)]
+    return "".join(run if is_control else spelled.sub(r"\\\g<0>", run) for is_control, run in runs)

@@ -59,7 +59,7 @@ class RoundedLayer(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         exact = fused_weight(self._path, self._layer, self._adapter)
         if self._path == EMBEDDING:
-            return round_trip(exact, self.form)[x].astype(self._dtype())
+            return round_trip(exact, self.form)[x].astype(dense_weight(self._layer).dtype)
         near = round_trip(exact, self.form)
         y = (x.astype(mx.float32) @ (exact if self.probe else near).T).astype(x.dtype)
         if self.probe:
@@ -72,10 +72,6 @@ class RoundedLayer(nn.Module):
         """Return the logits of a tied head."""
         weight = round_trip(fused_weight(self._path, self._layer, self._adapter), self.form)
         return (x.astype(mx.float32) @ weight.T).astype(x.dtype)
-
-    def _dtype(self) -> mx.Dtype:
-        layer: Any = self._layer
-        return layer.scales.dtype if "scales" in layer else layer.weight.dtype
 
 
 def fused_tensors(path: str, layer: Any, adapter: Adapter, form: Form) -> Mapping[str, mx.array]:

@@ -44,9 +44,16 @@ class PackedAttention:
         self, queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, step: Any = None
     ) -> mx.array:
         """Return the attention output (B, H, L, head_dim)."""
+        return self.with_normalizers(queries, keys, values, scale)[0]
+
+    def with_normalizers(
+        self, queries: mx.array, keys: mx.array, values: mx.array, scale: float
+    ) -> tuple[mx.array, mx.array]:
+        """Return the output, and the log of the sum of exponentials of each query's scores, (B, H, L, 1) float32."""
         if scale not in self._attention:
             self._attention[scale] = make_attention(self.blocks, scale)
-        return self._attention[scale](queries, keys, values)[0]
+        output, normalizers = self._attention[scale](queries, keys, values)
+        return output, normalizers.reshape(*queries.shape[:3], 1)
 
 
 def query_blocks(segments: mx.array, longest: int) -> list[QueryBlock]:
@@ -95,7 +102,7 @@ def make_attention(blocks: Sequence[QueryBlock], scale: float) -> Callable[..., 
     @attention.vjp
     def attention_vjp(primals: Tree, cotangents: Tree, outputs: Tree) -> tuple[mx.array, ...]:
         queries, keys, values, *biases = primals
-        grads = _gradients(queries, keys, values, blocks, biases, scale, outputs, cotangents[0])
+        grads = _gradients(queries, keys, values, blocks, biases, scale, outputs, cotangents)
         return (*grads, *(mx.zeros_like(bias) for bias in biases))
 
     return lambda queries, keys, values: attention(queries, keys, values, *biases)
@@ -132,7 +139,7 @@ def _gradients(
     biases: Sequence[mx.array],
     scale: float,
     outputs: Sequence[mx.array],
-    cotangent: mx.array,
+    cotangents: Sequence[mx.array],
 ) -> tuple[mx.array, mx.array, mx.array]:
     """Return the gradients of queries, keys and values, whose sums over blocks are in float32."""
     n_kv_heads, dtype = keys.shape[1], queries.dtype
@@ -142,9 +149,11 @@ def _gradients(
         reach = slice(block.first, block.stop)
         normalizers = outputs[1][:, :, :, block.start : block.stop]
         weights = exp(_scores(queries, keys, block, bias, scale) - normalizers)
-        down = _grouped(cotangent, n_kv_heads, block)
+        down = _grouped(cotangents[0], n_kv_heads, block)
         towards = _times_transposed(down, values[:, :, reach])
         own = (down * _grouped(outputs[0], n_kv_heads, block)).astype(mx.float32).sum(axis=-1, keepdims=True)
+        # The slope of a normalizer by a score is the score's weight.
+        own = own - cotangents[1][:, :, :, block.start : block.stop]
         slopes = (weights * (towards - own)).astype(dtype)
         weights = weights.astype(dtype)
         part = _times(slopes, keys[:, :, reach]) * scale

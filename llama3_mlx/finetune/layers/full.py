@@ -39,11 +39,10 @@ class MasterEmbedding(nn.Embedding):
 def make_full(module: Any) -> nn.Module:
     """Return a trainable layer of the same values, unpacked if it was quantized; its weights are float32."""
     weight = dense_weight(module)
-    dtype = module.scales.dtype if "scales" in module else weight.dtype
     made: Any
     if isinstance(module, nn.Embedding | nn.QuantizedEmbedding):
         made = MasterEmbedding(1, 1)
-        made._dtype = dtype
+        made._dtype = weight.dtype
     elif isinstance(module, nn.RMSNorm):
         made = MasterNorm(1, eps=module.eps)
     else:

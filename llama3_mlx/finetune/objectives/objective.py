@@ -49,6 +49,10 @@ class Objective(ABC):
     def loss(self, model: LlamaForCausalLM, arrays: Mapping[str, mx.array], constants: Tree) -> Loss:
         """Return the sum of the loss, and further sums to report by name, each over the batch's `count`."""
 
+    def reported(self, means: Mapping[str, float]) -> Mapping[str, float]:
+        """Return what is told of the further sums' means: these themselves, or what follows from them."""
+        return means
+
     @abstractmethod
     def fingerprint(self) -> str:
         """Return a digest of the data, so that a run is resumed with the same."""

@@ -1,5 +1,6 @@
 """Supervised fine-tuning: the next token of what the assistant says, over packed rows."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,32 +32,16 @@ class RowShape:
     longest: int
 
 
-class Supervised(Objective):
-    """Cross entropy of the target tokens, each of them counting the same."""
+class RowObjective(Objective):
+    """An objective over packed rows of examples, each row one of a batch's, with data to validate and test on."""
 
-    def __init__(
-        self,
-        examples: Sequence[Example],
-        valid: Sequence[Example],
-        test: Sequence[Example] = (),
-        *,
-        batch_size: int,
-        vocab_size: int,
-        row: int | None = 512,
-        packing: bool = True,
-        keep: str = "light",
-        seed: int = 0,
-    ) -> None:
-        """`row` is the least length of packed rows; `batch_size` rows are shared out over the processes."""
-        self.examples, self.valid_examples, self.test_examples = examples, valid, test
-        self.packing, self.keep = packing, keep
-        lengths = [example.length for example in (*examples, *valid, *test)]
-        self.shape = RowShape(
-            batch_size, row_length(max(lengths), sum(lengths), batch_size, row if packing else None), max(lengths)
-        )
-        self.chunk = chunk_size(vocab_size, self.shape.length)
-        own = [example.length for example in examples]
-        self._order = BatchOrder(lambda rng: batch_rows(own, self.shape.length, batch_size, rng, packing=packing), seed)
+    shape: RowShape
+
+    def _arrange(self, parts: Sequence[Sequence[Example]], shape: RowShape, *, packing: bool, seed: int) -> None:
+        """Put the examples, those to train, validate and test on, into rows of a shape."""
+        self.examples, self.valid_examples, self.test_examples = parts
+        self.shape, self.packing = shape, packing
+        self._order = BatchOrder(lambda rng: self._rows(self.examples, rng), seed)
         self.per_epoch = self._order.per_epoch
 
     def batch(self, index: int) -> TrainBatch:
@@ -73,24 +58,63 @@ class Supervised(Objective):
         return self._in_order(self.test_examples)
 
     def _in_order(self, examples: Sequence[Example]) -> list[TrainBatch]:
-        lengths = [example.length for example in examples]
-        if not lengths:
+        if not examples:
             return []
-        batches = batch_rows(
-            lengths, self.shape.length, self.shape.batch_size, np.random.default_rng(0), packing=self.packing
-        )
-        return [self._made(examples, rows) for rows in batches]
+        return [self._made(examples, rows) for rows in self._rows(examples, np.random.default_rng(0))]
 
+    def _rows(self, examples: Sequence[Example], rng: np.random.Generator) -> list[list[list[int]]]:
+        lengths = [self._length(example) for example in examples]
+        return batch_rows(lengths, self.shape.length, self.shape.batch_size, rng, packing=self.packing)
+
+    def _row_length(self, examples: Sequence[Example], rows: Sequence[Sequence[int]]) -> int:
+        """Return the length of a batch's rows."""
+        if self.packing and back_end().compiles_steps:
+            return self.shape.length
+        # Where steps are compiled every length is a graph; elsewhere shorter rows are nothing but less work.
+        longest = max(sum(self._length(examples[number]) for number in row) for row in rows)
+        return row_length(longest, longest, 1)
+
+    @abstractmethod
+    def _length(self, example: Example) -> int:
+        """Return how many positions of a row an example takes."""
+
+    @abstractmethod
     def _made(self, examples: Sequence[Example], rows: Sequence[Sequence[int]]) -> TrainBatch:
         """Return this process's share of a batch; its count is the share's."""
+
+
+class Supervised(RowObjective):
+    """Cross entropy of the target tokens, each of them counting the same."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        valid: Sequence[Example],
+        test: Sequence[Example] = (),
+        *,
+        batch_size: int,
+        vocab_size: int,
+        row: int | None = 512,
+        packing: bool = True,
+        keep: str = "light",
+        seed: int = 0,
+    ) -> None:
+        """`row` is the least length of packed rows; `batch_size` rows are shared out over the processes."""
+        self.keep = keep
+        lengths = [example.length for example in (*examples, *valid, *test)]
+        shape = RowShape(
+            batch_size, row_length(max(lengths), sum(lengths), batch_size, row if packing else None), max(lengths)
+        )
+        self.chunk = chunk_size(vocab_size, shape.length)
+        self._arrange((examples, valid, test), shape, packing=packing, seed=seed)
+
+    def _length(self, example: Example) -> int:
+        return example.length
+
+    def _made(self, examples: Sequence[Example], rows: Sequence[Sequence[int]]) -> TrainBatch:
         mine = rows[distributed.rank() :: distributed.size()]
-        length = self.shape.length
-        compiled = back_end().compiles_steps
-        if not (self.packing and compiled):
-            # Where steps are compiled every length is a graph; elsewhere shorter rows are nothing but less work.
-            longest = max(sum(examples[number].length for number in row) for row in rows)
-            length = row_length(longest, longest, 1)
-        made = make_batch(examples, mine, length, self.chunk if compiled else CPU_FILLING)
+        filling = self.chunk if back_end().compiles_steps else CPU_FILLING
+        made = make_batch(examples, mine, self._row_length(examples, rows), filling)
         names = ("tokens", "segments", "positions", "targets", "weights")
         arrays = {name: getattr(made, name) for name in names}
         return TrainBatch(arrays, made.n_targets, made.n_tokens, made.n_targets, made.where)

@@ -24,6 +24,8 @@ def advice(
     resume = f"llama3-mlx {kind} --resume {_quoted(folder)}"
     if result.get("ended") == "cancelled":
         return [("The run was stopped: it can be resumed where it was.", resume)]
+    if kind == "draft train":
+        return _on_drafts(folder, run, resume, result, steps, checks)
     use = f"-m {_quoted(model)} --adapter {_quoted(folder)}"
     found = [("Try it.", f"llama3-mlx chat {use}")]
     found += _on_learning(resume, result, steps, checks)
@@ -31,6 +33,22 @@ def advice(
     export = f"llama3-mlx adapter export {_quoted(folder)} {_quoted(f'{folder}.gguf')} -m {_quoted(model)}"
     found.append(("Put it into the model's weights, or export it for llama.cpp and Ollama.", f"{fuse}\n{export}"))
     return found
+
+
+def _on_drafts(
+    folder: Path,
+    run: JsonMapping,
+    resume: str,
+    result: JsonMapping,
+    steps: Sequence[JsonMapping],
+    checks: Sequence[JsonMapping],
+) -> list[tuple[str, str]]:
+    adapter = run["settings"].get("adapter")
+    use = f"-m {_quoted(run['model'])}" + (f" --adapter {_quoted(adapter)}" if adapter else "")
+    found = [("Try it.", f"llama3-mlx chat {use} --draft {_quoted(folder)}")]
+    found += _on_learning(resume, result, steps, checks)
+    small = f"llama3-mlx convert {_quoted(folder)} {_quoted(f'{folder}-4bit')} --bits 4"
+    return [*found, ("A draft costs less of a quantized head.", small)]
 
 
 def _on_learning(
@@ -57,8 +75,8 @@ def _on_learning(
     last = checks[-1]["loss"]
     if last > best * _WORSE and last > 0:
         text = (
-            f"The validation loss was lowest at step {result['best_step']} and rose from there; the adapter of that "
-            "step is the one that was kept. Fewer epochs do, or --patience 3; more data would help."
+            f"The validation loss was lowest at step {result['best_step']} and rose from there; what was "
+            "trained up to that step was kept. Fewer epochs do, or --patience 3; more data would help."
         )
         found.append((text, ""))
     elif len(checks) > 1 and last <= best:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from ...files import disk_errors, save_json
 from ...model.transformer import LlamaForCausalLM
 from ..data.encoding import Example
+from ..settings import TrainSettings
 from .job import TextSide, TrainingJob, TrainResult
 from .report import write_png, write_report
 from .samples import Probe, answers, make_probes
@@ -29,12 +30,15 @@ def samples_before(
 
     Who stops the run meanwhile doesn't wait for the rest of them: it has none, which a resumed run makes up for.
     """
-    probes = make_probes(shown, text.tokenizer, job.settings.samples)
+    settings = job.settings
+    if not isinstance(settings, TrainSettings):
+        return Before((), ())
+    probes = make_probes(shown, text.tokenizer, settings.samples)
     path = job.out / BEFORE
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
         return Before(probes, found if len(found) == len(probes) else [""] * len(probes))
-    made = answers(model, probes, text.tokenizer, text.tokenizer.stop_ids, job.settings.sample_tokens, cancelled)
+    made = answers(model, probes, text.tokenizer, text.tokenizer.stop_ids, settings.sample_tokens, cancelled)
     if len(made) < len(probes):
         return Before(probes, [""] * len(probes))
     if made:
@@ -51,7 +55,8 @@ def write_reports(
         return
     # Who stops a run doesn't want to wait.
     probes = () if result.ended == "cancelled" else before.probes
-    after = answers(model, probes, text.tokenizer, text.tokenizer.stop_ids, job.settings.sample_tokens)
+    limit = job.settings.sample_tokens if isinstance(job.settings, TrainSettings) else 0
+    after = answers(model, probes, text.tokenizer, text.tokenizer.stop_ids, limit)
     samples = [
         {"prompt": probe.shown, "expected": probe.expected, "before": old, "after": new}
         for probe, old, new in zip(probes, before.answers, after, strict=False)

@@ -68,9 +68,10 @@ class LossFunctions:
         grads = tree_map(lambda grad: grad / divisor, grads)
         means = {name: scalar(value / divisor) for name, value in sums.items()}
         n_tokens, n_targets = (round(scalar(number)) for number in tokens)
-        return StepSums(batches, scalar(total / divisor), means, n_tokens, n_targets), grads
+        reported = self.objective.reported(means) if means else means
+        return StepSums(batches, scalar(total / divisor), reported, n_tokens, n_targets), grads
 
-    def evaluate(self, params: Tree, batches: Sequence[TrainBatch]) -> tuple[float, dict[str, float]]:
+    def evaluate(self, params: Tree, batches: Sequence[TrainBatch]) -> tuple[float, Mapping[str, float]]:
         """Return the mean loss and further means over batches, without dropout."""
         self.model.eval()
         total, count = mx.array(0.0), mx.array(0.0)
@@ -83,7 +84,8 @@ class LossFunctions:
             mx.eval(total, sums)
         self.model.train()
         total, count, sums = distributed.all_sum((total, count, sums))
-        return scalar(total / count), {name: scalar(value / count) for name, value in sums.items()}
+        means = {name: scalar(value / count) for name, value in sums.items()}
+        return scalar(total / count), self.objective.reported(means) if means else means
 
     def _gradients(self, params: Tree, key: mx.array, arrays: Mapping[str, mx.array]) -> Any:
         try:

@@ -20,7 +20,8 @@ from .. import distributed
 from ..data.encoding import Example
 from ..data.sources import GivenData, Source, Sources, anchored, as_sources
 from ..objectives.objective import Objective
-from ..settings import GrpoSettings, TrainSettings
+from ..settings import DraftSettings, GrpoSettings, RunSettings, TrainSettings
+from .product import Product
 from .run_folder import read_run
 
 # Settings that don't change what a step computes, and the length of the run, which may be extended.
@@ -49,7 +50,7 @@ class TrainingJob:
     data: tuple[Source, ...]
     valid: tuple[Source, ...]
     out: Path
-    settings: TrainSettings
+    settings: RunSettings
 
     def to_dict(self) -> JsonObject:
         """Return what run.json holds; of examples in memory, what they were called."""
@@ -96,10 +97,11 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class Prepared:
-    """An objective, the settings with all that was left open decided, and what to tell of the decisions."""
+    """An objective, what it trains, the settings with all that was left open decided, and notes of the decisions."""
 
     objective: Objective
-    settings: TrainSettings
+    product: Product
+    settings: RunSettings
     notes: tuple[str, ...] = ()
     shown: Sequence[Example] = ()
 
@@ -108,12 +110,14 @@ Build = Callable[[TrainingJob, TextSide], Prepared]
 
 
 def make_job(
-    kind: str, model: str | Path, data: Sources, out: str | Path, settings: TrainSettings, valid: Sources = ()
+    kind: str, model: str | Path, data: Sources, out: str | Path, settings: RunSettings, valid: Sources = ()
 ) -> TrainingJob:
     """Return the job; its paths are absolute, so that the run can be resumed and fused from any folder."""
     chosen = settings
     if settings.start_from:
         chosen = chosen.with_values(start_from=anchored(settings.start_from))
+    if isinstance(chosen, DraftSettings) and chosen.adapter:
+        chosen = chosen.with_values(adapter=anchored(chosen.adapter))
     if isinstance(chosen, GrpoSettings):
         rewards: list[Any] = [anchored(reward) if isinstance(reward, str) else reward for reward in chosen.rewards]
         chosen = chosen.with_values(rewards=tuple(rewards))
@@ -122,7 +126,7 @@ def make_job(
     )
 
 
-def resumed_job(out: Path, changes: JsonObject, kind: type[TrainSettings] = TrainSettings) -> TrainingJob:
+def resumed_job(out: Path, changes: JsonObject, kind: type[RunSettings] = TrainSettings) -> TrainingJob:
     """Return the job of a run's folder, with some settings changed.
 
     Raises TrainingError where its examples or functions were given in memory: then the call that began it resumes it.
@@ -169,6 +173,8 @@ def job_fingerprint(job: TrainingJob, objective: Objective, config: ModelConfig)
     settings = {name: value for name, value in job.settings.to_dict().items() if name not in _FREE}
     # Where a file lies doesn't count.
     settings["start_from"] = settings["start_from"] and Path(settings["start_from"]).name
+    if settings.get("adapter"):
+        settings["adapter"] = Path(settings["adapter"]).name
     settings["rewards"] = [Path(name).name for name in settings.get("rewards", ())]
     parts = [job.kind, settings, objective.fingerprint(), asdict(config), distributed.size()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

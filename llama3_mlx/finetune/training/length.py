@@ -3,9 +3,9 @@
 import math
 from typing import TypeVar
 
-from ..settings import TrainSettings
+from ..settings import RunSettings
 
-S = TypeVar("S", bound=TrainSettings)
+S = TypeVar("S", bound=RunSettings)
 
 # Fewer steps than this seldom teach an adapter anything; as many as this do for a small task.
 _FEW_STEPS, _ENOUGH_STEPS = 30, 100
@@ -19,14 +19,14 @@ def with_epochs(settings: S, per_epoch: int, max_epochs: int) -> S:
     return settings.with_values(epochs=float(min(max_epochs, max(1, math.ceil(_ENOUGH_STEPS / steps)))))
 
 
-def total_steps(settings: TrainSettings, per_epoch: int) -> int:
+def total_steps(settings: RunSettings, per_epoch: int) -> int:
     """Return the steps of a run: as requested, or enough for the epochs, the last one filled up."""
     if settings.steps is not None:
         return settings.steps
     return max(1, math.ceil((settings.epochs or 1.0) * per_epoch / settings.accumulate - 1e-9))
 
 
-def length_notes(settings: TrainSettings, per_epoch: int) -> tuple[str, ...]:
+def length_notes(settings: RunSettings, per_epoch: int) -> tuple[str, ...]:
     """Return what to tell of a run's length."""
     steps = total_steps(settings, per_epoch)
     epochs = steps * settings.accumulate / per_epoch

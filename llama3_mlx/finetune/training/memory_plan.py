@@ -1,24 +1,25 @@
 """What a training step needs, estimated from the config alone, and the batch and checkpointing that fit."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 from ...device import back_end, compute_dtype_name, working_memory_bytes
 from ...dtypes import DTYPES
 from ...errors import RequestError
 from ...model.config import ModelConfig
-from ...model.memory_estimate import estimate
+from ...model.memory_estimate import estimate as estimate_model
 from ...model.parameters import expected_tensors
 from ...units import size_text
 from ..kernels.chunked_loss import chunk_size
 from ..layers.targets import choose_full, choose_paths, matches, read_ranks
 from ..objectives.supervised import RowShape
-from ..settings import TrainSettings
+from ..settings import RunSettings, TrainSettings
 
 # Float32 arrays that an optimizer keeps for each trained value.
-_OPTIMIZER = {"adamw": 2, "lion": 1, "muon": 1, "sgd": 1, "adafactor": 0.1}
+OPTIMIZER_ARRAYS = {"adamw": 2, "lion": 1, "muon": 1, "sgd": 1, "adafactor": 0.1}
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 # Left for the system and other applications where no limit is given.
 _SHARE = 0.8
@@ -60,11 +61,15 @@ def read_bytes(text: str) -> int:
     return round(size)
 
 
+# Of a model, settings, rows and a kind of checkpointing.
+Estimate = Callable[[ModelConfig, Any, RowShape, str], StepMemory]
+
+
 def step_memory(config: ModelConfig, settings: TrainSettings, shape: RowShape, keep: str) -> StepMemory:
     """Estimate a step over rows of that shape."""
     dtype = compute_dtype_name(config.dtype, settings.dtype)
     size = DTYPES[dtype].size
-    weights = estimate(config, dtype).weight_bytes
+    weights = estimate_model(config, dtype).weight_bytes
     trained = _trained_values(config, settings)
     tokens = shape.batch_size * shape.length
     D, F, V = config.hidden_size, config.intermediate_size, config.vocab_size
@@ -82,7 +87,7 @@ def step_memory(config: ModelConfig, settings: TrainSettings, shape: RowShape, k
     unpacked = 0 if device.multiplies_packed or config.quantization is None else (V + F) * D * size
     return StepMemory(
         weight_bytes=weights + unpacked,
-        trained_bytes=int(trained * 4 * (3 + _OPTIMIZER[settings.optimizer])),
+        trained_bytes=int(trained * 4 * (3 + OPTIMIZER_ARRAYS[settings.optimizer])),
         activation_bytes=layers * tokens * kept * size,
         passing_bytes=max(scores + backward, head) + tokens * D * size * 3,
     )
@@ -102,21 +107,28 @@ def _trained_values(config: ModelConfig, settings: TrainSettings) -> int:
     return total
 
 
-def plan_memory(config: ModelConfig, settings: TrainSettings, shapes: Sequence[RowShape]) -> MemoryPlan:
+def plan_memory(
+    config: ModelConfig,
+    settings: RunSettings,
+    shapes: Sequence[RowShape],
+    estimate: Estimate = step_memory,
+    levels: Sequence[str] = ("light", "full"),
+) -> MemoryPlan:
     """Choose among rows of the given shapes, the requested one first; the others need accumulation to match it.
 
+    `levels` are kinds of checkpointing from fast to small, `estimate` says what a step of one needs.
     Raises RequestError if even the smallest doesn't fit.
     """
     limit = read_bytes(settings.memory) if settings.memory else int(working_memory_bytes() * _SHARE)
-    levels = ("light", "full") if settings.checkpointing == "auto" else (settings.checkpointing,)
-    if settings.checkpointing == "auto" and shapes:
-        needs = step_memory(config, settings, shapes[0], "none")
+    levels = tuple(levels) if settings.checkpointing == "auto" else (settings.checkpointing,)
+    if settings.checkpointing == "auto" and shapes and "none" not in levels:
+        needs = estimate(config, settings, shapes[0], "none")
         # Keeping everything pays where memory is ample.
         levels = ("none", *levels) if needs.total_bytes < limit / 4 and back_end().compiles_steps else levels
     choices = [(shape, keep) for shape in shapes for keep in levels]
     refused = ""
     for shape, keep in choices:
-        needs = step_memory(config, settings, shape, keep)
+        needs = estimate(config, settings, shape, keep)
         if needs.total_bytes <= limit:
             times = -(-shapes[0].batch_size // shape.batch_size)
             notes = _notes(needs, limit, _choice(shape, keep, times) + refused)

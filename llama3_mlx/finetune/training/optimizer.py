@@ -8,10 +8,10 @@ import mlx.optimizers as optim
 from mlx.utils import tree_map
 
 from ...trees import Tree, flatten
-from ..settings import TrainSettings
+from ..settings import RunSettings
 
 
-def make_optimizer(settings: TrainSettings) -> optim.Optimizer:
+def make_optimizer(settings: RunSettings) -> optim.Optimizer:
     """Return MLX's optimizer of that name; its learning rate is set before each step."""
     rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimizer == "adamw":

@@ -16,6 +16,7 @@ from .advice import advice
 from .callbacks import StepReport
 from .run_folder import read_metrics, read_run
 
+_COLORS = ("#2563eb", "#dc2626", "#16a34a", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4b5563")
 HTML, PNG = "report.html", "report.png"
 
 
@@ -62,14 +63,33 @@ def charts(steps: Sequence[JsonMapping], checks: Sequence[JsonMapping]) -> list[
         return Curve("validation", points, "#dc2626")
 
     known = {"kind", *(entry.name for entry in fields(StepReport))}
-    more = sorted({key for line in steps for key in line} - known)
+    more = sorted({key for line in (*steps, *checks) for key in line} - known - {"best"})
+    numbered = {stem: keys for stem in map(_stem, more) if len(keys := [key for key in more if _stem(key) == stem]) > 1}
+    single = [key for key in more if _stem(key) not in numbered]
     return [
         Chart("Loss", [curve("training", "loss"), checked("loss")], "loss"),
-        *(Chart(key.capitalize(), [curve("training", key), checked(key)], key) for key in more),
+        *(Chart(key.capitalize(), [curve("training", key), checked(key)], key) for key in single),
+        *(Chart(stem.capitalize(), _together(keys, checks or steps), stem) for stem, keys in numbered.items()),
         Chart("Learning rate", [curve("rate", "learning_rate")], "learning rate"),
         Chart("Gradient norm", [curve("norm", "gradient_norm")], "norm before clipping"),
         Chart("Speed", [curve("speed", "tokens_per_second")], "tokens a second"),
         Chart("Memory", [curve("peak", "peak_bytes", 1e-9), curve("held", "active_bytes", 1e-9, "#16a34a")], "GB"),
+    ]
+
+
+def _stem(key: str) -> str:
+    """Return a name without the number at its end."""
+    return key.rstrip("0123456789").rstrip()
+
+
+def _together(keys: Sequence[str], lines: Sequence[JsonMapping]) -> list[Curve]:
+    """Return a curve for each of several numbered figures, on what was held out if anything was."""
+    ordered = sorted(keys, key=lambda key: int(key.removeprefix(_stem(key))))
+    return [
+        Curve(
+            key, [(line["step"], line[key]) for line in lines if line.get(key) is not None], _COLORS[n % len(_COLORS)]
+        )
+        for n, key in enumerate(ordered)
     ]
 
 
@@ -106,7 +126,7 @@ def _samples(samples: Sequence[Mapping[str, str]]) -> str:
 def check_png() -> None:
     """Raise MissingExtraError where a picture can't be written."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError("report.png needs matplotlib: pip install 'llama3-mlx[report]'")
+        raise MissingExtraError.of("report.png needs matplotlib", "report")
 
 
 def write_png(folder: Path) -> Path:

@@ -1,6 +1,7 @@
-"""The folder of a run: adapter, state, settings and metrics, and what of them is true after a kill.
+"""The folder of a run: what it trains, state, settings and metrics, and what of them is true after a kill.
 
-adapters.safetensors, adapter_config.json   the best adapter by validation, else the latest saved
+adapters.safetensors, adapter_config.json   the best adapter by validation, else the latest saved; of a draft head:
+model.safetensors, config.json
 last/                                       the latest saved, where a best one is kept
 resume.safetensors                          all that is needed to resume; the rest follows from it
 run.json                                    model, data and settings
@@ -11,18 +12,19 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...adapters.adapter import from_model
-from ...adapters.mlx_lm_format import WEIGHTS, save_adapter
+from ...adapters.mlx_lm_format import WEIGHTS
+from ...checkpoint.weight_files import SINGLE_NAME
 from ...errors import ConfigError, TrainingError
 from ...files import disk_errors, save_json
 from ...json_types import JsonMapping, JsonObject
 from ...model.config import load_json_object
-from ...model.transformer import LlamaForCausalLM
 from .callbacks import Callback, StepReport, ValidationReport
+from .product import Product
 from .state import FILE, save_state
 from .trainer import Trainer
 
 RUN, METRICS, LAST = "run.json", "metrics.jsonl", "last"
+_TRAINED = (WEIGHTS, SINGLE_NAME)
 
 
 def start_folder(folder: Path, values: JsonMapping) -> None:
@@ -36,7 +38,7 @@ def start_folder(folder: Path, values: JsonMapping) -> None:
 
 def refuse_run(folder: Path) -> None:
     """Raise TrainingError if the folder holds a run or is none."""
-    if (folder / FILE).exists() or (folder / WEIGHTS).exists():
+    if any((folder / name).exists() for name in (FILE, *_TRAINED)):
         raise TrainingError(f"{folder} holds a training run: resume it with --resume, or choose another folder")
     if folder.exists() and not folder.is_dir():
         raise TrainingError(f"{folder} is a file: choose another folder")
@@ -44,7 +46,7 @@ def refuse_run(folder: Path) -> None:
 
 def clear_unfinished(folder: Path) -> None:
     """Delete what a kill left half written, which may be large."""
-    for path in (folder / WEIGHTS, folder / LAST / WEIGHTS, folder / FILE):
+    for path in (folder / FILE, *(place / name for place in (folder, folder / LAST) for name in _TRAINED)):
         for rest in path.parent.glob(f".{path.stem}-*{path.suffix}"):
             rest.unlink()
 
@@ -75,24 +77,23 @@ def _whole_lines(text: str) -> Iterator[JsonObject]:
 class Saves:
     """Writes what a trainer asks to be saved."""
 
-    def __init__(self, folder: Path, fingerprint: str, *, base: str, validated: bool) -> None:
-        self.folder, self.fingerprint, self.base, self.validated = folder, fingerprint, base, validated
+    def __init__(self, folder: Path, fingerprint: str, product: Product, *, base: str, validated: bool) -> None:
+        self.folder, self.fingerprint, self.product = folder, fingerprint, product
+        self.base, self.validated = base, validated
 
     def save(self, trainer: Trainer) -> None:
-        """Write the latest adapter, then the state, which makes it count."""
-        with disk_errors(self.folder):
-            self._adapter(trainer, self.folder / LAST if self.validated else self.folder)
+        """Write what is trained, then the state, which makes it count."""
+        self._product(trainer, self.folder / LAST if self.validated else self.folder)
         save_state(self.folder, trainer.params, trainer.optimizer.state, trainer.state, self.fingerprint)
 
     def save_best(self, trainer: Trainer) -> None:
-        """Write the best adapter so far."""
-        with disk_errors(self.folder):
-            self._adapter(trainer, self.folder)
+        """Write the best values so far."""
+        self._product(trainer, self.folder)
 
-    def _adapter(self, trainer: Trainer, folder: Path) -> None:
-        model: LlamaForCausalLM = trainer.model
-        model.update(trainer.params)
-        save_adapter(folder, from_model(model, dropout=trainer.settings.dropout, base=self.base), model.config)
+    def _product(self, trainer: Trainer, folder: Path) -> None:
+        trainer.model.update(trainer.params)
+        with disk_errors(self.folder):
+            self.product.save(trainer.model, folder, self.base)
 
 
 class MetricsFile(Callback):

@@ -5,20 +5,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ...adapters.adapter import put_into
-from ...adapters.mlx_lm_format import read_adapter
-from ...adapters.rescaling import adapter_base
 from ...device import bounded_cache, wired_memory
 from ...errors import DataError, Llama3MLXError, RequestError
 from ...trees import flatten
 from .. import distributed
+from ..settings import TrainSettings
 from .callbacks import Callback
 from .finish import samples_before, write_reports
 from .job import Build, Prepared, TextSide, TrainingJob, TrainResult, base_name, dated, job_fingerprint, load_text_side
 from .loggers import check_loggers, make_loggers
+from .product import Product
 from .report import check_png
 from .run_folder import MetricsFile, Saves, clear_unfinished, start_folder
-from .setup import check_modules, load_for_training
 from .state import load_state
 from .trainer import Hooks, Trainer
 
@@ -33,7 +31,6 @@ def run_job(
 ) -> TrainResult:
     """Run a job to its end; `build` makes the objective before the weights are loaded, so that bad data are cheap."""
     text = load_text_side(job.model)
-    check_modules(text.config, job.settings)
     check_loggers(job.settings.loggers)
     if job.settings.png:
         check_png()
@@ -48,11 +45,11 @@ def run_job(
     for callback in callbacks:
         callback.on_plan((*text.notes, *prepared.notes))
     with bounded_cache(), wired_memory():
-        model, noise = load_for_training(text, job.settings)
+        model, noise = prepared.product.load()
         trainer = Trainer(model, prepared.objective, job.settings, noise)
         if resume:
             trainer.restore(*load_state(job.out, fingerprint))
-        trainer.hooks = _hooks(job, fingerprint, trainer, callbacks, cancel)
+        trainer.hooks = _hooks(job, fingerprint, prepared.product, trainer, callbacks, cancel)
         return _train(job, text, prepared, trainer)
 
 
@@ -73,14 +70,15 @@ def _train(job: TrainingJob, text: TextSide, prepared: Prepared, trainer: Traine
     for callback in trainer.hooks.callbacks:
         callback.on_start(plan)
     first = distributed.rank() == 0
-    samples = bool(first and prepared.shown and job.settings.samples)
+    shown = prepared.shown if first and isinstance(job.settings, TrainSettings) and job.settings.samples else ()
+    samples = bool(shown)
     if samples:
         _announce(trainer, "generating sample answers before training")
-    before = samples_before(job, trainer.model, text, prepared.shown if first else (), trainer.hooks.cancelled)
+    before = samples_before(job, trainer.model, text, shown, trainer.hooks.cancelled)
     ended = _run(trainer, job.out)
     if ended != "cancelled":
         _announce(trainer, "testing and generating sample answers" if samples else "testing")
-    test_loss = _test_loss(job, trainer) if ended != "cancelled" else None
+    test_loss = _test_loss(job, prepared.product, trainer) if ended != "cancelled" else None
     result = _result(job, trainer, ended, test_loss)
     if first:
         write_reports(job, trainer.model, text, before, result)
@@ -97,6 +95,7 @@ def _announce(trainer: Trainer, stage: str) -> None:
 def _hooks(
     job: TrainingJob,
     fingerprint: str,
+    product: Product,
     trainer: Trainer,
     callbacks: Sequence[Callback],
     cancel: threading.Event | None,
@@ -105,7 +104,7 @@ def _hooks(
     cancelled = cancel.is_set if cancel else lambda: False
     if distributed.rank():
         return Hooks(callbacks, cancelled)
-    saves = Saves(job.out, fingerprint, base=base_name(job.model), validated=trainer.objective.validates)
+    saves = Saves(job.out, fingerprint, product, base=base_name(job.model), validated=trainer.objective.validates)
     loggers = make_loggers(job.settings.loggers, job.out)
     listeners = [MetricsFile(job.out, trainer.state.step), *loggers, *callbacks]
     return Hooks(listeners, cancelled, saves.save, saves.save_best)
@@ -139,16 +138,16 @@ def _prepare_folder(job: TrainingJob, fingerprint: str, *, resume: bool) -> None
         start_folder(job.out, job.to_dict())
 
 
-def _test_loss(job: TrainingJob, trainer: Trainer) -> float | None:
-    """Return the loss on the test data of the adapter that is left in the folder, None without any.
+def _test_loss(job: TrainingJob, product: Product, trainer: Trainer) -> float | None:
+    """Return the loss on the test data of what is left in the folder, None without any.
 
-    The trainer has that adapter's values afterwards.
+    The trainer has those values afterwards.
     """
     batches = trainer.objective.test()
     # The folder is the first process's.
     if not batches or distributed.size() > 1:
         return None
-    put_into(trainer.model, read_adapter(job.out, adapter_base(trainer.model)))
+    product.restore(trainer.model, job.out)
     trainer.params = trainer.model.trainable_parameters()
     return trainer.losses.evaluate(trainer.params, batches)[0]
 

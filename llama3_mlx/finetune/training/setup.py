@@ -1,10 +1,11 @@
 """The model of a run: its weights, with trainable layers in it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from ...adapters.adapter import put_into
-from ...adapters.mlx_lm_format import read_adapter
+from ...adapters.adapter import from_model, put_into
+from ...adapters.mlx_lm_format import read_adapter, save_adapter
 from ...adapters.rescaling import adapter_base
 from ...checkpoint.loading import load_model
 from ...errors import TrainingError
@@ -16,6 +17,26 @@ from ..layers.dropout import Noise
 from ..layers.targets import LoRATarget, choose_full, choose_paths, make_targets, read_ranks
 from ..settings import TrainSettings
 from .job import TextSide
+
+
+@dataclass(frozen=True)
+class AdapterProduct:
+    """A run that trains an adapter."""
+
+    text: TextSide
+    settings: TrainSettings
+
+    def load(self) -> tuple[LlamaForCausalLM, Noise]:
+        """Return the model with trainable layers in it, and the source of their dropout."""
+        return load_for_training(self.text, self.settings)
+
+    def save(self, model: LlamaForCausalLM, folder: Path, base: str) -> None:
+        """Write the adapter."""
+        save_adapter(folder, from_model(model, dropout=self.settings.dropout, base=base), model.config)
+
+    def restore(self, model: LlamaForCausalLM, folder: Path) -> None:
+        """Put the folder's adapter into the model."""
+        put_into(model, read_adapter(folder, adapter_base(model)))
 
 
 def load_for_training(text: TextSide, settings: TrainSettings) -> tuple[LlamaForCausalLM, Noise]:

@@ -14,7 +14,7 @@ from ...trees import Tree, flatten, scalar
 from .. import distributed
 from ..layers.dropout import Noise
 from ..objectives.objective import Objective
-from ..settings import TrainSettings
+from ..settings import RunSettings
 from .callbacks import Callback, StepReport, ValidationReport
 from .gradients import LossFunctions, StepSums
 from .length import total_steps
@@ -50,7 +50,7 @@ class Trainer:
         self,
         model: LlamaForCausalLM,
         objective: Objective,
-        settings: TrainSettings,
+        settings: RunSettings,
         noise: Noise,
         hooks: Hooks | None = None,
     ) -> None:

@@ -1,17 +1,18 @@
 """Bandit on Python, in process. Source: https://bandit.readthedocs.io."""
 
+import gc
 import logging
-import tempfile
 import textwrap
 import threading
 import warnings
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from .result import Finding, Report, Severity
 
 _LOG = logging.getLogger("bandit")
-# Bandit says through one logger for all what it failed at.
+# Bandit's tests keep their settings in one place for all, and its log is one for all.
 _LOCK = threading.Lock()
 _PROBE = "import hashlib\neval(input())\nhashlib.md5(b'')\n"
 
@@ -22,6 +23,7 @@ class BanditEngine:
     def __init__(self) -> None:
         self._defect: str | None = None
         self._probed = False
+        self._tests: Any = None
 
     @property
     def defect(self) -> str | None:
@@ -38,49 +40,43 @@ class BanditEngine:
         return Report(reason=self.defect) if self.defect else self._run(textwrap.dedent(code))
 
     def _run(self, code: str) -> Report:
-        with _LOCK, tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        with _LOCK, warnings.catch_warnings(), _quiet(), _uncollected():
             warnings.simplefilter("ignore")
-            path = Path(folder, "code.py")
-            path.write_text(code, encoding="utf-8", errors="replace", newline="")
-            errors = _Errors()
-            propagates, level = _LOG.propagate, _LOG.level
-            _LOG.addHandler(errors)
-            _LOG.propagate = False
-            _LOG.setLevel(logging.ERROR)
             try:
-                manager = _scanned(path)
+                from .bandit_walk import issues, load_tests
+
+                self._tests = self._tests or load_tests()
+                found, failures = issues(code.encode("utf-8", "replace"), self._tests)
+            except SyntaxError:
+                return Report(reason="bandit: syntax error while parsing AST from file")
             except Exception as error:
                 return Report(reason=f"bandit failed: {error!s:.100}")
-            finally:
-                _LOG.removeHandler(errors)
-                _LOG.propagate = propagates
-                _LOG.setLevel(level)
-        findings = tuple(map(_finding, manager.get_issue_list()))
-        skipped = [reason for _, reason in manager.get_skipped()]
-        missing = [] if skipped or len(manager.files_list) == 1 else ["the code was not scanned"]
-        problems = [*skipped, *missing, *errors.messages]
-        return Report(findings, f"bandit: {problems[0]:.100}" if problems else None)
+        return Report(tuple(map(_finding, found)), f"bandit: {failures[0]:.100}" if failures else None)
 
 
-class _Errors(logging.Handler):
-    """Keeps what bandit calls an error: a test of it that failed on the code says so nowhere else."""
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Have bandit's log say nothing meanwhile."""
+    propagates, level = _LOG.propagate, _LOG.level
+    _LOG.propagate = False
+    _LOG.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        _LOG.propagate = propagates
+        _LOG.setLevel(level)
 
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.messages: list[str] = []
 
-    def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(record.getMessage().splitlines()[0])
-
-
-def _scanned(path: Path) -> Any:
-    from bandit.core.config import BanditConfig
-    from bandit.core.manager import BanditManager
-
-    manager = BanditManager(BanditConfig(), "file", ignore_nosec=True)
-    manager.discover_files([str(path)])
-    manager.run_tests()
-    return manager
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Look for no garbage meanwhile: a syntax tree has many objects and leaves none, and looking takes a third."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _finding(issue: Any) -> Finding:

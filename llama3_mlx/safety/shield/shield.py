@@ -24,7 +24,7 @@ class Shield:
         options = options or ShieldOptions()
         missing = [name for name in ("ast_grep_py", "bandit") if importlib.util.find_spec(name) is None]
         if missing:
-            raise MissingExtraError(f"the shield needs {' and '.join(missing)}: pip install 'llama3-mlx[shield]'")
+            raise MissingExtraError.of(f"the shield needs {' and '.join(missing)}", "shield")
         self._counts = SEVERITIES[SEVERITIES.index(options.severity) :]
         self._semgrep = None if options.semgrep_rules is None else SemgrepEngine(options.semgrep_rules)
 

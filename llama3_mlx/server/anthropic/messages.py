@@ -1,7 +1,7 @@
 """POST /v1/messages and /v1/messages/count_tokens. Source: https://docs.anthropic.com/en/api/messages."""
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -33,9 +33,9 @@ async def messages(body: MessagesRequest, request: Request) -> Response:
         loaded = await context.use(body.model)
         prompt = await loaded.prepare(lambda: prompt_of(chat, loaded))
         events = await converse(chat, context, streamed=bool(body.stream), prompt=prompt)
-        head = {**_head(loaded.choice.name), **context.extension()}
+        head = _head(loaded.choice.name)
         if body.stream:
-            parts = _stream(head, context.counted(events), len(prompt))
+            parts = _stream(head, context.counted(events), len(prompt), context.extension)
             return context.stream(kept_alive(errors_as_events(parts, request, event="error"), _PING), EVENT_STREAM)
         [answer] = await context.gather(events, 1)
         assert answer.end is not None, "a gathered answer has ended"
@@ -185,9 +185,11 @@ def _usage(end: AnswerEnd) -> JsonObject:
     }
 
 
-async def _stream(head: JsonMapping, events: AsyncIterator[Event], prompt_tokens: int) -> AsyncIterator[bytes]:
+async def _stream(
+    head: JsonMapping, events: AsyncIterator[Event], prompt_tokens: int, extension: Callable[[], JsonMapping]
+) -> AsyncIterator[bytes]:
     begun = {"input_tokens": prompt_tokens, "output_tokens": 0}
-    message = {**head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": begun}
+    message = {**head, **extension(), "content": [], "stop_reason": None, "stop_sequence": None, "usage": begun}
     yield _event("message_start", message=message)
     yield _PING
     blocks, in_text = 0, False
@@ -211,7 +213,7 @@ async def _stream(head: JsonMapping, events: AsyncIterator[Event], prompt_tokens
             yield _event("content_block_stop", index=blocks)
             blocks += 1
         elif isinstance(event, AnswerEnd):
-            yield _event("message_delta", delta=_stopped(event), usage=_usage(event))
+            yield _event("message_delta", delta=_stopped(event), usage=_usage(event), **extension())
     yield _event("message_stop")
 
 

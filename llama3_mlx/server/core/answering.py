@@ -40,6 +40,8 @@ async def start_answers(
     events = as_events(replies, submissions, loaded)
     if guard is not None and settings.guard_on != "input":
         events = guard.guarded(events, replies.cancel, settings.guard_every if streamed else None)
+        if submissions[0].options.logprobs or submissions[0].options.prompt_logprobs:
+            context.notes.append("log-probabilities come without alternatives, which the guard doesn't judge")
     # A note within an answer that is held to a form would break the form.
     if server.shield is not None and settings.shield is not None and not submissions[0].options.is_constrained:
         events = shielded(

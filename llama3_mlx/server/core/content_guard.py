@@ -1,5 +1,7 @@
 """A Llama Guard before and after answers: nothing of an answer is passed on before it has been judged."""
 
+import json
+import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -16,6 +18,9 @@ from .loaded_model import LoadedModel
 Cancel = Callable[[int], None]
 # A word that isn't whole yet can't be judged: what has just come is judged once more with what follows it.
 _LEAST_HELD = 32
+# JSON's escapes: of characters by their code (several are a pair of surrogates), and others, of which \\ hides a u.
+_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}(?:\\u[0-9a-fA-F]{4})*|.)", re.DOTALL)
+_ESCAPE_LENGTH = len(r"\u0061")
 
 
 class ContentGuard:
@@ -44,6 +49,7 @@ class ContentGuard:
 
         An answer is judged whenever `every` more characters have come, and at its end; with None only there. Until its
         end, what is passed on has been judged together with at least as many characters (and 32) that follow it.
+        What might have stood in a token's place is left out: nobody judges it.
         """
         answers = [_Answer(dialog) for dialog in self._dialogs]
         ahead = max(every or 0, _LEAST_HELD)
@@ -52,13 +58,14 @@ class ContentGuard:
             if isinstance(event, PromptProgress):
                 yield event
                 continue
+            event = _without_alternatives(event)
             if answer.refusal is None:
                 answer.add(event)
                 is_end = isinstance(event, AnswerEnd)
                 if is_end or (every is not None and answer.waiting >= every):
                     answer.refusal = await self._refuse_output(answer)
                     if answer.refusal is None:
-                        for held in answer.release(0 if is_end else ahead):
+                        for held in answer.release(0 if is_end else ahead * answer.stretch):
                             yield held
                         continue
                     cancel(event.choice)
@@ -152,10 +159,18 @@ class _Answer:
         while self.held and self.held[0][0] <= self.come - ahead:
             yield self.held.popleft()[1]
 
+    @property
+    def stretch(self) -> int:
+        """How many characters of the answer may stand for one of what it says."""
+        text = self._text()
+        return 1 if unescaped(text) == text else _ESCAPE_LENGTH
+
     def messages(self) -> Sequence[JsonMapping]:
         """Return the dialog with the answer behind the beginning that the request gave; nothing if it has no text."""
-        parts = [*(_text(message) for message in self.dialog.begun), self._text()]
-        parts += [f"{call.name} {call.arguments_json}" for call in self.whole.calls if call.arguments is None]
+        parts = [*(_text(message) for message in self.dialog.begun), unescaped(self._text())]
+        parts += [
+            f"{call.name} {unescaped(call.arguments_json)}" for call in self.whole.calls if call.arguments is None
+        ]
         calls = [
             {"id": call.id, "function": {"name": call.name, "arguments": call.arguments}}
             for call in self.whole.calls
@@ -169,6 +184,27 @@ class _Answer:
         text = self.whole.text
         tokens = b"".join(entry.data for entry in self.whole.logprobs).decode("utf-8", "ignore")
         return tokens if tokens.startswith(text) else text
+
+
+def unescaped(text: str) -> str:
+    r"""Return a text with characters in the place of JSON's escapes of them, such as \u0061."""
+
+    def meant(escape: re.Match[str]) -> str:
+        if len(escape[1]) == 1:
+            return escape[0]
+        characters: str = json.loads(f'"{escape[0]}"')
+        return characters.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+    return _ESCAPE.sub(meant, text) if "\\u" in text else text
+
+
+def _without_alternatives(event: Event) -> Event:
+    if isinstance(event, TextDelta):
+        return replace(event, logprobs=tuple(replace(entry, alternatives=()) for entry in event.logprobs))
+    if isinstance(event, AnswerEnd) and event.completion.prompt_logprobs:
+        bare = tuple(replace(entry, alternatives=()) for entry in event.completion.prompt_logprobs)
+        return replace(event, completion=replace(event.completion, prompt_logprobs=bare))
+    return event
 
 
 def _length(event: Event) -> int:

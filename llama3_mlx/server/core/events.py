@@ -83,6 +83,19 @@ class AnswerEnd:
     refusal: str | None = None
     """Why a guard refused the request or stopped the answer, where the reason is "content_filter"."""
 
+    @property
+    def prompt_s(self) -> float:
+        """The seconds that the prompt took, 0 where nothing of it was run."""
+        done = self.completion
+        run = done.prompt_tokens - done.cached_tokens
+        return run / done.prompt_tokens_per_second if done.prompt_tokens_per_second else 0.0
+
+    @property
+    def decode_s(self) -> float:
+        """The seconds from the first token to the last, 0 where there aren't two."""
+        done = self.completion
+        return (len(done.token_ids) - 1) / done.tokens_per_second if done.tokens_per_second else 0.0
+
 
 Event = PromptProgress | TextDelta | ToolCallEvent | AnswerEnd
 

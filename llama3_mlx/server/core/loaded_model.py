@@ -76,7 +76,12 @@ class ModelRuntime:
         folder, max_sequences, nodes = self.model.folder, self.max_running, self.nodes
         self.llama = await asyncio.to_thread(
             lambda: Llama.load(
-                folder, max_sequences=max_sequences, memory_gb=memory_gb, nodes=nodes.nodes, split=nodes.split
+                folder,
+                draft=self.draft,
+                max_sequences=max_sequences,
+                memory_gb=memory_gb,
+                nodes=nodes.nodes,
+                split=nodes.split,
             )
         )
         self.llama.on_lost(_stop_server)
@@ -247,7 +252,7 @@ class Replies:
             raise item
         if isinstance(item, Completion):
             self._open -= 1
-            check_answer(self._submissions[index].options, item)
+            item = check_answer(self._submissions[index].options, item)
         return index, item
 
     def cancel(self, index: int) -> None:

@@ -154,19 +154,24 @@ class LoadedModels:
             slot = None
         if slot is None:
             needed = self._needed(choice.model)
-            draft = self._drafts.get(name)
-            if draft is not None:
-                needed += _draft_memory(draft)
             async with self._making_room:
                 await self._make_room(name, needed)
                 slot = self.slots.get(name) or self._start(choice, needed)
         return slot
 
     def _needed(self, model: ModelEntry) -> int:
-        """Return what a model counts; several nodes hold one at a time, whose share here then counts as everything."""
-        nodes = self._settings.n_nodes
-        needed = memory_needed(model) // nodes
-        return needed if nodes == 1 else max(needed, self.budget_bytes)
+        """Return what a model counts with its draft; over nodes, which hold one at a time, all that a guard leaves."""
+        nodes, draft = self._nodes(model), self._drafts.get(model.name)
+        needed = memory_needed(model) // nodes + (0 if draft is None else _draft_memory(draft))
+        if nodes == 1:
+            return needed
+        beside = 0 if self.guard is None else memory_needed(self.guard.model)
+        return max(needed, self.budget_bytes - beside)
+
+    def _nodes(self, model: ModelEntry) -> int:
+        """Return over how many nodes a model lies: a guard on rank 0 alone, where it judges while the others wait."""
+        is_guard = self.guard is not None and model.name == self.guard.model.name
+        return 1 if is_guard else self._settings.n_nodes
 
     def _start(self, choice: ModelChoice, needed: int) -> ModelSlot:
         base = ModelRuntime(
@@ -174,7 +179,7 @@ class LoadedModels:
             self._settings.max_running,
             self._settings.max_queue,
             draft=self._drafts.get(choice.model.name),
-            nodes=NodeOptions(nodes=self._settings.n_nodes, split=self._settings.split),
+            nodes=NodeOptions(nodes=self._nodes(choice.model), split=self._settings.split),
         )
         loaded = LoadedModel(base, ModelChoice(choice.model))
         slot = ModelSlot(loaded, needed, asyncio.ensure_future(self._load(loaded)))

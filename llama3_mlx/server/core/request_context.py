@@ -120,6 +120,7 @@ class RequestContext:
                 self.log_values(first_token_s=round(waited, 4))
             if isinstance(event, AnswerEnd):
                 self._count(event)
+                self._note_calls(event)
             yield event
 
     async def gather(self, events: AsyncIterator[Event], count: int) -> list[CollectedAnswer]:
@@ -157,11 +158,24 @@ class RequestContext:
         """Return a streaming response that keeps this request open to its end."""
         return _ContextResponse(parts, self, media_type)
 
+    def _note_calls(self, end: AnswerEnd) -> None:
+        """Note calls whose arguments don't fit a keyword that can't be held while they are generated."""
+        for call in end.completion.tool_calls:
+            if call.problem:
+                self.notes.append(f"the call of {call.name} doesn't fit its schema: {call.problem}")
+
     def _count(self, end: AnswerEnd) -> None:
         metrics, model, done = self.server.metrics, self.loaded.choice.name, end.completion
         metrics.prompt_tokens.add(done.prompt_tokens, model=model)
         metrics.cached_tokens.add(done.cached_tokens, model=model)
         metrics.written_tokens.add(len(done.token_ids), model=model)
+        metrics.passes.add(done.passes, model=model)
+        metrics.passes_off.add(done.passes_off, model=model)
+        for counts in done.drafts:
+            for at, (drafted, accepted) in enumerate(zip(counts.drafted, counts.accepted, strict=True), 1):
+                place = {"model": model, "source": counts.source, "position": str(at)}
+                metrics.drafted.add(drafted, **place)
+                metrics.accepted.add(accepted, **place)
         said = self.request.state.log
         self.log_values(
             prompt_tokens=said.get("prompt_tokens", 0) + done.prompt_tokens,

@@ -96,6 +96,13 @@ class Metrics:
             "cached_prompt_tokens_total", "Prompt tokens found in the prefix cache", ("model",)
         )
         self.written_tokens = Counter("generated_tokens_total", "Tokens written", ("model",))
+        self.passes = Counter("forward_passes_total", "Forward passes that wrote tokens, by answer", ("model",))
+        self.passes_off = Counter(
+            "forward_passes_without_drafts_total", "Of these, with the draft model or head switched off", ("model",)
+        )
+        by_position = ("model", "source", "position")
+        self.drafted = Counter("draft_tokens_total", "Draft tokens by source and place in the draft", by_position)
+        self.accepted = Counter("accepted_draft_tokens_total", "Of these, those that were accepted", by_position)
         self.cancelled = Counter("cancelled_total", "Requests whose client went away")
         self.refused = Counter("refused_total", "Requests refused because the queue was full")
         self.loads = Counter("model_loads_total", "Models loaded into memory", ("model",))
@@ -115,6 +122,10 @@ class Metrics:
             self.prompt_tokens,
             self.cached_tokens,
             self.written_tokens,
+            self.passes,
+            self.passes_off,
+            self.drafted,
+            self.accepted,
             self.cancelled,
             self.refused,
             self.loads,

@@ -192,17 +192,13 @@ async def _stream(
         elif isinstance(event, ToolCallEvent):
             line |= {**fields("", [_call(event)]), "done": False}
         else:
-            line |= {**fields("", ()), **_last(context, event, with_context)}
+            line |= {**fields("", ()), **_last(context, event, with_context), **context.extension()}
         yield json_line(line)
 
 
 def _last(context: RequestContext, end: AnswerEnd, with_context: bool) -> JsonObject:
     """Return what the last line says about counts and times, in nanoseconds."""
     done = end.completion
-    run = done.prompt_tokens - done.cached_tokens
-    prompt_s = run / done.prompt_tokens_per_second if done.prompt_tokens_per_second else 0.0
-    written = len(done.token_ids)
-    decode_s = (written - 1) / done.tokens_per_second if done.tokens_per_second else 0.0
     last: JsonObject = {
         "done": True,
         "done_reason": end.reason if end.reason in ("length", "content_filter") else "stop",
@@ -210,9 +206,9 @@ def _last(context: RequestContext, end: AnswerEnd, with_context: bool) -> JsonOb
         "total_duration": _ns(context.elapsed_s),
         "load_duration": _ns(context.load_s),
         "prompt_eval_count": done.prompt_tokens,
-        "prompt_eval_duration": _ns(prompt_s),
-        "eval_count": written,
-        "eval_duration": _ns(decode_s),
+        "prompt_eval_duration": _ns(end.prompt_s),
+        "eval_count": len(done.token_ids),
+        "eval_duration": _ns(end.decode_s),
     }
     # The tokens of a refused answer hold what nobody may see.
     if with_context and end.refusal is None:

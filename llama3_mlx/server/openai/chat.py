@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from ...json_types import JsonMapping, JsonObject
 from ..core.chat import Chat, converse
 from ..core.events import (
+    AnswerEnd,
     CollectedAnswer,
     Event,
     LogprobEntry,
@@ -42,7 +43,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
         limit_choices(context, chat.n)
         loaded = await context.use(body.model, body.keep_alive)
         events = await converse(chat, context, streamed=bool(body.stream))
-        head = _ChatObjects(loaded.choice.name, context.extension(), tools)
+        head = _ChatObjects(loaded.choice.name, context.extension, tools)
         if body.stream:
             include_usage = bool(body.stream_options and body.stream_options.include_usage)
             parts = _stream(head, context.counted(events), chat, include_usage)
@@ -107,7 +108,7 @@ def limit_choices(context: RequestContext, count: int) -> None:
 class _ChatObjects:
     """What all chunks of one answer have in common."""
 
-    def __init__(self, model: str, extension: JsonMapping, tools: ToolSet) -> None:
+    def __init__(self, model: str, extension: Callable[[], JsonMapping], tools: ToolSet) -> None:
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.created, self.model = int(time.time()), model
         self.tools, self._extension = tools, extension
@@ -121,7 +122,7 @@ class _ChatObjects:
             "model": self.model,
             "system_fingerprint": None,
             "choices": choices,
-            **self._extension,
+            **self._extension(),
             **more,
         }
 
@@ -174,8 +175,25 @@ async def _stream(
             choice = _delta(event.choice, {}, event.reason)
         yield sse(head(chunk, [choice], **later))
     if include_usage:
-        yield sse(head(chunk, [], usage=usage_object(usage(answers, chat.n))))
+        told = {"timings": _timings(answers[0].end)} if chat.progress and chat.n == 1 else {}
+        yield sse(head(chunk, [], usage=usage_object(usage(answers, chat.n)), **told))
     yield DONE
+
+
+def _timings(end: AnswerEnd | None) -> JsonObject | None:
+    """Return how fast one answer was read and written, in the names of llama.cpp's server."""
+    if end is None:
+        return None
+    done = end.completion
+    return {
+        "cache_n": done.cached_tokens,
+        "prompt_n": done.prompt_tokens - done.cached_tokens,
+        "prompt_ms": round(end.prompt_s * 1e3, 3),
+        "prompt_per_second": done.prompt_tokens_per_second,
+        "predicted_n": len(done.token_ids),
+        "predicted_ms": round(end.decode_s * 1e3, 3),
+        "predicted_per_second": done.tokens_per_second,
+    }
 
 
 def _delta(index: int, delta: JsonObject, reason: str | None = None, logprobs: JsonObject | None = None) -> JsonObject:

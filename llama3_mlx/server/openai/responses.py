@@ -32,8 +32,7 @@ async def responses(body: ResponsesRequest, request: Request) -> Response:
         context.leave_out_tools(tools.left_out)
         loaded = await context.use(body.model, body.keep_alive)
         events = await converse(chat, context, streamed=bool(body.stream))
-        head = {**_head(body, loaded.choice.name), **context.extension()}
-        writer = ResponseWriter(head, tools)
+        writer = ResponseWriter(_head(body, loaded.choice.name), context.extension, tools)
 
         def keep(response: JsonMapping, answer: CollectedAnswer) -> None:
             if body.store is not False:

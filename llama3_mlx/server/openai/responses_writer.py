@@ -21,8 +21,9 @@ Keep = Callable[[JsonMapping, CollectedAnswer], None]
 class ResponseWriter:
     """Writes one response, whole or as events."""
 
-    def __init__(self, head: JsonMapping, tools: ToolSet) -> None:
-        self._head, self._tools = head, tools
+    def __init__(self, head: JsonMapping, extension: Callable[[], JsonMapping], tools: ToolSet) -> None:
+        """`extension` gives the fields that go beside those of the protocol, as they are by then."""
+        self._head, self._extension, self._tools = head, extension, tools
         self._number = -1
         self._message_id = f"msg_{secrets.token_hex(16)}"
 
@@ -32,6 +33,7 @@ class ResponseWriter:
         done, cut = answer.end.completion, _CUT.get(answer.reason)
         return {
             **self._head,
+            **self._extension(),
             "status": "incomplete" if cut else "completed",
             "incomplete_details": {"reason": cut} if cut else None,
             "output": output,
@@ -51,7 +53,7 @@ class ResponseWriter:
 
     async def stream(self, events: AsyncIterator[Event], keep: Keep) -> AsyncIterator[bytes]:
         """Yield the events of a response as its answer comes."""
-        begun = {**self._head, "status": "in_progress", "output": [], "usage": None}
+        begun = {**self._head, **self._extension(), "status": "in_progress", "output": [], "usage": None}
         yield self._event("response.created", response=begun)
         yield self._event("response.in_progress", response=begun)
         answer, output = CollectedAnswer(), list[JsonObject]()

@@ -1,5 +1,7 @@
 // Calls to the server that this page came from.
 
+import { local } from "./storage/local.js";
+
 const KEY = "llama3-mlx.key";
 
 export class ApiError extends Error {
@@ -13,12 +15,12 @@ export class ApiError extends Error {
 /** The API key, where the server wants one; kept in this browser. Earlier versions kept it as JSON. */
 export const key = {
   get value() {
-    const text = localStorage.getItem(KEY) ?? "";
+    const text = local.get(KEY) ?? "";
     return text.startsWith('"') ? JSON.parse(text) : text;
   },
   set value(text) {
-    if (text) localStorage.setItem(KEY, text);
-    else localStorage.removeItem(KEY);
+    if (text) local.set(KEY, text);
+    else local.remove(KEY);
   },
 };
 
@@ -87,7 +89,10 @@ async function* parts(stream, separator) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let held = "";
   for (;;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch((error) => {
+      if (error.name === "AbortError") throw error;
+      throw new ApiError(0, "The connection to the server broke off.");
+    });
     if (done) return;
     held += value;
     const found = held.split(separator);

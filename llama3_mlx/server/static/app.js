@@ -5,7 +5,10 @@ import { Dialog } from "./chat/dialog.js";
 import { Runs } from "./chat/runs.js";
 import { $, copyText, icon, saveFile } from "./lib/dom.js";
 import { size } from "./lib/words.js";
+import { OF_NEW } from "./storage/drafts.js";
 import { Store } from "./storage/store.js";
+import { asMarkdown } from "./storage/transfer.js";
+import { address, addressed, whenGone } from "./view/address.js";
 import { Composer } from "./view/composer.js";
 import { showContext } from "./view/context.js";
 import { drawExamples } from "./view/examples.js";
@@ -24,34 +27,37 @@ const store = await Store.open((message) => notify(message));
 const runs = new Runs(store);
 const models = new Models(() => picker.draw());
 const picker = new Picker(store, models, () => draw());
-const dialog = new Dialog(store, runs, (name) => picker.known(name));
+const dialog = new Dialog(store, runs, modelOf);
 const thread = new Thread(runs, actOnMessage, () => Boolean(models.guard));
 const sidebar = new Sidebar(store, runs, actOnConversation);
 const drawer = new Drawer();
 const composer = new Composer({ send, editLast });
 const search = new Search(store, { open: (conversation, message) => openFound(conversation, message), closed: () => sidebar.draw() });
 const settings = new Settings(store, { changed: () => { sidebar.draw(); draw(); }, keyChanged: refresh, deleteAll });
+const NOT_HERE = "The conversation of this link isn't in this browser.";
 let tree = null;
 
-/** Show a conversation. */
-async function open(id, messageId = "") {
-  if (!store.conversations.has(id)) return begin();
+/** Show a conversation; `step` is "replace" where the address doesn't become a step that the browser can go back from. */
+async function open(id, { messageId = "", step = "push" } = {}) {
+  if (!store.conversations.has(id)) return begin(step);
   store.currentId = id;
   tree = await store.tree(id);
   if (store.currentId !== id) return;
   if (messageId) tree.reveal(tree.messages.get(messageId));
   thread.open(tree, messageId);
-  composer.open(id);
+  const { isNew } = store.current;
+  composer.open(isNew ? OF_NEW : id);
   picker.draw();
   draw();
   sidebar.draw();
-  history.replaceState(null, "", store.current.isNew ? location.pathname : `#c-${id}`);
-  store.keepValues({ current: id });
+  address(store.current, step);
+  store.keepValues({ current: isNew ? "" : id });
+  store.endAbandoned(tree);
 }
 
-async function begin() {
+async function begin(step = "push") {
   search.clear();
-  await open(store.begin().id);
+  await open(store.begin().id, { step });
   drawer.close();
   composer.field.focus();
 }
@@ -69,13 +75,25 @@ function draw() {
   showContext(path, models.contextOf(path.findLast(({ model }) => model)?.model), async () => open((await dialog.carryOn(tree)).id));
 }
 
-function send(text, files) {
+/** Return a model's name, or, said aloud, the one that answers in its place where it is gone. */
+function modelOf(name) {
+  const there = picker.known(name);
+  if (name && there && there !== name) notify(`${name} isn't there any more: ${there} answers.`);
+  return there;
+}
+
+async function send(text, files) {
   if (runs.of(store.currentId).length) return;
-  if (!models.list.length) return notify("There is no model yet: download one under Models.");
+  if (tree.path().at(-1)?.state === "writing") return notify("This conversation is being answered in another window.");
+  if (!models.list.length) {
+    await refresh();
+    if (!models.list.length) return notify(models.isRead ? "There is no model yet: download one under Models." : "The server doesn't answer, so the message waits here.");
+  }
+  if (store.current.isNew) store.keepValues({ current: store.currentId });
   dialog.send(tree, text, files);
-  composer.clear();
+  composer.clear(store.currentId);
   thread.toEnd();
-  history.replaceState(null, "", `#c-${store.currentId}`);
+  address(store.current, "replace");
   draw();
 }
 
@@ -128,11 +146,11 @@ function actOnConversation(name, conversation, value) {
 
 async function remove(conversation) {
   const { list } = store, place = list.indexOf(conversation), next = list[place + 1] ?? list[place - 1];
-  runs.stop(conversation.id);
+  await runs.stop(conversation.id);
   const title = titleOf(conversation);
   const back = await store.remove([conversation.id]);
   notify(`“${title}” is deleted.`, async () => { await back(); await open(conversation.id); });
-  if (conversation.id === store.currentId) await (next ? open(next.id) : begin());
+  if (conversation.id === store.currentId) await (next ? open(next.id, { step: "replace" }) : begin("replace"));
   else sidebar.draw();
   if (next && !composer.field.matches(":focus")) sidebar.focus(next.id);
 }
@@ -140,21 +158,20 @@ async function remove(conversation) {
 async function deleteAll() {
   const ids = [...store.conversations.keys()];
   if (!(await ask("Delete all conversations in this browser?", "Delete all"))) return;
-  for (const id of ids) runs.stop(id);
+  await Promise.all(ids.map((id) => runs.stop(id)));
   const back = await store.remove(ids);
   $("settings").close();
-  await begin();
-  notify("All conversations are deleted.", async () => { await back(); await open(ids[0]); });
+  await begin("replace");
+  notify("All conversations are deleted.", async () => { await back(); await open(store.list.find(({ isNew }) => !isNew)?.id); });
 }
 
 async function saveMarkdown(conversation) {
-  const path = (await store.tree(conversation.id)).path();
-  const parts = path.map(({ role, model, content }) => `## ${role === "user" ? "You" : model ?? role}\n\n${content}\n`);
-  saveFile(`${titleOf(conversation).replace(/[^\p{L}\p{N} -]/gu, "").slice(0, 60)}.md`, `# ${titleOf(conversation)}\n\n${parts.join("\n")}`, "text/markdown");
+  const title = titleOf(conversation);
+  saveFile(`${title.replace(/[^\p{L}\p{N} -]/gu, "").slice(0, 60)}.md`, asMarkdown(title, (await store.tree(conversation.id)).path()), "text/markdown");
 }
 
 async function openFound(conversation, message) {
-  await open(conversation.id, message?.id);
+  await open(conversation.id, { messageId: message?.id });
   drawer.close();
   $("scroll").focus();
 }
@@ -192,15 +209,19 @@ runs.addEventListener("change", ({ detail: { run, what } }) => {
   refresh();
 });
 
-store.addEventListener("elsewhere", ({ detail: { id } }) => {
-  if (!store.current) begin();
+store.addEventListener("elsewhere", ({ detail: { id, kind, ids } }) => {
+  if (kind === "removed") for (const gone of ids) runs.stop(gone);
+  if (!store.current) {
+    begin("replace");
+    notify("The conversation that was open here was deleted in another window, which can undo that.");
+  }
   else if (id === store.currentId) store.tree(id).then((fresh) => { tree = fresh; draw(); });
   sidebar.draw();
 });
 
 setUpShortcuts({
-  escape: () => { if (runs.of(store.currentId).length) runs.stop(store.currentId); else drawer.close(); },
-  begin, previous: () => step(-1), next: () => step(1),
+  escape: () => { if (drawer.isOpen) drawer.close(); else runs.stop(store.currentId); },
+  begin: () => begin(), previous: () => step(-1), next: () => step(1),
   list: () => { drawer.open(); sidebar.focus(store.currentId); },
   models: () => models.open(),
   search: () => { drawer.open(); $("search").focus(); },
@@ -208,15 +229,20 @@ setUpShortcuts({
   copy: () => [...document.querySelectorAll(".message.assistant [data-action=copy]")].at(-1)?.click(),
 });
 $("stop").addEventListener("click", () => { runs.stop(store.currentId); composer.field.focus(); });
-$("new-chat").addEventListener("click", begin);
+$("new-chat").addEventListener("click", () => begin());
 $("compare").append(icon("columns"));
-addEventListener("hashchange", () => { const id = location.hash.replace("#c-", ""); if (id !== store.currentId && store.conversations.has(id)) open(id); });
+whenGone(() => store.current, (id) => {
+  const isUnknown = id && !store.conversations.has(id);
+  if (isUnknown) notify(NOT_HERE);
+  open(isUnknown ? store.currentId : id, { step: "replace" });
+});
+addEventListener("beforeunload", (event) => { if (!store.unkept.isEmpty) event.preventDefault(); });
+document.addEventListener("visibilitychange", () => { if (!document.hidden && models.isRead) refresh(); });
 drawExamples((text) => composer.put(text));
 
-const linked = location.hash.startsWith("#c-") ? location.hash.slice(3) : "";
-const wanted = linked || (await store.db.value("current"));
-await open(store.conversations.has(wanted) ? wanted : store.list[0]?.id);
-if (linked && linked !== store.currentId) notify("The conversation of this link isn't in this browser.");
+const linked = addressed(), last = linked || (await store.db.value("current"));
+await open(store.conversations.has(last) || last === "" ? last : store.list[0]?.id, { step: "replace" });
+if (linked && linked !== store.currentId) notify(NOT_HERE);
 if (!store.db.isKept) notify("This browser keeps nothing for this page: save everything to a file in the settings before you close it.");
 document.documentElement.dataset.ready = "yes";
 requestAnimationFrame(() => performance.mark("shown"));

@@ -23,4 +23,12 @@ const object = await generateText({
   prompt: "As an object.",
   output: Output.object({ schema: z.object({ degrees: z.number() }) }),
 });
-console.log(JSON.stringify({ first: first.text, second: second.text, streamed: text, object: object.output }));
+const both = await generateText({
+  model,
+  messages: [question],
+  tools: { weather },
+  stopWhen: stepCountIs(3),
+  output: Output.object({ schema: z.object({ degrees: z.number() }) }),
+});
+const printed = { first: first.text, second: second.text, streamed: text, object: object.output, both: both.output };
+console.log(JSON.stringify(printed));

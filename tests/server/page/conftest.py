@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def browser() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("needs Chromium")
     with playwright.sync_playwright() as runner:
-        chromium = runner.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        chromium = runner.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield chromium
         chromium.close()
 
@@ -56,23 +57,45 @@ def context(browser: Any) -> Iterator[Any]:
     made.close()
 
 
+@pytest.fixture(params=[1280, 390])
+def width(request: pytest.FixtureRequest) -> int:
+    """The width of the window: a laptop's and a phone's, or those that a test's own parameter names."""
+    chosen: int = request.param
+    return chosen
+
+
 @pytest.fixture
-def chat(context: Any, page_server: PageServer, request: pytest.FixtureRequest) -> Iterator[Driver]:
-    """A page that nothing is kept of yet, 1280 wide or as a test's parameter says.
+def chat(context: Any, page_server: PageServer, width: int) -> Iterator[Driver]:
+    """A page that nothing is kept of yet.
 
     Whatever the page complains about, and any request to another server, fails the test.
     """
+    with fresh_page(context, page_server, width) as driver:
+        yield driver
+
+
+@contextmanager
+def fresh_page(context: Any, server: PageServer, width: int) -> Iterator[Driver]:
+    """Open the page with nothing kept, in a window of the last test: another one would be half of a test's time."""
     PacedLlama.answers.clear()
     PacedLlama.seen.clear()
-    page = context.new_page()
-    page.set_viewport_size({"width": getattr(request, "param", 1280), "height": 800})
-    page.goto(f"{page_server.url}/health")
+    page = context.pages[0] if context.pages else context.new_page()
+    page.set_viewport_size({"width": width, "height": 800})
+    if page.url != server.idle_url:
+        page.goto(server.idle_url)
     page.evaluate(FORGET)
-    driver = Driver(page, page_server)
-    driver.open()
+    driver = Driver(page, server)
+    page.goto(server.url)
+    driver.wait_ready()
     yield driver
     for says in PacedLlama.answers.values():
         says.go.set()
-    for left in context.pages:
+    for left in context.pages[1:]:
         left.close()
+    for left in context.pages:
+        left.goto(server.idle_url)
+        left.unroute_all()
+        left.emulate_media(color_scheme="null", reduced_motion="null")
+    driver.unwatch()
+    context.clear_permissions()
     assert driver.complaints == []

@@ -12,36 +12,34 @@ import pytest
 
 from llama3_mlx.server.core.loaded_model import LoadedModel
 
-from ...support.paced_llama import Loader, PacedLlama
+from ...support.paced_llama import Loader
 from ...support.page_driver import Driver, PageServer
 from ...support.server_fixtures import running_server
 from ...support.small_chat import save_small_chat
 from ..test_guarded import StubGuard
 from ..test_moderations import guard_folder  # noqa: F401
-from .conftest import FORGET
+from .conftest import fresh_page
 
 SAFE = "The river walks by the green stone. " * 20
 
 
-@pytest.fixture
-def guarded_chat(context: Any, guard_folder: Path, tmp_path: Path) -> Iterator[Driver]:  # noqa: F811
-    """A page, 390 wide, of a server with the real guard on answers alone."""
-    paced = {"first": save_small_chat(tmp_path / "first", max_position_embeddings=8192)}
+@pytest.fixture(scope="module")
+def guarded_server(guard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:  # noqa: F811
+    """A server with the real guard on answers alone."""
+    folder = tmp_path_factory.mktemp("guarded")
+    paced = {"first": save_small_chat(folder / "first", max_position_embeddings=8192)}
     loader = Loader(paced)
-    PacedLlama.answers.clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("llama3_mlx.server.core.loaded_model.Llama", loader)
-        patch.setenv("LLAMA3_MLX_HOME", str(tmp_path / "home"))
+        patch.setenv("LLAMA3_MLX_HOME", str(folder / "home"))
         with running_server(paced, guard=str(guard_folder), guard_on="output", guard_every=40) as running:
-            page = context.new_page()
-            page.set_viewport_size({"width": 390, "height": 800})
-            page.goto(f"{running.url}/health")
-            page.evaluate(FORGET)
-            driver = Driver(page, PageServer(running, loader))
-            driver.open()
-            yield driver
-            page.close()
-            assert driver.complaints == []
+            yield PageServer(running, loader)
+
+
+@pytest.fixture
+def guarded_chat(context: Any, guarded_server: PageServer, width: int) -> Iterator[Driver]:
+    with fresh_page(context, guarded_server, width) as driver:
+        yield driver
 
 
 def test_a_guarded_server_s_own_stream_is_shown(guarded_chat: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +59,8 @@ def test_a_guarded_server_s_own_stream_is_shown(guarded_chat: Driver, monkeypatc
     chat.says("At once?", "ricin")
     chat.ask("At once?")
     assert "let no answer through" in chat.page.locator(".guard").last.inner_text()
+    # The rate is what the model's server measured, not what one piece at the end of the stream would come to.
+    assert chat.page.locator(".stats").last.inner_text().split(" · ")[:2] == ["5 tokens", "1.0 tokens/s"]
     chat.open()
     assert chat.page.locator(".guard").first.inner_text() == said
 

@@ -13,7 +13,7 @@ import pytest
 
 from llama3_mlx.server.page import STATIC
 
-from ...support.page_driver import Driver, PageServer
+from ...support.page_driver import ONE_WIDTH, Driver, PageServer
 
 ROOT = Path(__file__).parents[3]
 HTML = {"accept": "text/html"}
@@ -64,6 +64,7 @@ def test_files_are_kept_under_their_version_and_asked_for_anew_without_one(get: 
     assert (again.status_code, again.content) == (304, b"")
 
 
+@ONE_WIDTH
 def test_the_page_with_formulas_and_code_is_light(chat: Driver) -> None:
     """Measured by the browser: what came over the wire, headers included."""
     chat.says("All", "$\\mathcal{A}_\\mathbf{b} \\sum \\mathfrak{g} \\mathtt{t}$\n\n```js\nlet a = 1;\n```")

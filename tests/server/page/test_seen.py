@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ...support.page_driver import Driver
+from ...support.page_driver import ONE_WIDTH, Driver
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -40,7 +40,7 @@ def test_loading_queue_prompt_and_writing_are_told_apart(chat: Driver) -> None:
     chat.act("again")
     stage(chat, "Waiting in the queue, 1 request")
     running.active -= running.max_running
-    says.hold = 120
+    says.hold, says.every_s = 40, 0.01
     chat.page.click("#stop")
     chat.page.wait_for_selector("#send:visible")
     chat.act("again")
@@ -82,12 +82,12 @@ def test_the_fill_of_the_context_is_shown_and_what_to_do_when_it_is_nearly_full(
 
 def test_a_tool_call_is_shown_as_one_and_takes_its_result(chat: Driver) -> None:
     tools = [{"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}]
-    chat.page.click("#open-settings")
+    chat.from_sidebar("#open-settings")
     chat.page.check("[data-setting=use_tools]")
     chat.page.fill("[data-setting=tools]", "[1")
     assert "no list of tools" in chat.page.inner_text("#tools-error")
     chat.page.fill("[data-setting=tools]", json.dumps(tools))
-    chat.page.keyboard.press("Escape")
+    chat.leave()
     chat.says("What is the weather", '{"name": "weather", "parameters": {"city": "Oslo"}}')
     chat.type("What is the weather in Oslo?")
     card = chat.page.locator(".call")
@@ -116,14 +116,14 @@ def test_an_answer_that_follows_a_schema_is_shown_as_json(chat: Driver) -> None:
         "additionalProperties": False,
     }
     chat.page.select_option("#model", "smollm2")
-    chat.page.click("#open-settings")
+    chat.from_sidebar("#open-settings")
     chat.page.check("[data-setting=use_schema]")
     chat.page.fill("[data-setting=schema]", '{"type": ')
     assert "no JSON" in chat.page.inner_text("#schema-error")
     chat.page.fill("[data-setting=schema]", json.dumps(schema))
     assert chat.page.locator("#schema-error").inner_text() == ""
     chat.page.fill("[data-setting=temperature]", "1.5")
-    chat.page.keyboard.press("Escape")
+    chat.leave()
     chat.ask("Tell me of a city.")
     answer = json.loads(chat.page.locator(".message.assistant pre").inner_text())
     assert answer["city"] in ("Paris", "Rome")
@@ -147,6 +147,7 @@ def test_a_guards_verdict_is_shown(chat: Driver) -> None:
     assert "ended by the guard" in chat.page.inner_text(".stats")
 
 
+@ONE_WIDTH
 def test_a_real_model_answers_stops_and_is_free_again(chat: Driver) -> None:
     chat.page.select_option("#model", "smollm2")
     chat.set_up(max_tokens="12", temperature="0")

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from ...support.page_driver import Driver
+from ...support.page_driver import ONE_WIDTH, Driver
 
 pytestmark = pytest.mark.timeout(120)
-BOTH_WIDTHS = pytest.mark.parametrize("chat", [1280, 390], indirect=True)
 DROP = """([selector, kind, files, text]) => {
     const data = new DataTransfer();
     for (const [name, content] of files) data.items.add(new File([content], name));
@@ -45,6 +44,7 @@ def pdf(*lines: str) -> bytes:
     return "".join(parts).encode()
 
 
+@ONE_WIDTH
 def test_the_text_of_a_pdf_goes_along(chat: Driver) -> None:
     file: Any = {"name": "report.pdf", "mimeType": "application/pdf", "buffer": pdf("First page", "Second page")}
     chat.page.set_input_files("#file-field", file)
@@ -55,7 +55,6 @@ def test_the_text_of_a_pdf_goes_along(chat: Driver) -> None:
     assert content == "File report.pdf:\n```\nFirst page\n\nSecond page\n```\n\nSum it up"
 
 
-@BOTH_WIDTHS
 def test_files_are_dropped_pasted_and_chosen_and_go_along_as_text(chat: Driver) -> None:
     chat.page.evaluate(DROP, ["main", "dragover", [["a.csv", ""]], ""])
     assert chat.page.locator("main.dropping").count() == 1
@@ -80,6 +79,7 @@ def test_files_are_dropped_pasted_and_chosen_and_go_along_as_text(chat: Driver) 
     assert chat.page.locator("#files .chip").count() == 0
 
 
+@ONE_WIDTH
 def test_what_is_no_text_is_refused_by_name(chat: Driver) -> None:
     refused = {
         "a.png": (b"\x89PNG\xff\xfe", "no text in UTF-8"),
@@ -95,7 +95,6 @@ def test_what_is_no_text_is_refused_by_name(chat: Driver) -> None:
         assert chat.page.locator("#files .chip").count() == 0
 
 
-@BOTH_WIDTHS
 def test_conversations_are_renamed_pinned_and_dated(chat: Driver) -> None:
     for text in ("Oldest", "Middle", "Newest"):
         chat.ask(text)
@@ -117,8 +116,7 @@ def test_conversations_are_renamed_pinned_and_dated(chat: Driver) -> None:
         }"""
     )
     chat.open()
-    if chat.page.is_visible("#open-sidebar"):
-        chat.page.click("#open-sidebar")
+    chat.open_sidebar()
     groups = chat.page.locator("#conversations h2").all_text_contents()
     assert groups[:2] == ["Today", "Yesterday"]
     assert re.fullmatch(r"\w+ \d{4}", groups[2])
@@ -136,7 +134,6 @@ def test_conversations_are_renamed_pinned_and_dated(chat: Driver) -> None:
     assert chat.page.locator("#conversations h2").first.text_content() == "Pinned"
 
 
-@BOTH_WIDTHS
 def test_the_search_finds_words_of_any_conversation_and_goes_to_the_message(chat: Driver) -> None:
     chat.says("animals", "The quick brown fox")
     chat.ask("Tell me of animals")
@@ -161,7 +158,7 @@ def test_the_search_finds_words_of_any_conversation_and_goes_to_the_message(chat
 def test_every_conversation_has_an_address(chat: Driver) -> None:
     chat.ask("First")
     address = chat.page.evaluate("location.hash")
-    chat.page.click("#new-chat")
+    chat.from_sidebar("#new-chat")
     chat.ask("Second")
     chat.page.evaluate("hash => { location.hash = hash; }", address)
     chat.until("document.title.startsWith('First')")
@@ -174,7 +171,7 @@ def test_every_conversation_has_an_address(chat: Driver) -> None:
 def test_settings_are_the_conversations_or_the_defaults_and_the_difference_is_marked(chat: Driver) -> None:
     page = chat.page
     chat.ask("First")
-    page.click("#open-settings")
+    chat.from_sidebar("#open-settings")
     page.fill("[data-setting=temperature]", "0.5")
     assert page.locator(".differs").evaluate_all("nodes => nodes.map(n => n.dataset.setting)") == ["temperature"]
     assert "1 setting marked" in page.inner_text("#scope-note")
@@ -185,8 +182,8 @@ def test_settings_are_the_conversations_or_the_defaults_and_the_difference_is_ma
     assert page.input_value("[data-setting=top_k]") == ""
     assert "2 settings marked" in page.inner_text("#scope-note")
     page.keyboard.press("Escape")
-    page.click("#new-chat")
-    page.click("#open-settings")
+    chat.from_sidebar("#new-chat")
+    chat.from_sidebar("#open-settings")
     assert (page.input_value("[data-setting=top_k]"), page.input_value("[data-setting=temperature]")) == ("20", "")
     page.fill("[data-setting=seed]", "3")
     page.click("#reset-settings")
@@ -202,7 +199,7 @@ def test_a_preset_holds_all_settings_and_they_reach_the_request(chat: Driver) ->
     page = chat.page
     wanted = {"temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.1, "repetition_penalty": 1.2, "seed": 7}
     wanted["max_tokens"] = 30
-    page.click("#open-settings")
+    chat.from_sidebar("#open-settings")
     for name, value in wanted.items():
         page.fill(f"[data-setting={name}]", str(value))
     page.fill("[data-setting=system]", "You are terse.")
@@ -213,8 +210,8 @@ def test_a_preset_holds_all_settings_and_they_reach_the_request(chat: Driver) ->
     page.keyboard.press("Escape")
     chat.ask("Plain")
     chat.open()
-    page.click("#new-chat")
-    page.click("#open-settings")
+    chat.from_sidebar("#new-chat")
+    chat.from_sidebar("#open-settings")
     page.select_option("#preset", "terse")
     page.keyboard.press("Escape")
     with page.expect_request("**/v1/chat/completions") as sent:
@@ -223,13 +220,12 @@ def test_a_preset_holds_all_settings_and_they_reach_the_request(chat: Driver) ->
     assert body["messages"][0] == {"role": "system", "content": "You are terse."}
     assert {name: body[name] for name in wanted} == wanted
     assert (body["stop"], body["model"]) == (["END"], "first")
-    page.click("#open-settings")
+    chat.from_sidebar("#open-settings")
     page.select_option("#preset", "terse")
     page.click("#delete-preset")
     assert "terse" not in page.inner_text("#preset")
 
 
-@BOTH_WIDTHS
 def test_two_models_answer_side_by_side_and_one_is_gone_on_with(chat: Driver) -> None:
     page = chat.page
     page.click("#compare")
@@ -251,6 +247,7 @@ def test_two_models_answer_side_by_side_and_one_is_gone_on_with(chat: Driver) ->
     assert json.dumps(asked[-1]).count("Which is better?") == 2
 
 
+@ONE_WIDTH
 def test_an_adapter_changes_what_the_real_model_says(chat: Driver) -> None:
     chat.set_up(max_tokens="8", temperature="0")
     chat.page.select_option("#model", "smollm2")

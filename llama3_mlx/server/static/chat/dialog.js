@@ -82,7 +82,7 @@ export class Dialog {
   async carryOn(tree) {
     const path = tree.path(), from = path.findLastIndex(({ role }) => role === "user");
     const { conversation } = tree;
-    const fresh = this.store.begin(conversation.settings);
+    const fresh = this.store.make(conversation.settings);
     fresh.title = `${conversation.title} (continued)`.slice(0, 90);
     const next = await this.store.tree(fresh.id);
     let parent = "";

@@ -5,6 +5,8 @@ import { forgetWriting, keepWriting } from "../storage/writing.js";
 
 // Between copies of a long answer, and between those in the database and questions to the server.
 const LONG = 40_000, LONG_MS = 500, EVERY_MS = 700;
+// What comes within this time comes at once: a guard lets text through in lumps.
+const BURST_MS = 60;
 
 export class Runs extends EventTarget {
   running = new Map();
@@ -28,16 +30,26 @@ export class Runs extends EventTarget {
     return [...this.running.values()].filter((run) => run.message.conversation === conversationId);
   }
 
+  /** Stop what is written in a conversation; the promise ends when all that came is kept. */
   stop(conversationId) {
-    for (const run of this.of(conversationId)) run.stopper.abort();
+    return Promise.all(this.of(conversationId).map((run) => {
+      run.stopper.abort();
+      return run.ended;
+    }));
   }
 
   /** Write `message`, which stands in `tree`, by a request. */
-  async start(tree, message, body) {
+  start(tree, message, body) {
     const run = {
-      tree, message, stopper: new AbortController(), began: performance.now(), first: 0, pieces: 0, base: message.content,
+      tree, message, stopper: new AbortController(), began: performance.now(), first: 0, pieces: 0, inFirst: 0,
       stage: { kind: "sending" }, kept: 0, inDatabase: message.content.length,
     };
+    run.ended = this.write(run, body);
+    return run.ended;
+  }
+
+  async write(run, body) {
+    const { tree, message } = run;
     for (const name of ["error", "code", "reason", "stats", "refusal", "notes", "judged"]) delete message[name];
     Object.assign(message, { state: "writing", created: Date.now() });
     this.running.set(message.id, run);
@@ -70,6 +82,7 @@ export class Runs extends EventTarget {
     if (content || refusal || calls) {
       if (!run.first) Object.assign(run, { first: performance.now(), stage: { kind: "writing" } });
       run.pieces += 1;
+      if (performance.now() - run.first < BURST_MS) run.inFirst = run.pieces;
       message.content += content ?? "";
       // Why a guard of the server refused the question or ended the answer.
       if (refusal) message.refusal = (message.refusal ?? "") + refusal;
@@ -78,7 +91,7 @@ export class Runs extends EventTarget {
     }
     if (choice?.finish_reason) message.reason = choice.finish_reason;
     if (chunk.notes) message.notes = chunk.notes;
-    if (chunk.usage) message.stats = stats(run, chunk.usage);
+    if (chunk.usage) message.stats = stats(run, chunk);
   }
 
   takeCall(message, call) {
@@ -89,10 +102,10 @@ export class Runs extends EventTarget {
     known.arguments += call.function?.arguments ?? "";
   }
 
-  /** Return the tokens a second up to now: every piece of text counts as one. */
+  /** Return the tokens a second up to now: every piece of text counts as one, but those that came at once with the first. */
   rate(run) {
-    const seconds = (performance.now() - run.first) / 1000;
-    return run.first && run.pieces > 4 ? (run.pieces - 1) / seconds : 0;
+    const seconds = (performance.now() - run.first) / 1000, pieces = run.pieces - run.inFirst;
+    return run.first && pieces > 3 ? pieces / seconds : 0;
   }
 
   /** Before the first word, ask the server what it is at. */
@@ -138,12 +151,11 @@ export class Runs extends EventTarget {
   }
 }
 
-function stats(run, usage) {
+/** Return what the server counted; its `rate` is 0 where too little was written to tell. */
+function stats(run, { usage, timings }) {
   run.first ||= performance.now();
-  const seconds = (performance.now() - run.first) / 1000;
-  const rate = usage.completion_tokens > 1 && seconds > 0 ? (usage.completion_tokens - 1) / seconds : 0;
   return {
-    tokens: usage.completion_tokens, prompt: usage.prompt_tokens, rate, first: (run.first - run.began) / 1000,
-    cached: usage.prompt_tokens_details?.cached_tokens ?? 0,
+    tokens: usage.completion_tokens, prompt: usage.prompt_tokens, rate: timings?.predicted_per_second ?? 0,
+    first: (run.first - run.began) / 1000, cached: usage.prompt_tokens_details?.cached_tokens ?? 0,
   };
 }

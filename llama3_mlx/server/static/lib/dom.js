@@ -46,8 +46,11 @@ export function icon(name) {
 
 /** Copy a text; browsers give a clipboard only to pages of this machine or behind TLS. */
 export async function copyText(text) {
-  if (navigator.clipboard) await navigator.clipboard.writeText(text);
-  else copySelected(text);
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    copySelected(text);
+  }
 }
 
 /** Have a button copy a text. */

@@ -23,6 +23,7 @@ export function codeBlock(text, language, { open = false, there = null } = {}) {
 function frame(language) {
   const box = element("div", "code-block");
   box.dataset.language = language;
+  box.dir = "ltr";
   const header = element("div", "code-header");
   const wrap = button("Wrap", "wrap", () => {
     wraps = box.classList.toggle("wraps");

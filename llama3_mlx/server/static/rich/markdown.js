@@ -2,10 +2,10 @@
 // Text can't become markup that does anything: no attribute of an answer's own HTML is kept, nothing is loaded.
 
 import DOMPurify from "../vendor/dompurify/purify.js";
-import { Marked } from "../vendor/marked/marked.js";
+import { Lexer, Marked } from "../vendor/marked/marked.js";
 import { element } from "../lib/dom.js";
 import { codeBlock } from "./code.js";
-import { drawMath, mathExtensions } from "./math.js";
+import { MAX_FORMULAS, drawMath, mathExtensions } from "./math.js";
 
 // Tags that GitHub's Markdown lets through and that mean something without attributes; all others show as text.
 const PLAIN = "b|br|dd|del|details|div|dl|dt|em|hr|i|ins|kbd|li|mark|ol|p|q|s|samp|small|strong|sub|summary|sup|u|ul|var";
@@ -32,6 +32,19 @@ function harmless(html) {
   return shown.replace(PLAIN_TAG, "<$1$2$3>");
 }
 
+// Beyond these, reading Markdown would be felt or fail; the text, or that part of it, stands as it is. Lengths in characters.
+const MAX_RICH = 300_000, MAX_INLINE = 20_000;
+const TOO_DEEP = /^(?:[ \t]*(?:>|(?:[-*+]|\d{1,9}[.)])[ \t])){40}|^[ \t]{160,}(?:[-*+>]|\d{1,9}[.)])/m;
+
+class CautiousLexer extends Lexer {
+  inlineTokens(source, tokens = []) {
+    if (source.length <= MAX_INLINE) return super.inlineTokens(source, tokens);
+    for (const line of source.split("\n")) tokens.push({ type: "text", raw: line, text: line }, { type: "br", raw: "\n" });
+    tokens.pop();
+    return tokens;
+  }
+}
+
 const marked = new Marked({ gfm: true, breaks: true });
 marked.use({
   extensions: mathExtensions(escape),
@@ -49,7 +62,7 @@ marked.use({
 
 /** Bring `container` up to date with `source`; blocks whose text is the same keep their nodes. */
 export function renderMarkdown(container, source, { unfinished = false } = {}) {
-  const tokens = marked.lexer(source).filter((token) => token.type !== "space" && token.type !== "def");
+  const tokens = read(source).filter((token) => token.type !== "space" && token.type !== "def");
   const top = Math.min(...tokens.filter(({ type }) => type === "heading").map(({ depth }) => depth));
   tokens.forEach((token, index) => {
     const there = container.children[index];
@@ -57,6 +70,9 @@ export function renderMarkdown(container, source, { unfinished = false } = {}) {
     const key = `${token.type} ${open} ${top} ${token.raw}`;
     if (there?.markdown === key) return;
     const node = makeBlock(token, top, open, there);
+    const room = MAX_FORMULAS - container.querySelectorAll(".math.drawn").length;
+    const formulas = node.matches(".math") ? [node] : [...node.getElementsByClassName("math")];
+    for (const formula of formulas.slice(0, Math.max(0, room))) drawMath(formula);
     node.markdown = key;
     if (!there) container.append(node);
     else if (there !== node) there.replaceWith(node);
@@ -64,9 +80,25 @@ export function renderMarkdown(container, source, { unfinished = false } = {}) {
   while (container.children.length > tokens.length) container.lastElementChild.remove();
 }
 
+function read(source) {
+  const asItIs = [{ type: "plain", raw: source }];
+  if (source.length > MAX_RICH || TOO_DEEP.test(source)) return asItIs;
+  try {
+    return new CautiousLexer(marked.defaults).lex(source);
+  } catch (error) {
+    if (error instanceof RangeError) return asItIs;
+    throw error;
+  }
+}
+
 /** Return the node of one block; `there` is its earlier node, which a code block goes on in. */
 function makeBlock(token, top, open, there) {
   if (token.type === "code") return codeBlock(token.text, (token.lang ?? "").match(/^\S*/)[0], { open, there });
+  if (token.type === "plain") {
+    const box = element("div", "plain", token.raw);
+    box.dir = "auto";
+    return box;
+  }
   const html = marked.parser([token])
     // The first level of a message's headings stands below the message's own.
     .replace(/<(\/?)h([1-6])x>/g, (_, end, depth) => `<${end}h${Math.min(6, 3 + Math.max(0, depth - top))}>`);
@@ -84,6 +116,10 @@ function finish(node) {
     case "a":
       if (node.hasAttribute("href")) Object.assign(node, { target: "_blank", rel: "noopener noreferrer" });
       break;
+    case "p": case "ul": case "ol": case "blockquote": case "h3": case "h4": case "h5": case "h6":
+      // Each block runs as its own first letter does; what stands in a list or a quote runs with that.
+      if (!node.parentElement?.closest("li, blockquote")) node.dir = "auto";
+      break;
     case "input":
       node.disabled = true;
       node.setAttribute("aria-label", node.checked ? "done" : "not done");
@@ -96,13 +132,11 @@ function finish(node) {
     case "table": {
       const box = element("div", "table");
       box.tabIndex = 0;
+      node.dir = "auto";
       box.setAttribute("role", "group");
       box.setAttribute("aria-label", "Table");
       node.replaceWith(box);
       box.append(node);
-      break;
     }
-    case "span":
-      if (node.className === "math") drawMath(node);
   }
 }

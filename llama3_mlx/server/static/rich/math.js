@@ -45,18 +45,27 @@ export function mathExtensions(escape) {
   return [block, inline];
 }
 
+// Longer ones, in characters, aren't written by hand, and would be felt. Nodes nested more deeply crash the page in Chromium.
+const MAX_LENGTH = 4000, MAX_DEPTH = 300;
+/** So many formulas of a message are drawn: more would be felt. */
+export const MAX_FORMULAS = 500;
+
 /** Draw the formula that a node holds as text; until KaTeX is there, and where it can't, the text stands. */
 export function drawMath(node) {
   const tex = node.textContent;
+  if (tex.length > MAX_LENGTH) return;
+  node.classList.add("drawn");
   if (katex) draw(node, tex);
   else load().then(() => draw(node, tex));
 }
 
 function draw(node, tex) {
-  const displayMode = Boolean(node.dataset.display);
+  const displayMode = Boolean(node.dataset.display), drawn = document.createElement("span");
   try {
     // No link, no colour box of any size, no macro that goes on for ever.
-    katex.render(tex, node, { displayMode, throwOnError: true, trust: false, strict: false, maxSize: 20, maxExpand: 500 });
+    katex.render(tex, drawn, { displayMode, throwOnError: true, trust: false, strict: false, maxSize: 20, maxExpand: 500 });
+    if (isDeep(drawn)) throw new Error("nested too deeply to be drawn");
+    node.replaceChildren(...drawn.childNodes);
     node.classList.toggle("display", displayMode);
     if (displayMode) node.tabIndex = 0;
   } catch (error) {
@@ -64,6 +73,12 @@ function draw(node, tex) {
     node.classList.add("bad");
     node.title = error.message;
   }
+}
+
+function isDeep(node) {
+  let level = [node], depth = 0;
+  for (; level.length && depth <= MAX_DEPTH; depth++) level = level.flatMap(({ children }) => [...children]);
+  return depth > MAX_DEPTH;
 }
 
 function load() {

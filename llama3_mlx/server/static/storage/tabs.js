@@ -19,22 +19,24 @@ export class Tabs {
   }
 
   /** Say whether another window is writing a message. */
-  async writesElsewhere(id) {
-    const answer = new Promise((resolve) => {
-      this.asked.set(id, () => resolve(true));
-      setTimeout(() => resolve(false), WAIT_MS);
+  writesElsewhere(id) {
+    const asked = this.asked.get(id);
+    if (asked) return asked.answer;
+    const question = {};
+    question.answer = new Promise((resolve) => {
+      question.resolve = resolve;
+      setTimeout(() => { this.asked.delete(id); resolve(false); }, WAIT_MS);
     });
+    this.asked.set(id, question);
     this.tell("who writes", { id });
-    const found = await answer;
-    this.asked.delete(id);
-    return found;
+    return question.answer;
   }
 
   receive(data) {
     if (data.kind === "who writes") {
       if (this.isWriting(data.id)) this.tell("I write", { id: data.id });
     } else if (data.kind === "I write") {
-      this.asked.get(data.id)?.();
+      this.asked.get(data.id)?.resolve(true);
     } else {
       this.hear(data);
     }

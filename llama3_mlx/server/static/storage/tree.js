@@ -7,7 +7,11 @@ export class Tree {
     this.conversation = conversation;
     this.messages = new Map();
     this.children = new Map();
-    messages.sort((a, b) => a.number - b.number).forEach((message) => this.take(message));
+    // Where the way was chosen in this window; elsewhere it follows other windows.
+    this.chosenHere = new Set();
+    messages.sort((a, b) => a.number - b.number);
+    rootLost(messages);
+    for (const message of messages) this.take(message);
   }
 
   /** Put a message in its place, or its newer version in that of the older one. */
@@ -38,6 +42,7 @@ export class Tree {
   /** Go the way of this message where there are several. */
   choose(message) {
     this.conversation.chosen[message.parent] = message.id;
+    this.chosenHere.add(message.parent);
   }
 
   /** Return the messages that are shown, from the first one on. */
@@ -70,5 +75,22 @@ export class Tree {
     if (!message?.pair) return null;
     const both = this.versions(message).filter((other) => other.pair === message.pair);
     return both.length > 1 && both.every((other) => !this.children.get(other.id)?.length) ? both : null;
+  }
+}
+
+/** Have messages whose way to the first one is broken begin a way of their own, so that all can be reached. */
+function rootLost(messages) {
+  const byId = new Map(messages.map((message) => [message.id, message])), sound = new Set([""]);
+  for (const message of messages) {
+    const way = new Set();
+    let at = message;
+    while (!sound.has(at.id)) {
+      way.add(at.id);
+      const isLost = at.parent && (!byId.has(at.parent) || way.has(at.parent));
+      if (isLost) at.parent = "";
+      if (sound.has(at.parent)) break;
+      at = byId.get(at.parent);
+    }
+    for (const id of way) sound.add(id);
   }
 }

@@ -2,9 +2,10 @@
 
 import { $, button, element, icon } from "../lib/dom.js";
 import { LONG_PASTE, describe, readFile } from "../chat/attachments.js";
+import { draft, forgetDraft, keepFiles, keepText } from "../storage/drafts.js";
 import { notify } from "./notices.js";
 
-const DRAFT = "llama3-mlx.draft.";
+const ONLY_HERE = "The browser has no room for files that wait to be sent: closing the page loses them.";
 
 export class Composer {
   constructor({ send, editLast }) {
@@ -16,7 +17,7 @@ export class Composer {
       event.preventDefault();
       if (this.field.value.trim() || this.files.length) send(this.field.value.trim(), this.files);
     });
-    this.field.addEventListener("input", () => { this.fit(); this.keep(); });
+    this.field.addEventListener("input", () => { this.fit(); keepText(this.id, this.field.value); });
     this.field.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
         event.preventDefault();
@@ -37,37 +38,30 @@ export class Composer {
   /** Show what was begun in a conversation and not sent. */
   open(id) {
     this.id = id;
-    let kept = {};
-    try {
-      kept = JSON.parse(localStorage.getItem(DRAFT + id)) ?? {};
-    } catch {
-      // What can't be read was no draft of ours.
-    }
-    this.field.value = kept.text ?? "";
-    this.files = kept.files ?? [];
+    const { text, files } = draft(id);
+    this.field.value = text;
+    this.files = files;
     this.drawFiles();
     this.fit();
   }
 
-  clear() {
-    localStorage.removeItem(DRAFT + this.id);
-    this.open(this.id);
+  /** Forget what was sent, and go on in the conversation `id`. */
+  clear(id) {
+    forgetDraft(this.id);
+    this.open(id);
   }
 
   put(text) {
     this.field.value = text;
     this.fit();
-    this.keep();
+    keepText(this.id, text);
     this.field.focus();
   }
 
-  keep() {
-    if (!this.field.value && !this.files.length) return localStorage.removeItem(DRAFT + this.id);
-    try {
-      localStorage.setItem(DRAFT + this.id, JSON.stringify({ text: this.field.value, files: this.files }));
-    } catch {
-      // It still stands in the field.
-    }
+  /** Show the files and keep them until they are sent. */
+  filesChanged() {
+    this.drawFiles();
+    return keepFiles(this.id, this.files);
   }
 
   fit() {
@@ -76,18 +70,20 @@ export class Composer {
   }
 
   async addFiles(list) {
-    const refused = [];
+    const { id } = this, said = [], read = [];
     for (const file of list) {
       try {
-        this.files.push(await readFile(file));
+        read.push(await readFile(file));
       } catch (error) {
-        refused.push(error.message);
+        said.push(error.message);
       }
     }
-    this.drawFiles();
-    this.keep();
-    if (refused.length) notify(refused.join(" "));
-    this.field.focus();
+    // Another conversation may have been opened meanwhile.
+    const isHere = id === this.id, files = isHere ? this.files : draft(id).files;
+    files.push(...read);
+    if (!(isHere ? this.filesChanged() : keepFiles(id, files))) said.push(ONLY_HERE);
+    if (said.length) notify(said.join(" "));
+    if (isHere) this.field.focus();
   }
 
   paste(event) {
@@ -95,8 +91,7 @@ export class Composer {
     if (files.length && !text) this.addFiles(files);
     else if (text.length > LONG_PASTE) {
       this.files.push({ name: "pasted text", text });
-      this.drawFiles();
-      this.keep();
+      if (!this.filesChanged()) notify(ONLY_HERE);
     } else return;
     event.preventDefault();
   }
@@ -123,8 +118,7 @@ export class Composer {
       const item = element("li", "chip");
       const remove = button("×", "remove-file", () => {
         this.files.splice(place, 1);
-        this.drawFiles();
-        this.keep();
+        this.filesChanged();
         this.field.focus();
       }, { label: `Leave out ${file.name}` });
       item.append(icon("file"), element("span", "", file.name), element("span", "faint", describe(file)), remove);

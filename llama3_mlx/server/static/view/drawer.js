@@ -10,6 +10,10 @@ export class Drawer {
     matchMedia("(max-width: 720px)").addEventListener("change", () => this.close());
   }
 
+  get isOpen() {
+    return $("sidebar").classList.contains("open");
+  }
+
   open() {
     if (getComputedStyle($("open-sidebar")).display === "none") return;
     $("sidebar").classList.add("open");
@@ -20,7 +24,7 @@ export class Drawer {
   }
 
   close() {
-    if (!$("sidebar").classList.contains("open")) return;
+    if (!this.isOpen) return;
     $("sidebar").classList.remove("open");
     $("shade").hidden = true;
     document.querySelector("main").inert = false;

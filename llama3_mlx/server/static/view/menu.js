@@ -6,7 +6,7 @@ import { $, element } from "../lib/dom.js";
 export function openMenu(anchor, items) {
   const menu = $("menu");
   const close = (back = true) => {
-    menu.hidden = true;
+    menu.hidePopover();
     anchor.setAttribute("aria-expanded", "false");
     removeEventListener("pointerdown", outside, true);
     if (back && anchor.isConnected) anchor.focus();
@@ -30,7 +30,7 @@ export function openMenu(anchor, items) {
     event.stopPropagation();
   };
   const place = anchor.getBoundingClientRect();
-  menu.hidden = false;
+  menu.showPopover();
   menu.style.left = `${Math.max(8, Math.min(place.right - menu.offsetWidth, innerWidth - menu.offsetWidth - 8))}px`;
   menu.style.top = `${Math.min(place.bottom + 4, innerHeight - menu.offsetHeight - 8)}px`;
   anchor.setAttribute("aria-expanded", "true");

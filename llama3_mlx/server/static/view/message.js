@@ -78,7 +78,7 @@ function tools(node, message, view) {
   const act = (name, value) => view.act(name, message, value);
   if (view.versions.length > 1 && !view.inPair) row.append(versionSwitch(view, act));
   if (view.run) {
-    row.append(element("span", "stage"));
+    row.append(element("span", "stage", view.run.elsewhere ? "Written in another window" : ""));
     return row;
   }
   if (message.role === "user") row.append(button("Edit", "edit", () => edit(node, message, act)));
@@ -91,7 +91,7 @@ function tools(node, message, view) {
   if (message.role === "assistant" && !view.busy) {
     const failed = message.error || (!message.content && !message.calls?.length);
     row.append(button(failed ? "Try again" : "Regenerate", "again", () => act("again")));
-    const cut = message.reason === "length" || message.state === "stopped" || message.state === "broken";
+    const cut = message.reason === "length" || ["stopped", "broken", "error"].includes(message.state);
     if (view.isLast && cut && message.content && !message.json && !message.calls?.length) row.append(button("Continue", "go-on", () => act("continue")));
   }
   if (view.isPair) row.append(button("Go on with this answer", "keep", () => act("keep")));
@@ -120,7 +120,9 @@ function versionSwitch({ versions, at }, act) {
 function statsText({ stats, reason, state }) {
   const parts = [];
   if (stats) {
-    parts.push(counted(stats.tokens, "token"), `${stats.rate.toFixed(1)} tokens/s`, `first after ${stats.first.toFixed(2)} s`);
+    parts.push(counted(stats.tokens, "token"));
+    if (stats.rate) parts.push(`${stats.rate.toFixed(1)} tokens/s`);
+    if (stats.tokens) parts.push(`first after ${stats.first.toFixed(2)} s`);
     if (stats.cached) parts.push(`${stats.cached} of ${stats.prompt} prompt tokens cached`);
   }
   if (STATES[state]) parts.push(STATES[state]);
@@ -132,6 +134,7 @@ function statsText({ stats, reason, state }) {
 function edit(node, message, act) {
   const field = element("textarea");
   field.value = message.content;
+  field.dir = "auto";
   field.setAttribute("aria-label", "Edit the message");
   const row = element("div", "row");
   const old = [...node.childNodes];

@@ -9,6 +9,7 @@ const REFRESH_MS = 2000;
 
 export class Models {
   list = [];
+  isRead = false;
   guard = null;
   pulling = null;
   busy = new Map();
@@ -39,7 +40,7 @@ export class Models {
     const before = this.names.join("\n");
     const guarded = this.guard;
     const { models, manage, budget_bytes: budget, guard } = await readModels();
-    Object.assign(this, { list: models, manage, budget, guard });
+    Object.assign(this, { list: models, isRead: true, manage, budget, guard });
     if (this.names.join("\n") !== before || this.guard !== guarded) this.changed();
     if ($("models").open) this.draw();
   }
@@ -57,7 +58,7 @@ export class Models {
   draw() {
     const used = this.list.filter(({ state }) => state !== "unloaded").reduce((sum, model) => sum + model.needed_bytes, 0);
     $("models-note").textContent = this.list.length
-      ? `${size(used || 1)} of ${size(this.budget)} for models are taken. A model is loaded when it is first asked, and unloaded when it is long unused.`
+      ? `${used ? size(used) : "Nothing"} of the ${size(this.budget)} for models is taken. A model is loaded when it is first asked, and unloaded when it is long unused.`
       : "There is no model yet.";
     if (this.guard) $("models-note").append(` ${this.guard} judges questions and answers.`);
     $("pull").hidden = !this.manage;

@@ -11,10 +11,27 @@ export function announce(text, isError = false) {
 /** Show a notice until it is closed or another comes; `undo` adds a button. */
 export function notify(text, undo = null) {
   const box = $("toast");
-  const close = () => { box.hidden = true; box.replaceChildren(); };
+  const close = async (act) => {
+    box.hidden = true;
+    box.replaceChildren();
+    await act?.();
+    focusOnward();
+  };
   const nodes = [element("span", "", text)];
-  if (undo) nodes.push(button("Undo", "undo", async () => { close(); await undo(); $("composer-text").focus(); }, { quiet: false }));
-  nodes.push(button("×", "close-notice", () => { close(); $("composer-text").focus(); }, { label: "Close the notice" }));
+  if (undo) nodes.push(button("Undo", "undo", () => close(undo), { quiet: false }));
+  nodes.push(button("×", "close-notice", () => close(), { label: "Close the notice" }));
+  // What lies outside an open dialog can be neither seen nor reached.
+  const dialog = openDialog(), place = dialog ?? document.body;
+  if (box.parentElement !== place) place.append(box);
+  dialog?.addEventListener("close", () => document.body.append(box), { once: true });
   box.hidden = false;
   box.replaceChildren(...nodes);
+}
+
+const openDialog = () => [...document.querySelectorAll("dialog[open]")].at(-1);
+
+/** Give the focus that a closed notice had to what can be reached. */
+function focusOnward() {
+  const isCovered = document.querySelector("main").inert;
+  (openDialog()?.querySelector("button") ?? $(isCovered ? "new-chat" : "composer-text")).focus();
 }

@@ -64,6 +64,7 @@ export class Search {
 function snippet(text, wanted) {
   const at = text.toLowerCase().indexOf(wanted);
   const line = element("span", "snippet");
+  line.dir = "auto";
   const from = Math.max(0, at - AROUND), end = at + wanted.length;
   line.append(from ? "…" : "", text.slice(from, at), element("mark", "", text.slice(at, end)), text.slice(end, end + AROUND));
   return line;

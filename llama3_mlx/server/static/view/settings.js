@@ -4,7 +4,10 @@ import { key } from "../api.js";
 import { BLANK, OF_PRESET, readObject, readTools } from "../chat/settings.js";
 import { $, saveFile } from "../lib/dom.js";
 import { counted, size } from "../lib/words.js";
+import { local } from "../storage/local.js";
 import { exported, readExport } from "../storage/transfer.js";
+
+const THEME = "llama3-mlx.theme";
 
 export class Settings {
   /** `act` has changed(), keyChanged() and deleteAll(). */
@@ -43,7 +46,7 @@ export class Settings {
       else field.value = value;
     }
     this.drawPresets();
-    $("set-theme").value = localStorage.getItem("llama3-mlx.theme") ?? "";
+    $("set-theme").value = local.get(THEME) ?? "";
     $("set-key").value = key.value;
     $("make-defaults").hidden = this.isDefaults;
     $("reset-settings").textContent = this.isDefaults ? "Reset to the server's own" : "Reset to the defaults";
@@ -149,7 +152,7 @@ export class Settings {
       const content = readExport(await file.text());
       const taken = await this.store.take(content);
       const there = content.conversations.length - taken;
-      const rest = there ? `; ${there} were here already, no older` : "";
+      const rest = there ? `; ${there} ${there === 1 ? "was" : "were"} here already and stayed` : "";
       $("transfer-note").textContent = `${counted(taken, "conversation")} taken from the file${rest}.`;
       this.fill();
       this.act.changed();
@@ -160,6 +163,11 @@ export class Settings {
 
   async showKept() {
     const kept = [...this.store.conversations.values()].filter(({ isNew }) => !isNew).length;
+    const { conversations, messages } = this.store.unkept;
+    if (!this.store.unkept.isEmpty) {
+      $("kept").textContent = `The browser has no room for ${counted(Math.max(messages.size, conversations.size), "message")}: save everything to a file, then delete conversations.`;
+      return;
+    }
     const { usage, quota } = (await navigator.storage?.estimate?.()) ?? {};
     const room = quota ? `, ${size(usage)} of ${size(quota)} that the browser gives` : "";
     $("kept").textContent = this.store.db.isKept
@@ -170,10 +178,10 @@ export class Settings {
 
 function setTheme(theme) {
   if (theme) {
-    localStorage.setItem("llama3-mlx.theme", theme);
+    local.set(THEME, theme);
     document.documentElement.dataset.theme = theme;
   } else {
-    localStorage.removeItem("llama3-mlx.theme");
+    local.remove(THEME);
     delete document.documentElement.dataset.theme;
   }
 }

@@ -52,9 +52,11 @@ export class Sidebar {
   item(conversation) {
     const item = element("li", conversation.id === this.store.currentId ? "current" : "");
     item.dataset.id = conversation.id;
-    const title = element("a", "title", titleOf(conversation));
+    const title = element("a", "title");
+    title.append(element("span", "name", titleOf(conversation)));
     title.href = `#c-${conversation.id}`;
     title.dataset.action = "title";
+    title.dir = "auto";
     if (conversation.id === this.store.currentId) title.setAttribute("aria-current", "page");
     title.addEventListener("click", (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey) return;
@@ -91,6 +93,7 @@ export class Sidebar {
     if (!item || !conversation) return;
     const field = element("input");
     field.value = conversation.title;
+    field.dir = "auto";
     field.setAttribute("aria-label", "Name of the conversation");
     let done = false;
     const finish = (keep) => {
