@@ -54,7 +54,7 @@ def prepare(folder: Path, n: int, tokens: int) -> None:
         save_smollm2(folder / MODEL)
     asked = prompts(held_out=False, n=n)
     held_out = prompts(held_out=True, n=VALID)
-    with Llama.load(folder / MODEL, dtype="float32", disk_cache=False) as llama:
+    with Llama.load(folder / MODEL, dtype="float32", disk_cache=False, max_sequences=64) as llama:
         for number, (way, temperature) in enumerate(ANSWERS.items()):
             settings = DraftSettings(answer_tokens=tokens, temperature=temperature)
             data = as_sources([dialog(text) for text in asked[number::2]])

@@ -50,23 +50,31 @@ def run(args: argparse.Namespace) -> int:
 
 def _install(args: argparse.Namespace) -> int:
     flags = args.flags[1:] if args.flags[:1] == ["--"] else args.flags
-    command = [*program(), "serve", *_checked(flags)]
+    serve = [*program(), "serve", *_checked(flags)]
     if "--log-format" not in flags:
-        command += ["--log-format", "json"]
+        serve += ["--log-format", "json"]
     path = service_file()
-    content = agent(command) if _on_mac() else unit(command).encode()
+    content = agent(serve) if _on_mac() else unit(serve).encode()
     if args.only_print:
         sys.stdout.write(content.decode())
         return 0
     if _on_mac():
         _quietly(["launchctl", "bootout", f"{_domain()}/{LABEL}"])
-        _save(path, content)
-        _do(["launchctl", "bootstrap", _domain(), str(path)])
+        starting = [["launchctl", "bootstrap", _domain(), str(path)]]
     else:
-        _save(path, content)
-        _do(["systemctl", "--user", "daemon-reload"])
-        _do(["systemctl", "--user", "enable", UNIT])
-        _do(["systemctl", "--user", "restart", UNIT])
+        starting = [
+            ["systemctl", "--user", *words] for words in (["daemon-reload"], ["enable", UNIT], ["restart", UNIT])
+        ]
+    is_new = not path.exists()
+    _save(path, content)
+    try:
+        for command in starting:
+            _do(command)
+    except RequestError:
+        if is_new:
+            # What the system didn't take is not installed.
+            path.unlink()
+        raise
     sys.stdout.write(f"installed {path}; the server starts now and at login\n")
     return 0
 

@@ -67,7 +67,10 @@ def _not_cached(repo_id: str) -> str:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return f"{repo_id} is not complete in the local cache, and HF_HUB_OFFLINE forbids to ask the Hub: unset it"
+        return (
+            f"{repo_id} is not complete in the local cache, and the Hub may not be asked: unset HF_HUB_OFFLINE, or "
+            "don't call go_offline()"
+        )
     return f"{repo_id} is not in the local cache and the Hub can't be reached: check the network, or name a folder"
 
 

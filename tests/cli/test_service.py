@@ -74,6 +74,21 @@ def test_flags_that_serve_does_not_take_are_refused_before_anything_is_written(
     assert not service.service_file().exists()
 
 
+def test_what_the_system_refuses_is_not_left_installed(
+    calls: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    path = service.service_file()
+    assert main(["service", "install"]) == 0
+    monkeypatch.setattr(service, "_quietly", lambda _: (1, "Failed to connect to bus"))
+    assert main(["service", "install"]) == 2
+    assert "Failed to connect to bus" in capsys.readouterr().err
+    assert path.exists(), "the one before stays"
+    path.unlink()
+    assert main(["service", "install"]) == 2
+    assert not path.exists()
+
+
 def test_folders_are_named_in_full_for_the_system_starts_it_elsewhere(
     calls: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

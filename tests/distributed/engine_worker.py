@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
-from llama3_mlx import Llama
+from llama3_mlx import Llama  # isort: skip
+import mlx.core as mx
+
 from llama3_mlx.distributed import loading
 from llama3_mlx.engine.reply import Stream
 from llama3_mlx.evaluation.perplexity import measure_perplexity
 from llama3_mlx.evaluation.scoring import score_continuations
 from llama3_mlx.evaluation.sharing import Continuation
 from llama3_mlx.evaluation.windows import PerplexityOptions
+from llama3_mlx.generation.sampling import uniforms
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 99}}, "required": ["n"]}
 GREEDY: dict[str, Any] = {"max_tokens": 8, "temperature": 0}
@@ -63,6 +66,27 @@ def answers(llama: Llama, asked: list[dict[str, Any]]) -> list[list[int] | str |
     return found
 
 
+def on_a_border(one: Llama, request: dict[str, Any], found: Any, expected: Any) -> bool:
+    """Whether two answers part where the drawn number lies on the border between both tokens.
+
+    Sums in another order move the borders by some 1e-7, and a random model's distribution has hundreds of them.
+    """
+    settings = request["settings"]
+    if not (settings["temperature"] and isinstance(found, list) and isinstance(expected, list)):
+        return False
+    if {"repetition_penalty", "schema"} & set(settings):
+        return False
+    at = next((at for at, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), None)
+    if at is None:
+        return False
+    ids = [*one.prompts.text(request["prompt"]), *expected[:at]]
+    logits = one.model(mx.array([ids]))[0, -1].astype(mx.float32)
+    reached = mx.cumsum(mx.softmax(logits / settings["temperature"]))
+    low, high = sorted((found[at], expected[at]))
+    drawn = uniforms(settings["seed"], at)[0]
+    return all(abs(reached[token].item() - drawn) < 1e-6 for token in range(low, high))
+
+
 def measured(llama: Llama) -> list[float]:
     """Return the perplexity of a text, and log-likelihoods of continuations that share contexts and beginnings."""
     text = "The quick brown fox jumps over the lazy dog. " * 6
@@ -98,9 +122,14 @@ def compare(size: int, split: str, folder: str, count: int) -> dict[str, Any]:
         cached = llama.generate("The capital of France is" + "x" * 300, max_tokens=1, temperature=0)
         reused = llama.generate("The capital of France is" + "x" * 300 + "y", max_tokens=1, temperature=0)
         figures = list(zip(measured(llama), expected_figures, strict=True))
-    differing = [at for at, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b]
+    differing = [
+        (*each, at) for at, each in enumerate(zip(asked, found, expected, strict=True)) if found[at] != expected[at]
+    ]
+    if differing:
+        with load(1, split, folder) as one:
+            differing = [each for each in differing if not on_a_border(one, *each[:3])]
     return {
-        "differing": [(asked[at], found[at], expected[at]) for at in differing],
+        "differing": differing,
         "cached": [cached.cached_tokens, reused.cached_tokens],
         "measured": figures,
     }
