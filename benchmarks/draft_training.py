@@ -67,7 +67,7 @@ def dialog(text: str) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "…"}]}
 
 
-def train(folder: Path, steps: int, rate: float, draft_steps: int, vocabulary: int) -> None:
+def train(folder: Path, steps: int, rate: float, draft_steps: int, vocabulary: int, batch: int) -> None:
     """Train, or continue training."""
     sources = [folder / PROMPTS / way for way in answered(folder)]
     result = train_draft(
@@ -82,8 +82,8 @@ def train(folder: Path, steps: int, rate: float, draft_steps: int, vocabulary: i
         vocabulary=vocabulary,
         max_length=384,
         row_length=384,
-        batch_size=1,
-        valid_every=max(1, steps // 6),
+        batch_size=batch,
+        valid_every=max(1, steps // 4),
         save_every=max(1, steps // 12),
         dtype="float32",
     )
@@ -216,6 +216,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.add_argument("--tokens", type=int, default=160, help="tokens of an answer at most (%(default)s)")
     arguments.add_argument("--steps", type=int, default=1200, help="steps of training (%(default)s)")
     arguments.add_argument("--rate", type=float, default=1e-3, help="learning rate (%(default)s)")
+    arguments.add_argument("--batch", type=int, default=1, help="rows of 384 tokens a step (%(default)s)")
     arguments.add_argument("--draft-steps", type=int, default=4, help="drafted tokens trained (%(default)s)")
     arguments.add_argument("--vocabulary", type=int, default=8192, help="tokens that the head drafts (%(default)s)")
     arguments.add_argument(
@@ -226,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.action == "prepare":
         prepare(args.folder, args.answers, args.tokens)
     elif args.action == "train":
-        train(args.folder, args.steps, args.rate, args.draft_steps, args.vocabulary)
+        train(args.folder, args.steps, args.rate, args.draft_steps, args.vocabulary, args.batch)
     else:
         report(args.folder, measure(args.folder, args.tokens, args.every), args.tokens, args.write)
     print(f"{time.perf_counter() - began:.0f} s")

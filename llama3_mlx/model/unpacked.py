@@ -91,19 +91,22 @@ class _Products:
         return self._of_packed(layer, x) if x.size < unpack_rows() * x.shape[-1] else _differentiable(layer)(x)
 
     def _kept(self, layer: Any, dtype: mx.Dtype) -> mx.array:
-        if self._unpacked is None or self._unpacked.dtype != dtype:
-            self._unpacked = by_columns(mx.concatenate(_by_blocks(layer, mx.array(0, dtype), lambda block, _: block)))
-            mx.eval(self._unpacked)
-        return self._unpacked
+        unpacked = self._unpacked
+        if unpacked is None or unpacked.dtype != dtype:
+            unpacked = by_columns(mx.concatenate(_by_blocks(layer, mx.array(0, dtype), lambda block, _: block)))
+            mx.eval(unpacked)
+            self._unpacked = unpacked
+        return unpacked
 
     def _of_packed(self, layer: Any, x: mx.array) -> mx.array:
         """Return the product with the packed matrix, its outputs split over streams: the same values bit for bit."""
         streams = product_streams()
-        if not self._parts:
-            self._parts = _split(layer, len(streams))
-        if len(self._parts) == 1:
-            return _multiplied(layer, x, self._parts[0], None)
-        pairs = zip(self._parts, streams, strict=False)
+        parts = self._parts
+        if not parts:
+            parts = self._parts = _split(layer, len(streams))
+        if len(parts) == 1:
+            return _multiplied(layer, x, parts[0], None)
+        pairs = zip(parts, streams, strict=False)
         return mx.concatenate([_multiplied(layer, x, part, stream) for part, stream in pairs], axis=-1)
 
 

@@ -16,6 +16,7 @@ _LOG2_E = math.log2(math.e)
 # Adding this to a float32 below 2^22 leaves its nearest integer in the lowest bits of the mantissa.
 _ROUND = 1.5 * 2**23
 _SMALLEST = 2.0**-126
+_CACHED_VALUES = 2**18
 
 
 def _power_of_two_polynomial(degree: int) -> list[float]:
@@ -37,8 +38,11 @@ def exp(x: mx.array) -> mx.array:
 
     2^x = 2^n 2^f with n the integer nearest to x: a polynomial gives 2^f, and n is added to its exponent.
     """
-    if back_end().native_exponential:
-        return mx.exp(x)
+    return mx.exp(x) if back_end().native_exponential else _by_polynomial(x)
+
+
+@mx.compile
+def _by_polynomial(x: mx.array) -> mx.array:
     x = mx.maximum(x * _LOG2_E, -126.0)
     shifted = x + _ROUND
     fraction = x - (shifted - _ROUND)
@@ -47,6 +51,17 @@ def exp(x: mx.array) -> mx.array:
         power = power * fraction + coefficient
     result = (power.view(mx.int32) + mx.left_shift(shifted.view(mx.int32), 23)).view(mx.float32)
     return result - _SMALLEST
+
+
+def log_sum_exp(x: mx.array) -> mx.array:
+    """Return the log of the sum of e^x over the last axis of float32 (n, V), which goes away."""
+    if back_end().native_exponential:
+        return mx.logsumexp(x, axis=-1)
+    largest = x.max(axis=-1, keepdims=True)
+    # So many rows at a time that what lies between is in the processor's cache.
+    rows = max(1, _CACHED_VALUES // x.shape[-1])
+    sums = [exp(x[at : at + rows] - largest[at : at + rows]).sum(axis=-1) for at in range(0, x.shape[0], rows)]
+    return mx.concatenate(sums).log() + largest[:, 0]
 
 
 def sigmoid(x: mx.array) -> mx.array:

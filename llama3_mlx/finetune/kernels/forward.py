@@ -12,25 +12,37 @@ from typing import Any, cast
 import mlx.core as mx
 import mlx.nn as nn
 
+from ...model.feature_tap import FeatureTap
 from ...model.transformer import LlamaForCausalLM, Rope, TransformerBlock
 from .exponential import gated
 from .packed_attention import PackedAttention
 
 
 def hidden_states(
-    model: LlamaForCausalLM, tokens: mx.array, segments: mx.array, *, longest: int | None = None, keep: str = "light"
+    model: LlamaForCausalLM,
+    tokens: mx.array,
+    segments: mx.array,
+    *,
+    longest: int | None = None,
+    keep: str = "light",
+    attention: PackedAttention | None = None,
+    tap: FeatureTap | None = None,
 ) -> mx.array:
     """Return the normed hidden states (B, L, D) of packed rows.
 
     tokens (B, L); segments (B, L) number the examples of a row, 0 for padding. `longest` is the length of the longest
-    example there can be, `keep` one of none, light and full.
+    example there can be, `keep` one of none, light and full; `attention` that of these segments, if it is made.
     """
-    attention = PackedAttention(segments, longest)
+    attention = attention or PackedAttention(segments, longest)
     rope = model.rope.for_length(longest or tokens.shape[1])
     block = {"none": _plain, "light": _light, "full": _full}[keep]
     h = model.model.embed_tokens(tokens)
-    for layer in model.model.layers:
+    for depth, layer in enumerate(model.model.layers):
+        if tap is not None:
+            tap.gather(depth, h)
         h = block(layer, h, rope, attention)
+    if tap is not None:
+        tap.gather(len(model.model.layers), h)
     return model.model.norm(h)
 
 

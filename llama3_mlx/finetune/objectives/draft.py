@@ -26,7 +26,8 @@ from .. import distributed
 from ..data.encoding import Example
 from ..kernels.chunked_loss import Head, chunk_size
 from ..kernels.draft_attention import DraftAttention, KeysAndValues
-from ..kernels.forward import checkpointed
+from ..kernels.exponential import exp, log_sum_exp
+from ..kernels.forward import checkpointed, hidden_states
 from ..kernels.packed_attention import PackedAttention
 from ..kernels.soft_loss import soft_head_loss
 from .objective import Loss, TrainBatch
@@ -130,8 +131,8 @@ class DraftObjective(RowObjective):
     ) -> tuple[mx.array, Teaching]:
         """Run the target once: its hidden states (B, L, n D) and what it says of the positions that are learned."""
         tap = FeatureTap(head.config.depths_in(model.config.num_hidden_layers))
-        rope = model.rope.for_length(self.shape.longest)
-        h = model.run(arrays["tokens"], rope, None, [packed] * len(model.model.layers), tap)
+        tokens, segments, longest = arrays["tokens"], arrays["segments"], self.shape.longest
+        h = hidden_states(model, tokens, segments, longest=longest, keep="none", attention=packed, tap=tap)
         h = h.reshape(-1, h.shape[-1])[arrays["positions"]]
         teaching = teach(model, mx.stop_gradient(h), constants, self.chunk)
         return mx.stop_gradient(tap.take()).astype(mx.float32), teaching
@@ -209,9 +210,9 @@ def teach(model: LlamaForCausalLM, h: mx.array, constants: Tree, chunk: int) -> 
             part = mx.depends([part], list(made[-1]))[0]
         logits = model.head(part).astype(mx.float32)
         reduced = logits[:, constants["ids"]]
-        inside = mx.logsumexp(reduced, axis=-1, keepdims=True)
-        mass = mx.exp(inside[:, 0] - mx.logsumexp(logits, axis=-1))
-        made.append((mx.softmax(reduced, axis=-1), mass, constants["numbers"][mx.argmax(logits, axis=-1)]))
+        inside = log_sum_exp(reduced)
+        probabilities, mass = exp(reduced - inside[:, None]), mx.exp(inside - log_sum_exp(logits))
+        made.append((probabilities, mass, constants["numbers"][mx.argmax(logits, axis=-1)]))
     return Teaching(*(mx.stop_gradient(mx.concatenate(list(each))) for each in zip(*made, strict=True)))
 
 
