@@ -25,6 +25,7 @@ from benchmarks.tables import parser, publish
 from llama3_mlx import Llama
 from llama3_mlx.finetune import Callback, DraftSettings, train_draft
 from llama3_mlx.finetune.data.sources import as_sources
+from llama3_mlx.finetune.distributed import rank
 from llama3_mlx.finetune.drafting.regeneration import regenerate
 from llama3_mlx.speculation import Costs, LookupDrafter, eagle_speculator
 from tests.support.smollm2 import save_smollm2
@@ -44,7 +45,8 @@ class Copies(Callback):
 
     def on_save(self, step: int) -> None:
         place = self.folder / COPIES / f"{step:06d}"
-        if not place.exists():
+        # Of several processes, the first one saves.
+        if rank() == 0 and not place.exists():
             shutil.copytree(self.folder / RUN / "last", place)
 
 
