@@ -102,6 +102,17 @@ def save_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
     save_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
+def complete_lines(path: Path) -> list[str]:
+    """Return the lines of a file, none where there is no file; a last one that is not complete is cut off."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    complete = text[: text.rfind("\n") + 1]
+    save_text(path, complete)
+    # Not splitlines: a line may hold the other line separators of Unicode.
+    return complete.split("\n")[:-1]
+
+
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 

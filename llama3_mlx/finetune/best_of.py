@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..files import disk_errors, save_json, save_text
+from ..files import complete_lines, disk_errors, save_json, save_text
 from ..json_types import JsonObject
 from ..llama import Llama
 from .data.formats import read_questions
@@ -125,14 +125,7 @@ def _earlier(folder: Path, drawn: JsonObject, judged: list[str]) -> tuple[list[l
 
 
 def _lines(path: Path) -> list[Any]:
-    """Return the lines of a file that are complete; the last may not be."""
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    complete = text[: text.rfind("\n") + 1]
-    save_text(path, complete)
-    # Not splitlines: answers may hold the other line separators of Unicode.
-    return [json.loads(line) for line in complete.split("\n")[:-1]]
+    return [json.loads(line) for line in complete_lines(path)]
 
 
 def _append(path: Path, value: Sequence[Any]) -> None:

@@ -122,12 +122,10 @@ def compare(size: int, split: str, folder: str, count: int) -> dict[str, Any]:
         cached = llama.generate("The capital of France is" + "x" * 300, max_tokens=1, temperature=0)
         reused = llama.generate("The capital of France is" + "x" * 300 + "y", max_tokens=1, temperature=0)
         figures = list(zip(measured(llama), expected_figures, strict=True))
-    differing = [
-        (*each, at) for at, each in enumerate(zip(asked, found, expected, strict=True)) if found[at] != expected[at]
-    ]
+    differing = [each for each in zip(asked, found, expected, strict=True) if each[1] != each[2]]
     if differing:
         with load(1, split, folder) as one:
-            differing = [each for each in differing if not on_a_border(one, *each[:3])]
+            differing = [each for each in differing if not on_a_border(one, *each)]
     return {
         "differing": differing,
         "cached": [cached.cached_tokens, reused.cached_tokens],

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ...errors import DataError
-from ...files import disk_errors, save_json, save_text
+from ...files import complete_lines, disk_errors, save_json
 from ...json_types import JsonMapping, JsonObject
 from ...llama import Llama
 from ..data.encoding import as_dialog
@@ -50,7 +50,7 @@ def regenerate(
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _check_record(folder, _way(llama, dialogs, settings))
-        done = {name: _answered(folder / f"{name}.jsonl") for name in SPLITS}
+        done = {name: complete_lines(folder / f"{name}.jsonl") for name in SPLITS}
         total, count = sum(map(len, dialogs.values())), sum(map(len, done.values()))
         for name in SPLITS:
             left = dialogs[name][len(done[name]) :]
@@ -135,13 +135,3 @@ def _check_record(folder: Path, way: JsonObject) -> None:
             f"{folder} holds answers that were given with another {', '.join(changed)}: choose another folder, or "
             "delete this one"
         )
-
-
-def _answered(path: Path) -> list[str]:
-    """Return the lines of a file that are complete; the last may not be."""
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    complete = text[: text.rfind("\n") + 1]
-    save_text(path, complete)
-    return complete.split("\n")[:-1]
